@@ -1,0 +1,30 @@
+"""Removes Gaussian noise from images in bulk; the few public names, loaded when first used."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from denoise.denoiser import Denoiser
+    from denoise.infer import InferConfig, infer
+    from denoise.pairs import NoiseJobConfig, noise
+    from denoise.train import TrainConfig, train
+
+__version__ = "0.1.0"
+__all__ = ["Denoiser", "InferConfig", "NoiseJobConfig", "TrainConfig", "infer", "noise", "train"]
+
+_HOMES = {
+    "Denoiser": "denoise.denoiser",
+    "InferConfig": "denoise.infer",
+    "infer": "denoise.infer",
+    "NoiseJobConfig": "denoise.pairs",
+    "noise": "denoise.pairs",
+    "TrainConfig": "denoise.train",
+    "train": "denoise.train",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Loads a public name when it is first asked for: importing denoise loads neither torch nor ray."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'denoise' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
