@@ -5,21 +5,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from denoise.denoiser import Denoiser
-    from denoise.infer import InferConfig, infer
-    from denoise.pairs import NoiseJobConfig, noise
-    from denoise.train import TrainConfig, train
+    from denoise.inference import InferConfig, infer
+    from denoise.training import TrainConfig, train
 
 __version__ = "0.1.0"
-__all__ = ["Denoiser", "InferConfig", "NoiseJobConfig", "TrainConfig", "infer", "noise", "train"]
+__all__ = ["Denoiser", "InferConfig", "TrainConfig", "infer", "train"]
 
 _HOMES = {
     "Denoiser": "denoise.denoiser",
-    "InferConfig": "denoise.infer",
-    "infer": "denoise.infer",
-    "NoiseJobConfig": "denoise.pairs",
-    "noise": "denoise.pairs",
-    "TrainConfig": "denoise.train",
-    "train": "denoise.train",
+    "InferConfig": "denoise.inference",
+    "infer": "denoise.inference",
+    "TrainConfig": "denoise.training",
+    "train": "denoise.training",
 }
 
 
