@@ -1,0 +1,398 @@
+"""Places, by URI: list them, read them, write them whole or not at all; the one user of fsspec.
+
+A URI is a local path, `file://`, `s3://`, `gs://`, `az://` or whatever else fsspec knows. Credentials
+come from where each store's own tools look (environment, profile, instance). What goes wrong is an
+`OSError` in plain words, the same words for the same cause.
+"""
+
+import os
+import random
+import re
+import stat
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import import_module
+from typing import IO, Any, TypeVar
+from uuid import uuid4
+
+_EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"} | dict.fromkeys(
+    ("az", "abfs", "abfss", "adl"), "azure"
+)
+# Each store's library raises exceptions of its own beside OSError; here they all become OSError.
+_FOREIGN = {
+    "s3": ("botocore.exceptions:BotoCoreError", "botocore.exceptions:ClientError"),
+    "gcs": ("gcsfs.retry:HttpError", "google.auth.exceptions:GoogleAuthError"),
+    "azure": ("azure.core.exceptions:AzureError",),
+}
+_ATTEMPTS = 5
+_LISTERS = 16
+_T = TypeVar("_T")
+
+
+class SettingsError(ValueError):
+    """Wrong flags, places or settings, found before any work: one line, exit code 2."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A file or folder below a root: its path relative to it, its bytes and a mark of its version."""
+
+    path: str
+    uri: str
+    size: int
+    mark: str
+    is_folder: bool = False
+
+
+def absolute(uri: str) -> str:
+    """The URI in a form that means the same in every process: local paths made absolute."""
+    protocol, rest = _split(uri)
+    if protocol != "file":
+        return uri.rstrip("/") if len(uri.rstrip("/")) > len(protocol) + 3 else uri
+    return os.path.abspath(os.path.expanduser(rest))
+
+
+def is_local(uri: str) -> bool:
+    """Whether the URI lies on this machine's own disks."""
+    return _split(uri)[0] == "file"
+
+
+def join(root: str, *parts: str) -> str:
+    """A URI below another one."""
+    return "/".join([root.rstrip("/") if root.strip("/") else root, *parts])
+
+
+def listing(root: str) -> Iterator[Found]:
+    """Every file and folder below a folder, in the order of names, listed ahead in parallel.
+
+    Links are followed, a folder is never entered twice; what a dangling link names is listed with
+    size 0, so that reading it tells. Raises OSError where a folder cannot be listed.
+    """
+    fs, top = _filesystem(root)
+    seen: set[tuple[int, int]] = set()
+
+    def children(prefix: str, folder: str) -> list[Found]:
+        return (
+            _local_children(prefix, folder, seen) if _is_disk(fs) else _children(fs, prefix, folder)
+        )
+
+    with ThreadPoolExecutor(1 if _is_disk(fs) else _LISTERS) as pool:
+        waiting: list[Future[list[Found]]] = [pool.submit(_ask, fs, root, children, "", top)]
+        while waiting:
+            found = waiting.pop().result()
+            yield from found
+            folders = [entry for entry in found if entry.is_folder]
+            waiting += [
+                pool.submit(_ask, fs, root, children, entry.path + "/", entry.uri)
+                for entry in reversed(folders)
+            ]
+
+
+def read(uri: str) -> bytes:
+    """The bytes of a file. Raises OSError in plain words; passing faults of a store are tried again."""
+    fs, path = _filesystem(uri)
+    if _is_disk(fs):
+        return _ask(fs, uri, _read_file, path)
+    return bytes(_ask(fs, uri, fs.cat_file, path))
+
+
+def open_input(uri: str) -> IO[bytes]:
+    """A seekable file to read from, for tables that are read in parts."""
+    fs, path = _filesystem(uri)
+    opened: IO[bytes] = _ask(fs, uri, fs.open, path, "rb")
+    return opened
+
+
+def write(uri: str, content: bytes) -> None:
+    """Writes a file whole or not at all: on object stores a finished upload is what shows, elsewhere
+    a rename is. Raises OSError."""
+    fs, path = _filesystem(uri)
+    _ask(fs, uri, _put_file if _is_disk(fs) else _upload, fs, path, content)
+
+
+def create(uri: str, content: bytes) -> bool:
+    """Writes a file only where none is; False where there is one."""
+    fs, path = _filesystem(uri)
+    if _is_disk(fs):
+        try:
+            _make_folder(path)
+            with open(path, "xb") as file:
+                file.write(content)
+        except FileExistsError:
+            return False
+        return True
+    if exists(uri):
+        return False
+    write(uri, content)
+    return True
+
+
+def exists(uri: str) -> bool:
+    """Whether a file or folder is there."""
+    fs, path = _filesystem(uri)
+    return bool(_ask(fs, uri, fs.exists, path))
+
+
+def is_folder(uri: str) -> bool:
+    """Whether a folder is there (on an object store: whether anything lies below that name)."""
+    fs, path = _filesystem(uri)
+    return bool(_ask(fs, uri, fs.isdir, path))
+
+
+def names(folder: str) -> list[str]:
+    """The names of what lies directly in a folder, sorted; none where it is not there."""
+    fs, path = _filesystem(folder)
+    try:
+        found = _ask(fs, folder, fs.ls, path, detail=False)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return sorted({name.rstrip("/").rsplit("/", 1)[-1] for name in found} - {""})
+
+
+def matches(pattern: str) -> Iterator[Found]:
+    """The files a glob stands for, their paths relative to its part before the first wildcard."""
+    base = glob_base(pattern)
+    fs, path = _filesystem(pattern)
+    top = _filesystem(base)[1].rstrip("/")
+    found = _ask(fs, pattern, fs.glob, path, detail=True)
+    for name in sorted(found):
+        if found[name]["type"] != "directory":
+            yield _found(name[len(top) :].lstrip("/"), base, found[name])
+
+
+def glob_base(pattern: str) -> str:
+    """The folder that a glob's paths are relative to."""
+    fixed = re.split(r"[*?\[]", pattern, maxsplit=1)[0]
+    return fixed.rsplit("/", 1)[0] if "/" in fixed else "."
+
+
+def info(uri: str) -> Found:
+    """One file's size and mark, its path being its name. Raises OSError."""
+    fs, path = _filesystem(uri)
+    details = _ask(fs, uri, fs.info, path)
+    name = uri.rstrip("/").rsplit("/", 1)[-1]
+    return Found(
+        name, uri, int(details.get("size") or 0), _mark(details), details["type"] == "directory"
+    )
+
+
+def remove(uri: str) -> None:
+    """Removes a file or a whole folder; nothing happens where there is none. Raises OSError."""
+    fs, path = _filesystem(uri)
+    if exists(uri):
+        _ask(fs, uri, fs.rm, path, recursive=True)
+
+
+def check_writable(folder: str) -> None:
+    """Raises SettingsError where nothing can be written below a folder: it tries."""
+    trial = join(folder, f".denoise-{uuid4().hex}")
+    try:
+        write(trial, b"")
+        remove(trial)
+    except OSError as error:
+        raise SettingsError(f"cannot write to {shown(folder)}: {words_of(error)}") from error
+
+
+def words_of(error: BaseException) -> str:
+    """What went wrong with a place, in plain words without names, addresses or credentials."""
+    for kind, words in _WORDS.items():
+        if isinstance(error, kind):
+            return words
+    text = str(error).splitlines()[0] if str(error) else type(error).__name__
+    if isinstance(error, OSError) and error.strerror and error.errno:
+        text = error.strerror
+    return _without_secrets(text)[:200].lower()
+
+
+def shown(uri: str) -> str:
+    """A URI as it may be printed and recorded: without a user name, password or signature."""
+    return _without_secrets(uri)
+
+
+_WORDS: dict[type[BaseException], str] = {
+    FileNotFoundError: "no such file",
+    NotADirectoryError: "a part of its path is no folder",
+    IsADirectoryError: "a folder, not a file",
+    PermissionError: "permission denied",
+    TimeoutError: "the store did not answer in time",
+    ConnectionError: "the store could not be reached or broke off",
+}
+
+
+def _without_secrets(text: str) -> str:
+    text = re.sub(r"://[^/@\s]+:[^/@\s]+@", "://", text)
+    text = re.sub(
+        r"(?i)\b(sig|signature|accountkey|token|secret|x-amz-\w+)=[^&;\s]+", r"\1=...", text
+    )
+    for name, value in os.environ.items():
+        if len(value) > 7 and re.search(
+            r"(?i)secret|key|token|password|connection_string|sas", name
+        ):
+            text = text.replace(value, "...")
+    return re.sub(r" at 0x[0-9a-f]+", "", text)
+
+
+def _split(uri: str) -> tuple[str, str]:
+    """The protocol and the rest; `file` where there is none."""
+    match = re.match(r"([A-Za-z][A-Za-z0-9+.-]+)://", uri)
+    if not match:
+        return "file", uri
+    protocol = match[1].lower()
+    return ("file" if protocol == "local" else protocol), uri[match.end() :]
+
+
+def _filesystem(uri: str) -> tuple[Any, str]:
+    """fsspec's file system for a URI and the path on it. Raises SettingsError where there is none."""
+    protocol, rest = _split(uri)
+    fs = _store(protocol if "::" not in uri else uri, os.getpid())
+    path = os.path.abspath(os.path.expanduser(rest)) if protocol == "file" else uri
+    return fs, path if protocol == "file" else fs._strip_protocol(path)
+
+
+@lru_cache(maxsize=64)
+def _store(protocol: str, _process: int) -> Any:
+    """One file system a protocol and process: its connections do not survive a fork."""
+    import fsspec  # 0.1 s, and not needed by --help
+
+    try:
+        # listings are never cached: other processes write to the same folders
+        if "::" in protocol:
+            return fsspec.core.url_to_fs(protocol, use_listings_cache=False)[0]
+        return fsspec.filesystem(protocol, use_listings_cache=False)
+    except ImportError as error:
+        extra = _EXTRAS.get(protocol)
+        way_out = f"pip install 'denoise[{extra}]'" if extra else str(error)
+        raise SettingsError(f"{protocol}:// needs a package more: {way_out}") from error
+    except ValueError as error:
+        raise SettingsError(f"cannot open {protocol}://: {words_of(error)}") from error
+
+
+def _is_disk(fs: Any) -> bool:
+    return "file" in ((fs.protocol,) if isinstance(fs.protocol, str) else fs.protocol)
+
+
+def _ask(fs: Any, uri: str, call: Callable[..., _T], *args: Any, **options: Any) -> _T:
+    """Calls a store, again after a passing fault, and lets nothing but OSError out."""
+    for attempt in range(_ATTEMPTS):
+        try:
+            return call(*args, **options)
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError):
+            raise
+        except _foreign(_split(uri)[0]) as error:
+            if _is_disk(fs) or attempt == _ATTEMPTS - 1:
+                raise error if isinstance(error, OSError) else OSError(words_of(error)) from error
+        # a growing, jittered pause: a hundred workers must not come back all at once
+        time.sleep(0.2 * 2**attempt * random.uniform(0.5, 1.5))
+    raise AssertionError("the last attempt returns or raises")
+
+
+@lru_cache(maxsize=16)
+def _foreign(protocol: str) -> tuple[type[BaseException], ...]:
+    """What a store's library may raise."""
+    if protocol == "file":
+        return (OSError,)
+    kinds: list[type[BaseException]] = [OSError]
+    for place in ("aiohttp:ClientError", *_FOREIGN.get(_EXTRAS.get(protocol, ""), ())):
+        module, _, name = place.partition(":")
+        try:
+            kinds.append(getattr(import_module(module), name))
+        except ModuleNotFoundError:
+            continue  # a store that does without this library raises none of its exceptions
+    return tuple(kinds)
+
+
+def _local_children(prefix: str, folder: str, seen: set[tuple[int, int]]) -> list[Found]:
+    """One folder of a disk; none where it was entered before, through a link."""
+    here = os.stat(folder)
+    if (here.st_dev, here.st_ino) in seen:
+        return []
+    seen.add((here.st_dev, here.st_ino))
+    children = []
+    with os.scandir(folder) as entries:
+        for entry in sorted(entries, key=lambda entry: entry.name):
+            try:
+                status = entry.stat()
+            except OSError:  # a dangling link, or gone since: reading it will tell
+                children.append(Found(prefix + entry.name, entry.path, 0, ""))
+                continue
+            is_folder = stat.S_ISDIR(status.st_mode)
+            children.append(
+                Found(
+                    prefix + entry.name,
+                    entry.path,
+                    status.st_size,
+                    str(status.st_mtime_ns),
+                    is_folder,
+                )
+            )
+    return children
+
+
+def _children(fs: Any, prefix: str, folder: str) -> list[Found]:
+    """One folder of a store."""
+    top = fs._strip_protocol(folder).rstrip("/")
+    children = []
+    for details in sorted(fs.ls(top, detail=True), key=lambda details: details["name"]):
+        name = details["name"].rstrip("/")[len(top) :].lstrip("/")
+        if name:  # some stores list a folder's own marker among its children
+            children.append(_found(name, folder, details, prefix))
+    return children
+
+
+def _found(name: str, folder: str, details: dict[str, Any], prefix: str = "") -> Found:
+    is_folder = details["type"] == "directory"
+    size = int(details.get("size") or 0)
+    return Found(prefix + name, join(folder, name), size, _mark(details), is_folder)
+
+
+def _mark(details: dict[str, Any]) -> str:
+    """What tells one version of a file from another, in each store's own words."""
+    for key in ("ETag", "etag", "md5Hash", "mtime", "LastModified", "last_modified", "updated"):
+        if details.get(key):
+            return str(details[key])
+    return ""
+
+
+def _read_file(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read()
+
+
+def _put_file(_fs: Any, path: str, content: bytes) -> None:
+    """Writes beside the file under a hidden name and renames: readers see all of it or nothing."""
+    _make_folder(path)
+    folder, name = os.path.split(path)
+    trial = os.path.join(folder, f".{name[:100]}.{uuid4().hex}")
+    try:
+        with open(trial, "xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(trial, path)
+    except BaseException:
+        if os.path.exists(trial):
+            os.remove(trial)
+        raise
+
+
+def _make_folder(path: str) -> None:
+    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+
+
+_WHOLE_UPLOADS = frozenset(_EXTRAS) | {"memory", "oss", "oci", "hf", "r2"}
+
+
+def _upload(fs: Any, path: str, content: bytes) -> None:
+    """Object stores show an upload when it is finished; other stores get a rename."""
+    protocols = (fs.protocol,) if isinstance(fs.protocol, str) else fs.protocol
+    if not _WHOLE_UPLOADS.isdisjoint(protocols):
+        fs.pipe_file(path, content)
+        return
+    folder, _, name = path.rpartition("/")
+    trial = f"{folder}/.{name}.{uuid4().hex}"
+    fs.makedirs(folder, exist_ok=True)
+    fs.pipe_file(trial, content)
+    fs.mv(trial, path)
