@@ -1,0 +1,30 @@
+# Convenience only: every line here can be typed by hand. PYTHON=python3.12 make demo picks another Python.
+PYTHON ?= python3
+EXTRAS := s3,gcs,azure,formats,ssim,export
+BIN := .venv/bin
+
+.PHONY: demo test lint bench
+
+demo: .venv/.ready ## the main jobs on the sample photographs
+	$(BIN)/denoise demo --output demo
+
+test: .venv/.ready-dev ## the whole test suite
+	$(BIN)/python -m pytest
+
+lint: .venv/.ready-dev ## what .ci/run checks before the tests
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: .venv/.ready-dev ## the measurements of the README, on this machine
+	for script in tests/bench/*.py; do $(BIN)/python $$script || exit 1; done
+
+.venv/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install -q -c constraints.txt pip
+	$(BIN)/pip install -q -c constraints.txt -e .
+	touch $@
+
+.venv/.ready-dev: .venv/.ready
+	$(BIN)/pip install -q -c constraints.txt -e '.[$(EXTRAS)]' --group dev
+	touch $@
