@@ -1,4 +1,4 @@
-"""How far two images are apart: mean squared error, peak signal-to-noise ratio, structural similarity.
+"""How far two images are apart: mean squared error, PSNR, structural similarity.
 
 Images are [H, W, C], of integers (any bit depth, scaled by their maximum) or floats on 0..1; every
 pixel and colour channel counts, no border is cut off.
@@ -30,22 +30,22 @@ def mse(a: NDArray[Any], b: NDArray[Any]) -> float:
 
 
 def psnr(mse: float) -> float:
-    """Peak signal-to-noise ratio in dB of an error on the 0..1 scale, 10 log10(1 / mse); inf for 0."""
+    """Peak signal-to-noise ratio of an error on the 0..1 scale: 10 log10(1 / mse) dB; inf for 0."""
     return 10 * log10(1 / mse) if mse > 0 else inf
 
 
 def ssim(a: NDArray[Any], b: NDArray[Any]) -> float:
-    """Structural similarity as Wang, Bovik, Sheikh and Simoncelli (2004) define it (Gaussian window of
-    sigma 1.5, population covariance), the mean over the colour channels; through scikit-image.
+    """Structural similarity as Wang, Bovik, Sheikh and Simoncelli (2004) define it: a Gaussian
+    window of sigma 1.5, population covariance, the mean over the colour channels (scikit-image).
 
-    Raises ModuleNotFoundError without the extra `ssim`. Images under 11 pixels a side give nan, since
-    the window does not fit.
+    Raises ModuleNotFoundError without the extra `ssim`. Under 11 pixels a side, where the window
+    does not fit, it is nan.
     """
     from skimage.metrics import structural_similarity  # an extra, and slow to import
 
     if min(a.shape[:2]) < 11:
         return float("nan")
-    value = structural_similarity(
+    value = structural_similarity(  # type: ignore[no-untyped-call]  # it has no annotations
         a,
         b,
         channel_axis=2,

@@ -77,7 +77,7 @@ def check_seed(seed: int) -> None:
 
 
 def _quantile(word: int, inside: float) -> float:
-    """The normal quantile `inside` (0..1) a bin; the upper half mirrors the lower, where it is exact."""
+    """The quantile at `inside` (0..1) of a bin; the upper half mirrors the exact lower one."""
     if word >= _BINS // 2:
         return -NormalDist().inv_cdf((_BINS - 1 - word + 1 - inside) / _BINS)
     return NormalDist().inv_cdf((word + inside) / _BINS)
@@ -85,8 +85,8 @@ def _quantile(word: int, inside: float) -> float:
 
 @lru_cache(maxsize=1)
 def _bin_means() -> NDArray[np.float32]:
-    """[65536] the mean of a standard normal within each bin of equal probability, scaled so that the
-    table together with the exact tails has variance 1."""
+    """[65536] the mean of a standard normal within each bin of equal probability, scaled so that
+    the table together with the exact tails has variance 1."""
     standard = NormalDist()
     edges = [standard.inv_cdf(k / _BINS) for k in range(1, _BINS // 2)] + [0.0]
     density = np.array([0.0, *(standard.pdf(edge) for edge in edges)])

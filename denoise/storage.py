@@ -1,8 +1,8 @@
 """Places, by URI: list them, read them, write them whole or not at all; the one user of fsspec.
 
-A URI is a local path, `file://`, `s3://`, `gs://`, `az://` or whatever else fsspec knows. Credentials
-come from where each store's own tools look (environment, profile, instance). What goes wrong is an
-`OSError` in plain words, the same words for the same cause.
+A URI is a local path, `file://`, `s3://`, `gs://`, `az://` or whatever else fsspec knows.
+Credentials come from where each store's own tools look (environment, profile, instance). What goes
+wrong is an `OSError`; `words_of` puts it in plain words, the same for the same cause.
 """
 
 import os
@@ -38,7 +38,7 @@ class SettingsError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A file or folder below a root: its path relative to it, its bytes and a mark of its version."""
+    """A file or folder below a root: path relative to it, size in bytes, mark of its version."""
 
     path: str
     uri: str
@@ -80,7 +80,8 @@ def listing(root: str) -> Iterator[Found]:
         )
 
     with ThreadPoolExecutor(1 if _is_disk(fs) else _LISTERS) as pool:
-        waiting: list[Future[list[Found]]] = [pool.submit(_ask, fs, root, children, "", top)]
+        first = top if _is_disk(fs) else root  # what is found keeps the store's protocol
+        waiting: list[Future[list[Found]]] = [pool.submit(_ask, fs, root, children, "", first)]
         while waiting:
             found = waiting.pop().result()
             yield from found
@@ -92,11 +93,17 @@ def listing(root: str) -> Iterator[Found]:
 
 
 def read(uri: str) -> bytes:
-    """The bytes of a file. Raises OSError in plain words; passing faults of a store are tried again."""
+    """The bytes of a file. Raises OSError; passing faults of a store are tried again first."""
     fs, path = _filesystem(uri)
     if _is_disk(fs):
         return _ask(fs, uri, _read_file, path)
     return bytes(_ask(fs, uri, fs.cat_file, path))
+
+
+def head(uri: str, size: int) -> bytes:
+    """The first bytes of a file. Raises OSError."""
+    fs, path = _filesystem(uri)
+    return bytes(_ask(fs, uri, fs.cat_file, path, start=0, end=size))
 
 
 def open_input(uri: str) -> IO[bytes]:
@@ -106,9 +113,9 @@ def open_input(uri: str) -> IO[bytes]:
     return opened
 
 
-def write(uri: str, content: bytes) -> None:
-    """Writes a file whole or not at all: on object stores a finished upload is what shows, elsewhere
-    a rename is. Raises OSError."""
+def write(uri: str, content: bytes | memoryview) -> None:
+    """Writes a file whole or not at all: on object stores only a finished upload shows, elsewhere
+    a rename is the commit. Raises OSError."""
     fs, path = _filesystem(uri)
     _ask(fs, uri, _put_file if _is_disk(fs) else _upload, fs, path, content)
 
@@ -245,7 +252,7 @@ def _split(uri: str) -> tuple[str, str]:
 
 
 def _filesystem(uri: str) -> tuple[Any, str]:
-    """fsspec's file system for a URI and the path on it. Raises SettingsError where there is none."""
+    """fsspec's file system for a URI, and the path on it. Raises SettingsError if there is none."""
     protocol, rest = _split(uri)
     fs = _store(protocol if "::" not in uri else uri, os.getpid())
     path = os.path.abspath(os.path.expanduser(rest)) if protocol == "file" else uri
@@ -361,7 +368,7 @@ def _read_file(path: str) -> bytes:
         return file.read()
 
 
-def _put_file(_fs: Any, path: str, content: bytes) -> None:
+def _put_file(_fs: Any, path: str, content: bytes | memoryview) -> None:
     """Writes beside the file under a hidden name and renames: readers see all of it or nothing."""
     _make_folder(path)
     folder, name = os.path.split(path)
@@ -385,14 +392,14 @@ def _make_folder(path: str) -> None:
 _WHOLE_UPLOADS = frozenset(_EXTRAS) | {"memory", "oss", "oci", "hf", "r2"}
 
 
-def _upload(fs: Any, path: str, content: bytes) -> None:
+def _upload(fs: Any, path: str, content: bytes | memoryview) -> None:
     """Object stores show an upload when it is finished; other stores get a rename."""
     protocols = (fs.protocol,) if isinstance(fs.protocol, str) else fs.protocol
     if not _WHOLE_UPLOADS.isdisjoint(protocols):
-        fs.pipe_file(path, content)
+        fs.pipe_file(path, bytes(content))
         return
     folder, _, name = path.rpartition("/")
     trial = f"{folder}/.{name}.{uuid4().hex}"
     fs.makedirs(folder, exist_ok=True)
-    fs.pipe_file(trial, content)
+    fs.pipe_file(trial, bytes(content))
     fs.mv(trial, path)

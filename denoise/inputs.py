@@ -1,0 +1,321 @@
+"""What `--images` may be: folder, glob, file, manifest, Parquet table; as a stream of entries."""
+
+import csv
+import re
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from io import TextIOWrapper
+from itertools import islice
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from denoise import storage
+from denoise.image import IMAGE_SUFFIXES, ImageError, looks_like_image
+from denoise.storage import Found, SettingsError
+
+_HEAD = 64  # bytes that tell an image by its magic number
+_MANIFESTS = (".txt", ".csv", ".parquet")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One input image: a file, or a row of a Parquet file."""
+
+    path: str  # its name relative to the input root: the key of every table, the seed of its noise
+    uri: str  # where its bytes lie
+    size: int  # in bytes, 0 where it is not known
+    mark: str  # tells one version of the file from another, empty where it is not known
+    row: int = -1  # the row of the Parquet file, -1 where the file itself is the image
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The bytes of one input image, and what a table written by `noise` says of it."""
+
+    encoded: bytes
+    clean: bytes | None = None
+    sigma: float | None = None
+    seed: int | None = None
+    error: str | None = None
+
+
+def entries(images: str, left_out: Counter[str], *, output: str | None = None) -> Iterator[Entry]:
+    """Every input image that a URI stands for, each path once, in a stable order.
+
+    What is no image is left out and counted by reason in `left_out`; so is what lies in the output
+    folder. Raises SettingsError where there is nothing to do, or the place cannot be listed.
+    """
+    try:
+        anything = False
+        for entry in _entries_of(images, left_out, output):
+            anything = True
+            yield entry
+    except OSError as error:
+        raise SettingsError(
+            f"cannot list {storage.shown(images)}: {storage.words_of(error)}"
+        ) from error
+    if not anything:
+        looked_for = ", ".join(sorted(IMAGE_SUFFIXES & {".jpg", ".png", ".tif", ".webp"}))
+        raise SettingsError(
+            f"no images under {storage.shown(images)} (looked for {looked_for}, ...); "
+            "is the prefix right?"
+        )
+
+
+def source_of(entry: Entry) -> Source:
+    """Fetches the bytes of an entry. Raises OSError, or ImageError where a table's row has none."""
+    if entry.row < 0:
+        return Source(storage.read(entry.uri))
+    row = _row(entry.uri, entry.mark, entry.row)
+    if row.get("error"):
+        return Source(b"", error=row["error"])
+    encoded = _bytes_of(row[_image_column(row)], entry.uri)
+    clean = row.get("clean")
+    return Source(
+        encoded,
+        _bytes_of(clean, entry.uri) if clean else None,
+        row.get("sigma") if clean else None,
+        row.get("seed") if clean else None,
+    )
+
+
+def reference_of(reference: str, path: str) -> str:
+    """Where the clean image of a path lies: under the same path, else the same stem.
+
+    Raises ImageError where there is none or more than one.
+    """
+    folder, _, name = path.rpartition("/")
+    place = storage.join(reference, folder) if folder else reference
+    there = _names(place)
+    if name in there:
+        return storage.join(place, name)
+    alike = [other for other in there if _stem(other) == _stem(name) and _suffix(other)]
+    if len(alike) != 1:
+        raise ImageError(f"{len(alike) or 'no'} references of that name")
+    return storage.join(place, alike[0])
+
+
+def _entries_of(images: str, left_out: Counter[str], output: str | None) -> Iterator[Entry]:
+    """Tells the kinds of inputs apart."""
+    if re.search(r"[*?\[]", images) and not storage.exists(images):
+        return _images_among(storage.matches(images), left_out, output)
+    if storage.is_folder(images):
+        return _folder(images, left_out, output)
+    if images.lower().endswith(_MANIFESTS):
+        return _once(_manifest(images), left_out)
+    found = storage.info(images)
+    return iter([Entry(_key(found.path), found.uri, found.size, found.mark)])
+
+
+def _folder(root: str, left_out: Counter[str], output: str | None) -> Iterator[Entry]:
+    """A folder of images, searched recursively; of Parquet tables where it holds no images."""
+    if storage.exists(storage.join(root, "_run.json")):
+        yield from _once(_tables(storage.listing(storage.join(root, "data"))), left_out)
+        return
+    tables: list[Found] = []
+
+    def noted(found: Iterator[Found]) -> Iterator[Found]:
+        for one in found:
+            if _suffix(one.path) == ".parquet":
+                tables.append(one)
+            yield one
+
+    anything = False
+    for entry in _images_among(noted(storage.listing(root)), left_out, output):
+        anything = True
+        yield entry
+    if not anything and tables:
+        left_out["no image"] -= len(tables)
+        yield from _once(_tables(iter(tables)), left_out)
+
+
+def _images_among(
+    found: Iterator[Found], left_out: Counter[str], output: str | None
+) -> Iterator[Entry]:
+    """The images among files: by suffix, and by content where the suffix tells nothing."""
+    inside = storage.join(output, "") if output else None
+    with ThreadPoolExecutor(16) as pool:
+        while batch := list(islice(found, 1000)):
+            for one, reason in zip(batch, pool.map(_reason_against, batch), strict=True):
+                if inside and storage.join(one.uri, "").startswith(inside):
+                    left_out["inside the output folder"] += not one.is_folder
+                elif reason is None:
+                    yield Entry(_key(one.path), one.uri, one.size, one.mark)
+                elif reason:
+                    left_out[reason] += 1
+
+
+def _reason_against(found: Found) -> str | None:
+    """Why a file is no input; None if it is one, empty for a folder, which counts as nothing."""
+    if any(part.startswith(".") for part in found.path.split("/")):
+        return "" if found.is_folder else "hidden"
+    if _suffix(found.path) in IMAGE_SUFFIXES:
+        return None  # also a folder named like an image: an error row says so
+    if found.is_folder:
+        return ""
+    try:
+        return None if looks_like_image(storage.head(found.uri, _HEAD)) else "no image"
+    except OSError:
+        return "no image"  # neither its name nor its content says that it is one
+
+
+def _manifest(uri: str) -> Iterator[Entry]:
+    """The entries that a manifest names, relative ones resolved against the manifest's folder."""
+    if uri.lower().endswith(".parquet"):
+        with storage.open_input(uri) as file:
+            if "uri" not in pq.read_schema(file).names:
+                yield from _tables(iter([storage.info(uri)]))
+                return
+    folder = storage.absolute(uri).rsplit("/", 1)[0]
+    for named in _uris_in(uri):
+        is_relative = "://" not in named and not named.startswith(("/", "~"))
+        where = storage.absolute(storage.join(folder, named) if is_relative else named)
+        size, mark = 0, ""
+        if storage.is_local(where):  # on a store this would be a request an image
+            try:
+                found = storage.info(where)
+                size, mark = found.size, found.mark
+            except OSError:
+                pass  # reading it will tell, in its own row
+        below = where.removeprefix(folder + "/")
+        yield Entry(_key(below.split("://", 1)[-1].lstrip("/")), where, size, mark)
+
+
+def _uris_in(uri: str) -> Iterator[str]:
+    """The `uri` column of a manifest, or the lines of a text file."""
+    with storage.open_input(uri) as file:
+        if uri.lower().endswith(".parquet"):
+            for batch in pq.ParquetFile(file).iter_batches(columns=["uri"]):
+                yield from (str(one) for one in batch.column(0).to_pylist() if one)
+            return
+        lines = TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
+        if uri.lower().endswith(".csv"):
+            rows = csv.DictReader(lines)
+            if "uri" not in (rows.fieldnames or []):
+                raise SettingsError(
+                    f"{storage.shown(uri)} has no column `uri` (it has {rows.fieldnames})"
+                )
+            yield from (row["uri"] for row in rows if row["uri"])
+            return
+        named = (line.rstrip("\r\n") for line in lines)
+        yield from (line for line in named if line.strip() and line != "uri")
+
+
+def _tables(found: Iterator[Found]) -> Iterator[Entry]:
+    """The rows of Parquet files that hold encoded images."""
+    for one in found:
+        if _suffix(one.path) != ".parquet":
+            continue
+        with storage.open_input(one.uri) as file:
+            yield from _rows_in(pq.ParquetFile(file), one)
+
+
+def _rows_in(table: pq.ParquetFile, found: Found) -> Iterator[Entry]:
+    """One entry a row, named by the table's `path`, else by the image's own, else by its number."""
+    schema = table.schema_arrow
+    column = _image_column(dict.fromkeys(schema.names), schema)
+    size = found.size // max(1, table.metadata.num_rows)
+    names = "path" if "path" in schema.names else f"{column}.path"
+    row = 0
+    for batch in table.iter_batches(columns=[names]):
+        values = batch.column(0)
+        if pa.types.is_struct(values.type):
+            values = values.field("path") if values.type.num_fields else values
+        for name in values.to_pylist():
+            fallback = f"{_stem(found.path)}/{row}"
+            yield Entry(_key(name or fallback), found.uri, size, found.mark, row)
+            row += 1
+
+
+def _image_column(row: dict[str, Any], schema: pa.Schema | None = None) -> str:
+    """The column of a table that holds the image: `noisy`, `image`, else the first of the kind.
+
+    Raises SettingsError where there is none.
+    """
+    candidates = [name for name in row if schema is None or _is_image(schema.field(name).type)]
+    for name in ("noisy", "image"):
+        if name in candidates:
+            return name
+    if schema is None:
+        candidates = [name for name in row if isinstance(row[name], dict) and "bytes" in row[name]]
+    if not candidates:
+        raise SettingsError(f"no image column (a struct of bytes and path) among {sorted(row)}")
+    return candidates[0]
+
+
+def _is_image(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0)
+
+
+def _row(uri: str, mark: str, row: int) -> dict[str, Any]:
+    """One row of a Parquet file, from a row group that is kept for its neighbours."""
+    for group, first, stop in _groups(uri, mark):
+        if first <= row < stop:
+            found: dict[str, Any] = _group(uri, mark, group).slice(row - first, 1).to_pylist()[0]
+            return found
+    raise ImageError("the table's row is gone")
+
+
+@lru_cache(maxsize=64)
+def _groups(uri: str, _mark: str) -> list[tuple[int, int, int]]:
+    """The row groups of a Parquet file: number, first row, row after the last."""
+    with storage.open_input(uri) as file:
+        metadata = pq.ParquetFile(file).metadata
+    bounds, first = [], 0
+    for group in range(metadata.num_row_groups):
+        stop = first + metadata.row_group(group).num_rows
+        bounds.append((group, first, stop))
+        first = stop
+    return bounds
+
+
+@lru_cache(maxsize=2)
+def _group(uri: str, _mark: str, group: int) -> pa.Table:
+    with storage.open_input(uri) as file:
+        return pq.ParquetFile(file).read_row_group(group)
+
+
+def _bytes_of(image: dict[str, Any] | None, table: str) -> bytes:
+    """The bytes of an image struct, fetched from its path where the table holds none."""
+    if image and image.get("bytes") is not None:
+        return bytes(image["bytes"])
+    if image and image.get("path"):
+        return storage.read(storage.join(storage.absolute(table).rsplit("/", 1)[0], image["path"]))
+    raise ImageError("the table's row holds no image")
+
+
+def _once(found: Iterator[Entry], left_out: Counter[str]) -> Iterator[Entry]:
+    """Each path once: manifests and tables may name one twice, where a listing cannot."""
+    seen: set[str] = set()
+    for entry in found:
+        if entry.path in seen:
+            left_out["named twice"] += 1
+            continue
+        seen.add(entry.path)
+        yield entry
+
+
+@lru_cache(maxsize=256)
+def _names(folder: str) -> frozenset[str]:
+    return frozenset(storage.names(folder))
+
+
+def _key(path: str) -> str:
+    """A path as a key: `/`-separated, valid text, never upward."""
+    text = path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return "/".join("__" if part == ".." else part for part in text.split("/") if part)
+
+
+def _suffix(path: str) -> str:
+    name = path.rsplit("/", 1)[-1]
+    return "." + name.rsplit(".", 1)[1].lower() if "." in name else ""
+
+
+def _stem(path: str) -> str:
+    name = path.rsplit("/", 1)[-1]
+    return name.rsplit(".", 1)[0] if "." in name else name

@@ -1,0 +1,215 @@
+"""An output folder while a job works on it: its settings, its lock, and whether it is finished.
+
+OUTPUT/_run.json            every flag, versions, start, end, state
+OUTPUT/_manifest/           what was listed, see `manifest`
+OUTPUT/data/part-*.parquet  one file a shard, written whole: it is there or not, and that is all
+OUTPUT/_lock.json           who is at work, and a heartbeat
+OUTPUT/_SUCCESS             empty, written last
+"""
+
+import json
+import os
+import platform
+import socket
+import threading
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib import metadata
+from typing import Any
+
+import psutil
+
+from denoise import storage
+from denoise.manifest import Listing
+from denoise.storage import SettingsError, join
+
+_OURS = ("_SUCCESS", "summary.json", "report.html", "images", "data", "_manifest", "_run.json")
+_BEAT = 10.0  # seconds between heartbeats
+_DEAD = 60.0  # seconds without one after which a driver on another machine counts as dead
+
+
+class Output:
+    """An output folder while a job works on it; a context manager that holds its lock.
+
+    Raises SettingsError where another driver is at work there, where it cannot be written, or where
+    it was made with other settings (named), unless `overwrite`.
+    """
+
+    def __init__(
+        self, uri: str, verb: str, settings: Mapping[str, Any], *, overwrite: bool = False
+    ) -> None:
+        self.uri = uri
+        self._run: dict[str, Any] = {"verb": verb, "settings": dict(settings)}
+        self._overwrite = overwrite
+        self._stop = threading.Event()
+        self._heart = threading.Thread(target=self._beat, daemon=True)
+        self._is_new = True  # nobody worked here before
+        self._token = f"{socket.gethostname()}:{os.getpid()}:{time.time_ns()}"
+
+    def __enter__(self) -> "Output":
+        storage.check_writable(self.uri)
+        self._lock()
+        try:
+            self._adopt()
+        except BaseException:
+            self._unlock()
+            raise
+        self._heart.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._stop.set()
+        self._heart.join()
+        try:
+            if kind is not None:
+                self._leave(kind)
+        finally:
+            self._unlock()
+
+    def record(self, **fields: Any) -> None:
+        """Adds to _run.json."""
+        self._run |= fields
+        if fields.get("state") in ("done", "failed"):
+            self._run["ended"] = _now()
+        storage.write(join(self.uri, "_run.json"), _json(self._run))
+
+    def begin(self, listing: Listing) -> None:
+        """Records that work starts: from here on the folder is not finished."""
+        storage.remove(join(self.uri, "_SUCCESS"))
+        self._run.setdefault("started", _now())
+        self.record(
+            state="running",
+            ended=None,
+            versions=versions(),
+            inputs=listing.inputs,
+            left_out=dict(listing.left_out),
+        )
+
+    def finish(self) -> None:
+        """Records that everything is done; _SUCCESS comes last."""
+        self.record(state="done")
+        storage.write(join(self.uri, "_SUCCESS"), b"")
+
+    @property
+    def is_finished(self) -> bool:
+        return storage.exists(join(self.uri, "_SUCCESS"))
+
+    def _adopt(self) -> None:
+        """Takes over a run that is there, if its settings are ours."""
+        if self._overwrite:
+            for name in _OURS:
+                storage.remove(join(self.uri, name))
+        found = run_of(self.uri)
+        if found is None:  # the settings come first, so that no manifest is adopted by other ones
+            self.record(state="running")
+            return
+        self._is_new = False
+        differences = differences_between(found, self._run)
+        if differences:
+            raise SettingsError(
+                f"{storage.shown(self.uri)} was made with other settings: {'; '.join(differences)}."
+                " Give the same ones, another --output, or --overwrite"
+            )
+        self._run = found | self._run
+
+    def _leave(self, kind: type[BaseException]) -> None:
+        """Notes how the run ended early; a new folder that nothing was done in is left as it was."""
+        if self._is_new and issubclass(kind, SettingsError):
+            for name in ("_manifest", "_run.json"):
+                storage.remove(join(self.uri, name))
+        elif not issubclass(kind, SettingsError | KeyboardInterrupt):
+            self.record(state="failed")
+
+    def _lock(self) -> None:
+        place = join(self.uri, "_lock.json")
+        if storage.create(place, self._heartbeat()):
+            return
+        try:
+            holder = json.loads(storage.read(place))
+        except (OSError, ValueError):
+            holder = {}  # taken away or cut off at this moment: nobody's
+        if _is_alive(holder):
+            raise SettingsError(
+                f"{storage.shown(self.uri)} is being written by process {holder['process']} on "
+                f"{holder['host']}; wait for it, or stop it"
+            )
+        storage.write(place, self._heartbeat())
+        if json.loads(storage.read(place))["token"] != self._token:
+            raise SettingsError(f"another run took {storage.shown(self.uri)} at the same moment")
+
+    def _unlock(self) -> None:
+        storage.remove(join(self.uri, "_lock.json"))
+
+    def _beat(self) -> None:
+        while not self._stop.wait(_BEAT):
+            try:
+                storage.write(join(self.uri, "_lock.json"), self._heartbeat())
+            except OSError:
+                continue  # the next beat may go through; without one for a minute the lock is free
+
+    def _heartbeat(self) -> bytes:
+        return _json(
+            {
+                "host": socket.gethostname(),
+                "process": os.getpid(),
+                "born": _birth_of(os.getpid()),
+                "token": self._token,
+                "beat": time.time(),
+            }
+        )
+
+
+def run_of(uri: str) -> dict[str, Any] | None:
+    """_run.json of an output folder; None where there is none."""
+    try:
+        found: dict[str, Any] = json.loads(storage.read(join(uri, "_run.json")))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except ValueError as error:
+        raise SettingsError(f"{storage.shown(uri)}/_run.json is no valid JSON") from error
+    return found
+
+
+def differences_between(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """What two runs' settings differ in, in words."""
+    if found.get("verb") != wanted["verb"]:
+        return [f"it is the output of `{found.get('verb')}`, not of `{wanted['verb']}`"]
+    old, new = found.get("settings", {}), json.loads(json.dumps(wanted["settings"]))
+    return [
+        f"{name} was {old.get(name)!r}, now {new.get(name)!r}"
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name) != new.get(name)
+    ]
+
+
+def versions() -> dict[str, str]:
+    """What a run was made with."""
+    packages = ("ray", "torch", "numpy", "pyarrow", "pillow", "fsspec")
+    found = {name: metadata.version(name) for name in packages}
+    from denoise import __version__
+
+    return {"denoise": __version__, "python": platform.python_version(), **found}
+
+
+def _is_alive(holder: Mapping[str, Any]) -> bool:
+    """Whether the driver that holds a lock lives: its process if here, its heartbeat elsewhere."""
+    if holder.get("host") == socket.gethostname():
+        return bool(_birth_of(int(holder["process"])) == holder["born"] != 0)
+    return time.time() - float(holder.get("beat", 0)) < _DEAD
+
+
+def _birth_of(process: int) -> float:
+    """When a process started, so that a number used again tells; 0 if it is not there."""
+    try:
+        return psutil.Process(process).create_time()
+    except psutil.NoSuchProcess:
+        return 0.0
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _json(fields: Mapping[str, Any]) -> bytes:
+    return (json.dumps(fields, indent=2, ensure_ascii=False) + "\n").encode()

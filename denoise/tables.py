@@ -1,0 +1,145 @@
+"""The Parquet tables that jobs write: schemas, one part file a shard, and reading them back."""
+
+import json
+from collections.abc import Iterator, Sequence
+from io import BytesIO
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from denoise import storage
+
+_IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+
+
+def _schema(fields: Sequence[tuple[str, pa.DataType]]) -> pa.Schema:
+    """A schema that Hugging Face `datasets` shows pictures from: its features in the metadata."""
+    features: dict[str, Any] = {
+        name: {"_type": "Image"}
+        if kind == _IMAGE
+        else {"dtype": str(kind).replace("double", "float64"), "_type": "Value"}
+        for name, kind in fields
+    }
+    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+    return pa.schema(
+        [pa.field(name, kind, nullable=name != "path") for name, kind in fields], metadata=metadata
+    )
+
+
+_ABOUT = [
+    ("path", pa.string()),
+    ("height", pa.int32()),
+    ("width", pa.int32()),
+    ("bit_depth", pa.int8()),
+    ("format", pa.string()),
+]
+_END = [("file", pa.string()), ("note", pa.string()), ("error", pa.string())]
+
+NOISE_SCHEMA = _schema(
+    [
+        *_ABOUT,
+        ("clean", _IMAGE),
+        ("noisy", _IMAGE),
+        ("sigma", pa.float64()),
+        ("seed", pa.int64()),
+        ("mse", pa.float64()),
+        ("psnr", pa.float64()),
+        *_END,
+    ]
+)
+INFER_SCHEMA = _schema(
+    [
+        *_ABOUT,
+        ("image", _IMAGE),
+        ("sigma", pa.float64()),
+        ("seed", pa.int64()),
+        ("level", pa.float64()),
+        ("mse_noisy", pa.float64()),
+        ("psnr_noisy", pa.float64()),
+        ("mse", pa.float64()),
+        ("psnr", pa.float64()),
+        ("ssim_noisy", pa.float64()),
+        ("ssim", pa.float64()),
+        ("model", pa.string()),
+        *_END,
+    ]
+)
+
+
+def write_part(
+    output: str,
+    shard: int,
+    rows: Sequence[dict[str, Any]],
+    schema: pa.Schema,
+    about: dict[str, Any],
+) -> None:
+    """Writes the rows of one shard, sorted by path; `about` (times, say) goes into the footer, as
+    JSON under `denoise`: the rows themselves hold only what a second run would find again.
+
+    Raises OSError.
+    """
+    metadata = {**schema.metadata, b"denoise": json.dumps(about).encode()}
+    table = pa.Table.from_pylist(sorted(rows, key=lambda row: str(row["path"])), schema=schema)
+    images = [f"{field.name}.bytes" for field in schema if field.type == _IMAGE]
+    buffer = BytesIO()
+    pq.write_table(
+        table.replace_schema_metadata(metadata),
+        buffer,
+        # encoded images do not get smaller, and one page a few images keeps readers' memory flat
+        compression={name: "none" if name in images else "zstd" for name in _leaves(schema)},
+        use_dictionary=["format", "model", "error", "note"],
+        write_statistics=["path"],
+        row_group_size=64,
+    )
+    storage.write(part_uri(output, shard), buffer.getbuffer())
+
+
+def rows(output: str, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
+    """Every row of an output folder, a few at a time in memory. Raises OSError."""
+    for uri in parts(output):
+        with storage.open_input(uri) as file:
+            for batch in pq.ParquetFile(file).iter_batches(16, columns=columns):
+                yield from batch.to_pylist()
+
+
+def part(output: str, shard: int) -> list[dict[str, Any]]:
+    """The rows of one shard. Raises OSError where it is not there."""
+    with storage.open_input(part_uri(output, shard)) as file:
+        found: list[dict[str, Any]] = pq.ParquetFile(file).read().to_pylist()
+    return found
+
+
+def about(uri: str) -> dict[str, Any]:
+    """What `write_part` put into a part file's footer."""
+    with storage.open_input(uri) as file:
+        metadata = pq.ParquetFile(file).schema_arrow.metadata or {}
+    found: dict[str, Any] = json.loads(metadata.get(b"denoise", b"{}"))
+    return found
+
+
+def parts(output: str) -> list[str]:
+    """The URIs of an output folder's part files, in order."""
+    folder = storage.join(output, "data")
+    return [storage.join(folder, name) for name in storage.names(folder) if shard_of(name) >= 0]
+
+
+def part_uri(output: str, shard: int) -> str:
+    """Where the rows of a shard lie: a name that only this shard has."""
+    return storage.join(output, "data", f"part-{shard:08d}.parquet")
+
+
+def shard_of(name: str) -> int:
+    """The number of the shard that a part file holds; -1 for any other file's name."""
+    digits = name.removeprefix("part-").removesuffix(".parquet")
+    is_part = len(name) == len(digits) + len("part-.parquet") and digits.isdecimal()
+    return int(digits) if is_part else -1
+
+
+def _leaves(schema: pa.Schema) -> list[str]:
+    """The columns as Parquet stores them: a struct's fields one by one."""
+    return [
+        f"{field.name}.{field.type.field(i).name}" if field.type == _IMAGE else field.name
+        for field in schema
+        for i in range(field.type.num_fields if field.type == _IMAGE else 1)
+    ]
