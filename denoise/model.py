@@ -1,0 +1,171 @@
+"""The convolutional autoencoders: noisy pictures and their noise level in, denoised pictures out.
+
+Shapes: noisy, denoised [N, 3, H, W] float32, nominal 0..1; sigma [N] float32; H and W from 1 up.
+
+Noise level: `sigma` is what the user told, or UNTOLD where nobody knows. Most training samples are
+untold, so the same weights judge the level themselves, place by place, from what lies within their
+reach. Nothing estimates it outside of the network: the usual estimate (the median of the finest
+wavelet coefficients) is far too low where noise was clipped, as on any photograph before black.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from itertools import pairwise
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+UNTOLD = -1.0  # the noise level where nobody knows it
+LEVEL_GAIN = 5.0  # brings sigma 0..0.2 to the scale of the pixels
+
+
+class Classic(nn.Module):
+    """The plain autoencoder that the project began with: two poolings, two up-samplings, no skips.
+
+    It takes no notice of the noise level: it knows the one that it was trained for.
+    """
+
+    def __init__(self, width: int = 32) -> None:
+        super().__init__()
+        self.arguments = {"width": width}
+        self.stride = 4
+        self.reach = 1 + 2 + 4 + 2 + 1 + self.stride - 1  # as unet_reach
+        self.macs_per_pixel = 9 * width * (3 + width / 2 + width / 4 + width / 2 + 3)
+        self.encoder = nn.ModuleList([convolution(3, width), convolution(width, 2 * width)])
+        self.decoder = nn.ModuleList(
+            [convolution(2 * width, 2 * width), convolution(2 * width, width)]
+        )
+        self.tail = convolution(width, 3)
+
+    def forward(self, noisy: Tensor, sigma: Tensor) -> Tensor:
+        x = padded(noisy, self.stride)
+        for layer in self.encoder:
+            x = F.max_pool2d(F.relu(layer(x)), 2)  # [N, 2c, h/2, w/2]
+        for layer in self.decoder:
+            x = F.interpolate(F.relu(layer(x)), scale_factor=2)  # [N, c/2, 2h, 2w]
+        return torch.sigmoid(self.tail(x))[..., : noisy.shape[-2], : noisy.shape[-1]]
+
+
+class UNet(nn.Module):
+    """A U-Net of plain residual blocks behind a pixel-unshuffle; it predicts what to add.
+
+    `widths` are the channels at 1/2, 1/4, 1/8... of the size, `blocks` the residual blocks a level.
+    Nothing looks at the whole picture and nothing is normalised, so tiles are exact.
+    """
+
+    def __init__(self, widths: Sequence[int] = (32, 64, 128), blocks: int = 2) -> None:
+        super().__init__()
+        first, *_ = widths
+        steps = list(pairwise(widths))
+        self.arguments = {"widths": list(widths), "blocks": blocks}
+        self.stride = 2 ** len(widths)
+        self.reach = unet_reach(len(widths), blocks)
+        self.macs_per_pixel = unet_macs(widths, blocks)
+        self.head = convolution(4 * 3 + 1, first)
+        self.encoders = nn.ModuleList(residuals(width, blocks) for width in widths[:-1])
+        self.downs = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2) for a, b in steps)
+        self.middle = residuals(widths[-1], blocks)
+        self.ups = nn.ModuleList(nn.Conv2d(b, 4 * a, 1) for a, b in steps)
+        self.decoders = nn.ModuleList(residuals(width, blocks) for width in widths[:-1])
+        self.tail = convolution(first, 4 * 3)
+        for parameter in self.tail.parameters():
+            nn.init.zeros_(parameter)  # begins as the identity
+
+    def forward(self, noisy: Tensor, sigma: Tensor) -> Tensor:
+        x = F.pixel_unshuffle(padded(noisy, self.stride), 2)  # [N, 12, H/2, W/2]
+        level = torch.where(sigma < 0, UNTOLD, LEVEL_GAIN * sigma).to(x.dtype)
+        x = torch.cat([x, level[:, None, None, None].expand(-1, 1, *x.shape[2:])], dim=1)
+        x = self.head(x)  # [N, first, H/2, W/2]
+        skips = []
+        for encode, down in zip(self.encoders, self.downs, strict=True):
+            skips.append(encode(x))
+            x = down(skips[-1])  # [N, next width, h/2, w/2]
+        x = self.middle(x)
+        for decode, up in zip(reversed(self.decoders), reversed(self.ups), strict=True):
+            x = decode(F.pixel_shuffle(up(x), 2) + skips.pop())  # [N, width, 2h, 2w]
+        x = F.pixel_shuffle(self.tail(x), 2)[..., : noisy.shape[-2], : noisy.shape[-1]]
+        denoised = noisy + x
+        return denoised if self.training else denoised.clamp(0, 1)
+
+
+# architecture -> what makes it, called with the arguments of a package's config.json
+ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
+    "classic": Classic,  # 13 kMAC a pixel
+    "unet": UNet,  # 50
+    "cae-s": partial(UNet, widths=(24, 48, 96)),  # 28
+    "cae-m": partial(UNet, widths=(44, 88, 176)),  # 94
+    "cae-l": partial(UNet, widths=(96, 192, 384), blocks=4),  # 852
+}
+
+
+def build(architecture: str, arguments: Mapping[str, Any] | None = None) -> nn.Module:
+    """A network with fresh weights; ValueError where the architecture or an argument is unknown."""
+    if architecture not in ARCHITECTURES:
+        known = ", ".join(ARCHITECTURES)
+        raise ValueError(f"architecture must be one of {known}, got {architecture}")
+    try:
+        return ARCHITECTURES[architecture](**(arguments or {}))
+    except TypeError as wrong:
+        raise ValueError(f"architecture {architecture} has no such arguments: {wrong}") from wrong
+
+
+def device() -> torch.device:
+    """Where to compute: a GPU if this process was given one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+class Residual(nn.Module):
+    """Two 3x3 convolutions beside a straight path."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.one, self.two = convolution(width, width), convolution(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        change: Tensor = self.two(F.relu(self.one(x)))
+        return x + change
+
+
+def residuals(width: int, count: int) -> nn.Sequential:
+    return nn.Sequential(*(Residual(width) for _ in range(count)))
+
+
+def convolution(given: int, made: int) -> nn.Conv2d:
+    return nn.Conv2d(given, made, 3, padding=1)
+
+
+def padded(x: Tensor, stride: int) -> Tensor:
+    """Mirrored at the right and lower border until both sides are multiples of `stride`."""
+    for dim in (-2, -1):
+        size = x.shape[dim]
+        if size % stride:
+            x = x.index_select(dim, folded(size, -size % stride, x.device))
+    return x
+
+
+def folded(size: int, more: int, device: torch.device) -> Tensor:
+    """Indices 0, 1, ... size + more - 1, folded back into 0..size-1 as often as it takes."""
+    period = max(2 * (size - 1), 1)
+    index = torch.arange(size + more, device=device) % period
+    return torch.minimum(index, period - index) if size > 1 else torch.zeros_like(index)
+
+
+def unet_reach(levels: int, blocks: int) -> int:
+    """How far a pixel is felt: each 3x3 convolution carries it one pixel of its scale."""
+    scales = [1 << level for level in range(1, levels + 1)]
+    cell = scales[-1]
+    convolutions = 2 * blocks * (2 * sum(scales) - cell)  # the lowest level has no decoder
+    return convolutions + 2 + 2 + cell - 1  # head, tail, and from end to end of a cell
+
+
+def unet_macs(widths: Sequence[int], blocks: int) -> float:
+    """Multiply-adds for each pixel of the picture."""
+    total = 9 * (13 + 12) * widths[0] / 4  # head and tail
+    for level, width in enumerate(widths, 1):
+        sides = 1 if level == len(widths) else 2  # the lowest has no decoder beside its encoder
+        total += sides * blocks * 2 * 9 * width**2 / 4**level
+    for level, (a, b) in enumerate(pairwise(widths), 1):
+        total += 2 * 4 * a * b / 4 ** (level + 1)  # 2x2 down, 1x1 up
+    return total

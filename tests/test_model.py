@@ -1,0 +1,123 @@
+"""The networks: any size, known reach and cost, and a noise level that may stay untold."""
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from denoise.model import ARCHITECTURES, UNTOLD, build, folded
+
+SMALL = {
+    "classic": {"width": 4},
+    "unet": {"widths": [4, 6, 8], "blocks": 1},
+    "cae-s": {"widths": [4, 4], "blocks": 2},
+}
+
+
+def network(architecture, seed=0):
+    """A small one with weights that let every path show (the last convolution begins at zero)."""
+    torch.manual_seed(seed)
+    model = build(architecture, SMALL[architecture])
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    return model.eval()
+
+
+@pytest.mark.parametrize("architecture", SMALL)
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (2, 3), (7, 5), (8, 16), (33, 17)])
+def test_any_size_comes_back_in_the_same_size_and_in_range(architecture, size):
+    noisy = torch.rand(2, 3, *size)
+    denoised = network(architecture)(noisy, torch.tensor([0.1, UNTOLD]))
+    assert denoised.shape == noisy.shape
+    assert 0 <= denoised.min() and denoised.max() <= 1
+
+
+@pytest.mark.parametrize("architecture", SMALL)
+@pytest.mark.parametrize("size", [(13, 21), (3, 30), (5, 5)])
+def test_padding_does_not_show(architecture, size):
+    """A picture denoised in its own size is the corner of itself, mirrored by hand."""
+    model = network(architecture)
+    height, width = size
+    noisy = torch.rand(1, 3, height, width)
+    rows = folded(height, -height % model.stride, noisy.device)
+    columns = folded(width, -width % model.stride, noisy.device)
+    mirrored = noisy[:, :, rows][:, :, :, columns]
+    level = torch.tensor([0.1])
+    torch.testing.assert_close(
+        model(noisy, level), model(mirrored, level)[..., :height, :width], rtol=0, atol=1e-6
+    )
+
+
+def test_folding_reflects_without_repeating_the_border():
+    assert folded(4, 5, torch.device("cpu")).tolist() == [0, 1, 2, 3, 2, 1, 0, 1, 2]
+    assert folded(2, 3, torch.device("cpu")).tolist() == [0, 1, 0, 1, 0]
+    assert folded(1, 3, torch.device("cpu")).tolist() == [0, 0, 0, 0]
+
+
+@pytest.mark.parametrize("architecture", SMALL)
+def test_a_pixel_travels_no_further_than_the_reach_and_just_that_far(architecture):
+    model = network(architecture).double().train()  # no clamp: it would hide gradients
+    for parameter in model.parameters():
+        torch.nn.init.uniform_(parameter, 0, 0.1)  # no ReLU is shut
+    side = 2 * (model.reach // model.stride + 2) * model.stride
+    furthest = 0
+    for offset in range(model.stride):  # its place in its cell decides which way is longer
+        middle = side // 2 + offset
+        noisy = torch.full((1, 3, side, side), 0.5, dtype=torch.float64, requires_grad=True)
+        output = model(noisy + 0.01 * torch.rand_like(noisy), torch.tensor([0.1]).double())
+        (gradient,) = torch.autograd.grad(output[0, :, middle, middle].sum(), noisy)
+        rows = gradient.abs().sum(dim=(0, 1, 3)).nonzero().flatten() - middle
+        furthest = max(furthest, int(rows.abs().max()))
+    assert furthest <= model.reach
+    # Pooling passes one of four gradients on, so the classic's own bound is rarely met in full.
+    assert furthest == model.reach or architecture == "classic"
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_cost_is_what_torch_counts(architecture):
+    with torch.device("meta"):
+        model = build(architecture)
+        with FlopCounterMode(display=False) as counter:
+            model(torch.empty(1, 3, 64, 64), torch.empty(1))
+    assert counter.get_total_flops() / 2 / 64**2 == pytest.approx(model.macs_per_pixel)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "limit"), [("cae-s", 30e3), ("unet", 51e3), ("cae-m", 100e3), ("cae-l", 1e6)]
+)
+def test_the_family_keeps_to_its_budget(architecture, limit):
+    with torch.device("meta"):
+        assert 0.8 * limit < build(architecture).macs_per_pixel < limit
+
+
+def test_the_unet_begins_as_the_identity():
+    noisy = torch.rand(1, 3, 9, 9)
+    torch.testing.assert_close(build("unet").eval()(noisy, torch.tensor([UNTOLD])), noisy)
+
+
+def test_a_told_level_matters_and_every_way_of_not_telling_is_the_same():
+    model, noisy = network("unet"), torch.rand(1, 3, 16, 16)
+    untold = model(noisy, torch.tensor([UNTOLD]))
+    assert not torch.equal(untold, model(noisy, torch.tensor([0.1])))
+    assert torch.equal(untold, model(noisy, torch.tensor([-0.5])))
+
+
+def test_only_evaluation_clamps():
+    model = network("unet")
+    noisy = torch.full((1, 3, 8, 8), 3.0)
+    assert model(noisy, torch.tensor([0.1])).max() <= 1
+    model.train()
+    assert model(noisy, torch.tensor([0.1])).abs().max() > 1
+
+
+def test_arguments_build_the_same_network_again():
+    for name, arguments in SMALL.items():
+        model = build(name, arguments)
+        again = build(name, model.arguments)
+        assert [p.shape for p in model.parameters()] == [p.shape for p in again.parameters()]
+
+
+def test_unknown_architectures_and_arguments_are_named():
+    with pytest.raises(ValueError, match=r"one of classic, unet, cae-s.*got vgg"):
+        build("vgg")
+    with pytest.raises(ValueError, match=r"unet has no such arguments.*depth"):
+        build("unet", {"depth": 3})
