@@ -69,10 +69,15 @@ class Shard:
     number: int
     generation: Generation
 
+    @property
+    def span(self) -> range:
+        """Its rows within the generation."""
+        start = (self.number - self.generation.first_shard) * self.generation.shard_rows
+        return range(start, min(start + self.generation.shard_rows, self.generation.rows))
+
     def entries(self, uri: str) -> list[Entry]:
         """Its inputs, from the manifest of the output folder `uri`. Raises OSError."""
-        start = (self.number - self.generation.first_shard) * self.generation.shard_rows
-        stop = min(start + self.generation.shard_rows, self.generation.rows)
+        start, stop = self.span.start, self.span.stop
         found: list[Entry] = []
         for chunk in range(start // _CHUNK, (stop - 1) // _CHUNK + 1):
             first = chunk * _CHUNK

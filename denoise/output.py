@@ -114,7 +114,7 @@ class Output:
         self._run = found | self._run
 
     def _leave(self, kind: type[BaseException]) -> None:
-        """Notes how the run ended early; a new folder that nothing was done in is left as it was."""
+        """Notes how the run ended early; a new folder that saw no work is left as it was."""
         if self._is_new and issubclass(kind, SettingsError):
             for name in ("_manifest", "_run.json"):
                 storage.remove(join(self.uri, name))

@@ -54,7 +54,6 @@ INFER_SCHEMA = _schema(
         ("image", _IMAGE),
         ("sigma", pa.float64()),
         ("seed", pa.int64()),
-        ("level", pa.float64()),
         ("mse_noisy", pa.float64()),
         ("psnr_noisy", pa.float64()),
         ("mse", pa.float64()),

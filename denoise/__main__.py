@@ -1,0 +1,156 @@
+"""The `denoise` command: a verb, the function that does it, and flags made from its config."""
+
+import json
+import logging
+import signal
+import sys
+from dataclasses import dataclass, field, make_dataclass
+from importlib import import_module
+from typing import Annotated, Any
+
+from denoise import __version__
+
+# verb -> (module, function, config, what it does)
+VERBS = {
+    "demo": ("demo", "demo", "DemoConfig", "noise, train, infer and report on sample photographs"),
+    "noise": ("noising", "noise", "NoisingConfig", "images -> a table of clean and noisy pairs"),
+    "train": ("training", "train", "TrainConfig", "images or pairs -> a model package"),
+    "infer": ("inference", "infer", "InferConfig", "images + model -> denoised images and metrics"),
+    "plan": ("plan", "plan", "PlanConfig", "what `infer` with these flags would do, and cost"),
+    "report": ("report", "report", "ReportConfig", "write report.html and summary.json again"),
+    "models": ("models", "models", "ModelsConfig", "the shipped models and their measured PSNR"),
+    "export": ("export", "export", "ExportConfig", "a model package -> ONNX or torch.export"),
+    "doctor": (
+        "doctor",
+        "doctor",
+        "DoctorConfig",
+        "versions, devices, Ray, stores: for bug reports",
+    ),
+}
+_HELP = "usage: denoise VERB FLAGS (denoise VERB --help explains a verb's flags)\n\nverbs:\n"
+
+
+@dataclass(frozen=True)
+class _Said:
+    """Flags that every verb has."""
+
+    json: bool = False  # one line of JSON on stdout and nothing else there
+    verbose: Annotated[bool, "-v"] = False
+
+
+def main(arguments: list[str] | None = None, *, verb: str | None = None) -> None:
+    """Runs the command line and exits: 0 done, 1 failed, 2 wrong flags or places, 3 too many images
+    failed, 130 interrupted."""
+    given = sys.argv[1:] if arguments is None else arguments
+    if verb is None:
+        verb, given = _verb_of(given)
+    signal.signal(signal.SIGTERM, _interrupt)
+    sys.exit(_run(verb, given))
+
+
+def _verb_of(given: list[str]) -> tuple[str, list[str]]:
+    """The verb, and what follows it; --help, --version and a wrong verb end here."""
+    if not given or given[0] in ("-h", "--help", "help"):
+        listed = "".join(f"  {name:8}{about}\n" for name, (*_, about) in VERBS.items())
+        sys.stdout.write(_HELP + listed)
+        sys.exit(0 if given else 2)
+    if given[0] in ("-V", "--version"):
+        print(f"denoise {__version__}")
+        sys.exit(0)
+    if given[0] not in VERBS:
+        from difflib import get_close_matches
+
+        meant = get_close_matches(given[0], VERBS, 1)
+        guess = f"; did you mean {meant[0]}?" if meant else f" (one of {', '.join(VERBS)})"
+        print(f"denoise: no verb {given[0]!r}{guess}", file=sys.stderr)
+        sys.exit(2)
+    return given[0], given[1:]
+
+
+def _run(verb: str, given: list[str]) -> int:
+    """Reads the flags, does the work, shows the result; the exit code."""
+    module, function, config_name, _ = VERBS[verb]
+    home = import_module(f"denoise.{module}")
+    try:
+        config, as_json, verbose = _flags(verb, getattr(home, config_name), given)
+    except ValueError as error:
+        return _fail(f"denoise {verb}: {error}", 2)
+    _log_to_stderr(verbose)
+    from denoise.storage import SettingsError
+
+    try:
+        found = getattr(home, function)(config)
+    except SettingsError as error:
+        return _fail(f"denoise {verb}: {error}", 2)
+    except KeyboardInterrupt:
+        return _fail(f"\ndenoise {verb}: interrupted; the same command goes on from here", 130)
+    _show(found, as_json=as_json)
+    limit = getattr(config, "max_error_rate", 1.0)
+    return 3 if found.get("failed", 0) > limit * max(1, found.get("images", 0)) else 0
+
+
+def _flags(verb: str, config: type, given: list[str]) -> tuple[Any, bool, bool]:
+    """A verb's config from its flags, by tyro; it exits with 2 where a flag is wrong."""
+    import tyro
+
+    says = "one line of JSON on stdout and nothing else there"
+    command = make_dataclass(
+        "Command",
+        [
+            ("config", Annotated[config, tyro.conf.arg(name="")]),
+            ("json", Annotated[bool, tyro.conf.arg(help=says)], field(default=False)),
+            (
+                "verbose",
+                Annotated[
+                    bool, tyro.conf.arg(aliases=["-v"], help="Ray's own log and progress too")
+                ],
+                field(default=False),
+            ),
+        ],
+        frozen=True,
+    )
+    found = tyro.cli(
+        command,
+        prog=f"denoise {verb}",
+        description=config.__doc__,
+        args=given,
+    )
+    return found.config, found.json, found.verbose
+
+
+def _log_to_stderr(verbose: bool) -> None:
+    logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.WARNING)
+    logging.getLogger("denoise").setLevel(logging.DEBUG if verbose else logging.INFO)
+
+
+def _show(found: dict[str, Any], *, as_json: bool) -> None:
+    """The result: one line of JSON, or a short table of what fits on a line."""
+    if as_json:
+        print(json.dumps(found, default=str))
+        return
+    for name, value in found.items():
+        if isinstance(value, dict) and "mean" in value:
+            value = f"mean {_short(value['mean'])}, median {_short(value['median'])}"
+        if value is not None and not isinstance(value, dict | list):
+            print(f"{name.replace('_', ' '):24}{_short(value)}")
+    for error, count in found.get("errors", {}).items():
+        print(f"{count} failed: {error}")
+    for row in found.get("table", []):
+        print(row)
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _fail(words: str, code: int) -> int:
+    print(words, file=sys.stderr)
+    return code
+
+
+def _interrupt(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    main()

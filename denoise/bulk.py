@@ -1,0 +1,202 @@
+"""A bulk job over an output folder: list, compare with what is there, do the rest, sum up."""
+
+import json
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from numpy.typing import NDArray
+
+from denoise import inputs, manifest, storage
+from denoise.image import IMAGE_SUFFIXES, MAX_PIXELS, Picture, decode, encode, format_for, suffix_of
+from denoise.noise import check_seed
+from denoise.output import Output
+from denoise.progress import Progress
+
+if TYPE_CHECKING:
+    from ray.data import Dataset
+
+    from denoise.runtime import Resources
+    from denoise.shards import Tally
+
+_log = logging.getLogger(__name__)
+Save = Literal["parquet", "files", "both", "none"]
+Format = Literal["png", "webp", "jpeg", "tiff", "same"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BulkConfig:
+    """What `noise` and `infer` have in common."""
+
+    images: str  # folder, glob, file, manifest (.txt, .csv, .parquet) or Parquet folder; any URI
+    output: str  # where the table, the files and the report go; run again, it resumes
+    seed: int = 0  # of the noise; each image derives its own from this and its path
+    save: Save = "parquet"  # images into the Parquet table, as files under OUTPUT/images, or both
+    format: Format = "png"  # of the saved images; `same` keeps each input's
+    quality: int | None = None  # 1..100, for jpeg and lossy webp; lossless webp without it
+    strip_metadata: bool = False  # leave EXIF, ICC profile and resolution out
+    max_pixels: int = MAX_PIXELS  # a larger image is an error row
+    workers: int | tuple[int, int] | None = (
+        None  # N, or MIN MAX to grow and shrink; one a CPU or GPU
+    )
+    max_error_rate: float = 0.01  # exit code 3 where a larger share of the images fails
+    retry_errors: bool = False  # do the images again that failed in an earlier run
+    overwrite: bool = False  # discard what the output folder holds
+
+    def __post_init__(self) -> None:
+        check_seed(self.seed)
+        for name in ("images", "output"):
+            if not getattr(self, name):
+                raise ValueError(f"{name} must not be empty")
+        if self.quality is not None and not 1 <= self.quality <= 100:
+            raise ValueError(f"quality must lie in 1..100, got {self.quality}")
+        if self.max_pixels < 1:
+            raise ValueError(f"max-pixels must be at least 1, got {self.max_pixels}")
+        if not 0 <= self.max_error_rate <= 1:
+            raise ValueError(f"max-error-rate must lie in 0..1, got {self.max_error_rate}")
+        worker_counts(self.workers)
+
+    def settings(self) -> dict[str, Any]:
+        """What decides the rows: with anything else here, the output folder is another one."""
+        named = ("seed", "save", "format", "quality", "strip_metadata", "max_pixels")
+        return {"images": storage.shown(storage.absolute(self.images))} | {
+            name: getattr(self, name) for name in named
+        }
+
+
+Stages = Callable[["Dataset", "Resources", bool], "Dataset"]
+
+
+def run(
+    config: BulkConfig,
+    verb: str,
+    settings: Mapping[str, Any],
+    stages: Stages,
+    needed: tuple[str, ...] = (),
+) -> dict[str, Any]:
+    """Does what is missing in an output folder and returns its summary.
+
+    `stages` turns a dataset of shards into one of counted lines; the URIs `needed` must be there on
+    every node. Raises SettingsError before any work where flags or places are wrong.
+    """
+    place = storage.absolute(config.output)
+    with Output(place, verb, settings, overwrite=config.overwrite) as output:
+        left_out: Counter[str] = Counter()
+        found = inputs.entries(storage.absolute(config.images), left_out, output=place)
+        listing = manifest.update(place, found, left_out)
+        _tell(listing)
+        missing = manifest.pending(place)
+        failed = manifest.with_errors(place) if config.retry_errors else []
+        if not missing and not failed and output.is_finished:
+            return _summary(place) | {"nothing_to_do": True}
+        output.begin(listing)
+        start = time.monotonic()
+        _work(config, verb, place, [(missing, False), (failed, True)], stages, needed)
+        output.record(seconds=time.monotonic() - start)
+        summary = _report(place)
+        output.finish()
+        return summary | {"nothing_to_do": False}
+
+
+def worker_counts(workers: int | tuple[int, int] | None) -> tuple[int, ...]:
+    """`--workers N`, `--workers MIN MAX` or nothing, as a tuple. Raises ValueError for nonsense."""
+    counts = () if workers is None else workers if isinstance(workers, tuple) else (workers,)
+    if any(count < 1 for count in counts) or list(counts) != sorted(counts):
+        raise ValueError(f"workers must be N or MIN MAX, at least 1 and ascending, got {workers}")
+    return counts
+
+
+def save(
+    picture: Picture, path: str, config: BulkConfig, output: str
+) -> tuple[dict[str, Any], NDArray[Any]]:
+    """Encodes a picture, writes its file if asked to: the columns `image` and `file`, and the
+    pixels as they are stored, which differ from the picture's where the format is lossy.
+
+    Raises ImageError where the format cannot hold the picture, OSError where it cannot be written.
+    """
+    kind = format_for(picture, config.format)
+    encoded = encode(
+        picture, format=kind, quality=config.quality, metadata=not config.strip_metadata
+    )
+    columns: dict[str, Any] = {"image": None, "file": None}
+    if config.save in ("parquet", "both"):
+        columns["image"] = {"bytes": encoded, "path": path + suffix_of(kind)}
+    if config.save in ("files", "both"):
+        keep_name = config.format == "same"
+        columns["file"] = "images/" + file_of(path, suffix_of(kind), keep_name=keep_name)
+        storage.write(storage.join(output, columns["file"]), encoded)
+    if kind != "jpeg" and (kind != "webp" or config.quality is None):
+        return columns, picture.pixels
+    stored = decode(encoded, max_pixels=config.max_pixels).pixels
+    return columns, stored[..., : picture.pixels.shape[2]]  # webp holds gray as three equal planes
+
+
+def file_of(path: str, suffix: str, *, keep_name: bool) -> str:
+    """The name of an image's file under OUTPUT/images: its path with the format's suffix behind.
+
+    With `keep_name` (`--format same`) `a.jpg` stays `a.jpg` where that is what it holds. No two
+    paths share a name: what keeps its name has one image suffix, the others get two or more.
+    """
+    stem, dot, last = path.rpartition(".")
+    known = dot and f".{last}".lower() in IMAGE_SUFFIXES
+    if not keep_name:
+        return path + suffix
+    if not known:
+        return path + suffix + suffix
+    twice = f".{stem.rpartition('.')[2]}".lower() in IMAGE_SUFFIXES and "." in stem
+    same = {".jpeg": ".jpg", ".tiff": ".tif"}.get(f".{last}".lower(), f".{last}".lower())
+    return path if same == suffix and not twice else path + suffix
+
+
+def _work(
+    config: BulkConfig,
+    verb: str,
+    place: str,
+    rounds: list[tuple[list[manifest.Shard], bool]],
+    stages: Stages,
+    needed: tuple[str, ...],
+) -> None:
+    """Runs the shards through Ray: first those that are missing, then those with errors."""
+    if not any(shards for shards, _ in rounds):
+        return
+    from denoise import runtime, shards  # Ray: a finished run does without
+
+    with runtime.connected(verbose=_log.isEnabledFor(logging.DEBUG)) as resources:
+        runtime.check_shared((storage.join(place, "_run.json"), *needed))
+        for todo, only_errors in rounds:
+            if not todo:
+                continue
+            images = sum(len(shard.span) for shard in todo)
+            progress = Progress(verb, images)
+
+            def show(tally: "Tally", progress: Progress = progress) -> None:
+                progress.show(tally.images, tally.failed, tally.pixels, tally.seconds)
+
+            shards.counted(stages(shards.dataset(place, todo), resources, only_errors), show)
+            progress.end()
+
+
+def _tell(listing: manifest.Listing) -> None:
+    """Says what was found that a user may not expect."""
+    for reason, count in sorted(listing.left_out.items()):
+        _log.info("%d left out: %s", count, reason)
+    if listing.added:
+        _log.info("%d images were added since", listing.added)
+    if listing.changed:
+        _log.warning("%d images changed since; their shards are done again", listing.changed)
+    if listing.removed:
+        _log.warning("%d images are gone since; their rows are kept", listing.removed)
+
+
+def _report(place: str) -> dict[str, Any]:
+    from denoise.report import ReportConfig, report
+
+    return report(ReportConfig(output=place))
+
+
+def _summary(place: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(storage.read(storage.join(place, "summary.json")))
+    return found

@@ -1,0 +1,273 @@
+"""The infer job: images and a model -> a table of denoised images, each with its metrics."""
+
+import pickle
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+from denoise import bulk, storage
+from denoise.bulk import BulkConfig, worker_counts
+from denoise.image import to_pixels
+from denoise.metrics import ssim
+from denoise.noise import check_sigma
+from denoise.pairs import Pair, PairConfig, errors_of, load
+from denoise.storage import SettingsError
+from denoise.tables import INFER_SCHEMA
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from ray.data import Dataset
+
+    from denoise.denoiser import Denoiser
+    from denoise.runtime import Resources
+
+_CPU_BATCH = 1 << 16  # pixels that go through the network together: they fit the cache
+_GPU_BATCH = 1 << 24
+
+
+@dataclass(frozen=True, kw_only=True)
+class InferConfig(BulkConfig):
+    """Denoise images: denoise infer --images photos --output denoised"""
+
+    model: str = "unet"  # a shipped model's name (see `denoise models`), or the URI of a package
+    add_noise: float | None = None  # the images are clean: add noise of this sigma first
+    float_noise: bool = False  # leave that noise unclipped and unrounded, as the literature does
+    reference: str | None = None  # the images are noisy: the clean ones lie here, by path or stem
+    level: float | None = None  # sigma of the noise to remove, 0..1; estimated where not given
+    ssim: bool = False  # measure structural similarity too (extra `ssim`)
+    tile: int | None = (
+        None  # side of the inference tiles in pixels; chosen by device where not given
+    )
+    gpus_per_worker: float = 1.0  # share of a GPU a worker takes, where there are GPUs
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("add_noise", "level"):
+            if getattr(self, name) is not None:
+                check_sigma(name.replace("_", "-"), getattr(self, name))
+        if self.add_noise is not None and self.reference is not None:
+            raise ValueError("give add-noise (the images are clean) or reference (noisy), not both")
+        if self.float_noise and self.add_noise is None:
+            raise ValueError("float-noise needs add-noise: there is no noise to leave unrounded")
+        if self.tile is not None and self.tile < 16:
+            raise ValueError(f"tile must be at least 16 pixels, got {self.tile}")
+        if self.gpus_per_worker <= 0:
+            raise ValueError(f"gpus-per-worker must be above 0, got {self.gpus_per_worker}")
+
+    def settings(self) -> dict[str, Any]:
+        named = ("add_noise", "float_noise", "level", "ssim", "tile")
+        reference = storage.shown(self.reference) if self.reference else None
+        own = {name: getattr(self, name) for name in named} | {"reference": reference}
+        return super().settings() | own
+
+
+def infer(config: InferConfig) -> dict[str, Any]:
+    """Writes a denoised image for every input, with its MSE and PSNR where a reference is known.
+
+    Runs on Ray Data, resumes where it was interrupted, and returns the summary. Raises
+    SettingsError before any work where flags, places or the model are wrong.
+    """
+    from denoise import package
+
+    if config.reference:
+        config = replace(config, reference=storage.absolute(config.reference))
+        if not storage.exists(config.reference or ""):
+            raise SettingsError(f"no references under {storage.shown(config.reference or '')}")
+    loaded = package.load(config.model)
+    needed = [config.reference] if config.reference else []
+    if config.model not in package.shipped_names():
+        config = replace(config, model=package.uri_of(config.model))
+        needed.append(storage.join(config.model, "config.json"))
+    stages = partial(_stages, config=config, model=loaded.id)
+    settings = config.settings() | {"model": loaded.id}
+    return bulk.run(config, "infer", settings, stages, tuple(needed))
+
+
+def row_of(pair: Pair, denoised: Any, config: InferConfig, output: str) -> dict[str, Any]:
+    """One row of the table: the denoised image as it is stored, how far it is from the clean."""
+    row: dict[str, Any] = {}
+    if pair.error is None:
+        with pair.stage("encode"):
+            row = _measured(pair, denoised, config, output)
+    return row | pair.about() if pair.error is None else pair.about()
+
+
+def _measured(pair: Pair, denoised: Any, config: InferConfig, output: str) -> dict[str, Any]:
+    assert pair.picture is not None
+    pixels = to_pixels(denoised, pair.picture.bit_depth) if config.float_noise else denoised
+    columns, stored = bulk.save(replace(pair.picture, pixels=pixels), pair.path, config, output)
+    with pair.stage("measure"):
+        columns["mse_noisy"], columns["psnr_noisy"] = errors_of(pair.noisy, pair.clean)
+        columns["mse"], columns["psnr"] = errors_of(stored, pair.clean)
+        if config.ssim and pair.clean is not None:
+            if pair.noisy is not None and not config.float_noise:
+                columns["ssim_noisy"] = ssim(pair.noisy, pair.clean)
+            columns["ssim"] = ssim(stored, pair.clean)
+    return columns
+
+
+def _stages(
+    shards: "Dataset", resources: "Resources", only_errors: bool, config: InferConfig, model: str
+) -> "Dataset":
+    """All of it in one actor a CPU; where there are GPUs, the network alone in actors of theirs."""
+    from denoise import runtime
+
+    options: dict[str, Any] = {"batch_size": None, "batch_format": "pyarrow"}
+    counts = worker_counts(config.workers)
+    if resources.gpus == 0:
+        return shards.map_batches(
+            _Everything,
+            fn_constructor_args=(config, model, only_errors),
+            num_cpus=1,
+            compute=runtime.actors(counts, int(resources.cpus)),
+            **options,
+        )
+    hands = runtime.tasks(max(1, int(resources.cpus)))
+    loaded = shards.map_batches(
+        partial(_load_shard, config=config, only_errors=only_errors), compute=hands, **options
+    )
+    denoised = loaded.map_batches(
+        _Network,
+        fn_constructor_args=(config,),
+        num_cpus=0,
+        num_gpus=config.gpus_per_worker,
+        compute=runtime.actors(counts, max(1, int(resources.gpus / config.gpus_per_worker))),
+        **options,
+    )
+    return denoised.map_batches(
+        partial(_finish_shard, config=config, model=model, only_errors=only_errors),
+        compute=hands,
+        **options,
+    )
+
+
+class _Everything:
+    """A worker on a CPU: a shard from its entries to its part file."""
+
+    def __init__(self, config: InferConfig, model: str, only_errors: bool) -> None:
+        self._config = config
+        self._model = model
+        self._only_errors = only_errors
+        self._denoiser = _denoiser(config)
+
+    def __call__(self, block: "pa.Table") -> "pa.Table":
+        from denoise import shards
+
+        work = shards.work_of(block, INFER_SCHEMA, only_errors=self._only_errors)
+        entries, rows = shards.kept(work)
+        loaded = shards.ahead(partial(load, config=_wanted(self._config)), entries)
+        denoised = _denoised(loaded, self._denoiser, _CPU_BATCH)
+        row = partial(_row, config=self._config, model=self._model, output=work.output)
+        seconds: Counter[str] = Counter()
+        for finished, spent in shards.ahead(row, denoised, threads=1):
+            rows.append(finished)
+            seconds.update(spent)
+        return shards.finish(work, rows, seconds, self._denoiser.notes)
+
+
+class _Network:
+    """A worker on a GPU: pairs in, pairs with their denoised pixels out."""
+
+    def __init__(self, config: InferConfig) -> None:
+        self._denoiser = _denoiser(config)
+
+    def __call__(self, block: "pa.Table") -> "pa.Table":
+        pairs = (pickle.loads(pickled) for pickled in block.column("pair").to_pylist())
+        return _block_of(block, _denoised(pairs, self._denoiser, _GPU_BATCH), self._denoiser.notes)
+
+
+def _load_shard(block: "pa.Table", config: InferConfig, *, only_errors: bool) -> "pa.Table":
+    """On a CPU: a shard's images, decoded and paired, on their way to a GPU."""
+    from denoise import shards
+
+    work = shards.work_of(block, INFER_SCHEMA, only_errors=only_errors)
+    entries, _ = shards.kept(work)
+    wanted = {entry.path for entry in entries}
+    block = block.filter([entry.path in wanted for entry in work.entries])
+    return _block_of(block, shards.ahead(partial(load, config=_wanted(config)), entries))
+
+
+def _finish_shard(
+    block: "pa.Table", config: InferConfig, model: str, *, only_errors: bool
+) -> "pa.Table":
+    """On a CPU again: measures and encodes what came from a GPU, and writes the part file."""
+    from denoise import shards
+
+    work = shards.work_of(block, INFER_SCHEMA, only_errors=only_errors)
+    _, rows = shards.kept(work)
+    done = (pickle.loads(pickled) for pickled in block.column("pair").to_pylist())
+    row = partial(_row, config=config, model=model, output=work.output)
+    seconds: Counter[str] = Counter()
+    for finished, spent in shards.ahead(row, done):
+        rows.append(finished)
+        seconds.update(spent)
+    notes = {note for column in block.column("notes").to_pylist() for note in column}
+    return shards.finish(work, rows, seconds, notes)
+
+
+def _denoised(
+    pairs: Iterable[Pair], denoiser: "Denoiser", batch_pixels: int
+) -> Iterator[tuple[Pair, Any]]:
+    """Each pair with its denoised pixels, None where it failed; small images go together."""
+    batch: list[Pair] = []
+    for pair in chain(pairs, [None]):
+        size = sum(
+            one.noisy.shape[0] * one.noisy.shape[1] for one in batch if one.noisy is not None
+        )
+        if pair is None or size >= batch_pixels:
+            yield from _denoised_batch(batch, denoiser)
+            batch = []
+        if pair is not None:
+            batch.append(pair)
+
+
+def _denoised_batch(batch: list[Pair], denoiser: "Denoiser") -> Iterator[tuple[Pair, Any]]:
+    fine = [pair for pair in batch if pair.noisy is not None]
+    start = time.perf_counter()
+    denoised = iter(denoiser.denoise([pair.noisy for pair in fine])) if fine else iter([])
+    done = [(pair, next(denoised) if pair.noisy is not None else None) for pair in batch]
+    for pair in fine:
+        pair.seconds["network"] = (time.perf_counter() - start) / len(fine)
+    return iter(done)
+
+
+def _row(
+    done: tuple[Pair, Any], config: InferConfig, model: str, output: str
+) -> tuple[dict[str, Any], dict[str, float]]:
+    """The row of an image, and the seconds it took by stage."""
+    pair, denoised = done
+    row = row_of(pair, denoised, config, output)
+    return row | {"model": model}, pair.seconds
+
+
+def _block_of(block: "pa.Table", pairs: Iterable[Any], notes: Iterable[str] = ()) -> "pa.Table":
+    """A block on its way between CPUs and GPUs: what it was, and one pickled pair a row."""
+    import pyarrow as pa
+
+    pickled = pa.array([pickle.dumps(pair, protocol=5) for pair in pairs], pa.large_binary())
+    noted = pa.array([sorted(notes)] * len(pickled), pa.list_(pa.string()))
+    return (
+        block.select(["about", "entry"])
+        .append_column("pair", pickled)
+        .append_column("notes", noted)
+    )
+
+
+def _wanted(config: InferConfig) -> PairConfig:
+    return PairConfig(
+        sigma=config.add_noise,
+        seed=config.seed,
+        float_noise=config.float_noise,
+        reference=config.reference,
+        max_pixels=config.max_pixels,
+    )
+
+
+def _denoiser(config: InferConfig) -> "Denoiser":
+    from denoise.denoiser import Denoiser  # torch: only where the network runs
+
+    return Denoiser.load(config.model, tile=config.tile, level=config.level)

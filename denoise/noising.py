@@ -1,0 +1,97 @@
+"""The noise job: images -> a table of clean and noisy pairs."""
+
+from collections import Counter
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from denoise import bulk
+from denoise.bulk import BulkConfig, worker_counts
+from denoise.inputs import Entry
+from denoise.noise import check_sigma
+from denoise.pairs import Pair, PairConfig, errors_of, load
+from denoise.tables import NOISE_SCHEMA
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from ray.data import Dataset
+
+    from denoise.runtime import Resources
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoisingConfig(BulkConfig):
+    """Add Gaussian noise to images: denoise noise --images photos --output pairs --sigma 0.1"""
+
+    sigma: float = 0.1  # standard deviation, on the 0..1 scale
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_sigma("sigma", self.sigma)
+
+    def settings(self) -> dict[str, Any]:
+        return super().settings() | {"sigma": self.sigma}
+
+
+def noise(config: NoisingConfig) -> dict[str, Any]:
+    """Writes a clean and a noisy image for every input, with the MSE and PSNR between them.
+
+    Runs on Ray Data, resumes where it was interrupted, and returns the summary. Raises
+    SettingsError before any work where flags or places are wrong.
+    """
+
+    def stages(shards: "Dataset", resources: "Resources", only_errors: bool) -> "Dataset":
+        from denoise import runtime
+
+        return shards.map_batches(
+            partial(_noise_shard, config=config, only_errors=only_errors),
+            batch_size=None,
+            batch_format="pyarrow",
+            num_cpus=1,
+            compute=runtime.tasks(max(worker_counts(config.workers) or (int(resources.cpus),))),
+        )
+
+    return bulk.run(config, "noise", config.settings(), stages)
+
+
+def row_of(pair: Pair, config: NoisingConfig, output: str) -> dict[str, Any]:
+    """One row of the table: encoded images, and how far they are apart."""
+    row: dict[str, Any] = {}
+    with pair.stage("encode"):
+        if pair.error is None:
+            row = _images(pair, config, output)
+    return row | pair.about()
+
+
+def _images(pair: Pair, config: NoisingConfig, output: str) -> dict[str, Any]:
+    assert pair.picture is not None and pair.noisy is not None
+    saved, noisy = bulk.save(replace(pair.picture, pixels=pair.noisy), pair.path, config, output)
+    row: dict[str, Any] = {"noisy": saved["image"], "file": saved["file"]}
+    if saved["image"] is not None:
+        in_table = replace(config, save="parquet")
+        row["clean"] = bulk.save(pair.picture, pair.path, in_table, output)[0]["image"]
+    row["mse"], row["psnr"] = errors_of(noisy, pair.clean)
+    return row
+
+
+def _noise_shard(block: "pa.Table", config: NoisingConfig, *, only_errors: bool) -> "pa.Table":
+    """One shard from its entries to its part file."""
+    from denoise import shards
+
+    work = shards.work_of(block, NOISE_SCHEMA, only_errors=only_errors)
+    entries, rows = shards.kept(work)
+    pairing = PairConfig(sigma=config.sigma, seed=config.seed, max_pixels=config.max_pixels)
+    row = partial(_row, config=config, pairing=pairing, output=work.output)
+    seconds: Counter[str] = Counter()
+    for finished, spent in shards.ahead(row, entries):
+        rows.append(finished)
+        seconds.update(spent)
+    return shards.finish(work, rows, seconds)
+
+
+def _row(
+    entry: Entry, config: NoisingConfig, pairing: PairConfig, output: str
+) -> tuple[dict[str, Any], dict[str, float]]:
+    """The row of an image, and the seconds it took by stage."""
+    pair = load(entry, pairing)
+    return row_of(pair, config, output), pair.seconds

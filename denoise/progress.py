@@ -1,0 +1,67 @@
+"""What a running job says of itself: a live line on a terminal, a plain one now and then else."""
+
+import os
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TextIO
+
+_LIVE = 0.2  # seconds between lines on a terminal
+_PLAIN = 30.0  # and elsewhere
+
+
+@dataclass
+class Progress:
+    """Counts towards a total, to stderr. Quiet until the first count."""
+
+    verb: str
+    total: int
+    unit: str = "images"
+    stream: TextIO = field(default_factory=lambda: sys.stderr)
+    _start: float = field(default_factory=time.monotonic)
+    _said: float = field(default_factory=time.monotonic)
+
+    def show(self, done: int, failed: int, pixels: int, seconds: Mapping[str, float]) -> None:
+        """Says how far it is, if it is time to."""
+        live = self.stream.isatty() and "NO_COLOR" not in os.environ
+        now = time.monotonic()
+        if now - self._said < (_LIVE if live else _PLAIN) and (done < self.total or not live):
+            return
+        self._said = now
+        line = self.line(done, failed, pixels, seconds)
+        # \x1b[K clears what a longer line before it left behind
+        self.stream.write(f"\r{line}\x1b[K" if live else f"{line}\n")
+        self.stream.flush()
+
+    def end(self) -> None:
+        """Leaves the live line standing."""
+        if self.stream.isatty() and "NO_COLOR" not in os.environ:
+            self.stream.write("\n")
+            self.stream.flush()
+
+    def line(self, done: int, failed: int, pixels: int, seconds: Mapping[str, float]) -> str:
+        """The line itself: counts, rates, time left, and the stage that takes the most time."""
+        spent = max(1e-6, time.monotonic() - self._start)
+        parts = [f"{self.verb} {done}/{self.total} {self.unit}"]
+        if failed:
+            parts.append(f"{failed} failed")
+        parts.append(f"{done / spent:.1f} {self.unit}/s")
+        if pixels:
+            parts.append(f"{pixels / spent / 1e6:.2f} megapixels/s")
+        if done:
+            parts.append(f"{_words(spent * (self.total - done) / done)} left")
+        if seconds:
+            slowest = max(seconds, key=lambda stage: seconds[stage])
+            share = seconds[slowest] / max(1e-9, sum(seconds.values()))
+            parts.append(f"{slowest} takes {share:.0%}")
+        return ", ".join(parts)
+
+
+def _words(seconds: float) -> str:
+    """A time in the two units that matter."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -1,0 +1,131 @@
+"""Ray: connecting to it, how many workers it has room for, and a quiet, private local session."""
+
+import logging
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import ray
+from ray.data import ActorPoolStrategy, DataContext, TaskPoolStrategy
+from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as Affinity
+
+from denoise import storage
+from denoise.storage import SettingsError
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What Ray has, on all its nodes."""
+
+    cpus: float
+    gpus: float
+    nodes: int
+
+
+@contextmanager
+def connected(*, verbose: bool = False) -> Iterator[Resources]:
+    """Ray for the time of a job: the cluster of `RAY_ADDRESS` (`ray job submit` sets it), a session
+    that is there already, or a private local one that is gone afterwards.
+
+    Raises SettingsError where the cluster cannot be reached or speaks another version.
+    """
+    mine = not ray.is_initialized()
+    if mine:
+        _connect(verbose=verbose)
+    _quieten(verbose=verbose)
+    try:
+        yield resources()
+    finally:
+        if mine:
+            ray.shutdown()
+
+
+def resources() -> Resources:
+    """What the session that we are connected to has."""
+    found = ray.cluster_resources()
+    alive = [node for node in ray.nodes() if node["Alive"]]
+    return Resources(found.get("CPU", 0.0), found.get("GPU", 0.0), len(alive))
+
+
+def is_local() -> bool:
+    """Whether the session is one on this machine alone, so that its disks are everybody's."""
+    return resources().nodes == 1
+
+
+def actors(workers: tuple[int, ...], default: int) -> ActorPoolStrategy:
+    """A pool of so many actors: started together, or growing and shrinking between two numbers."""
+    if len(workers) == 2:
+        return ActorPoolStrategy(min_size=workers[0], max_size=workers[1], initial_size=workers[0])
+    return ActorPoolStrategy(size=workers[0] if workers else default)
+
+
+def tasks(size: int) -> TaskPoolStrategy:
+    """At most so many tasks at a time."""
+    return TaskPoolStrategy(size=size)
+
+
+def check_shared(uris: tuple[str, ...]) -> None:
+    """Raises SettingsError where another node of the cluster does not see what this one does: a
+    folder of the laptop's own, a model that only the head has."""
+    nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
+    if len(nodes) < 2:
+        return
+    local = [uri for uri in uris if storage.is_local(uri)]
+    looks = [
+        (uri, _is_there.options(scheduling_strategy=Affinity(node, soft=True)).remote(uri))
+        for uri in local
+        for node in nodes
+    ]
+    for uri, look in looks:
+        if not ray.get(look):
+            raise SettingsError(
+                f"{uri} is on this machine only; the {len(nodes)} nodes of the cluster need a "
+                "place that all of them reach, such as s3://... or a shared folder"
+            )
+
+
+@ray.remote(num_cpus=0)
+def _is_there(uri: str) -> bool:
+    """Runs on a node of the cluster."""
+    return storage.exists(uri)
+
+
+def _connect(*, verbose: bool) -> None:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    address = os.environ.get("RAY_ADDRESS")
+    try:
+        if address:
+            ray.init(address=address, log_to_driver=verbose, logging_level=_level(verbose))
+            return
+        # Nobody but us: Ray asks for a token on every port of a local session, unless this says not
+        # to; ours is in this process's environment alone, where Ray would keep one in ~/.ray.
+        os.environ.pop("RAY_AUTH_MODE", None)
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        ray.init(
+            address="local",
+            include_dashboard=False,
+            log_to_driver=verbose,
+            logging_level=_level(verbose),
+        )
+    except (ConnectionError, RayError, RuntimeError, ValueError) as error:
+        where = f"the Ray cluster at {address}" if address else "a local Ray"
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise SettingsError(f"cannot start or reach {where}: {reason}") from error
+
+
+def _quieten(*, verbose: bool) -> None:
+    """Ray's own progress bars and log lines give way to ours."""
+    context = DataContext.get_current()
+    context.enable_progress_bars = verbose
+    context.target_max_block_size = None  # one shard is one block, however large its images
+    context.print_on_execution_start = verbose
+    if not verbose:
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        logging.getLogger("ray.train").setLevel(logging.ERROR)
+
+
+def _level(verbose: bool) -> int:
+    return logging.INFO if verbose else logging.ERROR

@@ -1,0 +1,149 @@
+"""Ray Data over an output folder's shards: what is not there yet is read, worked on and written.
+
+A shard's part file is its only state: a task that dies is done again from the start and writes the
+same file, so that no row is lost, none doubled, and nothing has to be remembered.
+"""
+
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from itertools import islice
+from typing import Any, TypeVar
+
+import pyarrow as pa
+import ray
+from ray.data import Dataset, Datasource, ReadTask
+from ray.data.block import BlockMetadata
+
+from denoise import runtime, tables
+from denoise.inputs import Entry
+from denoise.manifest import Shard
+
+_T = TypeVar("_T")
+_R = TypeVar("_R")
+
+
+@dataclass(frozen=True)
+class Work:
+    """One shard as the workers see it."""
+
+    output: str
+    shard: int
+    entries: list[Entry]
+    schema: pa.Schema
+    only_errors: bool  # keep the rows that are fine, do the others again
+    started: float  # seconds since the epoch
+
+
+@dataclass
+class Tally:
+    """What is done so far."""
+
+    images: int = 0
+    failed: int = 0
+    pixels: int = 0
+    seconds: Counter[str] = field(default_factory=Counter)  # by stage, summed over workers
+
+
+def dataset(output: str, shards: list[Shard], *, readers: int = 1) -> Dataset:
+    """A block for each shard: its entries, read from the manifest when its turn comes."""
+    return ray.data.read_datasource(
+        _Shards(output, shards),
+        override_num_blocks=max(1, len(shards)),
+        compute=runtime.tasks(readers),
+        num_cpus=0,  # it reads a few kilobytes; a whole CPU for that could starve behind the actors
+    )
+
+
+def work_of(block: pa.Table, schema: pa.Schema, *, only_errors: bool) -> Work:
+    """A shard's work from its block."""
+    rows = block.to_pylist()
+    about = json.loads(rows[0]["about"])
+    entries = [Entry(**json.loads(row["entry"])) for row in rows]
+    return Work(about["output"], about["shard"], entries, schema, only_errors, time.time())
+
+
+def finish(
+    work: Work,
+    rows: list[dict[str, Any]],
+    seconds: Mapping[str, float],
+    notes: Iterable[str] = (),
+) -> pa.Table:
+    """Writes the part file of a shard; returns the one line that the driver counts."""
+    about = {"started": work.started, "ended": time.time(), "seconds": dict(seconds)}
+    about["notes"] = sorted(notes)
+    start = time.perf_counter()
+    tables.write_part(work.output, work.shard, rows, work.schema, about)
+    counted = {
+        "images": len(rows),
+        "failed": sum(row["error"] is not None for row in rows),
+        "pixels": sum((row.get("height") or 0) * (row.get("width") or 0) for row in rows),
+        "seconds": dict(seconds) | {"write": time.perf_counter() - start},
+        "shard": work.shard,
+    }
+    return pa.table({"counted": [json.dumps(counted)]})
+
+
+def kept(work: Work) -> tuple[list[Entry], list[dict[str, Any]]]:
+    """The entries to work on, and the rows of an earlier try that are to stay as they are."""
+    if not work.only_errors:
+        return work.entries, []
+    fine = [row for row in tables.part(work.output, work.shard) if row["error"] is None]
+    done = {row["path"] for row in fine}
+    return [entry for entry in work.entries if entry.path not in done], fine
+
+
+def ahead(call: Callable[[_T], _R], items: Iterable[_T], *, threads: int = 2) -> Iterator[_R]:
+    """Calls a function in threads, a few items ahead of what is taken, in order."""
+    waiting = iter(items)
+    with ThreadPoolExecutor(threads) as pool:
+        running = [pool.submit(call, item) for item in islice(waiting, threads)]
+        while running:
+            result = running.pop(0).result()
+            running += [pool.submit(call, item) for item in islice(waiting, 1)]
+            yield result
+
+
+def counted(done: Dataset, show: Callable[[Tally], None]) -> Tally:
+    """Runs a dataset to its end, counting the lines that `finish` returned."""
+    tally = Tally()
+    for batch in done.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+        for line in batch.column("counted").to_pylist():
+            found = json.loads(line)
+            tally.images += found["images"]
+            tally.failed += found["failed"]
+            tally.pixels += found["pixels"]
+            tally.seconds.update(found["seconds"])
+        show(tally)
+    return tally
+
+
+class _Shards(Datasource):  # type: ignore[misc]  # ray is left out of type checking
+    """One read task a shard."""
+
+    def __init__(self, output: str, shards: list[Shard]) -> None:
+        super().__init__()
+        self._output = output
+        self._shards = shards
+
+    def estimate_inmemory_data_size(self) -> int:
+        return sum(200 * len(shard.span) for shard in self._shards)
+
+    def get_read_tasks(self, parallelism: int, *_: Any, **__: Any) -> list[ReadTask]:
+        return [
+            ReadTask(
+                partial(_read, self._output, shard),
+                BlockMetadata(len(shard.span), None, None, None),
+            )
+            for shard in self._shards
+        ]
+
+
+def _read(output: str, shard: Shard) -> list[pa.Table]:
+    about = json.dumps({"output": output, "shard": shard.number})
+    entries = [json.dumps(asdict(entry)) for entry in shard.entries(output)]
+    return [pa.table({"about": [about] * len(entries), "entry": entries})]
