@@ -1,0 +1,487 @@
+"""Bytes of an image file <-> upright pixels <-> working floats.
+
+Shapes: pixels [H, W, C] uint8 or uint16, C 1 (gray) or 3 (RGB); alpha [H, W] of the same kind.
+"""
+
+import struct
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import simplejpeg
+from PIL import Image, ImageCms
+from PIL.ImageFile import ImageFile
+
+from denoise import exif as exif_
+from denoise import kinds, writers
+from denoise.kinds import IMAGE_SUFFIXES, looks_like_image
+
+__all__ = [
+    "FORMATS",
+    "IMAGE_SUFFIXES",
+    "MAX_PIXELS",
+    "ImageError",
+    "Picture",
+    "decode",
+    "encode",
+    "format_for",
+    "looks_like_image",
+    "suffix_of",
+    "to_floats",
+    "to_pixels",
+]
+
+Pixels = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
+Planes = Pixels  # [H, W, N] with N 1 to 4: an even N has alpha as its last
+Floats = npt.NDArray[np.float32]
+
+MAX_PIXELS = 500_000_000
+FORMATS = {"png": ".png", "webp": ".webp", "jpeg": ".jpg", "tiff": ".tif"}  # with their suffixes
+
+
+class ImageError(ValueError):
+    """What is wrong with one image, in words fit for a table: the same cause, the same words."""
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """One decoded image, upright."""
+
+    pixels: Pixels  # [H, W, C]
+    alpha: Pixels | None = None  # [H, W]
+    format: str = "PNG"  # of the file it came from, by Pillow's names
+    exif: bytes | None = None  # from the byte-order mark on; says upright, has no thumbnail
+    icc: bytes | None = None
+    dpi: tuple[float, float] | None = None
+    note: str | None = None  # what a user should know, such as "first of 12 frames"
+
+    @property
+    def height(self) -> int:
+        return self.pixels.shape[0]
+
+    @property
+    def width(self) -> int:
+        return self.pixels.shape[1]
+
+    @property
+    def bit_depth(self) -> int:
+        return 8 * self.pixels.itemsize
+
+    @property
+    def maximum(self) -> int:
+        return int(2**self.bit_depth - 1)
+
+
+def decode(encoded: bytes, *, max_pixels: int = MAX_PIXELS) -> Picture:
+    """The picture in the bytes of an image file, whatever the file's name says.
+
+    The EXIF orientation is applied, alpha is kept apart, CMYK becomes RGB through its profile, the
+    first frame stands for an animation, floats in 0..1 become 16 bits. Raises ImageError.
+    """
+    if not encoded:
+        raise ImageError("empty file")
+    kind = kinds.kind_of(encoded[: kinds.HEAD])
+    if kind is not None and not kinds.is_supported(kind):
+        raise ImageError(f"unsupported kind: {kind}")
+    with _in_own_words(kind):
+        if kind == "TIFF":
+            return _decoded_tiff(encoded, max_pixels)
+        image = _opened(encoded, kind or "TGA")  # the one format without a magic number
+        _check_size(*image.size, max_pixels)
+        exif = _exif_of(image)
+        planes = _planes(image, encoded)
+        note = _note(image)
+        return _picture(planes, str(image.format), image.info, exif=exif, note=note)
+
+
+def encode(
+    picture: Picture, *, format: str = "png", quality: int | None = None, metadata: bool = True
+) -> bytes:
+    """The bytes of an image file of one of FORMATS.
+
+    quality is 1 to 100: for jpeg 95 by default; webp is lossless without it; png and tiff always
+    are. metadata=False leaves EXIF, ICC profile and resolution out. Gray is stored as gray but for
+    webp, which knows colours only. Raises ImageError where the format cannot hold the picture.
+    """
+    _check_fits(picture, format)
+    planes = picture.pixels
+    if picture.alpha is not None:
+        planes = np.concatenate([planes, picture.alpha[..., None]], axis=2)
+    kept: dict[str, Any] = {}
+    if metadata:
+        kept = {"exif": picture.exif, "icc": picture.icc, "dpi": picture.dpi}
+    if format in ("png", "tiff"):
+        return getattr(writers, format)(planes, **kept)  # type: ignore[no-any-return]
+    options: dict[str, Any] = {"quality": quality or 95, "subsampling": 0}
+    if format == "webp":
+        # exact: keeps the colours below transparent pixels
+        options = {"quality": quality or 0, "lossless": quality is None, "method": 0, "exact": True}
+    renamed = {"exif": kept.get("exif"), "icc_profile": kept.get("icc"), "dpi": kept.get("dpi")}
+    options |= {key: value for key, value in renamed.items() if value is not None}
+    out = BytesIO()
+    squeezed = planes[..., 0] if planes.shape[2] == 1 else planes
+    Image.fromarray(np.ascontiguousarray(squeezed)).save(out, format, **options)
+    return out.getvalue()
+
+
+def format_for(picture: Picture, wanted: str) -> str:
+    """The one of FORMATS to write: "same" is the input's, or png where that is none of them."""
+    if wanted != "same":
+        return wanted
+    return picture.format.lower() if picture.format.lower() in FORMATS else "png"
+
+
+def suffix_of(format: str) -> str:
+    """What a file's name of this format ends with."""
+    return FORMATS[format]
+
+
+def to_floats(pixels: Pixels) -> Floats:
+    """Integers [H, W, C] -> float32 0..1."""
+    return pixels.astype(np.float32) / np.float32(np.iinfo(pixels.dtype).max)
+
+
+def to_pixels(floats: Floats, bit_depth: int) -> Pixels:
+    """float32 [H, W, C] -> the nearest integers of 8 or 16 bits, clipped to 0..1."""
+    scaled = np.clip(floats, 0, 1) * np.float32(2**bit_depth - 1)
+    return np.rint(scaled).astype(np.uint8 if bit_depth == 8 else np.uint16)
+
+
+def _check_fits(picture: Picture, format: str) -> None:
+    """ImageError where this format cannot hold this picture."""
+    if format not in FORMATS:
+        raise ImageError(f"unknown format {format!r}: choose among {', '.join(FORMATS)}")
+    if format in ("png", "tiff"):
+        return
+    if picture.bit_depth > 8:
+        raise ImageError(f"{format} holds 8 bits a channel, not 16: choose png or tiff")
+    if format == "jpeg" and picture.alpha is not None:
+        raise ImageError("jpeg holds no alpha: choose png, webp or tiff")
+    limit = {"webp": 16383, "jpeg": 65500}[format]
+    if max(picture.height, picture.width) > limit:
+        raise ImageError(f"{format} holds at most {limit} pixels a side: choose png or tiff")
+    if format == "jpeg" and len(picture.exif or b"") > 65000:
+        raise ImageError("the EXIF is too long for jpeg: choose another format, or no metadata")
+
+
+# What the decoders raise for damaged files, beside their own types: OSError and EOFError (cut off),
+# SyntaxError (Pillow: not this format), ValueError (also TiffFileError, zlib in Pillow's PNG),
+# struct.error, LookupError and TypeError (parsers running over the end), ArithmeticError (sizes of
+# zero, or that overflow), zlib.error, RuntimeError (libavif, libwebp and every imagecodecs error),
+# NotImplementedError (DDS), AttributeError and AssertionError (states that parsers thought
+# impossible), MemoryError (a size that the file only claims) and Pillow's own bomb alarm.
+_DECODER_ERRORS = (
+    OSError,
+    EOFError,
+    SyntaxError,
+    ValueError,
+    struct.error,
+    LookupError,
+    TypeError,
+    ArithmeticError,
+    zlib.error,
+    RuntimeError,
+    AttributeError,
+    AssertionError,
+    MemoryError,
+    ImageCms.PyCMSError,
+    Image.DecompressionBombError,
+)
+
+
+@contextmanager
+def _in_own_words(kind: str | None) -> Iterator[None]:
+    """Turns what decoders raise into an ImageError without addresses, offsets and file names."""
+    try:
+        yield
+    except ImageError:
+        raise
+    except _DECODER_ERRORS as error:
+        said = str(error).lower()
+        if kind is None:
+            words = "not an image"
+        elif "unsupported" in said or "cannot handle" in said or "not supported" in said:
+            words = f"unsupported variant of {kind}"
+        elif isinstance(error, Image.DecompressionBombError):
+            words = "too many pixels"
+        else:
+            words = f"truncated or damaged {kind}"
+        raise ImageError(words) from error
+
+
+def _opened(encoded: bytes, kind: str) -> ImageFile:
+    """Pillow's image with its header read, and nothing else.
+
+    Not through Image.open: that has one limit of pixels for the whole process, and tries decoders
+    that the content does not call for.
+    """
+    Image.init()
+    opener = Image.OPEN[kind][0]
+    return opener(BytesIO(encoded), "")
+
+
+def _check_size(width: int, height: int, max_pixels: int) -> None:
+    if width < 1 or height < 1:
+        raise ImageError("no pixels: the width or the height is zero")
+    if width * height > max_pixels:
+        raise ImageError(f"more than {max_pixels:,} pixels (the limit is --max-pixels)")
+
+
+def _planes(image: ImageFile, encoded: bytes) -> Planes:
+    """[H, W, N]: gray, gray and alpha, RGB, or RGB and alpha; not yet upright."""
+    if image.format in ("JPEG", "MPO"):
+        return _jpeg_planes(image, encoded)
+    if _is_deep(image, encoded):
+        return _deep_planes(str(image.format), encoded)
+    return _pillow_planes(image)
+
+
+def _jpeg_planes(image: ImageFile, encoded: bytes) -> Planes:
+    """By simplejpeg: the pixels of Pillow in a third of the time, and it notices cut files."""
+    colours = {"L": "GRAY", "RGB": "RGB", "CMYK": "CMYK"}[image.mode]
+    exact = {"colorspace": colours, "fastdct": False, "fastupsample": False}
+    try:
+        planes = simplejpeg.decode_jpeg(encoded, **exact)
+    except ValueError as error:
+        if "extraneous bytes before marker 0xd9" not in str(error):
+            raise
+        planes = simplejpeg.decode_jpeg(encoded, **exact, strict=False)  # stray bytes at the end
+    if colours == "CMYK":
+        inverted = Image.fromarray(255 - planes, "CMYK")  # as all of them are stored
+        return np.asarray(_to_rgb(inverted, image.info.get("icc_profile")))
+    return planes  # type: ignore[no-any-return]
+
+
+def _is_deep(image: ImageFile, encoded: bytes) -> bool:
+    """Whether the file holds more than 8 bits a channel, which Pillow would cut off silently."""
+    if image.mode.startswith("I"):
+        return False
+    if image.format == "JPEG2000":
+        start = encoded.find(b"\xff\x4f\xff\x51")  # start of codestream, SIZ
+        return (encoded[start + 42] & 0x7F) + 1 > 8
+    if image.format == "AVIF":
+        start = encoded.find(b"av1C")
+        return start > 0 and bool(encoded[start + 6] & 0x40)  # high_bitdepth
+    raw = image.tile[0].args if image.tile else ""
+    if image.format == "PPM":
+        return image.tile[0].codec_name == "ppm" and raw[1] > 255
+    return ";16" in str(raw[0] if isinstance(raw, tuple) else raw) and image.format != "BMP"
+
+
+def _deep_planes(format: str, encoded: bytes) -> Planes:
+    """16 bits a channel by imagecodecs; 9 to 15 bits are stretched to 16."""
+    if format not in ("PNG", "JPEG2000", "AVIF"):
+        raise ImageError(f"unsupported variant of {format}: 16 bits a channel")
+    codecs = _extra("imagecodecs", format)
+    reader = {"PNG": "png_decode", "JPEG2000": "jpeg2k_decode", "AVIF": "avif_decode"}[format]
+    planes = getattr(codecs, reader)(encoded)
+    bits = {"PNG": 16, "JPEG2000": 16, "AVIF": 10}[format]
+    return _stretched(planes.reshape(*planes.shape[:2], -1), bits)
+
+
+def _stretched(planes: Planes, bits: int) -> Planes:
+    """Values of 0 to 2^bits - 1 -> 0 to 65535, so that no two values fall together."""
+    if bits in (8, 16):
+        return planes
+    return (planes.astype(np.uint32) * 65535 // (2**bits - 1)).astype(np.uint16)
+
+
+def _extra(module: str, format: str) -> Any:
+    """An optional library; ImageError says how to get it."""
+    try:
+        return import_module(module)
+    except ImportError as error:
+        needs = f"16-bit colour in {format} files needs pip install 'denoise[formats]'"
+        raise ImageError(needs) from error
+
+
+def _pillow_planes(image: Image.Image) -> Planes:
+    """What Pillow decodes without loss, without palette and odd colour spaces."""
+    image.load()
+    mode, transparent = image.mode, image.has_transparency_data
+    if mode.startswith("I;16") or (mode == "I" and image.format == "PPM"):
+        gray = np.asarray(image).astype(np.uint16)[..., None]
+        if not transparent:
+            return gray
+        alpha = np.where(gray == image.info["transparency"], 0, 65535).astype(np.uint16)
+        return np.concatenate([gray, alpha], axis=2)
+    if mode == "I":
+        raise ImageError("unsupported: 32-bit integer or signed pixels")
+    if mode == "F":
+        return _from_floats(np.asarray(image)[..., None])
+    if mode in ("CMYK", "LAB"):
+        return np.asarray(_to_rgb(image, image.info.get("icc_profile")))
+    is_gray = mode in ("1", "L", "LA", "La")
+    plain = image.convert(("L" if is_gray else "RGB") + ("A" if transparent else ""))
+    planes = np.asarray(plain)
+    return planes.reshape(*planes.shape[:2], -1)
+
+
+def _to_rgb(image: Image.Image, icc: bytes | None) -> Image.Image:
+    """CMYK or LAB -> sRGB through the file's profile; CMYK by rule of thumb where it has none."""
+    srgb = ImageCms.createProfile("sRGB")
+    if image.mode == "LAB":
+        profile: Any = ImageCms.createProfile("LAB")
+    elif icc and icc[16:20] == b"CMYK":
+        profile = BytesIO(icc)
+    else:
+        return image.convert("RGB")
+    turned = ImageCms.profileToProfile(image, profile, srgb, outputMode="RGB")
+    assert turned is not None
+    return turned
+
+
+def _from_floats(floats: npt.NDArray[np.floating[Any]]) -> Planes:
+    """Floats of 0..1 -> 16 bits; ImageError for all others."""
+    if np.isnan(floats).any():
+        raise ImageError("not a number (NaN) among the float pixels")
+    if floats.size and (floats.min() < 0 or floats.max() > 1):
+        raise ImageError("unsupported: float pixels outside 0..1")
+    return np.rint(floats.astype(np.float64) * 65535).astype(np.uint16)
+
+
+def _decoded_tiff(encoded: bytes, max_pixels: int) -> Picture:
+    """TIFF by Pillow, and by tifffile where Pillow would cut 16 bits to 8 or not open it at all."""
+    tags = Image.Exif()
+    tags.load(encoded)  # EXIF has the form of a TIFF file
+    if _DNG_VERSION in tags or encoded[8:10] == b"CR" or tags.get(_SUBFILE_TYPE, 0) & 1:
+        raise ImageError("unsupported kind: camera raw")  # what comes first is a thumbnail
+    _check_size(tags[_WIDTH], tags[_HEIGHT], max_pixels)
+    for side in (_TILE_WIDTH, _TILE_HEIGHT):
+        _check_size(1, tags.get(side, 1), 1 << 16)
+    if _needs_tifffile(tags):
+        planes = _tifffile_planes(encoded)
+        resolution, unit = (tags.get(282), tags.get(283)), tags.get(296, 2)
+        info = {"icc_profile": tags.get(_ICC)}
+        if None not in resolution and unit in (2, 3):
+            scale = 1 if unit == 2 else 2.54
+            info["dpi"] = tuple(float(side) * scale for side in resolution)
+        return _picture(planes, "TIFF", info, exif=_exif_of_tiff(tags), note=None)
+    image = _opened(encoded, "TIFF")
+    _check_size(*image.size, max_pixels)
+    planes = _pillow_planes(image)
+    tags[_ORIENTATION] = 1  # Pillow has turned it already
+    return _picture(planes, "TIFF", image.info, exif=_exif_of_tiff(tags), note=_note(image))
+
+
+def _needs_tifffile(tags: Image.Exif) -> bool:
+    """Whether Pillow would lose something, silently."""
+    bits, samples = np.atleast_1d(tags.get(_BITS, 1)), tags.get(_SAMPLES, 1)
+    if bits.max() <= 8:
+        return False
+    simple = samples == 1 and tags.get(_PHOTOMETRIC) == 1  # gray, 0 is black
+    return not (simple and bits[0] in (16, 32))
+
+
+def _tifffile_planes(encoded: bytes) -> Planes:
+    """The first page, of any depth: gray or RGB, with or without alpha."""
+    tifffile = _extra("tifffile", "TIFF")
+    _extra("imagecodecs", "TIFF")
+    with tifffile.TiffFile(BytesIO(encoded)) as file:
+        page = file.pages[0]
+        if page.photometric not in (0, 1, 2) or page.sampleformat not in (1, 3):
+            raise ImageError("unsupported variant of TIFF: deep pixels neither gray nor RGB")
+        planes = page.asarray(maxworkers=1)
+        if page.axes == "SYX":
+            planes = np.moveaxis(planes, 0, 2)
+        elif page.axes not in ("YX", "YXS"):
+            raise ImageError("unsupported variant of TIFF: not a flat image")
+        colours = 3 if page.photometric == 2 else 1
+        if 1 in page.extrasamples or page.samplesperpixel not in (colours, colours + 1):
+            raise ImageError("unsupported variant of TIFF: multiplied alpha or more than one")
+    planes = planes.reshape(*planes.shape[:2], -1)
+    if planes.dtype.kind == "f":
+        return _from_floats(planes)
+    if planes.dtype not in (np.uint8, np.uint16):
+        raise ImageError("unsupported: 32-bit integer or signed pixels")
+    planes = _stretched(planes, page.bitspersample)
+    if page.photometric == 0:  # 0 is white
+        planes[..., 0] = np.iinfo(planes.dtype).max - planes[..., 0]
+    return np.ascontiguousarray(planes)
+
+
+def _exif_of_tiff(tags: Image.Exif) -> bytes | None:
+    """What a TIFF's tags say about the photograph, as EXIF."""
+    kept = Image.Exif()
+    for tag in writers.DESCRIPTIVE_TAGS & set(tags):
+        kept[tag] = tags[tag]
+    for folder in writers.EXIF_FOLDERS:
+        if folder in tags and (inner := tags.get_ifd(folder)):
+            kept.get_ifd(folder).update(inner)
+            kept[folder] = dict(inner)
+    return exif_.without_prefix(kept.tobytes()) if len(kept) else None
+
+
+def _exif_of(image: Image.Image) -> bytes | None:
+    """Raw EXIF from wherever the format keeps it."""
+    exif = image.info.get("exif")
+    if raw := image.info.get("Raw profile type exif"):  # ImageMagick's PNG: lines of hexadecimals
+        exif = exif or bytes.fromhex("".join(raw.split("\n")[3:]))
+    return exif_.without_prefix(exif) if exif else None
+
+
+def _note(image: ImageFile) -> str | None:
+    """What of the file is not in the picture."""
+    try:
+        frames = getattr(image, "n_frames", 1)
+    except _DECODER_ERRORS:  # a later frame is damaged: the first is good
+        frames = 0
+    if frames == 0:
+        return "first of several frames"
+    return f"first of {frames} frames" if frames > 1 else None
+
+
+def _picture(
+    planes: Planes, format: str, info: dict[Any, Any], *, exif: bytes | None, note: str | None
+) -> Picture:
+    """Planes as they lie in the file, and what is known of them -> the upright Picture."""
+    dpi = _plausible_dpi(info.get("dpi"))
+    if exif:
+        try:
+            orientation = exif_.orientation_of(exif)
+            planes = _turned(planes, orientation)
+            exif = exif_.upright(exif, planes.shape[1], planes.shape[0])
+            dpi = dpi[::-1] if dpi and orientation > 4 else dpi
+        except (ValueError, struct.error):
+            exif, note = None, "; ".join(filter(None, [note, "unreadable EXIF left out"]))
+    icc = info.get("icc_profile")
+    if icc and icc[16:20] not in (b"RGB ", b"GRAY"):
+        icc = None  # the pixels were converted
+    colours = planes.shape[2] - 1 + planes.shape[2] % 2
+    return Picture(
+        pixels=np.ascontiguousarray(planes[..., :colours]),
+        alpha=np.ascontiguousarray(planes[..., -1]) if planes.shape[2] % 2 == 0 else None,
+        format="JPEG" if format == "MPO" else format,
+        exif=exif,
+        icc=icc or None,
+        dpi=dpi,
+        note=note,
+    )
+
+
+def _turned(planes: Planes, orientation: int) -> Planes:
+    """As the EXIF orientation says the picture is to be looked at."""
+    if orientation > 4:
+        planes = planes.swapaxes(0, 1)  # 5: mirrored at the diagonal
+        orientation = {5: 1, 6: 2, 7: 3, 8: 4}[orientation]
+    return {1: planes, 2: planes[:, ::-1], 3: planes[::-1, ::-1], 4: planes[::-1]}[orientation]
+
+
+def _plausible_dpi(dpi: Any) -> tuple[float, float] | None:
+    """Two positive numbers, or None for what files claim besides."""
+    try:
+        x, y = float(dpi[0]), float(dpi[1])
+    except (TypeError, ValueError, IndexError, ZeroDivisionError):
+        return None
+    return (x, y) if 0 < x < 1e6 and 0 < y < 1e6 else None
+
+
+# TIFF's tags, by number
+_SUBFILE_TYPE, _WIDTH, _HEIGHT, _BITS, _PHOTOMETRIC, _SAMPLES = 254, 256, 257, 258, 262, 277
+_ORIENTATION, _TILE_WIDTH, _TILE_HEIGHT, _ICC, _DNG_VERSION = 274, 322, 323, 34675, 50706

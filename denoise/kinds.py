@@ -1,0 +1,69 @@
+"""What a file is, by its first bytes and never by its name."""
+
+import re
+
+# What is decoded, by Pillow's names. Nothing that starts other programs (EPS) or only looks like an
+# image (HDF5, GRIB) stands here.
+_MAGIC = {
+    "JPEG": rb"\xff\xd8\xff",
+    "PNG": rb"\x89PNG\r\n\x1a\n",
+    "WEBP": rb"RIFF....WEBP",
+    "TIFF": rb"II[\x2a\x2b]\x00|MM\x00[\x2a\x2b]",
+    "GIF": rb"GIF8[79]a",
+    "BMP": rb"BM.{12}[\x0c\x28\x34\x38\x40\x6c\x7c]\x00\x00\x00",
+    "AVIF": rb"....ftypavi[fs]|....ftypmi[fa][1f].{4,20}avif",
+    "JPEG2000": rb"\x00\x00\x00\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51",
+    "PPM": rb"P[1-6][\s#]+[\d#]",
+    "QOI": rb"qoif",
+    "ICO": rb"\x00\x00\x01\x00[\x01-\xff]\x00",
+    "PCX": rb"\x0a[\x00\x02-\x05]\x01[\x01\x02\x04\x08]",
+    "SGI": rb"\x01\xda[\x00\x01][\x01\x02]",
+    "SUN": rb"\x59\xa6\x6a\x95",
+    "DDS": rb"DDS \x7c\x00\x00\x00",
+}
+_UNSUPPORTED_IMAGE = {
+    "SVG": rb"\s*<(svg|[?!].*?<svg)[\s>]",
+    "PSD": rb"8BPS",
+    "HEIC": rb"....ftyp(hei[cxms]|hev[cxms]|mif1|msf1)",
+    "camera raw": rb"....ftypcrx |II\x2a\x00.{4}CR\x02|II\x1a\x00\x00\x00HEAPCCDR|FUJIFILMCCD-RAW"
+    rb"|IIU\x00|IIR[OS]|MMOR",
+    "JPEG XL": rb"\x00\x00\x00\x0cJXL |\xff\x0a",
+    "OpenEXR": rb"\x76\x2f\x31\x01",
+    "Radiance HDR": rb"#\?R(ADIANCE|GBE)",
+    "EPS": rb"%!PS|\xc5\xd0\xd3\xc6",
+    "XCF": rb"gimp xcf",
+    "DICOM": rb".{128}DICM",
+}
+_UNSUPPORTED = {
+    "PDF": rb"%PDF",
+    "video": rb"....ftyp|....moov|RIFF....AVI |\x1aE\xdf\xa3|FLV\x01|\x00\x00\x01[\xb3\xba]|OggS"
+    rb"|\x30\x26\xb2\x75\x8e\x66\xcf\x11",
+}
+IMAGE_SUFFIXES = frozenset(
+    ".jpg .jpeg .jpe .jfif .png .webp .tif .tiff .gif .bmp .dib .avif .jp2 .j2k .jpx .ppm .pgm .pbm"
+    " .pnm .qoi .ico .pcx .sgi .ras .dds .tga .svg .psd .heic .heif .jxl".split()
+)
+HEAD = 512  # bytes that suffice for every function of this module
+
+
+def kind_of(head: bytes) -> str | None:
+    """The name of what starts with these bytes, such as "JPEG"; None where nothing is known.
+
+    Formats without a magic number (TGA) are None too.
+    """
+    for known in (_MAGIC, _UNSUPPORTED_IMAGE, _UNSUPPORTED):
+        for kind, magic in known.items():
+            if re.match(magic, head[:HEAD], re.DOTALL):
+                return kind
+    return None
+
+
+def is_supported(kind: str) -> bool:
+    """Whether image.decode knows what to do with it."""
+    return kind in _MAGIC
+
+
+def looks_like_image(head: bytes) -> bool:
+    """Whether the content is that of an image, one that cannot be decoded here included."""
+    kind = kind_of(head)
+    return kind in _MAGIC or kind in _UNSUPPORTED_IMAGE
