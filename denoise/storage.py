@@ -193,6 +193,16 @@ def remove(uri: str) -> None:
         _ask(fs, uri, fs.rm, path, recursive=True)
 
 
+def arrow_filesystem(uri: str) -> tuple[Any, str]:
+    """A URI as Ray Train takes it: pyarrow's file system, None for this machine's, and the path."""
+    fs, path = _filesystem(uri)
+    if _is_disk(fs):
+        return None, str(path)
+    from pyarrow.fs import FSSpecHandler, PyFileSystem
+
+    return PyFileSystem(FSSpecHandler(fs)), str(path)
+
+
 def check_writable(folder: str) -> None:
     """Raises SettingsError where nothing can be written below a folder: it tries."""
     trial = join(folder, f".denoise-{uuid4().hex}")
