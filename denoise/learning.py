@@ -1,0 +1,344 @@
+"""The training loop of one worker: patches in, a state to save every so often out.
+
+Shapes: clean, noisy [N, 3, P, P] float32 on the device; sigma [N].
+"""
+
+import copy
+import math
+import resource
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from denoise.metrics import psnr
+from denoise.model import UNTOLD, device
+from denoise.noise import add_noise, seed_of
+from denoise.patches import Patches, Photo, Recipe, Sampler
+
+LOG_EVERY = 20  # steps between records
+WARM_UP = 100  # steps in which the learning rate rises to its height
+WEIGHT_DECAY = 1e-4
+CLIP_NORM = 1.0
+AVERAGE_DECAY = 0.999  # of the weights' moving average, which is what is validated and kept
+VALIDATION_SIDE = 256  # photos are validated on their middle
+VALIDATION_PHOTOS = 32
+
+Record = dict[str, float]
+State = dict[str, Any]
+
+
+class Diverged(ArithmeticError):
+    """The loss is no number any more."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """Which worker this is, of how many."""
+
+    rank: int = 0
+    world: int = 1
+
+
+@dataclass
+class Learner:
+    """What training changes: saved whole, it goes on as if nothing had been."""
+
+    model: nn.Module
+    average: nn.Module  # moving average of the weights
+    optimizer: torch.optim.Optimizer
+    step: int = 0  # the next one
+    best: float = -math.inf  # PSNR in dB
+    worse: int = 0  # validations since the best one
+    history: list[Record] = field(default_factory=list)
+
+    def state(self) -> State:
+        return {
+            "model": self.model.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "rest": {key: getattr(self, key) for key in ("step", "best", "worse", "history")},
+        }
+
+    def restore(self, state: State) -> None:
+        for key in ("model", "average", "optimizer"):
+            getattr(self, key).load_state_dict(state[key])
+        for key, value in state["rest"].items():
+            setattr(self, key, value)
+
+
+def learn(
+    recipe: Recipe,
+    model: nn.Module,
+    sampler: Sampler,
+    validation: Sequence[Photo],
+    save: Callable[[Learner], None],
+    **options: Any,
+) -> Learner:
+    """Trains until the last step, or until validation has not improved for `patience` times.
+
+    `save` is called on every worker after each validation. Options: `state` to go on from, `share`,
+    `compiled`, `tell` (called with each record). Raises Diverged with the step and the paths.
+    """
+    share: Share = options.get("share", Share())
+    learner = learner_of(recipe, model, options.get("state"))
+    network = parallel(learner.model, share, compiled=options.get("compiled", False))
+    judge = Judge(recipe, validation, share)
+    log = Log(recipe, sampler, share, options.get("tell", lambda record: None))
+    batches = log.timed(ahead(parts(recipe, sampler, share, learner.step)))
+    for step in range(learner.step, recipe.steps):
+        if recipe.patience and learner.worse >= recipe.patience:
+            break
+        set_learning_rate(learner.optimizer, recipe, step)
+        loss = backward(network, recipe, batches)
+        nn.utils.clip_grad_norm_(learner.model.parameters(), CLIP_NORM)
+        learner.optimizer.step()
+        follow(learner.average, learner.model, step)
+        learner.step = step + 1
+        log.count(loss)
+        is_last = learner.step == recipe.steps
+        if learner.step % recipe.save_every == 0 or is_last:
+            quality = judge.psnr_of(learner.average)
+            learner.history.append(log.record(learner, quality))
+            learner.worse = 0 if quality > learner.best else learner.worse + 1
+            learner.best = max(quality, learner.best)
+            save(learner)
+        elif learner.step % LOG_EVERY == 0:
+            learner.history.append(log.record(learner))
+    return learner
+
+
+def learner_of(recipe: Recipe, model: nn.Module, state: State | None) -> Learner:
+    """The network on its device, its average and its optimizer, fresh or as they were saved."""
+    model = model.to(device(), memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    average = copy.deepcopy(model).eval().requires_grad_(False)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), recipe.learning_rate, weight_decay=WEIGHT_DECAY, foreach=True
+    )
+    learner = Learner(model, average, optimizer)
+    if state:
+        learner.restore(state)
+    return learner
+
+
+def parallel(model: nn.Module, share: Share, *, compiled: bool) -> nn.Module:
+    """The network as its workers train it together."""
+    network: nn.Module = torch.compile(model) if compiled else model  # type: ignore[assignment]
+    if share.world == 1:
+        return network
+    # find_unused_parameters: buckets keep their first order. In one found at run time, a restarted
+    # run would add up the gradients of three and more workers in another order.
+    return DistributedDataParallel(network, find_unused_parameters=True)
+
+
+def parts(recipe: Recipe, sampler: Sampler, share: Share, first: int) -> Iterator[Patches]:
+    """This worker's share of each batch, in as many parts as are accumulated."""
+    each = recipe.batch_size // share.world
+    part = each // recipe.accumulate
+    for step in range(first, recipe.steps):
+        start = step * recipe.batch_size + share.rank * each
+        for k in range(recipe.accumulate):
+            yield sampler.patches(start + k * part, part)
+
+
+def backward(network: nn.Module, recipe: Recipe, batches: Iterator[Patches]) -> Tensor:
+    """The loss of one step, its gradients left in the parameters."""
+    network.zero_grad()
+    total = torch.zeros((), device=device())
+    for part in range(recipe.accumulate):
+        clean, noisy, sigma = pairs_of(next(batches))
+        if isinstance(network, DistributedDataParallel):
+            network.require_backward_grad_sync = part == recipe.accumulate - 1
+        with torch.autocast(device().type, torch.bfloat16, enabled=device().type == "cuda"):
+            denoised = network(noisy, sigma)
+        loss = loss_of(recipe, denoised.float(), clean) / recipe.accumulate
+        loss.backward()  # type: ignore[no-untyped-call]
+        total += loss.detach()
+    return total
+
+
+def pairs_of(patches: Patches) -> tuple[Tensor, Tensor, Tensor]:
+    """Clean and noisy patches and the level the network is told, on the device."""
+    where = device()
+    pixels = torch.from_numpy(patches.pixels).to(where, non_blocking=True)  # [N, P, P, C]
+    floats = pixels.permute(0, 3, 1, 2).float() / 255  # [N, C, P, P], channels last in memory
+    if floats.shape[1] == 6:  # the pairs are fixed
+        return floats[:, :3], floats[:, 3:], torch.full((len(floats),), UNTOLD, device=where)
+    gray, clipped, told = (
+        torch.from_numpy(flags).to(where) for flags in (patches.gray, patches.clipped, patches.told)
+    )
+    sigma = torch.from_numpy(patches.sigma).to(where)
+    clean = torch.where(each(gray), floats.mean(1, keepdim=True), floats)
+    noise = torch.where(each(gray), noise_of(patches, 1), noise_of(patches, 3))
+    noisy = clean + each(sigma) * noise
+    stored = torch.round(noisy.clamp(0, 1) * 255) / 255
+    return clean, torch.where(each(clipped), stored, noisy), torch.where(told, sigma, UNTOLD)
+
+
+def noise_of(patches: Patches, channels: int) -> Tensor:
+    """[N, channels, P, P] standard normal, each sample from its own seed."""
+    side = patches.pixels.shape[1]
+    generator = torch.Generator(device())
+    return torch.stack(
+        [
+            torch.randn(
+                (channels, side, side), generator=generator.manual_seed(seed), device=device()
+            )
+            for seed in patches.seeds.tolist()
+        ]
+    ).contiguous(memory_format=torch.channels_last)
+
+
+def each(values: Tensor) -> Tensor:
+    """[N] -> [N, 1, 1, 1]."""
+    return values[:, None, None, None]
+
+
+def loss_of(recipe: Recipe, denoised: Tensor, clean: Tensor) -> Tensor:
+    if recipe.loss == "l1":
+        return F.l1_loss(denoised, clean)
+    if recipe.loss == "mse":
+        return F.mse_loss(denoised, clean)
+    return torch.sqrt((denoised - clean) ** 2 + 1e-6).mean()  # Charbonnier et al. 1994
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, recipe: Recipe, step: int) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate_at(recipe, step)
+
+
+def learning_rate_at(recipe: Recipe, step: int) -> float:
+    """A straight rise, then half a cosine down to 1 % at the last step."""
+    rise = min(1.0, (step + 1) / min(WARM_UP, recipe.steps))
+    fall = 0.505 + 0.495 * math.cos(math.pi * step / recipe.steps)
+    return recipe.learning_rate * rise * fall
+
+
+@torch.no_grad()
+def follow(average: nn.Module, model: nn.Module, step: int) -> None:
+    """Moves the average a little towards the weights, faster in the beginning."""
+    decay = min(AVERAGE_DECAY, (1 + step) / (10 + step))
+    torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
+
+
+class Judge:
+    """Measures a network on the same noisy middles of the same photos every time."""
+
+    def __init__(self, recipe: Recipe, photos: Sequence[Photo], share: Share) -> None:
+        sigma = sum(recipe.sigmas) / 2
+        mine = list(photos)[:VALIDATION_PHOTOS][share.rank :: share.world]
+        self.pairs = [self._pair(photo, sigma, recipe.seed) for photo in mine]
+        self.share = share
+
+    @torch.no_grad()
+    def psnr_of(self, model: nn.Module) -> float:
+        """The mean PSNR in dB over all workers' photos, of integers as they would be stored."""
+        total = torch.zeros(2, dtype=torch.float64, device=device())
+        untold = torch.tensor([UNTOLD], device=device())
+        for noisy, clean in self.pairs:
+            denoised = model(noisy.to(device()), untold).float().clamp(0, 1)
+            stored = torch.round(denoised * 255) / 255
+            error = F.mse_loss(stored.double(), clean.to(device()).double())
+            total += torch.tensor([psnr(float(error)), 1.0], device=device())
+        summed, count = added(total, self.share).tolist()
+        return min(summed / count, 120.0) if count else 0.0  # JSON knows no infinity
+
+    @staticmethod
+    def _pair(photo: Photo, sigma: float, seed: int) -> tuple[Tensor, Tensor]:
+        height, width, channels = photo.pixels.shape
+        top, left = (max(0, (side - VALIDATION_SIDE) // 2) for side in (height, width))
+        middle = photo.pixels[top : top + VALIDATION_SIDE, left : left + VALIDATION_SIDE]
+        floats = middle.astype(np.float32) / np.float32(255)
+        if channels == 6:
+            return to_batch(floats[..., 3:]), to_batch(floats[..., :3])
+        noisy = add_noise(floats, sigma=sigma, seed=seed_of(photo.path, seed))
+        stored = np.rint(np.clip(noisy, 0, 1) * 255) / 255
+        return to_batch(stored), to_batch(floats)
+
+
+def to_batch(floats: Any) -> Tensor:
+    """[H, W, C] -> [1, C, H, W]"""
+    return torch.from_numpy(np.ascontiguousarray(floats, np.float32)).permute(2, 0, 1)[None]
+
+
+def added(values: Tensor, share: Share) -> Tensor:
+    """The sum over all workers."""
+    if share.world > 1:
+        dist.all_reduce(values)
+    return values
+
+
+class Log:
+    """Turns losses and times into a record every so often; finds out when a loss is no number."""
+
+    def __init__(
+        self, recipe: Recipe, sampler: Sampler, share: Share, tell: Callable[[Record], None]
+    ) -> None:
+        self.recipe, self.sampler, self.share, self.tell = recipe, sampler, share, tell
+        self.losses: list[Tensor] = []
+        self.began, self.waited = time.monotonic(), 0.0
+
+    def timed(self, batches: Iterator[Patches]) -> Iterator[Patches]:
+        """The batches, with the time spent waiting for each."""
+        while True:
+            start = time.monotonic()
+            batch = next(batches, None)
+            self.waited += time.monotonic() - start
+            if batch is None:
+                return
+            yield batch
+
+    def count(self, loss: Tensor) -> None:
+        self.losses.append(loss)
+
+    def record(self, learner: Learner, quality: float | None = None) -> Record:
+        """What has been since the last record. Raises Diverged."""
+        losses = (added(torch.stack(self.losses), self.share) / self.share.world).tolist()
+        self._check(losses, learner.step - len(losses))
+        spent = time.monotonic() - self.began
+        record = {
+            "step": learner.step,
+            "loss": sum(losses) / len(losses),
+            "learning_rate": learning_rate_at(self.recipe, learner.step - 1),
+            "images_per_second": len(losses) * self.recipe.batch_size / spent,
+            "data_wait": self.waited / spent,  # share of the time
+            "memory_gib": memory_gib(),
+        } | ({} if quality is None else {"psnr": quality})
+        self.losses, self.began, self.waited = [], time.monotonic(), 0.0
+        self.tell(record)
+        return record
+
+    def _check(self, losses: list[float], first: int) -> None:
+        for step, loss in enumerate(losses, first):
+            if not math.isfinite(loss):
+                batch = self.sampler.patches(step * self.recipe.batch_size, self.recipe.batch_size)
+                paths = ", ".join(sorted(set(batch.paths)))
+                raise Diverged(
+                    f"the loss was {loss} at step {step}; its batch came from {paths}; "
+                    "a lower --learning-rate may help"
+                )
+
+
+def memory_gib() -> float:
+    """The most memory this worker has held: of the GPU where it has one."""
+    if device().type == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def ahead(batches: Iterator[Patches], depth: int = 4) -> Iterator[Patches]:
+    """The same batches, made by a thread while the network computes."""
+    with ThreadPoolExecutor(1) as thread:
+        ready = deque(thread.submit(next, batches, None) for _ in range(depth))
+        while (batch := ready.popleft().result()) is not None:
+            ready.append(thread.submit(next, batches, None))
+            yield batch

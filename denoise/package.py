@@ -1,0 +1,133 @@
+"""A model package: a folder with weights, config.json and a model card, saved and loaded.
+
+model.safetensors   the weights, in half or single precision
+config.json         what builds the network again, how it was trained, the digest of the weights
+README.md           the model card
+
+config.json is written last, so a folder that has one is whole; it names the weights' SHA-256, so a
+folder whose weights are not the ones it was saved with is refused. Nothing is unpickled.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as tensors_of
+from safetensors.torch import save as bytes_of
+from torch import nn
+
+from denoise import storage
+from denoise.model import build
+from denoise.storage import SettingsError, join
+
+SHIPPED = Path(__file__).parent / "models"
+
+
+@dataclass(frozen=True)
+class Package:
+    """A network ready to run, and what is known of it."""
+
+    name: str
+    digest: str  # SHA-256 of model.safetensors
+    model: nn.Module  # in evaluation mode, on the CPU
+    config: dict[str, Any]
+
+    @property
+    def id(self) -> str:
+        """How tables name it."""
+        return f"{self.name}@{self.digest[:12]}"
+
+
+def save(uri: str, model: nn.Module, fields: Mapping[str, Any], *, half: bool = False) -> str:
+    """Writes a package, config.json last, and returns the digest of its weights.
+
+    `fields` has at least `architecture`, and `card`, the text of README.md, which goes there alone.
+    """
+    kind = torch.float16 if half else torch.float32
+    weights = {name: value.to(kind).contiguous() for name, value in model.state_dict().items()}
+    encoded = bytes_of(weights)
+    config = {key: value for key, value in fields.items() if key != "card"}
+    config |= {
+        "arguments": model.arguments,
+        "parameters": sum(weight.numel() for weight in weights.values()),
+        "macs_per_pixel": round(float(model.macs_per_pixel)),  # type: ignore[arg-type]
+        "precision": "float16" if half else "float32",
+        "digest": sha256(encoded).hexdigest(),
+    }
+    storage.write(join(uri, "model.safetensors"), encoded)
+    storage.write(join(uri, "README.md"), str(fields.get("card", "")).encode())
+    storage.write(join(uri, "config.json"), (json.dumps(config, indent=2) + "\n").encode())
+    return str(config["digest"])
+
+
+def load(name_or_uri: str) -> Package:
+    """A shipped package by its name, or one at any URI. Raises SettingsError with the reason."""
+    uri = uri_of(name_or_uri)
+    config = _config(uri, name_or_uri)
+    encoded = _read(join(uri, "model.safetensors"), name_or_uri)
+    digest = sha256(encoded).hexdigest()
+    if digest != config["digest"]:
+        raise SettingsError(
+            f"model {storage.shown(name_or_uri)}: the weights are not the ones it was saved with "
+            f"(SHA-256 {digest[:12]}, config.json says {str(config['digest'])[:12]})"
+        )
+    name = uri.rstrip("/").rsplit("/", 1)[-1]
+    return Package(name, digest, _network(config, encoded, name_or_uri), config)
+
+
+def uri_of(name_or_uri: str) -> str:
+    """Where a package lies: beside this module if it is a shipped one's name."""
+    if name_or_uri in shipped_names():
+        return str(SHIPPED / name_or_uri)
+    return storage.absolute(name_or_uri)
+
+
+def shipped_names() -> list[str]:
+    return sorted(place.parent.name for place in SHIPPED.glob("*/config.json"))
+
+
+def shipped() -> list[dict[str, Any]]:
+    """The config of each shipped package, with its `name`; no weights are loaded."""
+    return [
+        {"name": name} | json.loads((SHIPPED / name / "config.json").read_bytes())
+        for name in shipped_names()
+    ]
+
+
+def _config(uri: str, asked: str) -> dict[str, Any]:
+    encoded = _read(join(uri, "config.json"), asked)
+    try:
+        config: dict[str, Any] = json.loads(encoded)
+        missing = [key for key in ("architecture", "arguments", "digest") if key not in config]
+    except (ValueError, TypeError) as error:
+        raise SettingsError(f"model {storage.shown(asked)}: config.json is no JSON") from error
+    if missing:
+        raise SettingsError(f"model {storage.shown(asked)}: config.json has no {missing[0]}")
+    return config
+
+
+def _read(uri: str, asked: str) -> bytes:
+    try:
+        return storage.read(uri)
+    except OSError as error:
+        name = uri.rsplit("/", 1)[-1]
+        raise SettingsError(
+            f"model {storage.shown(asked)}: cannot read {name}: {storage.words_of(error)}; a model "
+            f"is a shipped one ({', '.join(shipped_names())}) or the URI of a package folder"
+        ) from error
+
+
+def _network(config: Mapping[str, Any], encoded: bytes, asked: str) -> nn.Module:
+    try:
+        model = build(config["architecture"], config["arguments"])
+        weights = tensors_of(encoded)
+        model.load_state_dict({name: weight.float() for name, weight in weights.items()})
+    except (ValueError, RuntimeError, SafetensorError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise SettingsError(f"model {storage.shown(asked)}: {reason}") from error
+    return model.eval()
