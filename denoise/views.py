@@ -1,0 +1,167 @@
+"""Pictures of pictures: what the report and the demo show of an image, side by side.
+
+Pixels come as [H, W, C] integers or floats on 0..1 (C 1 or 3); panels are [H, W, C] uint8 of one
+size, so sixteen bits are shown as eight.
+"""
+
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+Pixels = NDArray[Any]
+Panels = dict[str, NDArray[np.uint8]]
+
+DIFFERENCE_GAIN = 4  # differences are small; shown as they are, they would be invisible
+_WHOLE_SIDE = 480  # pixels of the longer side of a panel that shows the whole image
+_CROP_SIDE = 176  # pixels of a panel that shows every pixel
+_WHOLE_BYTES = 220_000  # of all panels of one image: ten images stay far below 10 MB
+_SHEET_SIDE = 320
+_MARGIN, _LINE = 8, 20  # pixels of a contact sheet
+
+
+@dataclass(frozen=True)
+class View:
+    """One image, drawn: each panel whole (scaled down) and a crop of it, as `data:` URIs."""
+
+    path: str
+    height: int
+    width: int
+    psnr_noisy: float | None
+    psnr: float | None
+    wholes: dict[str, str]
+    crops: dict[str, str]
+    crop: tuple[int, int, int, int]  # left, top, width, height
+
+
+@dataclass(frozen=True)
+class SheetRow:
+    """One line of a contact sheet."""
+
+    path: str
+    clean: Pixels
+    noisy: Pixels
+    denoised: Pixels
+    psnr_noisy: float
+    psnr: float
+
+
+def panels_of(clean: Pixels | None, noisy: Pixels | None, denoised: Pixels | None) -> Panels:
+    """What is shown of an image: clean | noisy | denoised | difference, as far as they are known.
+
+    The difference is denoised (else noisy) less clean; without a clean image, what was removed.
+    """
+    known = {"clean": clean, "noisy": noisy, "denoised": denoised}
+    panels = {name: _eight_bits(pixels) for name, pixels in known.items() if pixels is not None}
+    if "clean" in panels and len(panels) > 1:
+        result = panels.get("denoised", panels.get("noisy"))
+        panels["difference"] = _difference(result, panels["clean"])
+    elif "noisy" in panels and "denoised" in panels:
+        panels["removed"] = _difference(panels["noisy"], panels["denoised"])
+    return panels
+
+
+def view_of(about: Mapping[str, Any], panels: Panels) -> View:
+    """Draws an image; `about` is its row of the table."""
+    height, width = next(iter(panels.values())).shape[:2]
+    left, top, right, bottom = _crop_box(panels, height, width)
+    crops = {
+        name: _data_uri(_encoded(Image.fromarray(_flat(panel[top:bottom, left:right])), "PNG"))
+        for name, panel in panels.items()
+    }
+    return View(
+        path=about["path"],
+        height=height,
+        width=width,
+        psnr_noisy=about.get("psnr_noisy"),
+        psnr=about.get("psnr"),
+        wholes=_wholes(panels),
+        crops=crops,
+        crop=(left, top, right - left, bottom - top),
+    )
+
+
+def contact_sheet(rows: Sequence[SheetRow], *, side: int = _SHEET_SIDE) -> bytes:
+    """A PNG of one line an image: clean, noisy, denoised, labelled with their PSNR."""
+    font = ImageFont.load_default(13)
+    cell = (side + _MARGIN, side + _LINE + _MARGIN)
+    sheet = Image.new("RGB", (3 * cell[0] + _MARGIN, len(rows) * cell[1] + _MARGIN), "white")
+    pen = ImageDraw.Draw(sheet)
+    for line, row in enumerate(rows):
+        labels = (
+            row.path,
+            f"noisy {row.psnr_noisy:.2f} dB",
+            f"denoised {row.psnr:.2f} dB ({row.psnr - row.psnr_noisy:+.2f})",
+        )
+        panels = (row.clean, row.noisy, row.denoised)
+        for column, (label, pixels) in enumerate(zip(labels, panels, strict=True)):
+            left, top = _MARGIN + column * cell[0], _MARGIN + line * cell[1]
+            panel = Image.fromarray(_flat(_eight_bits(pixels)))
+            panel.thumbnail((side, side), Image.Resampling.LANCZOS)
+            pen.text((left, top), label[-52:], fill="black", font=font)
+            sheet.paste(panel, (left, top + _LINE))
+    return _encoded(sheet, "PNG")
+
+
+def _eight_bits(pixels: Pixels) -> NDArray[np.uint8]:
+    if pixels.dtype == np.uint16:
+        return (pixels >> 8).astype(np.uint8)
+    if pixels.dtype == np.float32:
+        return np.rint(np.clip(pixels, 0, 1) * 255).astype(np.uint8)
+    return pixels.astype(np.uint8, copy=False)
+
+
+def _difference(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """a - b, enlarged, about a middle gray."""
+    step = a.astype(np.int16) - b
+    return np.clip(128 + DIFFERENCE_GAIN * step, 0, 255).astype(np.uint8)
+
+
+def _crop_box(panels: Panels, height: int, width: int) -> tuple[int, int, int, int]:
+    """The square in which most is wrong; the middle where nobody knows."""
+    side_h, side_w = min(_CROP_SIDE, height), min(_CROP_SIDE, width)
+    rows, columns = height // side_h, width // side_w
+    if "difference" not in panels:
+        row, column = rows // 2, columns // 2
+    else:
+        inner = panels["difference"][: rows * side_h, : columns * side_w]
+        wrong = np.abs(inner.astype(np.int16) - 128)
+        blocks = wrong.reshape(rows, side_h, columns, side_w, -1).mean((1, 3, 4))
+        row, column = divmod(int(blocks.argmax()), columns)
+    top, left = row * side_h, column * side_w
+    return left, top, left + side_w, top + side_h
+
+
+def _wholes(panels: Panels) -> dict[str, str]:
+    """The panels as JPEG, made smaller until they fit: a report stays under 10 MB, always."""
+    side = float(_WHOLE_SIDE)
+    while True:
+        encoded = {}
+        for name, panel in panels.items():
+            whole = Image.fromarray(_flat(panel))
+            whole.thumbnail((side, side), Image.Resampling.LANCZOS, reducing_gap=2.0)
+            encoded[name] = _encoded(whole, "JPEG", quality=85)
+        if sum(map(len, encoded.values())) <= _WHOLE_BYTES or side < 64:
+            return {name: _data_uri(content) for name, content in encoded.items()}
+        side *= 0.8
+
+
+def _flat(panel: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """[H, W] for gray, as Pillow wants it."""
+    return np.ascontiguousarray(panel[..., 0] if panel.shape[2] == 1 else panel)
+
+
+def _encoded(image: Image.Image, form: str, **options: Any) -> bytes:
+    buffer = BytesIO()
+    image.save(buffer, form, optimize=True, **options)
+    return buffer.getvalue()
+
+
+def _data_uri(content: bytes) -> str:
+    kind = "png" if content.startswith(b"\x89PNG") else "jpeg"
+    return f"data:image/{kind};base64,{b64encode(content).decode()}"

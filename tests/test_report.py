@@ -1,0 +1,230 @@
+"""The report: its numbers are the table's, its page is small, harmless and works in a browser."""
+
+import json
+import re
+import shutil
+from html import unescape
+from io import BytesIO
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from denoise import storage, tables
+from denoise.metrics import mse, psnr
+from denoise.report import ReportConfig, report
+from denoise.views import SheetRow, contact_sheet
+
+NASTY = "<b onclick=alert(1)>&\"'.png"
+
+
+def png(pixels):
+    buffer = BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def photograph(seed, height=60, width=90):
+    """Something smooth with an edge, [H, W, 3] uint8."""
+    rows, columns = np.mgrid[0:height, 0:width]
+    waves = 127 + 90 * np.sin((rows + 3 * seed) / 9)[..., None] * np.cos(columns / 13)[..., None]
+    picture = np.repeat(waves, 3, 2) + np.array([20, 0, -20])
+    picture[:, width // 2 :] /= 2
+    return np.clip(picture, 0, 255).astype(np.uint8)
+
+
+def noise_row(path, seed, sigma=0.1, **size):
+    clean = photograph(seed, **size)
+    rough = clean + np.random.default_rng(seed).normal(0, 255 * sigma, clean.shape)
+    noisy = np.clip(np.rint(rough), 0, 255).astype(np.uint8)
+    error = mse(noisy, clean)
+    return {
+        "path": path,
+        "height": clean.shape[0],
+        "width": clean.shape[1],
+        "bit_depth": 8,
+        "format": "PNG",
+        "clean": {"bytes": png(clean), "path": path},
+        "noisy": {"bytes": png(noisy), "path": path},
+        "sigma": sigma,
+        "seed": 0,
+        "mse": error,
+        "psnr": psnr(error),
+        "error": None,
+    }
+
+
+def written(folder, parts, abouts=None):
+    """An output folder of `noise` with these rows."""
+    run = {
+        "verb": "noise",
+        "settings": {"images": "photos", "output": str(folder), "sigma": 0.1, NASTY: NASTY},
+        "versions": {"python": "3"},
+        "left_out": {"no image": 2},
+        "state": "running",
+        "seconds": 4.0,
+    }
+    storage.write(f"{folder}/_run.json", json.dumps(run).encode())
+    for shard, rows in enumerate(parts):
+        about = (abouts or [{}] * len(parts))[shard]
+        tables.write_part(str(folder), shard, rows, tables.NOISE_SCHEMA, about)
+    return str(folder)
+
+
+def failed(path, error):
+    return {"path": path, "error": error}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Thirteen images in two folders, two of them broken, with names that would like to be HTML."""
+    sigmas = np.linspace(0.02, 0.3, 11)
+    rows = [noise_row(f"a/{i}.png", i, s) for i, s in enumerate(sigmas[:6])]
+    more = [noise_row(f"b/{i}{NASTY}", i, s, width=300) for i, s in enumerate(sigmas[6:])]
+    broken = [failed(f"b/x{NASTY}", f"bad {NASTY}"), failed("b/y.png", f"bad {NASTY}")]
+    place = tmp_path_factory.mktemp("report") / "out"
+    return written(place, [rows, more + broken])
+
+
+def test_the_summary_says_what_the_table_says(folder):
+    summary = report(ReportConfig(output=folder))
+    rows = list(tables.rows(folder, ["psnr", "mse", "error", "height", "width"]))
+    values = [row["psnr"] for row in rows if row["error"] is None]
+    assert summary == json.loads(storage.read(f"{folder}/summary.json"))
+    assert (summary["images"], summary["done"], summary["failed"]) == (13, 11, 2)
+    assert summary["psnr"]["mean"] == pytest.approx(np.mean(values))
+    assert summary["psnr"]["p5"] == pytest.approx(np.percentile(values, 5))
+    errors = [row["mse"] for row in rows if row["error"] is None]
+    assert summary["psnr_of_mean_mse"] == pytest.approx(psnr(np.mean(errors)))
+    assert summary["errors"] == {f"bad {NASTY}": 2}
+    assert summary["megapixels"] == pytest.approx((6 * 60 * 90 + 5 * 60 * 300) / 1e6)
+    assert summary["images_per_second"] == pytest.approx(11 / 4)
+
+
+def test_images_of_a_folder_or_a_size_are_counted_together(folder):
+    summary = report(ReportConfig(output=folder))
+    folders = {group["name"]: group for group in summary["by_folder"]}
+    assert {name: group["images"] for name, group in folders.items()} == {"a": 6, "b": 7}
+    assert folders["b"]["failed"] == 2
+    assert sum(group["images"] for group in summary["by_size"]) == 13
+    assert folders["a"]["psnr"] > folders["b"]["psnr"]  # it has less noise
+
+
+def test_the_histogram_counts_every_measured_image_once(folder):
+    histogram = report(ReportConfig(output=folder))["histogram"]
+    assert sum(histogram["denoised"]) == 11
+    assert len(histogram["edges"]) == len(histogram["denoised"]) + 1
+
+
+def test_no_name_of_a_file_becomes_html(folder):
+    report(ReportConfig(output=folder))
+    page = storage.read(f"{folder}/report.html").decode()
+    assert page.count("<script>") == 1  # our own
+    assert NASTY not in page and NASTY in unescape(page)
+
+
+def test_the_page_loads_nothing_from_anywhere(folder):
+    report(ReportConfig(output=folder))
+    page = storage.read(f"{folder}/report.html").decode()
+    assert "default-src 'none'" in page
+    sources = re.findall(r"(?:src|href)=\"?([^\s\">]+)", page)
+    assert sources and all(source.startswith("data:") for source in sources)
+
+
+def test_worst_median_and_best_images_are_shown_once_each(folder):
+    report(ReportConfig(output=folder))
+    page = storage.read(f"{folder}/report.html").decode()
+    assert [title for title in ("Worst", "Median", "Best") if f"<h2>{title} images" in page]
+    shown = re.findall(r"<h3>(.*?)</h3>", page)
+    assert len(shown) == len(set(shown)) == 10
+    assert unescape(shown[0]) == f"b/4{NASTY}" and shown[-3] == "a/0.png"
+
+
+def test_noise_of_any_size_stays_under_ten_megabytes(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (700, 900, 3), dtype=np.uint8)
+    rows = [noise_row(f"{i}.png", i) for i in range(12)]
+    for i, row in enumerate(rows):
+        row |= {"height": 700, "width": 900, "noisy": {"bytes": png(noise ^ i), "path": "n"}}
+        row |= {"clean": {"bytes": png(np.roll(noise, i, 0)), "path": "c"}}
+    folder = written(tmp_path / "out", [rows])
+    report(ReportConfig(output=folder))
+    assert len(storage.read(f"{folder}/report.html")) < 10e6
+
+
+def test_pauses_between_runs_are_no_working_time(tmp_path):
+    rows = [[noise_row(f"{i}.png", i)] for i in range(3)]
+    day = 86_400.0
+    abouts = [
+        {"started": 0.0, "ended": 2.0, "seconds": {"decode": 1.5, "noise": 0.5}},
+        {"started": 1.0, "ended": 3.0, "seconds": {"decode": 1.0}},
+        {"started": day, "ended": day + 1, "seconds": {"decode": 1.0}},
+    ]
+    summary = report(ReportConfig(output=written(tmp_path / "out", rows, abouts)))
+    assert summary["seconds"] == pytest.approx(4.0)
+    assert summary["stages"] == {"decode": 3.5, "noise": 0.5}
+    spans = summary["throughput"]
+    assert sum(span["images_per_second"] for span in spans) * 4 / len(spans) == pytest.approx(3)
+
+
+def test_an_exact_copy_is_counted_and_spoils_no_mean(tmp_path):
+    rows = [noise_row("a.png", 1), noise_row("b.png", 2) | {"mse": 0.0, "psnr": float("inf")}]
+    summary = report(ReportConfig(output=written(tmp_path / "out", [rows])))
+    assert summary["identical"] == 1
+    assert summary["psnr"]["mean"] == pytest.approx(rows[0]["psnr"])
+    json.loads(storage.read(str(tmp_path / "out/summary.json")), parse_constant=pytest.fail)
+
+
+@pytest.mark.parametrize("rows", [[], [failed("a.png", "empty file")]])
+def test_a_run_without_a_single_good_image_has_a_report_too(tmp_path, rows):
+    summary = report(ReportConfig(output=written(tmp_path / "out", [rows])))
+    assert summary["done"] == 0 and summary["psnr"] is None
+    assert b"<h1>" in storage.read(str(tmp_path / "out/report.html"))
+
+
+def test_a_folder_that_no_job_wrote_is_refused(tmp_path):
+    with pytest.raises(storage.SettingsError, match="no output of a job under"):
+        report(ReportConfig(output=str(tmp_path)))
+
+
+def test_a_contact_sheet_has_a_line_for_each_image():
+    clean = photograph(1)
+    gray = clean[..., :1].astype(np.uint16) * 257
+    rows = [
+        SheetRow("a.png", clean, clean, clean, 20.0, 30.0),
+        SheetRow("b" * 200, gray, gray, gray, 20.0, 30.0),
+    ]
+    heights = [Image.open(BytesIO(contact_sheet(rows[:n]))).height for n in (1, 2)]
+    assert heights[1] > 1.8 * heights[0]
+
+
+chromium = shutil.which("chromium")
+
+
+@pytest.mark.skipif(chromium is None, reason="needs Chromium (apt-get install chromium-driver)")
+def test_in_a_browser_the_slider_moves_and_nothing_complains(folder):
+    webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium, of the dev group")
+    report(ReportConfig(output=folder))
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for flag in ("headless", "no-sandbox", "disable-gpu", "disable-background-networking"):
+        options.add_argument(f"--{flag}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    service = webdriver.ChromeService(shutil.which("chromedriver"))
+    with webdriver.Chrome(options, service) as browser:
+        browser.get(f"file://{folder}/report.html")
+        at = "return getComputedStyle(document.querySelector('.compare')).getPropertyValue('--at')"
+        before = browser.execute_script(at)
+        slider = browser.find_element("css selector", ".compare input")
+        browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", slider)
+        drag = webdriver.ActionChains(browser).click_and_hold(slider)
+        drag.move_by_offset(slider.size["width"] // 4, 0).release().perform()
+        after = float(browser.execute_script(at).rstrip("%"))
+        assert before == "50%" and after == pytest.approx(75, abs=2)
+        button = browser.find_element("css selector", '.zoom button[value="4"]')
+        browser.execute_script("arguments[0].click()", button)
+        zoomed = browser.execute_script(
+            "return [...document.querySelector('.image').querySelectorAll('.crops img')]"
+            ".map((image) => image.style.transform)"
+        )
+        assert len(zoomed) == 3 and all(move.startswith("scale(4)") for move in zoomed)
+        assert browser.get_log("browser") == []
