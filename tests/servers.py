@@ -23,8 +23,15 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import fsspec
+import pytest
+
+from denoise import storage
+
 SECRET = "a-planted-secret-that-nobody-may-print"  # what the tests look for in every log
 AZURITE = "3.35.0"  # the newest that Node 20 runs
+# Read when gcsfs is imported, whoever does that first; the emulator speaks no gRPC.
+os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
 # The account that azurite is documented to have; it opens nothing else.
 _AZURE_ACCOUNT = "devstoreaccount1"
 _AZURE_KEY = (
@@ -39,6 +46,27 @@ class Store:
     root: str
     endpoint: str
     env: dict[str, str]
+
+
+@contextmanager
+def visible(store: Store) -> Iterator[Store]:
+    """Lets this very process see a store, which others are told of by their environment."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in store.env.items():
+            patch.setenv(name, value)
+        patch.setattr(fsspec.config, "conf", {})
+        fsspec.config.set_conf_env(fsspec.config.conf)
+        _forget(store)
+        try:
+            yield store
+        finally:
+            _forget(store)
+
+
+def _forget(store: Store) -> None:
+    """Drops the connections that fsspec and we keep: the next server has another port."""
+    storage._store.cache_clear()
+    fsspec.get_filesystem_class(store.root.partition(":")[0]).clear_instance_cache()
 
 
 @contextmanager
@@ -79,7 +107,6 @@ def gcs(bucket: str = "bucket") -> Iterator[Store]:
                 "STORAGE_EMULATOR_HOST": endpoint,
                 "FSSPEC_GS": json.dumps({"token": "anon", "endpoint_url": endpoint}),
                 "FSSPEC_GCS": json.dumps({"token": "anon", "endpoint_url": endpoint}),
-                "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",
             },
         )
 

@@ -1,0 +1,139 @@
+"""S3, Google Cloud Storage and Azure: the same words as a disk, and no secret said aloud."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import servers
+
+from denoise import storage
+
+
+@pytest.fixture(scope="module", params=["s3", "gcs", "azure"])
+def store(request: pytest.FixtureRequest) -> Iterator[servers.Store]:
+    if request.param == "azure":
+        try:
+            servers.azurite_program()
+        except RuntimeError as reason:
+            pytest.skip(str(reason))
+    with getattr(servers, request.param)() as store, servers.visible(store):
+        yield store
+
+
+def test_what_is_written_is_read_back_listed_and_removed(store: servers.Store):
+    top = f"{store.root}/round trip"
+    paths = ["a.png", "b/ü #1.png", "b/c/d.png"]
+    for path in paths:
+        storage.write(f"{top}/{path}", path.encode() * 1000)
+    found = {entry.path: entry for entry in storage.listing(top) if not entry.is_folder}
+    assert sorted(found) == sorted(paths)
+    assert storage.names(top) == ["a.png", "b"]
+    for path, entry in found.items():
+        assert storage.read(entry.uri) == path.encode() * 1000
+        assert entry.size == len(path.encode()) * 1000
+        assert entry.mark
+    storage.remove(f"{top}/b")
+    assert [entry.path for entry in storage.listing(top)] == ["a.png"]
+    storage.remove(f"{top}/b")  # nothing is there any more, and that is fine
+
+
+def test_a_second_writing_replaces_the_first_and_changes_its_mark(store: servers.Store):
+    uri = f"{store.root}/twice/a.bin"
+    storage.write(uri, b"first")
+    before = storage.info(uri).mark
+    storage.write(uri, b"second")
+    assert storage.read(uri) == b"second"
+    assert storage.info(uri).mark != before
+
+
+def test_what_is_not_there_is_said_in_the_same_words_everywhere(store: servers.Store):
+    nothing = f"{store.root}/nowhere/a.png"
+    assert not storage.exists(nothing)
+    assert storage.names(f"{store.root}/nowhere") == []
+    with pytest.raises(FileNotFoundError) as raised:
+        storage.read(nothing)
+    assert storage.words_of(raised.value) == "no such file"
+
+
+def test_a_glob_finds_files_by_their_path(store: servers.Store):
+    for name in ("a.png", "b.jpg", "c/d.png"):
+        storage.write(f"{store.root}/glob/{name}", b"x")
+    found = storage.matches(f"{store.root}/glob/**/*.png")
+    entries = {entry.path: entry.uri for entry in found}
+    assert set(entries) >= {"c/d.png"}
+    assert all(storage.read(uri) == b"x" for uri in entries.values())
+
+
+def test_a_file_of_twelve_megabytes_arrives_whole(store: servers.Store):
+    content = os.urandom(12_000_000)
+    storage.write(f"{store.root}/large.bin", content)
+    assert storage.read(f"{store.root}/large.bin") == content
+    with storage.open_input(f"{store.root}/large.bin") as file:
+        file.seek(-1000, os.SEEK_END)
+        assert file.read() == content[-1000:]
+
+
+def test_twenty_writers_at_once_lose_nothing(store: servers.Store):
+    names = [f"{number:02}.bin" for number in range(20)]
+    with ThreadPoolExecutor(20) as pool:
+        list(pool.map(lambda n: storage.write(f"{store.root}/many/{n}", n.encode()), names))
+    assert storage.names(f"{store.root}/many") == names
+
+
+def test_a_bucket_that_is_not_there_is_told_before_any_work(store: servers.Store):
+    elsewhere = store.root.replace("bucket", "no-such-bucket")
+    with pytest.raises(storage.SettingsError, match="cannot write to"):
+        storage.check_writable(f"{elsewhere}/output")
+
+
+def test_a_writer_that_is_killed_leaves_nothing_under_the_name():
+    writer = (
+        "import sys; from denoise import storage; storage.write(sys.argv[1], bytes(200_000_000))"
+    )
+    with servers.s3() as store:
+        process = subprocess.Popen(
+            [sys.executable, "-c", writer, f"{store.root}/whole.bin"], env=os.environ | store.env
+        )
+        with servers.visible(store):
+            try:
+                process.wait(0.9)
+            except subprocess.TimeoutExpired:
+                process.kill()
+            process.wait()
+            if storage.exists(f"{store.root}/whole.bin"):
+                assert storage.info(f"{store.root}/whole.bin").size == 200_000_000
+
+
+PASSING = ["error", "throttle", "cut"]
+
+
+@pytest.mark.parametrize("fault", PASSING)
+def test_a_passing_fault_of_a_store_is_tried_again(fault: str):
+    def rule(number: int, method: str, path: str) -> str | None:
+        return fault if number % 3 == 1 else None
+
+    content = os.urandom(100_000)
+    with servers.s3() as store, servers.faulty(store.endpoint, rule) as endpoint:
+        env = store.env | {"AWS_ENDPOINT_URL": endpoint}
+        with servers.visible(servers.Store(store.root, endpoint, env)):
+            for number in range(4):
+                storage.write(f"{store.root}/{number}.bin", content)
+                assert storage.read(f"{store.root}/{number}.bin") == content
+
+
+def test_a_store_that_is_not_there_is_an_error_without_its_secret(monkeypatch):
+    monkeypatch.setattr(storage, "_ATTEMPTS", 1)  # s3fs tries again by itself, too
+    env = servers.s3_environment(f"http://127.0.0.1:{servers.free_port()}")
+    with servers.visible(servers.Store("s3://bucket", "", env)):
+        with pytest.raises(OSError) as raised:
+            storage.read("s3://bucket/a.png")
+        assert servers.SECRET not in str(raised.value)
+        assert servers.SECRET not in storage.words_of(raised.value)
+
+
+def test_a_uri_with_a_password_is_shown_without_it():
+    assert storage.shown("sftp://user:pass-word@host/a") == "sftp://host/a"
+    assert "abc123" not in storage.shown("https://x.blob.core.windows.net/a?sv=1&sig=abc123")
