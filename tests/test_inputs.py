@@ -1,0 +1,126 @@
+"""Every kind of `--images` gives each input image once, under a path relative to its root."""
+
+from collections import Counter
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from denoise.image import ImageError
+from denoise.inputs import Entry, entries, reference_of, source_of
+from denoise.storage import SettingsError
+from tests.conftest import encoded, photo
+
+
+def found(images: object, output: str | None = None) -> tuple[dict[str, Entry], Counter[str]]:
+    left_out: Counter[str] = Counter()
+    listed = list(entries(str(images), left_out, output=output))
+    by_path = {entry.path: entry for entry in listed}
+    assert len(by_path) == len(listed), "a path was listed twice"
+    return by_path, left_out
+
+
+def test_a_folder_gives_its_images_and_counts_the_rest(photos: Path):
+    listed, left_out = found(photos)
+    numbered = {f"{number}.png" for number in range(5)}
+    assert set(listed) == numbered | {"broken.png", "more/gray.png", "more/wide.jpg"}
+    assert left_out == {"hidden": 1, "no image": 1}
+
+
+def test_an_image_is_known_by_its_content_where_its_name_says_nothing(tmp_path: Path):
+    (tmp_path / "no_suffix").write_bytes(encoded(photo()))
+    (tmp_path / "Thumbs.db").write_bytes(b"\xd0\xcf\x11\xe0 thumbs")
+    (tmp_path / "empty.png").write_bytes(b"")
+    listed, left_out = found(tmp_path)
+    assert set(listed) == {"no_suffix", "empty.png"}  # an image suffix is a promise, kept or not
+    assert left_out == {"no image": 1}
+
+
+def test_the_output_folder_is_no_input_though_it_lies_inside(photos: Path):
+    (photos / "out" / "images").mkdir(parents=True)
+    (photos / "out" / "images" / "0.png.png").write_bytes(encoded(photo()))
+    listed, left_out = found(photos, output=str(photos / "out"))
+    assert len(listed) == 8 and left_out["inside the output folder"] == 1
+
+
+def test_a_glob_is_relative_to_its_fixed_part(photos: Path):
+    listed, _ = found(photos / "*.png")
+    assert set(listed) == {f"{number}.png" for number in range(5)} | {"broken.png"}
+    assert set(found(photos / "**" / "*.jpg")[0]) == {"more/wide.jpg"}
+
+
+def test_one_file_is_an_input_of_its_own(photos: Path):
+    listed, _ = found(photos / "3.png")
+    assert listed["3.png"].uri == str(photos / "3.png")
+
+
+@pytest.mark.parametrize("kind", ["txt", "csv", "parquet"])
+def test_a_manifest_names_its_images_relative_to_itself(photos: Path, kind: str):
+    uris = ["0.png", "more/wide.jpg", str(photos / "1.png"), "0.png", "gone.png"]
+    place = photos / f"list.{kind}"
+    if kind == "parquet":
+        pq.write_table(pa.table({"uri": uris}), place)
+    else:
+        head = ["uri"] if kind == "csv" else []
+        place.write_text("\n".join(head + uris) + "\n")
+    listed, left_out = found(place)
+    assert set(listed) == {"0.png", "more/wide.jpg", "1.png", "gone.png"}
+    assert left_out == {"named twice": 1}
+    assert source_of(listed["1.png"]).encoded == (photos / "1.png").read_bytes()
+
+
+def test_a_csv_without_the_column_says_which_it_has(tmp_path: Path):
+    (tmp_path / "list.csv").write_text("url,label\na.png,1\n")
+    with pytest.raises(SettingsError, match=r"no column `uri`.*url.*label"):
+        found(tmp_path / "list.csv")
+
+
+def test_a_hugging_face_table_gives_its_rows(tmp_path: Path):
+    pictures = [encoded(photo(seed=seed)) for seed in range(3)]
+    image = [{"bytes": picture, "path": f"{i}.png"} for i, picture in enumerate(pictures)]
+    (tmp_path / "data").mkdir()
+    pq.write_table(pa.table({"image": image, "label": [0, 1, 2]}), tmp_path / "data" / "a.parquet")
+    listed, _ = found(tmp_path)
+    assert set(listed) == {"0.png", "1.png", "2.png"}
+    assert source_of(listed["2.png"]).encoded == pictures[2]
+
+
+def test_rows_without_a_name_are_numbered(tmp_path: Path):
+    image = [{"bytes": encoded(photo()), "path": None}] * 2
+    pq.write_table(pa.table({"image": image}), tmp_path / "a.parquet", row_group_size=1)
+    listed, _ = found(tmp_path / "a.parquet")
+    assert set(listed) == {"a/0", "a/1"}
+    assert source_of(listed["a/1"]).encoded == encoded(photo())
+
+
+def test_keys_stay_below_their_root(tmp_path: Path):
+    (tmp_path / "x").mkdir()
+    (tmp_path / "a.png").write_bytes(encoded(photo()))
+    (tmp_path / "x" / "list.txt").write_text("../a.png\n")
+    listed, _ = found(tmp_path / "x" / "list.txt")
+    assert all(".." not in path.split("/") and not path.startswith("/") for path in listed)
+
+
+def test_names_that_are_no_text_are_listed_and_read(tmp_path: Path):
+    name = b"caf\xe9.png"
+    with open(bytes(tmp_path) + b"/" + name, "wb") as file:
+        file.write(encoded(photo()))
+    listed, _ = found(tmp_path)
+    (entry,) = listed.values()
+    entry.path.encode()  # a key is valid text
+    assert source_of(entry).encoded == encoded(photo())
+
+
+@pytest.mark.parametrize("name", ["nowhere", "empty", "nothing/*.png"])
+def test_nothing_to_do_is_said_with_a_way_out(tmp_path: Path, name: str):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SettingsError, match="no images under|no such file"):
+        found(tmp_path / name)
+
+
+def test_a_reference_is_found_by_path_or_by_stem(photos: Path):
+    assert reference_of(str(photos), "more/wide.jpg") == str(photos / "more" / "wide.jpg")
+    assert reference_of(str(photos), "more/wide.png") == str(photos / "more" / "wide.jpg")
+    with pytest.raises(ImageError, match="no references of that name"):
+        reference_of(str(photos), "more/other.png")

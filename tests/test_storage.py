@@ -1,0 +1,92 @@
+"""Places: listed in order, read with plain words, written whole or not at all."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from denoise import storage
+from denoise.storage import SettingsError
+
+
+def test_a_listing_is_in_the_order_of_names_and_relative_to_its_root(tmp_path: Path):
+    for name in ("b/2.png", "a/1.png", "a/z/0.png", "c.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"12345")
+    files = [found for found in storage.listing(str(tmp_path)) if not found.is_folder]
+    assert [found.path for found in files] == ["c.png", "a/1.png", "a/z/0.png", "b/2.png"]
+    assert all(found.size == 5 and found.mark for found in files)
+
+
+def test_a_folder_is_entered_once_though_links_lead_back(tmp_path: Path):
+    (tmp_path / "a.png").write_bytes(b"1")
+    (tmp_path / "round").symlink_to(tmp_path)
+    (tmp_path / "dangling.png").symlink_to(tmp_path / "nowhere")
+    paths = [found.path for found in storage.listing(str(tmp_path)) if not found.is_folder]
+    assert paths == ["a.png", "dangling.png"]
+
+
+@pytest.mark.parametrize("name", ["a b", "ü", "a#b", "100%", "q?x", "[1]", "x&y=z"])
+def test_what_is_written_is_read_back_whatever_its_name(tmp_path: Path, name: str):
+    uri = storage.join(str(tmp_path), "deep", name)
+    storage.write(uri, b"content")
+    assert storage.read(uri) == b"content"
+    assert storage.exists(uri) and storage.names(str(tmp_path / "deep")) == [name]
+    storage.remove(uri)
+    assert not storage.exists(uri)
+
+
+def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path):
+    uri = str(tmp_path / "a")
+    storage.write(uri, b"old")
+    with pytest.raises(TypeError):
+        storage.write(uri, "text")  # type: ignore[arg-type]
+    assert storage.read(uri) == b"old"
+    assert os.listdir(tmp_path) == ["a"]
+
+
+def test_a_file_is_created_once(tmp_path: Path):
+    uri = str(tmp_path / "lock")
+    assert storage.create(uri, b"1")
+    assert not storage.create(uri, b"2")
+    assert storage.read(uri) == b"1"
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda place: None, "no such file"),
+        (lambda place: place.mkdir(), "a folder, not a file"),
+        (lambda place: place.symlink_to("nowhere"), "no such file"),
+    ],
+)
+def test_what_cannot_be_read_is_said_in_plain_words(tmp_path: Path, make, words: str):
+    place = tmp_path / "x.png"
+    make(place)
+    with pytest.raises(OSError) as caught:
+        storage.read(str(place))
+    assert storage.words_of(caught.value) == words
+
+
+def test_credentials_are_in_no_words(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s3cr3ts3cr3t")
+    assert "s3cr3t" not in storage.words_of(OSError("bad key s3cr3ts3cr3t"))
+    assert storage.shown("https://me:pass@host/x?sig=abc&y=1") == "https://host/x?sig=...&y=1"
+
+
+def test_a_store_without_its_package_names_what_to_install():
+    with pytest.raises(SettingsError, match="cannot open nosuch://"):
+        storage.exists("nosuch://bucket/x")
+
+
+def test_local_places_are_made_absolute_and_others_left_alone(tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert storage.absolute("photos/") == str(tmp_path / "photos")
+    assert storage.absolute(f"file://{tmp_path}/x") == str(tmp_path / "x")
+    assert storage.absolute("s3://bucket/x/") == "s3://bucket/x"
+
+
+def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SettingsError, match="cannot write to .*a part of its path is no folder"):
+        storage.check_writable(str(tmp_path / "file" / "out"))
