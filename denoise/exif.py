@@ -20,7 +20,7 @@ _PREFIX = b"Exif\x00\x00"  # in JPEG and in some WebP files, not in PNG
 class _Entry(NamedTuple):
     tag: int
     kind: int
-    count: int
+    values: int  # how many
     at: int  # where its value (or the offset of a long value) lies
 
 
@@ -89,7 +89,8 @@ def _entries(exif: bytes | bytearray, order: str, start: int) -> Iterator[_Entry
     for at in range(start + 2, start + 2 + 12 * count, 12):
         if at + 12 > len(exif):
             raise ValueError("damaged EXIF: a folder of tags is cut off")
-        yield _Entry(*struct.unpack_from(order + "HHL", exif, at), at + 8)
+        tag, kind, values = struct.unpack_from(order + "HHL", exif, at)
+        yield _Entry(tag, kind, values, at + 8)
 
 
 def _number(exif: bytes | bytearray, order: str, entry: _Entry) -> int:

@@ -37,7 +37,7 @@ __all__ = [
     "to_pixels",
 ]
 
-Pixels = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
+Pixels = npt.NDArray[Any]  # uint8 or uint16
 Planes = Pixels  # [H, W, N] with N 1 to 4: an even N has alpha as its last
 Floats = npt.NDArray[np.float32]
 
@@ -63,15 +63,15 @@ class Picture:
 
     @property
     def height(self) -> int:
-        return self.pixels.shape[0]
+        return int(self.pixels.shape[0])
 
     @property
     def width(self) -> int:
-        return self.pixels.shape[1]
+        return int(self.pixels.shape[1])
 
     @property
     def bit_depth(self) -> int:
-        return 8 * self.pixels.itemsize
+        return 8 * int(self.pixels.itemsize)
 
     @property
     def maximum(self) -> int:
@@ -117,7 +117,7 @@ def encode(
     if metadata:
         kept = {"exif": picture.exif, "icc": picture.icc, "dpi": picture.dpi}
     if format in ("png", "tiff"):
-        return getattr(writers, format)(planes, **kept)  # type: ignore[no-any-return]
+        return getattr(writers, format)(planes, **kept)
     options: dict[str, Any] = {"quality": quality or 95, "subsampling": 0}
     if format == "webp":
         # exact: keeps the colours below transparent pixels
@@ -255,7 +255,7 @@ def _jpeg_planes(image: ImageFile, encoded: bytes) -> Planes:
     if colours == "CMYK":
         inverted = Image.fromarray(255 - planes, "CMYK")  # as all of them are stored
         return np.asarray(_to_rgb(inverted, image.info.get("icc_profile")))
-    return planes  # type: ignore[no-any-return]
+    return planes
 
 
 def _is_deep(image: ImageFile, encoded: bytes) -> bool:
@@ -268,9 +268,9 @@ def _is_deep(image: ImageFile, encoded: bytes) -> bool:
     if image.format == "AVIF":
         start = encoded.find(b"av1C")
         return start > 0 and bool(encoded[start + 6] & 0x40)  # high_bitdepth
-    raw = image.tile[0].args if image.tile else ""
+    raw: Any = image.tile[0].args if image.tile else ""
     if image.format == "PPM":
-        return image.tile[0].codec_name == "ppm" and raw[1] > 255
+        return image.tile[0].codec_name == "ppm" and int(raw[1]) > 255
     return ";16" in str(raw[0] if isinstance(raw, tuple) else raw) and image.format != "BMP"
 
 
@@ -357,11 +357,9 @@ def _decoded_tiff(encoded: bytes, max_pixels: int) -> Picture:
         _check_size(1, tags.get(side, 1), 1 << 16)
     if _needs_tifffile(tags):
         planes = _tifffile_planes(encoded)
-        resolution, unit = (tags.get(282), tags.get(283)), tags.get(296, 2)
-        info = {"icc_profile": tags.get(_ICC)}
-        if None not in resolution and unit in (2, 3):
-            scale = 1 if unit == 2 else 2.54
-            info["dpi"] = tuple(float(side) * scale for side in resolution)
+        per_inch = {2: 1, 3: 2.54}.get(tags.get(296, 2), 0)
+        dpi = tuple(per_inch * tags.get(side, 0) for side in (282, 283))
+        info = {"icc_profile": tags.get(_ICC), "dpi": dpi}
         return _picture(planes, "TIFF", info, exif=_exif_of_tiff(tags), note=None)
     image = _opened(encoded, "TIFF")
     _check_size(*image.size, max_pixels)

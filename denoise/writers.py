@@ -6,13 +6,14 @@ Planes are [H, W, N], uint8 or uint16; N is 1 (gray), 2 (gray, alpha), 3 (RGB) o
 import struct
 import zlib
 from itertools import accumulate
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from isal import isal_zlib
 from PIL import Image, TiffImagePlugin
 
-Planes = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
+Planes = npt.NDArray[Any]  # uint8 or uint16
 
 _COLOUR_TYPE = {1: 0, 2: 4, 3: 2, 4: 6}  # of PNG, by the number of planes
 _BAND = 1 << 22  # bytes of pixels that are filtered at a time: bounds the memory
@@ -46,7 +47,7 @@ def png(
     return b"".join([b"\x89PNG\r\n\x1a\n", *chunks])
 
 
-def _sub_filtered(planes: Planes) -> memoryview:
+def _sub_filtered(planes: Planes) -> npt.NDArray[np.uint8]:
     """PNG's scan lines: every byte minus the one a pixel to the left, after the filter's number."""
     height = len(planes)
     step = planes.shape[2] * planes.itemsize
@@ -56,7 +57,7 @@ def _sub_filtered(planes: Planes) -> memoryview:
     filtered[:, 0] = 1  # the number of the Sub filter
     filtered[:, 1 : 1 + step] = lines[:, :step]
     np.subtract(lines[:, step:], lines[:, :-step], out=filtered[:, 1 + step :])
-    return memoryview(filtered).cast("B")
+    return filtered
 
 
 def _chunk(name: bytes, content: bytes) -> bytes:
