@@ -109,8 +109,8 @@ class Denoiser:
 
     def _tiles(self, height: int, width: int) -> list[Tile]:
         side = max(height, width) if height * width <= self._whole else self._tile
-        reach, stride = int(self._network.reach), int(self._network.stride)
-        return tiles(height, width, side=side, halo=reach, stride=stride)
+        reach, stride = self._network.reach, self._network.stride
+        return tiles(height, width, side=side, halo=reach, stride=stride)  # type: ignore[arg-type]
 
     def _batch_size(self, height: int, width: int) -> int:
         return max(1, self._batch_pixels // (height * width))

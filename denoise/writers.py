@@ -42,12 +42,12 @@ def png(
     deflate = isal_zlib.compressobj(level=1)
     rows = max(1, _BAND // max(1, width * count * planes.itemsize))
     for top in range(0, height, rows):
-        chunks.append(_chunk(b"IDAT", deflate.compress(_sub_filtered(planes[top : top + rows]))))
+        chunks.append(_chunk(b"IDAT", deflate.compress(sub_filtered(planes[top : top + rows]))))
     chunks += [_chunk(b"IDAT", deflate.flush()), _chunk(b"IEND", b"")]
     return b"".join([b"\x89PNG\r\n\x1a\n", *chunks])
 
 
-def _sub_filtered(planes: Planes) -> npt.NDArray[np.uint8]:
+def sub_filtered(planes: Planes) -> npt.NDArray[np.uint8]:
     """PNG's scan lines: every byte minus the one a pixel to the left, after the filter's number."""
     height = len(planes)
     step = planes.shape[2] * planes.itemsize
