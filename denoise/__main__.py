@@ -18,7 +18,7 @@ VERBS = {
     "infer": ("inference", "infer", "InferConfig", "images + model -> denoised images and metrics"),
     "plan": ("plan", "plan", "PlanConfig", "what `infer` with these flags would do, and cost"),
     "report": ("report", "report", "ReportConfig", "write report.html and summary.json again"),
-    "models": ("models", "models", "ModelsConfig", "the shipped models and their measured PSNR"),
+    "models": ("package", "models", "ModelsConfig", "the shipped models and their measured PSNR"),
     "export": ("export", "export", "ExportConfig", "a model package -> ONNX or torch.export"),
     "doctor": (
         "doctor",

@@ -152,14 +152,14 @@ class _Everything:
         self._config = config
         self._model = model
         self._only_errors = only_errors
-        self._denoiser = _denoiser(config)
+        self._denoiser = denoiser_of(config)
 
     def __call__(self, block: "pa.Table") -> "pa.Table":
         from denoise import shards
 
         work = shards.work_of(block, INFER_SCHEMA, only_errors=self._only_errors)
         entries, rows = shards.kept(work)
-        loaded = shards.ahead(partial(load, config=_wanted(self._config)), entries)
+        loaded = shards.ahead(partial(load, config=pairing_of(self._config)), entries)
         denoised = _denoised(loaded, self._denoiser, _CPU_BATCH)
         row = partial(_row, config=self._config, model=self._model, output=work.output)
         seconds: Counter[str] = Counter()
@@ -173,7 +173,7 @@ class _Network:
     """A worker on a GPU: pairs in, pairs with their denoised pixels out."""
 
     def __init__(self, config: InferConfig) -> None:
-        self._denoiser = _denoiser(config)
+        self._denoiser = denoiser_of(config)
 
     def __call__(self, block: "pa.Table") -> "pa.Table":
         pairs = (pickle.loads(pickled) for pickled in block.column("pair").to_pylist())
@@ -188,7 +188,7 @@ def _load_shard(block: "pa.Table", config: InferConfig, *, only_errors: bool) ->
     entries, _ = shards.kept(work)
     wanted = {entry.path for entry in entries}
     block = block.filter([entry.path in wanted for entry in work.entries])
-    return _block_of(block, shards.ahead(partial(load, config=_wanted(config)), entries))
+    return _block_of(block, shards.ahead(partial(load, config=pairing_of(config)), entries))
 
 
 def _finish_shard(
@@ -257,7 +257,8 @@ def _block_of(block: "pa.Table", pairs: Iterable[Any], notes: Iterable[str] = ()
     )
 
 
-def _wanted(config: InferConfig) -> PairConfig:
+def pairing_of(config: InferConfig) -> PairConfig:
+    """What an image is paired with before the network."""
     return PairConfig(
         sigma=config.add_noise,
         seed=config.seed,
@@ -267,7 +268,8 @@ def _wanted(config: InferConfig) -> PairConfig:
     )
 
 
-def _denoiser(config: InferConfig) -> "Denoiser":
+def denoiser_of(config: InferConfig) -> "Denoiser":
+    """The network, ready to run."""
     from denoise.denoiser import Denoiser  # torch: only where the network runs
 
     return Denoiser.load(config.model, tile=config.tile, level=config.level)

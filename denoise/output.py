@@ -78,6 +78,7 @@ class Output:
         """Records that work starts: from here on the folder is not finished."""
         storage.remove(join(self.uri, "_SUCCESS"))
         self._run.setdefault("started", _now())
+        self._run["model"] = self._run["settings"].get("model")
         self.record(
             state="running",
             ended=None,

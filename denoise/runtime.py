@@ -95,6 +95,8 @@ def _is_there(uri: str) -> bool:
 
 def _connect(*, verbose: bool) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if not verbose:  # its C++ side has a word on every actor of Ray Data's own making
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     address = os.environ.get("RAY_ADDRESS")
     try:
         if address:

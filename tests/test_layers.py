@@ -21,7 +21,7 @@ ORDER = [
     "pairs", "patches", "runtime", "shards",
     # the stories
     "learning", "views", "page", "report", "bulk", "training", "noising", "inference",
-    "plan", "demo", "doctor", "models", "export", "__main__",
+    "plan", "demo", "doctor", "export", "__main__",
 ]  # fmt: skip
 ONLY = {
     "fsspec": {"storage"},
