@@ -46,10 +46,11 @@ def page(
 
 def _heading(summary: Mapping[str, Any], run: Mapping[str, Any]) -> str:
     settings = run.get("settings", {})
-    said = [str(settings[name]) for name in ("images", "output") if settings.get(name)]
-    model = f"model {run['model']}" if run.get("model") else ""
+    model = f"model {settings['model']}" if settings.get("model") else ""
     times = " to ".join(str(run[name]) for name in ("started", "ended") if run.get(name))
-    lines = "".join(f"<p class=soft>{escape(x)}</p>" for x in (" \u2192 ".join(said), model, times))
+    lines = "".join(
+        f"<p class=soft>{escape(x)}</p>" for x in (str(settings.get("images", "")), model, times)
+    )
     return f"<h1>{_titles(summary)}</h1>{lines}"
 
 
@@ -151,7 +152,7 @@ def _quality(summary: Mapping[str, Any]) -> str:
         )
     shares = ("mean", "min", "p5", "p25", "median", "p75", "p95", "max")
     spread = _table(
-        "PSNR in dB; of the images, each counted once",
+        "mean and percentiles of the PSNR of the images, in dB",
         ["", *shares],
         [
             [escape(name), *(_decibels(found[share]) for share in shares)]

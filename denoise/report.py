@@ -183,7 +183,7 @@ def _summary(tally: _Tally, run: dict[str, Any]) -> dict[str, Any]:
     done = tally.images - tally.failed
     return {
         "verb": run.get("verb"),
-        "model": run.get("model"),
+        "model": run.get("settings", {}).get("model"),
         "images": tally.images,
         "done": done,
         "failed": tally.failed,

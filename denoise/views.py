@@ -87,12 +87,16 @@ def view_of(about: Mapping[str, Any], panels: Panels) -> View:
 
 
 def contact_sheet(rows: Sequence[SheetRow], *, side: int = _SHEET_SIDE) -> bytes:
-    """A PNG of one line an image: clean, noisy, denoised, labelled with their PSNR."""
+    """A PNG of one line an image: clean, noisy, denoised, labelled with their PSNR.
+
+    The middle of each image is shown pixel for pixel: made smaller, it would lose its noise.
+    """
     font = ImageFont.load_default(13)
-    cell = (side + _MARGIN, side + _LINE + _MARGIN)
-    sheet = Image.new("RGB", (3 * cell[0] + _MARGIN, len(rows) * cell[1] + _MARGIN), "white")
+    heights = [min(side, row.clean.shape[0]) + _LINE + _MARGIN for row in rows]
+    sheet = Image.new("RGB", (3 * (side + _MARGIN) + _MARGIN, sum(heights) + _MARGIN), "white")
     pen = ImageDraw.Draw(sheet)
-    for line, row in enumerate(rows):
+    top = _MARGIN
+    for row, height in zip(rows, heights, strict=True):
         labels = (
             row.path,
             f"noisy {row.psnr_noisy:.2f} dB",
@@ -100,12 +104,16 @@ def contact_sheet(rows: Sequence[SheetRow], *, side: int = _SHEET_SIDE) -> bytes
         )
         panels = (row.clean, row.noisy, row.denoised)
         for column, (label, pixels) in enumerate(zip(labels, panels, strict=True)):
-            left, top = _MARGIN + column * cell[0], _MARGIN + line * cell[1]
-            panel = Image.fromarray(_flat(_eight_bits(pixels)))
-            panel.thumbnail((side, side), Image.Resampling.LANCZOS)
-            pen.text((left, top), label[-52:], fill="black", font=font)
-            sheet.paste(panel, (left, top + _LINE))
+            left = _MARGIN + column * (side + _MARGIN)
+            pen.text((left, top), label[-45:], fill="black", font=font)
+            sheet.paste(Image.fromarray(_flat(_middle(pixels, side))), (left, top + _LINE))
+        top += height
     return _encoded(sheet, "PNG")
+
+
+def _middle(pixels: Pixels, side: int) -> NDArray[np.uint8]:
+    top, left = (max(0, size - side) // 2 for size in pixels.shape[:2])
+    return _eight_bits(pixels[top : top + side, left : left + side])
 
 
 def _eight_bits(pixels: Pixels) -> NDArray[np.uint8]:

@@ -1,0 +1,135 @@
+"""The whole river on the sample photographs: noise, a short training, denoising, a report.
+
+OUTPUT/pairs          the table that `noise` wrote
+OUTPUT/model          the package that `train` wrote, from the shipped weights on these pairs
+OUTPUT/denoised       what `infer` made of the noisy images with it; report.html and summary.json
+OUTPUT/contact_sheet.png
+"""
+
+import logging
+import time
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any
+
+from denoise import storage, tables
+from denoise.image import decode
+from denoise.inference import InferConfig, infer
+from denoise.noising import NoisingConfig, noise
+from denoise.storage import join
+from denoise.training import TrainConfig, train
+from denoise.views import SheetRow, contact_sheet
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoConfig:
+    """Runs every job on the sample photographs: denoise demo --output demo"""
+
+    output: str = "demo"  # a folder; run again, it goes on where it was, or says it is done
+    steps: int = 60  # of training, from the shipped weights
+    sigma: float = 0.1  # standard deviation of the noise, on the 0..1 scale
+    overwrite: bool = False  # begin anew
+
+    def __post_init__(self) -> None:
+        if not self.output:
+            raise ValueError("output must not be empty")
+        if self.steps < 1:
+            raise ValueError(f"steps must be at least 1, got {self.steps}")
+
+
+def demo(config: DemoConfig) -> dict[str, Any]:
+    """Noise -> train -> infer -> report, in one Ray session; returns the gain of each image.
+
+    The network is trained on the very photographs that it then denoises: this shows how things go
+    together, not how good the model is (`denoise models` says that, of images it has never seen).
+    """
+    start = time.monotonic()
+    place = storage.absolute(config.output)
+    pairs, model, denoised = (join(place, name) for name in ("pairs", "model", "denoised"))
+    storage.check_writable(place)
+    if config.overwrite:
+        for folder in (pairs, model, denoised):
+            storage.remove(folder)
+    with as_file(files("denoise").joinpath("samples")) as samples, _ray(denoised):
+        _run(config, samples, pairs, model, denoised)
+    rows = _rows(pairs, denoised)
+    sheet = join(place, "contact_sheet.png")
+    storage.write(sheet, contact_sheet(rows))
+    gains = [row.psnr - row.psnr_noisy for row in rows]
+    return {
+        "images": len(rows),
+        "psnr_noisy": sum(row.psnr_noisy for row in rows) / len(rows),
+        "psnr": sum(row.psnr for row in rows) / len(rows),
+        "gain_db": sum(gains) / len(gains),
+        "gains_db": {row.path: gain for row, gain in zip(rows, gains, strict=True)},
+        "seconds": time.monotonic() - start,
+        "report": join(denoised, "report.html"),
+        "contact_sheet": sheet,
+        "table": _table(rows),
+    }
+
+
+def _run(config: DemoConfig, samples: Path, pairs: str, model: str, denoised: str) -> None:
+    """The three jobs, each of which does nothing where it is finished already."""
+    _log.info("adding noise to the sample photographs")
+    noise(NoisingConfig(images=str(samples), output=pairs, sigma=config.sigma))
+    _log.info("training for %d steps from the shipped weights", config.steps)
+    train(
+        TrainConfig(
+            images=pairs,
+            output=model,
+            validation=pairs,
+            init="unet",
+            sigma=config.sigma,
+            steps=config.steps,
+            batch_size=8,
+            learning_rate=1e-4,  # gently: the weights are good already
+            save_every=config.steps,
+        )
+    )
+    _log.info("denoising with the freshly trained model")
+    infer(InferConfig(images=pairs, output=denoised, model=model))
+
+
+def _ray(denoised: str) -> Any:
+    """One session for all jobs; none where everything is done already."""
+    if storage.exists(join(denoised, "_SUCCESS")):
+        return nullcontext()
+    from denoise import runtime
+
+    return runtime.connected()
+
+
+def _rows(pairs: str, denoised: str) -> list[SheetRow]:
+    """What there is to see, by path."""
+    results = {row["path"]: row for row in tables.rows(denoised) if row["error"] is None}
+    made = {row["path"]: row for row in tables.rows(pairs) if row["path"] in results}
+    return [_row(made[path], results[path]) for path in sorted(made)]
+
+
+def _row(pair: Mapping[str, Any], result: Mapping[str, Any]) -> SheetRow:
+    return SheetRow(
+        path=result["path"],
+        clean=decode(pair["clean"]["bytes"]).pixels,
+        noisy=decode(pair["noisy"]["bytes"]).pixels,
+        denoised=decode(result["image"]["bytes"]).pixels,
+        psnr_noisy=result["psnr_noisy"],
+        psnr=result["psnr"],
+    )
+
+
+def _table(rows: list[SheetRow]) -> list[str]:
+    """Lines of text, one an image."""
+    width = max(len(row.path) for row in rows)
+    lines = [f"{'':{width}}   noisy  denoised    gain"]
+    for row in rows:
+        gain = row.psnr - row.psnr_noisy
+        lines.append(
+            f"{row.path:{width}}  {row.psnr_noisy:6.2f}    {row.psnr:6.2f}  {gain:+6.2f} dB"
+        )
+    return lines
