@@ -66,7 +66,13 @@ def doctor(config: DoctorConfig) -> dict[str, Any]:
         "ok": all(check.state != "bad" for check in checks),
         "platform": platform.platform(),
         "checks": [asdict(check) for check in checks],
+        "table": [_line(check) for check in checks],
     }
+
+
+def _line(check: Check) -> str:
+    way_out = f" ({check.way_out})" if check.way_out else ""
+    return f"{check.state:9}{check.name:22}{check.found}{way_out}"
 
 
 def _tried(name: str, check: Callable[[], Check]) -> Check:

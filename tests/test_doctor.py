@@ -41,9 +41,8 @@ def test_it_leaves_nothing_behind_where_it_tried_to_write(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("uri", ["nosuchstore://bucket/x", "s3://"])
-def test_a_uri_of_an_unknown_store_is_bad_and_no_crash(uri):
-    ok, found = checks(images=uri)
+def test_a_uri_of_an_unknown_store_is_bad_and_no_crash():
+    ok, found = checks(images="nosuchstore://bucket/x")
     assert not ok and found["images"]["state"] == "bad"
 
 

@@ -1,0 +1,69 @@
+"""The demo: every job on the sample photographs, and again where it was left."""
+
+import re
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+from PIL import Image, ImageOps
+
+import denoise
+from denoise import package, tables
+from denoise.demo import DemoConfig, demo
+from denoise.image import decode
+
+SAMPLES = Path(denoise.__file__).parent / "samples"
+PHOTOGRAPHS = sorted(path for path in SAMPLES.iterdir() if path.suffix != ".md")
+
+
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory, ray_session):
+    """A demo with hardly any training, and its folder."""
+    if "unet" not in package.shipped_names():
+        pytest.skip("no weights are shipped yet")
+    folder = tmp_path_factory.mktemp("demo")
+    return demo(DemoConfig(output=str(folder), steps=2)), folder
+
+
+def test_every_photograph_gains(shown):
+    said, _ = shown
+    assert said["images"] == len(PHOTOGRAPHS) == len(said["gains_db"])
+    assert min(said["gains_db"].values()) > 3
+
+
+def test_it_leaves_a_table_a_report_and_a_contact_sheet(shown):
+    said, folder = shown
+    assert {row["path"] for row in tables.rows(str(folder / "denoised"))} == {
+        path.name for path in PHOTOGRAPHS
+    }
+    assert Path(said["report"]).read_text().startswith("<!doctype html>")
+    assert Image.open(said["contact_sheet"]).width > 900
+    assert len(said["table"]) == len(PHOTOGRAPHS) + 1
+
+
+def test_running_it_again_says_the_same_and_works_no_more(shown):
+    said, folder = shown
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.parquet")}
+    again = demo(DemoConfig(output=str(folder), steps=2))
+    assert again["gains_db"] == said["gains_db"]
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.parquet")} == before
+
+
+def test_the_photographs_are_small_and_each_names_its_licence():
+    assert sum(path.stat().st_size for path in PHOTOGRAPHS) < 2_000_000
+    named = re.findall(r"^\| `(.+?)` \|", (SAMPLES / "LICENSES.md").read_text(), re.MULTILINE)
+    assert sorted(named) == [path.name for path in PHOTOGRAPHS]
+
+
+def test_among_the_photographs_are_a_gray_a_turned_and_a_transparent_one():
+    pictures = {path.name: decode(path.read_bytes()) for path in PHOTOGRAPHS}
+    assert pictures["camera.png"].pixels.shape[2] == 1
+    assert pictures["retina.png"].alpha is not None
+    stored = Image.open(BytesIO((SAMPLES / "coffee.jpg").read_bytes()))
+    assert ImageOps.exif_transpose(stored).size == stored.size[::-1]
+    assert pictures["coffee.jpg"].pixels.shape[:2] == stored.size  # upright: [W, H] of the stored
+
+
+def test_training_without_a_step_is_refused():
+    with pytest.raises(ValueError, match="steps must be at least 1, got 0"):
+        DemoConfig(steps=0)
