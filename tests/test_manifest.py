@@ -1,0 +1,108 @@
+"""The manifest: every input in one shard, and later listings compared with it."""
+
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+from denoise import manifest, tables
+from denoise.inputs import Entry
+from denoise.tables import NOISE_SCHEMA
+
+
+def entry(number: int, mark: str = "1", size: int = 10) -> Entry:
+    return Entry(f"{number:06d}.png", f"/in/{number:06d}.png", size, mark)
+
+
+def update(place: Path, entries: Iterable[Entry]) -> manifest.Listing:
+    return manifest.update(str(place), iter(list(entries)), Counter())
+
+
+def done(place: Path, shards: Iterable[manifest.Shard]) -> None:
+    for shard in shards:
+        rows = [{"path": entry.path, "error": None} for entry in shard.entries(str(place))]
+        tables.write_part(str(place), shard.number, rows, NOISE_SCHEMA, {})
+
+
+def paths(place: Path, shards: Iterable[manifest.Shard]) -> list[str]:
+    return [entry.path for shard in shards for entry in shard.entries(str(place))]
+
+
+@pytest.mark.parametrize("count", [1, 5, 300, 70_000])
+def test_every_input_is_in_exactly_one_shard(tmp_path: Path, count: int):
+    listing = update(tmp_path, map(entry, range(count)))
+    found = paths(tmp_path, manifest.pending(str(tmp_path)))
+    assert found == [entry(number).path for number in range(count)]
+    assert listing.inputs == count and listing.added == listing.changed == listing.removed == 0
+
+
+def test_what_is_done_is_not_pending(tmp_path: Path):
+    update(tmp_path, map(entry, range(100)))
+    shards = manifest.pending(str(tmp_path))
+    done(tmp_path, shards[::2])
+    assert manifest.pending(str(tmp_path)) == shards[1::2]
+
+
+def test_the_same_listing_again_changes_nothing(tmp_path: Path):
+    update(tmp_path, map(entry, range(100)))
+    shards = manifest.pending(str(tmp_path))
+    listing = update(tmp_path, map(entry, reversed(range(100))))
+    assert (listing.added, listing.changed, listing.removed) == (0, 0, 0)
+    assert manifest.pending(str(tmp_path)) == shards
+
+
+def test_inputs_added_since_become_shards_of_their_own(tmp_path: Path):
+    update(tmp_path, map(entry, range(50)))
+    done(tmp_path, manifest.pending(str(tmp_path)))
+    listing = update(tmp_path, map(entry, range(80)))
+    assert listing.added == 30
+    wanted = [entry(number).path for number in range(50, 80)]
+    assert paths(tmp_path, manifest.pending(str(tmp_path))) == wanted
+
+
+def test_a_changed_input_has_its_shard_done_again_once(tmp_path: Path):
+    update(tmp_path, map(entry, range(50)))
+    done(tmp_path, manifest.pending(str(tmp_path)))
+    changed = [entry(number, mark="2" if number == 17 else "1") for number in range(50)]
+    assert update(tmp_path, changed).changed == 1
+    (shard,) = manifest.pending(str(tmp_path))
+    assert entry(17).path in paths(tmp_path, [shard])
+    done(tmp_path, [shard])
+    assert update(tmp_path, changed).changed == 0
+    assert manifest.pending(str(tmp_path)) == []
+
+
+def test_inputs_that_are_gone_are_told_and_their_rows_kept(tmp_path: Path):
+    update(tmp_path, map(entry, range(50)))
+    done(tmp_path, manifest.pending(str(tmp_path)))
+    assert update(tmp_path, map(entry, range(40))).removed == 10
+    assert manifest.pending(str(tmp_path)) == []
+    assert len(list(tables.rows(str(tmp_path), ["path"]))) == 50
+
+
+def test_a_listing_that_was_cut_off_is_made_again(tmp_path: Path):
+    update(tmp_path, map(entry, range(50)))
+    (tmp_path / "_manifest" / "generation-00000.json").unlink()
+    assert manifest.pending(str(tmp_path)) == []
+    update(tmp_path, map(entry, range(60)))
+    assert len(paths(tmp_path, manifest.pending(str(tmp_path)))) == 60
+
+
+@pytest.mark.parametrize(
+    ("count", "size", "most"),
+    [(8, 100_000, 4), (1000, 100_000, 15), (10**8, 10**5, 10**8), (50, 20 << 20, 1)],
+)
+def test_shards_grow_with_the_store_and_stay_small_in_bytes(count: int, size: int, most: int):
+    rows = manifest._shard_rows(count, count * size)
+    assert 1 <= rows <= most
+    assert count / rows < 100_000
+
+
+def test_shards_with_errors_are_found(tmp_path: Path):
+    update(tmp_path, map(entry, range(20)))
+    shards = manifest.pending(str(tmp_path))
+    done(tmp_path, shards)
+    bad = [{"path": "a", "error": "empty file"}, {"path": "b", "error": None}]
+    tables.write_part(str(tmp_path), shards[1].number, bad, NOISE_SCHEMA, {})
+    assert manifest.with_errors(str(tmp_path)) == [shards[1]]

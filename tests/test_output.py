@@ -1,0 +1,89 @@
+"""An output folder: one driver at a time, one set of settings."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from denoise.manifest import Listing
+from denoise.output import Output, run_of
+from denoise.storage import SettingsError
+
+SETTINGS = {"images": "/in", "sigma": 0.1, "seed": 0}
+
+
+def finished(place: Path) -> None:
+    with Output(str(place), "noise", SETTINGS) as output:
+        output.begin(Listing(inputs=3))
+        output.finish()
+
+
+def test_a_run_is_recorded_from_start_to_end(tmp_path: Path):
+    finished(tmp_path)
+    run = run_of(str(tmp_path)) or {}
+    assert run["settings"] == SETTINGS and run["state"] == "done" and run["inputs"] == 3
+    assert run["started"] <= run["ended"] and run["versions"]["denoise"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["_SUCCESS", "_run.json"]
+
+
+def test_other_settings_are_refused_and_named(tmp_path: Path):
+    finished(tmp_path)
+    with pytest.raises(SettingsError, match=r"seed was 0, now 7; sigma was 0.1, now 0.2"):
+        Output(str(tmp_path), "noise", SETTINGS | {"sigma": 0.2, "seed": 7}).__enter__()
+    with pytest.raises(SettingsError, match="output of `noise`, not of `infer`"):
+        Output(str(tmp_path), "infer", SETTINGS).__enter__()
+    assert not (tmp_path / "_lock.json").exists()
+
+
+def test_overwrite_discards_what_was_there_and_nothing_else(tmp_path: Path):
+    finished(tmp_path)
+    (tmp_path / "mine.txt").write_text("kept")
+    with Output(str(tmp_path), "noise", SETTINGS | {"seed": 7}, overwrite=True) as output:
+        assert not output.is_finished
+    assert (tmp_path / "mine.txt").read_text() == "kept"
+
+
+def test_a_second_driver_is_refused_while_the_first_lives(tmp_path: Path):
+    with (
+        Output(str(tmp_path), "noise", SETTINGS),
+        pytest.raises(SettingsError, match=r"being written by process \d+"),
+    ):
+        Output(str(tmp_path), "noise", SETTINGS).__enter__()
+    finished(tmp_path)
+
+
+def test_the_lock_of_a_killed_driver_is_free_at_once(tmp_path: Path):
+    code = (
+        "import os, signal\n"
+        "from denoise.output import Output\n"
+        f"Output({str(tmp_path)!r}, 'noise', {SETTINGS!r}).__enter__()\n"
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == -9
+    assert (tmp_path / "_lock.json").exists()
+    finished(tmp_path)
+
+
+def test_a_lock_from_another_machine_is_free_when_its_heart_stopped(tmp_path: Path):
+    holder = {"host": "elsewhere", "process": 1, "born": 1.0, "token": "x", "beat": 0.0}
+    (tmp_path / "_lock.json").write_text(json.dumps(holder))
+    finished(tmp_path)
+
+
+def test_a_new_folder_that_was_refused_is_left_empty(tmp_path: Path):
+    with (
+        pytest.raises(SettingsError, match="no images"),
+        Output(str(tmp_path / "out"), "noise", SETTINGS),
+    ):
+        raise SettingsError("no images")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_failed_run_says_so_and_can_go_on(tmp_path: Path):
+    with pytest.raises(ZeroDivisionError), Output(str(tmp_path), "noise", SETTINGS) as output:
+        output.begin(Listing())
+        raise ZeroDivisionError
+    assert (run_of(str(tmp_path)) or {})["state"] == "failed"
+    finished(tmp_path)

@@ -1,0 +1,64 @@
+"""Tables keep their types whatever they hold, and anything can read them."""
+
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from denoise import tables
+from denoise.tables import INFER_SCHEMA, NOISE_SCHEMA
+from tests.conftest import encoded, photo
+
+CONTRACT = {
+    "path": pa.string(), "height": pa.int32(), "width": pa.int32(), "bit_depth": pa.int8(),
+    "format": pa.string(), "image": pa.struct([("bytes", pa.binary()), ("path", pa.string())]),
+    "sigma": pa.float64(), "seed": pa.int64(), "mse_noisy": pa.float64(),
+    "psnr_noisy": pa.float64(), "mse": pa.float64(), "psnr": pa.float64(), "model": pa.string(),
+    "error": pa.string(),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("schema", [INFER_SCHEMA, NOISE_SCHEMA])
+def test_types_stay_where_every_value_is_null(tmp_path: Path, schema: pa.Schema):
+    tables.write_part(str(tmp_path), 0, [{"path": "a.png"}], schema, {})
+    found = pq.read_schema(tables.parts(str(tmp_path))[0])
+    assert found.equals(schema)
+    assert not found.field("path").nullable
+
+
+def test_infer_has_the_columns_users_rely_on():
+    assert {name: INFER_SCHEMA.field(name).type for name in CONTRACT} == CONTRACT
+
+
+def test_hugging_face_shows_pictures(tmp_path: Path):
+    datasets = pytest.importorskip("datasets", reason="the library `datasets` is not installed")
+    row = {"path": "a.png", "image": {"bytes": encoded(photo(9, 7)), "path": "a.png"}}
+    tables.write_part(str(tmp_path / "out"), 0, [row], INFER_SCHEMA, {})
+    files = tables.parts(str(tmp_path / "out"))
+    found = datasets.load_dataset(
+        "parquet", data_files=files, split="train", cache_dir=str(tmp_path / "cache")
+    )
+    assert found[0]["image"].size == (7, 9)
+
+
+def test_duckdb_reads_it(tmp_path: Path):
+    rows = [{"path": f"{i}.png", "psnr": 30.0 + i} for i in range(3)]
+    tables.write_part(str(tmp_path), 0, rows, INFER_SCHEMA, {})
+    query = f"select avg(psnr), count(*) from '{tmp_path}/data/part-*.parquet' where error is null"
+    assert duckdb.sql(query).fetchall() == [(31.0, 3)]
+
+
+def test_rows_come_back_sorted_by_path_and_the_footer_with_them(tmp_path: Path):
+    rows = [{"path": name, "error": None} for name in ("b", "a", "c")]
+    tables.write_part(str(tmp_path), 3, rows, NOISE_SCHEMA, {"seconds": {"decode": 1.5}})
+    assert [row["path"] for row in tables.part(str(tmp_path), 3)] == ["a", "b", "c"]
+    assert tables.about(tables.part_uri(str(tmp_path), 3)) == {"seconds": {"decode": 1.5}}
+    assert [row["path"] for row in tables.rows(str(tmp_path), ["path"])] == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("name", ["part-1.parquet.x", ".part-00000001.parquet.ab", "x.parquet"])
+def test_only_part_files_are_shards(name: str):
+    assert tables.shard_of(name) == -1
+    assert tables.shard_of("part-00000012.parquet") == 12
