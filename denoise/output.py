@@ -201,9 +201,11 @@ def _is_alive(holder: Mapping[str, Any]) -> bool:
 
 
 def _birth_of(process: int) -> float:
-    """When a process started, so that a number used again tells; 0 if it is not there."""
+    """When a process started, so that a number used again tells; 0 if it has ended."""
     try:
-        return psutil.Process(process).create_time()
+        found = psutil.Process(process)
+        # one that was killed stays a zombie until its parent asks how it ended
+        return 0.0 if found.status() == psutil.STATUS_ZOMBIE else found.create_time()
     except psutil.NoSuchProcess:
         return 0.0
 
