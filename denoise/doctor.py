@@ -79,6 +79,8 @@ def _tried(name: str, check: Callable[[], Check]) -> Check:
     """A check that may fail by itself: what it raises is what it found."""
     try:
         return check()
+    except SettingsError as error:
+        return Check(name, "bad", str(error))
     except (OSError, RuntimeError, ValueError, ImportError) as error:
         return Check(name, "bad", storage.words_of(error))
 
