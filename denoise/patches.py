@@ -48,7 +48,7 @@ class Recipe:
     batch_size: int = 16  # patches a step, over all workers together
     patch: int = 64  # side of a training patch in pixels
     seed: int = 0  # sample i is a function of this and i
-    learning_rate: float = 2e-3  # at its height, after a short warm-up and before the cosine
+    learning_rate: float = 1e-3  # at its height, after a short warm-up and before the cosine
     loss: Literal["l1", "charbonnier", "mse"] = "l1"
     accumulate: int = 1  # parts that a worker's share of a batch is cut into, to save memory
     save_every: int = 500  # steps between validations; each one is a checkpoint to resume from

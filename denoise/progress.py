@@ -50,7 +50,7 @@ class Progress:
         if pixels:
             parts.append(f"{pixels / spent / 1e6:.2f} megapixels/s")
         if done:
-            parts.append(f"{_words(spent * (self.total - done) / done)} left")
+            parts.append(f"{words_of_time(spent * (self.total - done) / done)} left")
         if seconds:
             slowest = max(seconds, key=lambda stage: seconds[stage])
             share = seconds[slowest] / max(1e-9, sum(seconds.values()))
@@ -58,7 +58,7 @@ class Progress:
         return ", ".join(parts)
 
 
-def _words(seconds: float) -> str:
+def words_of_time(seconds: float) -> str:
     """A time in the two units that matter."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)

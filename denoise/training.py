@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING, Any
 from denoise import inputs, storage
 from denoise.inputs import Entry
 from denoise.output import Output, versions
-from denoise.patches import CROPS, PHOTO_SCHEMA, Recipe, held_out, order_of
+from denoise.patches import Recipe, held_out
+from denoise.progress import words_of_time
 from denoise.storage import SettingsError, join
 
 if TYPE_CHECKING:
@@ -32,13 +33,12 @@ if TYPE_CHECKING:
     from ray.train import Checkpoint, Result
 
     from denoise.learning import Learner, Record
-    from denoise.patches import Photo
     from denoise.runtime import Resources
+    from denoise.supply import Supply
 
 _log = logging.getLogger(__name__)
 DEFAULT = "unet"
 RETRIES = 8  # a run outlives so many dying workers
-GIB = 2**30
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,13 +124,11 @@ class Job:
 
     recipe: Recipe
     start: "ObjectRef[Start]"
-    photos: list["ObjectRef[Any]"]  # tables of PHOTO_SCHEMA; none where they are streamed
-    stream: Any  # the actor that streams them
-    samples_a_window: int | None
-    validation: list["ObjectRef[Any]"]
+    supply: "Supply"
+    validation: "Supply"
     place: str
     compiled: bool
-    board: Any  # the actor that the driver reads progress from
+    board: Any  # the actor of _Board
 
 
 def _start_of(config: TrainConfig) -> Start:
@@ -176,22 +174,29 @@ def _work(
     import ray
 
     from denoise import runtime
+    from denoise.supply import Limits, decoded, supply_of
 
     with runtime.connected() as resources:
         _check_cluster(config, place, resources)
-        supply, counts = _supply(config, entries)
-        board = ray.remote(num_cpus=0)(_Board).remote()
+        limits = Limits(
+            patch=config.patch,
+            seed=config.seed,
+            memory=config.memory,
+            max_error_rate=config.max_error_rate,
+        )
+        chosen, held = entries
         job = Job(
             recipe=Recipe(**{name: getattr(config, name) for name in asdict(Recipe())}),
             start=ray.put(start),
+            supply=supply_of(chosen, limits),
+            validation=decoded(held, limits),
             place=place,
             compiled=config.compile,
-            board=board,
-            **supply,
+            board=ray.remote(num_cpus=0)(_Board).remote(),
         )
-        with _shown(board, config.steps):
+        with _shown(job.board, config.steps):
             result = _trained(config, job, resources)
-        return _packed(config, place, start, result, counts)
+        return _packed(config, job, start, result)
 
 
 def _check_cluster(config: TrainConfig, place: str, resources: "Resources") -> None:
@@ -206,124 +211,6 @@ def _check_cluster(config: TrainConfig, place: str, resources: "Resources") -> N
             f"--output {storage.shown(place)} is a local folder, and the cluster has "
             f"{resources.nodes} nodes; give a place that all of them reach, such as s3://..."
         )
-
-
-def _supply(
-    config: TrainConfig, entries: tuple[list[Entry], list[Entry]]
-) -> tuple[dict[str, Any], dict[str, int]]:
-    """Where the workers get their photos from, and how many there are of each kind."""
-    import ray
-
-    chosen, held = entries
-    validation, seen = _decoded(held, config)
-    sample = chosen[:: max(1, len(chosen) // 32)][:32]
-    mean = _mean_bytes(sample, config) if len(chosen) > len(sample) else 0
-    fitting = int(config.memory * GIB / 3 / mean) if mean else 0
-    if mean * len(chosen) <= config.memory * GIB:
-        photos, counts = _decoded(chosen, config)
-        stream, crops = None, None
-    else:
-        a_window = max(1, fitting)  # three windows are in memory: the last, this and the next
-        _log.info("%d photos do not fit into %g GiB: streamed", len(chosen), config.memory)
-        photos, counts = [], {"photos": len(chosen)}
-        stream = ray.remote(num_cpus=0)(_Stream).remote(chosen, config.seed, config.patch, a_window)
-        crops = a_window * CROPS
-    supply = {
-        "photos": photos,
-        "stream": stream,
-        "samples_a_window": crops,
-        "validation": validation,
-    }
-    return supply, counts | {"validated_on": seen["photos"]}
-
-
-def _decoded(
-    entries: Sequence[Entry], config: TrainConfig
-) -> tuple[list["ObjectRef[Any]"], dict[str, int]]:
-    """Decodes on all CPUs, through Ray Data, into tables that every worker on a node shares.
-
-    Raises SettingsError where too many do not decode.
-    """
-    import ray
-
-    blocks = [_entry_table(entries[k : k + 32]) for k in range(0, len(entries), 32)]
-    photos = ray.data.from_arrow(blocks).map_batches(
-        _photo_table,
-        fn_kwargs={"patch": config.patch},
-        batch_format="pyarrow",
-        batch_size=None,
-    )
-    photos = photos.materialize()
-    said = photos.select_columns(["path", "padded", "error"]).take_all()
-    errors = {row["path"]: row["error"] for row in said if row["error"]}
-    padded = sum(row["padded"] for row in said)
-    for path, error in list(errors.items())[:20]:
-        _log.warning("left out %s: %s", path, error)
-    if len(errors) > config.max_error_rate * len(entries) or len(errors) == len(entries):
-        path, error = next(iter(errors.items()))
-        raise SettingsError(
-            f"{len(errors)} of {len(entries)} images do not decode, such as {path} ({error}); "
-            f"--max-error-rate allows {config.max_error_rate:g}"
-        )
-    if padded:
-        _log.warning("%d images are smaller than the patch: mirrored at their borders", padded)
-    counts = {"photos": len(said) - len(errors), "undecodable": len(errors), "padded": padded}
-    return list(photos.to_arrow_refs()), counts
-
-
-def _entry_table(entries: Sequence[Entry]) -> Any:
-    import pyarrow as pa
-
-    return pa.Table.from_pylist([asdict(entry) for entry in entries])
-
-
-def _photo_table(entries: Any, patch: int) -> Any:
-    """A block of entries -> a block of photos, on a Ray worker."""
-    import pyarrow as pa
-
-    from denoise.patches import photo_row
-
-    rows = [photo_row(Entry(**row), patch) for row in entries.to_pylist()]
-    return pa.Table.from_pylist(rows, schema=PHOTO_SCHEMA)
-
-
-def _mean_bytes(entries: Sequence[Entry], config: TrainConfig) -> float:
-    """How much memory a decoded photo takes, from a few of them."""
-    import ray
-
-    refs, counts = _decoded(entries, config)
-    return sum(table.nbytes for table in ray.get(refs)) / counts["photos"]
-
-
-class _Stream:
-    """Decodes one window of photos after the other, the next one ahead of time; an actor."""
-
-    def __init__(self, entries: list[Entry], seed: int, patch: int, size: int) -> None:
-        self.entries, self.seed, self.patch, self.size = entries, seed, patch, size
-        self.windows: dict[int, list[Any]] = {}
-
-    def window(self, number: int) -> list[Any]:
-        """References to the tables of a window. All workers walk through the windows together."""
-        self.windows = {k: refs for k, refs in self.windows.items() if k >= number - 1}
-        for k in (number, number + 1):
-            if k not in self.windows:
-                self.windows[k] = self._begun(k)
-        return self.windows[number]
-
-    def _begun(self, number: int) -> list[Any]:
-        import ray
-
-        count = len(self.entries)
-        order: dict[int, Any] = {}
-        chosen = []
-        for slot in range(number * self.size, (number + 1) * self.size):
-            epoch, place = divmod(slot, count)
-            if epoch not in order:
-                order = {epoch: order_of(self.seed, epoch, count)}
-            chosen.append(self.entries[order[epoch][place]])
-        task = ray.remote(num_cpus=0)(_photo_table)
-        parts = [chosen[k::4] for k in range(4) if chosen[k::4]]
-        return [task.remote(_entry_table(part), self.patch) for part in parts]
 
 
 class _Board:
@@ -382,22 +269,21 @@ def _work_as_worker(setup: dict[str, Any]) -> dict[str, Any]:
     from ray import train as ray_train
 
     from denoise.learning import Diverged, Share, learn
-    from denoise.patches import Sampler, photos_in
+    from denoise.patches import Sampler
 
     job: Job = setup["job"]
     context = ray_train.get_context()
     share = Share(context.get_world_rank(), context.get_world_size())
     recorder = _Recorder(job) if share.rank == 0 else None
-    window = _streamed(job.stream) if job.stream else _kept(job.photos)
-    validation = [photo for ref in job.validation for photo in photos_in(ray.get(ref))]
+    checkpoint = ray_train.get_checkpoint()
     try:
         learner = learn(
             job.recipe,
             _network(ray.get(job.start), job.recipe.seed),
-            Sampler(job.recipe, window, job.samples_a_window),
-            validation,
+            Sampler(job.recipe, job.supply.window(), job.supply.samples_a_window),
+            job.validation.photos(),
             lambda learner: _save(learner, recorder),
-            state=_state_in(ray_train.get_checkpoint()),
+            state=_state_in(checkpoint) if checkpoint else None,
             share=share,
             compiled=job.compiled,
             tell=recorder.tell if recorder else lambda record: None,
@@ -422,41 +308,8 @@ def _network(start: Start, seed: int) -> Any:
     return model
 
 
-def _kept(refs: Sequence["ObjectRef[Any]"]) -> Any:
-    """The window of a run whose photos are all in memory."""
-    import ray
-
-    from denoise.patches import photos_in
-
-    photos = sorted(
-        (photo for table in ray.get(list(refs)) for photo in photos_in(table)),
-        key=lambda photo: photo.path,
-    )
-    return lambda number: photos
-
-
-def _streamed(stream: Any) -> Any:
-    """The windows of a run whose photos are not; a batch may lie across two of them."""
-    import ray
-
-    from denoise.patches import photos_in
-
-    seen: dict[int, list[Photo]] = {}
-
-    def window(number: int) -> list["Photo"]:
-        if number not in seen:
-            for old in [k for k in seen if k < number - 1]:
-                del seen[old]
-            tables = ray.get(ray.get(stream.window.remote(number)))
-            seen[number] = [photo for table in tables for photo in photos_in(table)]
-        return seen[number]
-
-    return window
-
-
-def _state_in(checkpoint: "Checkpoint | None") -> dict[str, Any] | None:
-    if checkpoint is None:
-        return None
+def _state_in(checkpoint: "Checkpoint") -> dict[str, Any]:
+    """What _save saved; nothing is unpickled but tensors and plain values."""
     import torch
 
     from denoise.model import device
@@ -514,29 +367,21 @@ class _Recorder:
 
 @contextmanager
 def _shown(board: Any, steps: int) -> Iterator[None]:
-    """A live line for as long as training lasts."""
+    """A live line for as long as training lasts; elsewhere than on a terminal, a line at times."""
     import ray
 
     over = threading.Event()
-    live = sys.stderr.isatty()
+    live = sys.stderr.isatty() and "NO_COLOR" not in os.environ
 
     def show() -> None:
-        said = 0.0
-        began, first = time.monotonic(), None
+        shown = 0.0
         while not over.wait(1.0 if live else 10.0):
             record = ray.get(board.read.remote())
-            if not record or record["step"] == said:
-                continue
-            said = record["step"]
-            first = said if first is None else first
-            left = (time.monotonic() - began) / max(1, said - first) * (steps - said)
-            line = (
-                f"train step {said}/{steps}, loss {record['loss']:.5f}, "
-                + (f"{record['psnr']:.2f} dB, " if "psnr" in record else "")
-                + f"{record['images_per_second']:.0f} images/s, {left / 60:.0f} min left"
-            )
-            sys.stderr.write(f"\r{line}\x1b[K" if live else f"{line}\n")
-            sys.stderr.flush()
+            if record and record["step"] != shown:
+                shown = record["step"]
+                line = _line_of(record, steps)
+                sys.stderr.write(f"\r{line}\x1b[K" if live else f"{line}\n")
+                sys.stderr.flush()
 
     thread = threading.Thread(target=show, daemon=True)
     thread.start()
@@ -545,39 +390,52 @@ def _shown(board: Any, steps: int) -> Iterator[None]:
     finally:
         over.set()
         thread.join()
-        if live:
-            sys.stderr.write("\n")
+        sys.stderr.write("\n" if live else "")
 
 
-def _packed(
-    config: TrainConfig, place: str, start: Start, result: "Result", counts: dict[str, int]
-) -> dict[str, Any]:
+def _line_of(record: "Record", steps: int) -> str:
+    step = int(record["step"])
+    quality = f", {record['psnr']:.2f} dB" if "psnr" in record else ""
+    left = (steps - step) * record["seconds_per_step"]
+    return (
+        f"train step {step}/{steps}, loss {record['loss']:.5f}{quality}, "
+        f"{record['images_per_second']:.0f} images/s, {words_of_time(left)} left"
+    )
+
+
+def _packed(config: TrainConfig, job: Job, start: Start, result: "Result") -> dict[str, Any]:
     """Writes the package of the best checkpoint, and returns what its config.json records."""
-    from denoise import package
+    from denoise import card, package
 
     kept = [pair for pair in result.best_checkpoints or [] if pair[1].get("psnr") is not None]
-    checkpoint, metrics = max(kept, key=lambda pair: float(pair[1]["psnr"]))
-    state = _state_in(checkpoint)
-    assert state is not None
+    checkpoint, best = max(kept, key=lambda pair: float(pair[1]["psnr"]))
+    last, _ = max(kept, key=lambda pair: int(pair[1]["step"]))
     model = _network(start, config.seed)
-    model.load_state_dict(state["average"])
+    model.load_state_dict(_state_in(checkpoint)["average"])
+    history = _state_in(last)["rest"]["history"]
     fields = {
         "architecture": start.architecture,
         "sigma": list(config.sigmas),
-        "clipping": "both",  # noise as files hold it (clipped, rounded), and as the literature's
+        "clipping": "both",  # noise as files hold it (clipped and rounded), and as papers add it
         "training": config.settings()
-        | counts
+        | job.supply.counts
         | {
-            "best_step": metrics["step"],
-            "last_step": max(pair[1]["step"] for pair in kept),
+            "validated_on": job.validation.counts["photos"],
+            "best_step": best["step"],
+            "last_step": history[-1]["step"],
             "workers": config.workers,
             "started_from": start.digest,
+            "hardware": card.hardware(),
             "versions": versions(),
         },
-        "metrics": {"validation_psnr": metrics["psnr"]},
+        "metrics": {"validation_psnr": best["psnr"]},
     }
-    package.save(place, model, fields)
-    return _record_of(place)
+    name = job.place.rstrip("/").rsplit("/", 1)[-1]
+    pictures = card.pictures(job.recipe, model.eval(), job.validation.photos(), history)
+    for file, content in pictures.items():
+        storage.write(join(job.place, file), content)
+    package.save(job.place, model, fields | {"card": card.text(name, fields, model, history)})
+    return _record_of(job.place)
 
 
 def _record_of(place: str) -> dict[str, Any]:

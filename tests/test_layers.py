@@ -18,15 +18,15 @@ ORDER = [
     # torch, no ray
     "model", "package", "denoiser", "portable",
     # pairs of images; then ray, no torch
-    "pairs", "patches", "runtime", "shards",
+    "pairs", "patches", "runtime", "shards", "supply",
     # the stories
-    "learning", "views", "page", "report", "bulk", "training", "noising", "inference",
+    "learning", "views", "card", "page", "report", "bulk", "training", "noising", "inference",
     "plan", "demo", "doctor", "export", "__main__",
 ]  # fmt: skip
 ONLY = {
     "fsspec": {"storage"},
-    "ray": {"runtime", "shards", "training", "learning", "__main__"},
-    "torch": {"model", "package", "denoiser", "training", "learning", "export", "portable"},
+    "ray": {"runtime", "shards", "supply", "training", "__main__"},
+    "torch": {"model", "package", "denoiser", "training", "learning", "card", "export", "portable"},
 }
 MODULES = sorted(path.stem for path in HOME.glob("*.py") if path.stem != "__init__")
 

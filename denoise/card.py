@@ -1,0 +1,150 @@
+"""What a training run says of its model: the card, the curve, and pictures before and after."""
+
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor, nn
+
+from denoise.learning import Judge, Record, Share
+from denoise.metrics import mse, psnr
+from denoise.model import UNTOLD
+from denoise.patches import TOLD, UNCLIPPED, Photo, Recipe
+from denoise.views import SheetRow, contact_sheet
+
+_SHOWN = 4  # photos before and after
+_SIZE = (720, 320)  # of the curve
+_MARGIN = 48
+_TEXT = """\
+# {name}
+
+A convolutional autoencoder that removes Gaussian noise from photographs, for
+denoise: `denoise infer --images photos --output denoised --model {name}`
+
+| | |
+|---|---|
+| architecture | {architecture}, {parameters:,} parameters, {macs:.0f} kMAC a pixel |
+| noise | sigma {sigma} of the 0..1 scale; in {unclipped:.0%} of the samples not clipped |
+| noise level | told in {told:.0%} of the samples; else the network judges it by itself |
+| trained on | {photos} photos ({images}), patches of {patch} pixels, {batch_size} a step |
+| steps | {last_step} of {steps}, kept is step {best_step} |
+| optimizer | AdamW, {learning_rate:g} falling by a cosine, {loss} loss, moving average of weights |
+| seed | {seed} |
+| hardware | {hardware}, {workers} worker(s), {images_per_second:.0f} patches/s |
+| validation | **{psnr:.2f} dB**: {validated_on} photos' middles, sigma {middle:g}, clipped |
+
+PSNR is over RGB, the mean over the photos, of rounded pixels. Not for medical or forensic use: what
+noise has buried, the network makes up.
+
+![PSNR and loss over the steps](curve.png)
+
+![clean, noisy, denoised](samples.jpg)
+"""
+
+
+def text(name: str, fields: Mapping[str, Any], model: nn.Module, history: Sequence[Record]) -> str:
+    """The model card, in Markdown."""
+    training = fields["training"]
+    low, high = fields["sigma"]
+    return _TEXT.format(
+        **{key: training[key] for key in training if key not in ("sigma", "architecture")},
+        name=name,
+        architecture=fields["architecture"],
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        macs=float(model.macs_per_pixel) / 1e3,  # type: ignore[arg-type]
+        sigma=f"{low:g}" if low == high else f"{low:g} to {high:g}",
+        middle=(low + high) / 2,
+        unclipped=UNCLIPPED,
+        told=TOLD,
+        images_per_second=np.median([record["images_per_second"] for record in history]),
+        psnr=fields["metrics"]["validation_psnr"],
+    )
+
+
+def hardware() -> str:
+    """What this machine computes with."""
+    if torch.cuda.is_available():
+        return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
+    return f"{os.cpu_count()} CPU cores ({platform.machine()})"
+
+
+def pictures(
+    recipe: Recipe, model: nn.Module, photos: Sequence[Photo], history: Sequence[Record]
+) -> dict[str, bytes]:
+    """The files that the card shows."""
+    judge = Judge(recipe, photos[:_SHOWN], Share())
+    rows = [
+        _row(model, photo.path, *pair)
+        for photo, pair in zip(photos[:_SHOWN], judge.pairs, strict=True)
+    ]
+    samples = BytesIO()
+    Image.open(BytesIO(contact_sheet(rows))).save(samples, "JPEG", quality=90)
+    return {"curve.png": curve(history), "samples.jpg": samples.getvalue()}
+
+
+def curve(history: Sequence[Record]) -> bytes:
+    """A PNG of the loss at each record (gray) and the validation PSNR (blue) over the steps."""
+    image = Image.new("RGB", _SIZE, "white")
+    pen = ImageDraw.Draw(image)
+    last = history[-1]["step"]
+    loss = [(record["step"], record["loss"]) for record in history]
+    quality = [(record["step"], record["psnr"]) for record in history if "psnr" in record]
+    _line(pen, loss, last, "silver", left=False)
+    _line(pen, quality, last, "navy", left=True)
+    font = ImageFont.load_default(13)
+    pen.text((_MARGIN, 8), "validation PSNR in dB", "navy", font)
+    pen.text((_SIZE[0] - _MARGIN, 8), "loss", "gray", font, anchor="ra")
+    pen.text((_SIZE[0] - _MARGIN, _SIZE[1] - 20), f"step {last:.0f}", "black", font, anchor="ra")
+    out = BytesIO()
+    image.save(out, "PNG", optimize=True)
+    return out.getvalue()
+
+
+def _line(
+    pen: ImageDraw.ImageDraw,
+    points: Sequence[tuple[float, float]],
+    last: float,
+    color: str,
+    *,
+    left: bool,
+) -> None:
+    """One quantity over the steps, with its least and greatest value at the axis on its side."""
+    values = [value for _, value in points]
+    low, high = min(values), max(values)
+    width, height = _SIZE[0] - 2 * _MARGIN, _SIZE[1] - 2 * _MARGIN
+    span = (high - low) or 1.0
+    drawn = [
+        (_MARGIN + width * step / last, _MARGIN + height * (high - value) / span)
+        for step, value in points
+    ]
+    pen.line(drawn, color, 2)
+    for value, y in ((high, _MARGIN), (low, _MARGIN + height)):
+        place = (_MARGIN - 4, y) if left else (_SIZE[0] - _MARGIN + 4, y)
+        font = ImageFont.load_default(11)
+        pen.text(place, f"{value:.3g}", color, font, anchor="rm" if left else "lm")
+
+
+@torch.no_grad()
+def _row(model: nn.Module, path: str, noisy: Tensor, clean: Tensor) -> SheetRow:
+    denoised = model(noisy, torch.tensor([UNTOLD]))
+    original, before, after = (_pixels(tensor) for tensor in (clean, noisy, denoised))
+    return SheetRow(
+        path.rsplit("/", 1)[-1],
+        original,
+        before,
+        after,
+        psnr_noisy=psnr(mse(original, before)),
+        psnr=psnr(mse(original, after)),
+    )
+
+
+def _pixels(tensor: Tensor) -> NDArray[np.uint8]:
+    """[1, 3, H, W] 0..1 -> [H, W, 3] integers"""
+    pixels = (tensor[0].permute(1, 2, 0).clamp(0, 1) * 255).round()
+    return pixels.to(torch.uint8).numpy()
