@@ -3,6 +3,7 @@
 Shapes: pixels [H, W, C] uint8 or uint16, C 1 (gray) or 3 (RGB); alpha [H, W] of the same kind.
 """
 
+import logging
 import struct
 import zlib
 from collections.abc import Iterator
@@ -353,8 +354,7 @@ def _decoded_tiff(encoded: bytes, max_pixels: int) -> Picture:
     if _DNG_VERSION in tags or encoded[8:10] == b"CR" or tags.get(_SUBFILE_TYPE, 0) & 1:
         raise ImageError("unsupported kind: camera raw")  # what comes first is a thumbnail
     _check_size(tags[_WIDTH], tags[_HEIGHT], max_pixels)
-    for side in (_TILE_WIDTH, _TILE_HEIGHT):
-        _check_size(1, tags.get(side, 1), 1 << 16)
+    _check_whole(tags, len(encoded))
     if _needs_tifffile(tags):
         planes = _tifffile_planes(encoded)
         per_inch = {2: 1, 3: 2.54}.get(tags.get(296, 2), 0)
@@ -366,6 +366,24 @@ def _decoded_tiff(encoded: bytes, max_pixels: int) -> Picture:
     planes = _pillow_planes(image)
     tags[_ORIENTATION] = 1  # Pillow has turned it already
     return _picture(planes, "TIFF", image.info, exif=_exif_of_tiff(tags), note=_note(image))
+
+
+def _check_whole(tags: Image.Exif, length: int) -> None:
+    """ImageError where strips or tiles are missing, which Pillow and tifffile would leave black."""
+    is_tiled = _TILE_WIDTH in tags
+    width, height = tags[_WIDTH], tags[_HEIGHT]
+    columns = tags[_TILE_WIDTH] if is_tiled else width
+    rows = tags[_TILE_HEIGHT] if is_tiled else min(tags.get(_ROWS_PER_STRIP, height), height)
+    if columns > 2 * width + 4096 or rows > 2 * height + 4096:
+        raise ImageError("truncated or damaged TIFF")  # tiles far larger than the picture
+    expected = -(-width // columns) * -(-height // rows)
+    expected *= tags.get(_SAMPLES, 1) if tags.get(_PLANAR, 1) == 2 else 1
+    starts = np.atleast_1d(tags[_TILE_STARTS if is_tiled else _STRIP_STARTS])
+    lengths = np.atleast_1d(tags.get(_TILE_LENGTHS if is_tiled else _STRIP_LENGTHS, starts * 0 + 1))
+    if min(len(starts), len(lengths)) < expected or lengths.min() < 1:
+        raise ImageError("truncated or damaged TIFF")
+    if (starts[:expected].astype(np.float64) + lengths[:expected]).max() > length:
+        raise ImageError("truncated or damaged TIFF")
 
 
 def _needs_tifffile(tags: Image.Exif) -> bool:
@@ -381,6 +399,7 @@ def _tifffile_planes(encoded: bytes) -> Planes:
     """The first page, of any depth: gray or RGB, with or without alpha."""
     tifffile = _extra("tifffile", "TIFF")
     _extra("imagecodecs", "TIFF")
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what it says becomes an ImageError
     with tifffile.TiffFile(BytesIO(encoded)) as file:
         page = file.pages[0]
         if page.photometric not in (0, 1, 2) or page.sampleformat not in (1, 3):
@@ -409,6 +428,8 @@ def _exif_of_tiff(tags: Image.Exif) -> bytes | None:
     kept = Image.Exif()
     for tag in writers.DESCRIPTIVE_TAGS & set(tags):
         kept[tag] = tags[tag]
+    if set(kept) == {_ORIENTATION} and kept[_ORIENTATION] == 1:
+        del kept[_ORIENTATION]  # the only thing it would say
     for folder in writers.EXIF_FOLDERS:
         if folder in tags and (inner := tags.get_ifd(folder)):
             kept.get_ifd(folder).update(inner)
@@ -477,9 +498,11 @@ def _plausible_dpi(dpi: Any) -> tuple[float, float] | None:
         x, y = float(dpi[0]), float(dpi[1])
     except (TypeError, ValueError, IndexError, ZeroDivisionError):
         return None
-    return (x, y) if 0 < x < 1e6 and 0 < y < 1e6 else None
+    return (x, y) if 1 < x < 1e6 and 1 < y < 1e6 else None  # 1: an aspect ratio
 
 
 # TIFF's tags, by number
-_SUBFILE_TYPE, _WIDTH, _HEIGHT, _BITS, _PHOTOMETRIC, _SAMPLES = 254, 256, 257, 258, 262, 277
-_ORIENTATION, _TILE_WIDTH, _TILE_HEIGHT, _ICC, _DNG_VERSION = 274, 322, 323, 34675, 50706
+_SUBFILE_TYPE, _WIDTH, _HEIGHT, _BITS, _PHOTOMETRIC, _ORIENTATION = 254, 256, 257, 258, 262, 274
+_SAMPLES, _PLANAR, _ICC, _DNG_VERSION = 277, 284, 34675, 50706
+_STRIP_STARTS, _ROWS_PER_STRIP, _STRIP_LENGTHS = 273, 278, 279
+_TILE_WIDTH, _TILE_HEIGHT, _TILE_STARTS, _TILE_LENGTHS = 322, 323, 324, 325
