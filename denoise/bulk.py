@@ -67,7 +67,7 @@ class BulkConfig:
         }
 
 
-Stages = Callable[["Dataset", "Resources", bool], "Dataset"]
+Stages = Callable[["Dataset", "Resources", int, bool], "Dataset"]
 
 
 def run(
@@ -79,8 +79,8 @@ def run(
 ) -> dict[str, Any]:
     """Does what is missing in an output folder and returns its summary.
 
-    `stages` turns a dataset of shards into one of counted lines; the URIs `needed` must be there on
-    every node. Raises SettingsError before any work where flags or places are wrong.
+    `stages` turns a dataset of so many shards into one of counted lines; the URIs `needed` must be
+    there on every node. Raises SettingsError before any work where flags or places are wrong.
     """
     place = storage.absolute(config.output)
     with Output(place, verb, settings, overwrite=config.overwrite) as output:
@@ -175,7 +175,9 @@ def _work(
             def show(tally: "Tally", progress: Progress = progress) -> None:
                 progress.show(tally.images, tally.failed, tally.pixels, tally.seconds)
 
-            shards.counted(stages(shards.dataset(place, todo), resources, only_errors), show)
+            shards.counted(
+                stages(shards.dataset(place, todo), resources, len(todo), only_errors), show
+            )
             progress.end()
 
 

@@ -111,7 +111,12 @@ def _measured(pair: Pair, denoised: Any, config: InferConfig, output: str) -> di
 
 
 def _stages(
-    shards: "Dataset", resources: "Resources", only_errors: bool, config: InferConfig, model: str
+    shards: "Dataset",
+    resources: "Resources",
+    count: int,
+    only_errors: bool,
+    config: InferConfig,
+    model: str,
 ) -> "Dataset":
     """All of it in one actor a CPU; where there are GPUs, the network alone in actors of theirs."""
     from denoise import runtime
@@ -123,7 +128,7 @@ def _stages(
             _Everything,
             fn_constructor_args=(config, model, only_errors),
             num_cpus=1,
-            compute=runtime.actors(counts, int(resources.cpus)),
+            compute=runtime.actors(counts, int(resources.cpus), count),
             **options,
         )
     hands = runtime.tasks(max(1, int(resources.cpus)))
@@ -135,7 +140,7 @@ def _stages(
         fn_constructor_args=(config,),
         num_cpus=0,
         num_gpus=config.gpus_per_worker,
-        compute=runtime.actors(counts, max(1, int(resources.gpus / config.gpus_per_worker))),
+        compute=runtime.actors(counts, max(1, int(resources.gpus / config.gpus_per_worker)), count),
         **options,
     )
     return denoised.map_batches(

@@ -40,7 +40,9 @@ def noise(config: NoisingConfig) -> dict[str, Any]:
     SettingsError before any work where flags or places are wrong.
     """
 
-    def stages(shards: "Dataset", resources: "Resources", only_errors: bool) -> "Dataset":
+    def stages(
+        shards: "Dataset", resources: "Resources", _count: int, only_errors: bool
+    ) -> "Dataset":
         from denoise import runtime
 
         return shards.map_batches(

@@ -3,6 +3,8 @@
 import logging
 import os
 import secrets
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -34,7 +36,8 @@ def connected(*, verbose: bool = False) -> Iterator[Resources]:
     """
     mine = not ray.is_initialized()
     if mine:
-        _connect(verbose=verbose)
+        with _own_signals():
+            _connect(verbose=verbose)
     _quieten(verbose=verbose)
     try:
         yield resources()
@@ -55,11 +58,13 @@ def is_local() -> bool:
     return resources().nodes == 1
 
 
-def actors(workers: tuple[int, ...], default: int) -> ActorPoolStrategy:
-    """A pool of so many actors: started together, or growing and shrinking between two numbers."""
+def actors(workers: tuple[int, ...], default: int, shards: int) -> ActorPoolStrategy:
+    """A pool of so many actors, no more than there are shards: started together, or growing and
+    shrinking between two numbers."""
     if len(workers) == 2:
-        return ActorPoolStrategy(min_size=workers[0], max_size=workers[1], initial_size=workers[0])
-    return ActorPoolStrategy(size=workers[0] if workers else default)
+        low, high = (min(count, shards) for count in workers)
+        return ActorPoolStrategy(min_size=low, max_size=high, initial_size=low)
+    return ActorPoolStrategy(size=min(workers[0] if workers else default, shards))
 
 
 def tasks(size: int) -> TaskPoolStrategy:
@@ -91,6 +96,18 @@ def check_shared(uris: tuple[str, ...]) -> None:
 def _is_there(uri: str) -> bool:
     """Runs on a node of the cluster."""
     return storage.exists(uri)
+
+
+@contextmanager
+def _own_signals() -> Iterator[None]:
+    """Ray puts handlers of its own in place, which abort at SIGTERM: ours come back afterwards."""
+    ours = {sign: signal.getsignal(sign) for sign in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            for sign, handler in ours.items():
+                signal.signal(sign, handler)
 
 
 def _connect(*, verbose: bool) -> None:

@@ -38,10 +38,9 @@ def encoded(pixels: np.ndarray, format: str = "PNG", **options: object) -> bytes
     return out.getvalue()
 
 
-@pytest.fixture
-def photos(tmp_path: Path) -> Path:
+def make_photos(place: Path) -> Path:
     """A folder of pictures: two folders deep, two formats, one gray, one broken, one no image."""
-    root = tmp_path / "photos"
+    root = place / "photos"
     (root / "more").mkdir(parents=True)
     for number in range(5):
         (root / f"{number}.png").write_bytes(encoded(photo(seed=number)))
@@ -51,6 +50,12 @@ def photos(tmp_path: Path) -> Path:
     (root / "notes.txt").write_text("no image\n")
     (root / ".hidden.png").write_bytes(encoded(photo(seed=10)))
     return root
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """A folder of pictures of the test's own."""
+    return make_photos(tmp_path)
 
 
 @pytest.fixture

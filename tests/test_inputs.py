@@ -115,7 +115,7 @@ def test_names_that_are_no_text_are_listed_and_read(tmp_path: Path):
 @pytest.mark.parametrize("name", ["nowhere", "empty", "nothing/*.png"])
 def test_nothing_to_do_is_said_with_a_way_out(tmp_path: Path, name: str):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(SettingsError, match="no images under|no such file"):
+    with pytest.raises(SettingsError, match=r"no images under|no such file"):
         found(tmp_path / name)
 
 

@@ -59,5 +59,5 @@ def test_images_of_different_shapes_or_kinds_are_refused():
     a = photo(8, 8)
     with pytest.raises(ValueError, match=r"\(8, 8, 3\).*\(8, 9, 3\)"):
         mse(a, photo(8, 9))
-    with pytest.raises(ValueError, match="uint8.*uint16"):
+    with pytest.raises(ValueError, match=r"uint8.*uint16"):
         mse(a, a.astype(np.uint16))

@@ -88,5 +88,5 @@ def test_local_places_are_made_absolute_and_others_left_alone(tmp_path: Path, mo
 
 def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(SettingsError, match="cannot write to .*a part of its path is no folder"):
+    with pytest.raises(SettingsError, match=r"cannot write to .*a part of its path is no folder"):
         storage.check_writable(str(tmp_path / "file" / "out"))

@@ -1,0 +1,294 @@
+"""The noise and infer jobs: one row an image, metrics of what is stored, resume without a trace."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from math import inf
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from denoise import InferConfig, infer, model, package, storage, tables
+from denoise.bulk import file_of
+from denoise.image import decode, to_floats, to_pixels
+from denoise.metrics import mse, psnr
+from denoise.noise import add_noise, seed_of
+from denoise.noising import NoisingConfig, noise
+from denoise.storage import SettingsError
+from tests.conftest import encoded, make_photos, photo
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A model package with fresh weights: how badly it denoises is all the same to these tests."""
+    place = str(tmp_path_factory.mktemp("models") / "fresh")
+    package.save(place, model.build("classic"), {"architecture": "classic", "card": "fresh"})
+    return place
+
+
+def rows_of(place: object) -> dict[str, dict[str, Any]]:
+    rows = list(tables.rows(str(place)))
+    by_path = {row["path"]: row for row in rows}
+    assert len(by_path) == len(rows), "a path has two rows"
+    return by_path
+
+
+def parts_of(place: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (place / "data").iterdir()}
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_photos(tmp_path_factory.mktemp("photos"))
+
+
+@pytest.fixture(scope="module")
+def denoised(
+    ray_session: object, tmp_path_factory: pytest.TempPathFactory, pictures: Path, network: str
+) -> InferConfig:
+    """A finished run, for tests that only read it."""
+    place = tmp_path_factory.mktemp("denoised") / "out"
+    config = InferConfig(
+        images=str(pictures), output=str(place), model=network, add_noise=0.1, save="both"
+    )
+    infer(config)
+    return config
+
+
+def test_every_input_has_one_row_and_a_broken_one_says_why(denoised: InferConfig):
+    rows = rows_of(denoised.output)
+    assert len(rows) == 8
+    assert [path for path, row in rows.items() if row["error"]] == ["broken.png"]
+    assert rows["broken.png"]["image"] is None and rows["broken.png"]["psnr"] is None
+
+
+def test_metrics_are_those_of_the_stored_bytes(denoised: InferConfig, pictures: Path):
+    for path, row in rows_of(denoised.output).items():
+        if row["error"]:
+            continue
+        clean = decode((pictures / path).read_bytes())
+        stored = decode(row["image"]["bytes"])
+        error = mse(stored.pixels, clean.pixels)
+        assert row["mse"] == pytest.approx(error, abs=1e-9)
+        assert row["psnr"] == pytest.approx(psnr(error), abs=1e-9)
+        noisy = add_noise(to_floats(clean.pixels), sigma=0.1, seed=seed_of(path, 0))
+        assert row["mse_noisy"] == pytest.approx(mse(to_pixels(noisy, 8), clean.pixels), abs=1e-9)
+        assert (row["height"], row["width"], row["bit_depth"]) == (*clean.pixels.shape[:2], 8)
+
+
+def test_the_summary_counts_what_the_table_holds(denoised: InferConfig):
+    summary = json.loads((Path(denoised.output) / "summary.json").read_text())
+    rows = [row for row in rows_of(denoised.output).values() if not row["error"]]
+    assert (summary["images"], summary["failed"]) == (8, 1)
+    assert summary["psnr"]["mean"] == pytest.approx(np.mean([row["psnr"] for row in rows]))
+    assert summary["left_out"] == {"hidden": 1, "no image": 1}
+
+
+def test_a_finished_run_does_nothing_and_says_so(denoised: InferConfig):
+    before = parts_of(Path(denoised.output))
+    assert infer(denoised)["nothing_to_do"]
+    assert parts_of(Path(denoised.output)) == before
+
+
+def test_an_interrupted_run_goes_on_and_leaves_no_trace_of_it(
+    denoised: InferConfig, tmp_path: Path
+):
+    copy = replace(denoised, output=str(tmp_path / "copy"))
+    shutil.copytree(denoised.output, copy.output)
+    sorted((tmp_path / "copy" / "data").iterdir())[0].unlink()
+    (tmp_path / "copy" / "_SUCCESS").unlink()  # as a kill leaves it
+    infer(copy)
+    assert rows_of(copy.output) == rows_of(denoised.output)
+
+
+def test_what_changed_since_is_done_and_errors_are_tried_again(
+    ray_session: object, photos: Path, tmp_path: Path, network: str
+):
+    config = InferConfig(images=str(photos), output=str(tmp_path / "out"), model=network)
+    infer(config)
+    before = rows_of(config.output)
+    (photos / "new.png").write_bytes(encoded(photo(seed=20)))
+    (photos / "0.png").write_bytes(encoded(photo(30, 30, seed=21)))
+    infer(config)
+    since = rows_of(config.output)
+    assert set(since) == set(before) | {"new.png"}
+    assert since["0.png"]["height"] == 30 and since["1.png"] == before["1.png"]
+
+    assert infer(replace(config, retry_errors=True))["failed"] == 1  # nothing was mended
+    mended = photos / "broken.png"
+    stat = mended.stat()
+    mended.write_bytes(encoded(np.zeros((8, 8, 3), np.uint8)).ljust(stat.st_size, b"\0"))
+    os.utime(mended, ns=(stat.st_atime_ns, stat.st_mtime_ns))  # not told from before by its mark
+    assert infer(replace(config, retry_errors=True))["failed"] == 0
+    after = rows_of(config.output)
+    assert after.pop("broken.png")["height"] == 8
+    since.pop("broken.png")
+    assert after == since
+
+
+def test_infer_with_noise_equals_infer_on_the_noise_jobs_output(
+    denoised: InferConfig, pictures: Path, tmp_path: Path, network: str
+):
+    pairs = tmp_path / "pairs"
+    noise(NoisingConfig(images=str(pictures), output=str(pairs), sigma=0.1))
+    infer(InferConfig(images=str(pairs), output=str(tmp_path / "from_pairs"), model=network))
+    one, two = rows_of(denoised.output), rows_of(tmp_path / "from_pairs")
+    assert set(one) == set(two)
+    for path, row in one.items():
+        for column in ("image", "mse", "psnr", "mse_noisy", "psnr_noisy", "sigma", "seed"):
+            assert row[column] == two[path][column], (path, column)
+
+
+def test_noise_is_that_of_path_and_seed_whatever_the_folder_around(
+    ray_session: object, many: Callable[[int], Path], tmp_path: Path
+):
+    root = many(12)
+    noise(NoisingConfig(images=str(root), output=str(tmp_path / "all"), seed=5))
+    for number in range(0, 12, 2):
+        (root / f"{number:04d}.png").unlink()
+    noise(NoisingConfig(images=str(root), output=str(tmp_path / "half"), seed=5, workers=1))
+    every, half = rows_of(tmp_path / "all"), rows_of(tmp_path / "half")
+    assert len(half) == 6
+    assert all(every[path] == row for path, row in half.items())
+    clean = photo(24, 32, seed=1)
+    noisy = add_noise(to_floats(clean), sigma=0.1, seed=seed_of("0001.png", 5))
+    stored = decode(every["0001.png"]["noisy"]["bytes"]).pixels
+    assert np.array_equal(stored, to_pixels(noisy, 8))
+
+
+def test_a_reference_is_compared_with_and_its_troubles_are_rows(
+    ray_session: object, tmp_path: Path, network: str
+):
+    noisy, clean = tmp_path / "noisy", tmp_path / "clean"
+    for folder in (noisy, clean):
+        folder.mkdir()
+    for name in ("same", "missing", "small", "gray"):
+        (noisy / f"{name}.png").write_bytes(encoded(photo(20, 30, seed=1)))
+    (clean / "same.bmp").write_bytes(encoded(photo(20, 30, seed=1), "BMP"))
+    (clean / "small.png").write_bytes(encoded(photo(19, 30, seed=1)))
+    (clean / "gray.png").write_bytes(encoded(photo(20, 30, channels=1)))
+    infer(
+        InferConfig(
+            images=str(noisy), output=str(tmp_path / "out"), model=network, reference=str(clean)
+        )
+    )
+    rows = rows_of(tmp_path / "out")
+    assert rows["same.png"]["psnr_noisy"] == inf and rows["same.png"]["sigma"] is None
+    assert {path: row["error"] for path, row in rows.items()} == {
+        "same.png": None,
+        "missing.png": "no references of that name",
+        "small.png": "its reference has another size",
+        "gray.png": "one of image and reference is gray, the other in colour",
+    }
+
+
+def test_images_are_saved_where_they_were_asked_for(
+    denoised: InferConfig, pictures: Path, tmp_path: Path, network: str
+):
+    place = Path(denoised.output)
+    rows = [row for row in rows_of(place).values() if not row["error"]]
+    assert {place / row["file"] for row in rows} == set(place.rglob("*.png"))
+    assert all((place / row["file"]).read_bytes() == row["image"]["bytes"] for row in rows)
+    assert (place / "images" / "more" / "wide.jpg.png").exists()
+    for save, has_files in (("files", True), ("none", False)):
+        out = tmp_path / save
+        infer(InferConfig(images=str(pictures / "more"), output=str(out), model=network, save=save))  # type: ignore[arg-type]
+        assert bool(list(out.rglob("*.png"))) == has_files
+        assert all(row["image"] is None and row["psnr"] is None for row in rows_of(out).values())
+
+
+def test_lossy_files_are_measured_as_they_are_stored(
+    ray_session: object, photos: Path, tmp_path: Path, network: str
+):
+    config = InferConfig(
+        images=str(photos / "more"), output=str(tmp_path / "out"), model=network,
+        add_noise=0.05, format="same", quality=50, ssim=True,
+    )  # fmt: skip
+    infer(config)
+    row = rows_of(config.output)["wide.jpg"]
+    assert row["image"]["path"].endswith(".jpg")
+    clean = decode((photos / "more" / "wide.jpg").read_bytes()).pixels
+    assert row["mse"] == pytest.approx(mse(decode(row["image"]["bytes"]).pixels, clean), abs=1e-9)
+    assert 0 < row["ssim_noisy"] <= 1 and row["ssim"] is not None
+
+
+def test_unrounded_noise_is_that_of_the_literature(
+    ray_session: object, tmp_path: Path, network: str
+):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "black.png").write_bytes(encoded(np.zeros((64, 64, 3), np.uint8)))
+    found = {}
+    for float_noise in (False, True):
+        place = tmp_path / f"out-{float_noise}"
+        infer(
+            InferConfig(
+                images=str(tmp_path / "in"),
+                output=str(place),
+                model=network,
+                add_noise=0.1,
+                float_noise=float_noise,
+            )
+        )
+        found[float_noise] = rows_of(place)["black.png"]["mse_noisy"]
+    assert found[True] == pytest.approx(0.01, rel=0.05)
+    assert found[False] == pytest.approx(0.005, rel=0.05)  # clipping halves it on black
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"images": "nowhere"}, "nowhere"),
+        ({"model": "no_such_model"}, "no_such_model"),
+        ({"reference": "nowhere", "add_noise": None}, "no references under"),
+    ],
+)
+def test_wrong_places_are_refused_before_any_work(
+    photos: Path, tmp_path: Path, network: str, change: dict[str, Any], words: str
+):
+    config = InferConfig(images=str(photos), output=str(tmp_path / "out"), model=network)
+    with pytest.raises(SettingsError, match=words):
+        infer(replace(config, **change))
+    assert not storage.exists(str(tmp_path / "out" / "data"))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"add_noise": 25.0}, "add-noise must lie in 0..1.*25"),
+        ({"add_noise": 0.1, "reference": "x"}, "not both"),
+        ({"float_noise": True}, "needs add-noise"),
+        ({"tile": 4}, "tile must be at least 16.*4"),
+        ({"quality": 0}, "quality must lie in 1..100, got 0"),
+        ({"workers": (3, 2)}, "workers must be N or MIN MAX"),
+        ({"workers": 0}, "workers must be N or MIN MAX"),
+        ({"max_error_rate": 2.0}, "max-error-rate must lie in 0..1, got 2"),
+        ({"gpus_per_worker": 0.0}, "gpus-per-worker must be above 0"),
+        ({"output": ""}, "output must not be empty"),
+        ({"seed": 2**63}, "seed must fit in 64 bits"),
+    ],
+)
+def test_nonsense_is_refused_with_its_value(change: dict[str, Any], words: str):
+    with pytest.raises(ValueError, match=words):
+        InferConfig(**{"images": "a", "output": "b"} | change)
+
+
+def test_no_two_paths_share_a_file():
+    names = ["a", "a.jpg", "a.png", "a.jpeg", "a.gif", "a.gif.png", "a.png.png", "a.jpg.png", "a."]
+    for keep_name in (False, True):
+        made = [
+            file_of(name, suffix, keep_name=keep_name)
+            for name in names
+            for suffix in ((".png",) if not keep_name else (_kind(name),))
+        ]
+        assert len(set(made)) == len(names), made
+    assert file_of("x/a.jpg", ".jpg", keep_name=True) == "x/a.jpg"
+    assert file_of("x/a.jpg", ".png", keep_name=False) == "x/a.jpg.png"
+
+
+def _kind(name: str) -> str:
+    """The suffix that `--format same` writes such a file with, if the name tells the truth."""
+    return ".jpg" if name.endswith((".jpg", ".jpeg")) else ".png"
