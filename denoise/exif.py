@@ -14,7 +14,7 @@ _EXIF_FOLDER = 0x8769
 _WIDTH, _HEIGHT = 0xA002, 0xA003
 _THUMBNAIL, _THUMBNAIL_LENGTH = 0x0201, 0x0202
 _SHORT, _LONG = 3, 4
-_PREFIX = b"Exif\x00\x00"  # in JPEG and in some WebP files, not in PNG
+PREFIX = b"Exif\x00\x00"  # in JPEG and in some WebP files, not in PNG
 
 
 class _Entry(NamedTuple):
@@ -26,7 +26,7 @@ class _Entry(NamedTuple):
 
 def without_prefix(exif: bytes) -> bytes:
     """The bytes from the byte-order mark on."""
-    return exif.removeprefix(_PREFIX)
+    return exif.removeprefix(PREFIX)
 
 
 def orientation_of(exif: bytes) -> int:

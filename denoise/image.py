@@ -117,6 +117,8 @@ def encode(
     kept: dict[str, Any] = {}
     if metadata:
         kept = {"exif": picture.exif, "icc": picture.icc, "dpi": picture.dpi}
+        if format == "jpeg" and picture.exif:
+            kept["exif"] = exif_.PREFIX + picture.exif
     if format in ("png", "tiff"):
         return getattr(writers, format)(planes, **kept)
     options: dict[str, Any] = {"quality": quality or 95, "subsampling": 0}
@@ -204,16 +206,20 @@ def _in_own_words(kind: str | None) -> Iterator[None]:
     except ImageError:
         raise
     except _DECODER_ERRORS as error:
-        said = str(error).lower()
-        if kind is None:
-            words = "not an image"
-        elif "unsupported" in said or "cannot handle" in said or "not supported" in said:
-            words = f"unsupported variant of {kind}"
-        elif isinstance(error, Image.DecompressionBombError):
-            words = "too many pixels"
-        else:
-            words = f"truncated or damaged {kind}"
-        raise ImageError(words) from error
+        raise ImageError(_words_for(str(error).lower(), kind)) from error
+
+
+def _words_for(said: str, kind: str | None) -> str:
+    """What is wrong, by what a decoder said."""
+    if kind is None:
+        return "not an image"
+    if "decompressed data too large" in said or "too much memory used in text" in said:
+        return f"too much text or too large a profile in {kind}"
+    if "decompression bomb" in said:
+        return "too many pixels"
+    if "unsupported" in said or "cannot handle" in said or "not supported" in said:
+        return f"unsupported variant of {kind}"
+    return f"truncated or damaged {kind}"
 
 
 def _opened(encoded: bytes, kind: str) -> ImageFile:

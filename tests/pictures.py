@@ -15,10 +15,10 @@ from PIL import Image, ImageCms
 
 from tests.conftest import photo
 
-HEIGHT, WIDTH = 24, 32
+HEIGHT, WIDTH = 24, 32  # alpha is [H, W], the others are [H, W, C]
 RGB = photo(HEIGHT, WIDTH)
 GRAY = RGB[..., :1]
-ALPHA = photo(HEIGHT, WIDTH, seed=1, channels=1)
+ALPHA = photo(HEIGHT, WIDTH, seed=1, channels=1)[..., 0]
 DEEP = (RGB.astype(np.uint16) * 257) ^ photo(HEIGHT, WIDTH, seed=2)  # all 16 bits are in use
 DEEP_ALPHA = (ALPHA.astype(np.uint16) * 257) ^ 3
 
