@@ -1,0 +1,97 @@
+"""The README: every command in it runs, in order, and every file it names is there.
+
+Blocks that cannot run here say why, in a comment right above them. Trainings are cut to two steps.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ray
+from conftest import encoded, photo
+
+from denoise import storage
+
+servers = pytest.importorskip("servers", reason="needs the packages of the group dev")
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(
+    r"^(<!-- not run by the tests: .+? -->\n)?```(bash|python)\n(.+?)^```$",
+    README,
+    re.MULTILINE | re.DOTALL,
+)
+COMMANDS = [
+    pytest.param(kind, code, id=code.strip().splitlines()[0][:50])
+    for reason, kind, block in BLOCKS
+    if not reason
+    for code in (block.strip().splitlines() if kind == "bash" else [block])
+]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder like a reader's: photographs, pairs from a camera, and `denoise` on the path."""
+    home = tmp_path_factory.mktemp("reader")
+    for number in range(6):
+        clean = photo(64, 80, seed=number)
+        noise = np.random.default_rng(number).normal(0, 20, clean.shape)
+        noisy = (clean + noise).clip(0, 255).astype("uint8")
+        for name, pixels in (("photos", clean), ("camera/clean", clean), ("camera/noisy", noisy)):
+            (home / name).mkdir(parents=True, exist_ok=True)
+            (home / name / f"{number}.png").write_bytes(encoded(pixels))
+    (home / "bin").mkdir()
+    command = home / "bin" / "denoise"
+    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m denoise "$@"\n')
+    command.chmod(0o755)
+    return home
+
+
+@pytest.fixture(scope="module")
+def bucket(place):
+    """An S3 server with the photographs in a bucket named `bucket`."""
+    with servers.s3() as store, servers.visible(store):
+        for file in (place / "photos").iterdir():
+            storage.write(f"s3://bucket/photos/{file.name}", file.read_bytes())
+        yield store
+
+
+@pytest.mark.parametrize(("kind", "code"), COMMANDS)
+def test_a_command_of_the_readme_runs(kind, code, place, ray_session, request):
+    path = f"{place / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+    cache = {"HF_HOME": str(place / "hf"), "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, **cache, "PATH": path}
+    if "s3://" in code:  # a Ray of its own, whose workers know where the bucket is
+        environment |= request.getfixturevalue("bucket").env
+    else:
+        environment["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
+        where = {"runtime_env": {"env_vars": {"PYTHONPATH": str(ROOT)}}}  # as `ray job submit` does
+        environment["RAY_JOB_CONFIG_JSON_ENV_VAR"] = json.dumps(where)
+    short = re.sub(r"--steps \d+", "--steps 2", code)
+    command = ["bash", "-euc", short] if kind == "bash" else [sys.executable, "-c", short]
+    done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_every_block_that_is_not_run_says_why():
+    reasons = [reason for reason, _, _ in BLOCKS if reason]
+    assert len(reasons) == README.count("<!-- not run by the tests: ") <= 3
+    assert len(BLOCKS) >= 10
+
+
+@pytest.mark.parametrize("name", sorted(set(re.findall(r"\]\((?!http)([^)#]+)", README))))
+def test_every_file_that_it_names_is_there(name):
+    assert (ROOT / name).is_file()
+
+
+def test_the_tour_names_modules_that_are_there():
+    for name in re.findall(r"\b(?:denoise|jobs)/\w+\.py", README):
+        assert (ROOT / name).is_file(), name
+    tour = README.partition("## How it works")[2].partition("## How it compares")[0]
+    for name in re.findall(r"\b(\w+\.py)\b", tour):
+        assert any((ROOT / home / name).is_file() for home in ("denoise", "jobs", "tests")), name
