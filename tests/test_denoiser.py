@@ -1,0 +1,211 @@
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from denoise import package
+from denoise.denoiser import Denoiser, from_network, to_network
+from denoise.image import to_floats, to_pixels
+from denoise.model import ARCHITECTURES, UNTOLD, build
+from denoise.package import Package
+from tests.conftest import photo
+
+SIZES = [(1, 1), (7, 5), (1, 230), (230, 1), (97, 131), (203, 64)]
+FRESH = [name for name in ARCHITECTURES if name != "cae-l"]  # as unet, and slow here
+
+
+@pytest.fixture(scope="module")
+def small() -> Package:
+    return package_of(build("unet", {"widths": [4, 6], "blocks": 1}))
+
+
+# --- tiles do not show ---
+
+
+@pytest.mark.parametrize("name", [*FRESH, *package.shipped_names()])
+def test_tiles_equal_the_whole_for_every_architecture_and_every_shipped_model(name: str):
+    shipped = name in package.shipped_names()
+    loaded = package.load(name) if shipped else package_of(build(name))
+    whole, tiled = Denoiser(loaded, tile=100_000), Denoiser(loaded, tile=72)
+    for size in SIZES:
+        noisy = noise(*size, 3)
+        assert np.abs(whole(noisy) - tiled(noisy)).max() <= 1e-5, size
+
+
+def test_small_tiles_are_really_used(small: Package):
+    seen: list[tuple[int, ...]] = []
+    small.model.register_forward_pre_hook(lambda _, given: seen.append(tuple(given[0].shape)))
+    Denoiser(small, tile=32)(noise(200, 100, 3))
+    assert len(seen) == 7 * 4
+    assert max(height for _, _, height, _ in seen) < 32 + 2 * (small.model.reach + 8)
+
+
+def test_integers_in_tiles_equal_integers_of_the_whole(small: Package):
+    noisy = photo(150, 110)
+    assert np.array_equal(Denoiser(small, tile=40)(noisy), Denoiser(small, tile=1000)(noisy))
+
+
+# --- the same kind out ---
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.float32])
+@pytest.mark.parametrize("channels", [None, 1, 2, 3, 4])
+def test_what_comes_out_is_of_the_kind_that_went_in(small: Package, kind, channels):
+    noisy = noise(20, 30, channels or 1)
+    if kind != np.float32:
+        noisy = to_pixels(noisy, 8 * np.dtype(kind).itemsize)
+    noisy = noisy if channels else noisy[..., 0]
+    denoised = Denoiser(small)(noisy)
+    assert (denoised.shape, denoised.dtype) == (noisy.shape, noisy.dtype)
+    if channels in (2, 4):
+        assert np.array_equal(denoised[..., -1], noisy[..., -1])  # alpha
+    colours = slice(None) if channels in (None, 1, 3) else slice(-1)
+    assert not np.array_equal(denoised[..., colours], noisy[..., colours])
+
+
+def test_gray_is_the_mean_of_what_the_network_makes_of_three_equal_planes(small: Package):
+    gray = noise(20, 30, 1)
+    denoiser = Denoiser(small)
+    three = denoiser(np.repeat(gray, 3, axis=2))
+    assert np.allclose(denoiser(gray), three.mean(axis=2, keepdims=True), atol=1e-6)
+
+
+def test_integers_are_what_floats_round_to(small: Package):
+    denoiser, noisy = Denoiser(small), photo(40, 50)
+    assert np.array_equal(denoiser(noisy), to_pixels(denoiser(to_floats(noisy)), 8))
+
+
+def test_the_input_stays_as_it_was(small: Package):
+    noisy = photo(40, 50)
+    before = noisy.copy()
+    Denoiser(small)(noisy)
+    assert np.array_equal(noisy, before)
+
+
+def test_views_and_read_only_arrays_are_fine(small: Package):
+    noisy = photo(40, 50)
+    noisy.flags.writeable = False
+    expected = Denoiser(small)(np.ascontiguousarray(noisy[::-1, ::2]))
+    assert np.array_equal(Denoiser(small)(noisy[::-1, ::2]), expected)
+
+
+@pytest.mark.parametrize(
+    "wrong, words",
+    [
+        (np.zeros((4, 4, 3)), "got float64"),
+        (np.zeros((4, 4), np.int32), "got int32"),
+        ([[1, 2], [3, 4]], "got list"),
+        (np.zeros((4, 4, 5), np.uint8), r"got \[4, 4, 5\]"),
+        (np.zeros((2, 4, 4, 3), np.uint8), r"got \[2, 4, 4, 3\]"),
+        (np.zeros((0, 4), np.uint8), r"got \[0, 4\]"),
+        (np.zeros(4, np.uint8), r"got \[4\]"),
+        (np.full((2, 2), np.nan, np.float32), "got nan"),
+        (np.full((2, 2), -np.inf, np.float32), "got -inf"),
+    ],
+)
+def test_what_is_no_picture_is_refused_with_the_value(small: Package, wrong, words: str):
+    with pytest.raises(ValueError, match=words):
+        Denoiser(small)(wrong)
+
+
+def test_nonsense_settings_are_refused_with_the_value(small: Package):
+    with pytest.raises(ValueError, match="got 0"):
+        Denoiser(small, tile=0)
+    with pytest.raises(ValueError, match="got 25"):
+        Denoiser(small, level=25)
+
+
+# --- batches ---
+
+
+class Counting(nn.Module):
+    """Adds up what it is shown; knows no more pixels at a time than its memory holds."""
+
+    stride, reach = 4, 3
+
+    def __init__(self, memory: int = 1 << 62) -> None:
+        super().__init__()
+        self.memory, self.shapes, self.sigmas = memory, [], []
+
+    def forward(self, noisy: Tensor, sigma: Tensor) -> Tensor:
+        if noisy.shape[0] * noisy.shape[2] * noisy.shape[3] > self.memory:
+            raise torch.OutOfMemoryError("out of memory")
+        self.shapes.append(tuple(noisy.shape))
+        self.sigmas.append(sigma.tolist())
+        return noisy / 2
+
+
+def test_a_picture_comes_out_the_same_whatever_goes_with_it(small: Package):
+    pictures = [photo(40, 50, seed=seed) for seed in range(3)] + [photo(20, 90), photo(300, 40)]
+    together = Denoiser(small, tile=64).denoise(pictures)
+    for picture, denoised in zip(pictures, together, strict=True):
+        assert np.array_equal(Denoiser(small, tile=64)(picture), denoised)
+
+
+def test_on_a_gpu_pictures_of_equal_size_share_full_batches():
+    network = Counting()
+    denoiser = as_on_a_gpu(Denoiser(package_of(network)), batch_pixels=3 * 40 * 50)
+    pictures = [noise(40, 50, 3, seed) for seed in range(4)] + [noise(10, 10, 1)]
+    denoised = denoiser.denoise(pictures)
+    assert all(np.allclose(a, b / 2) for a, b in zip(denoised, pictures, strict=True))
+    assert network.shapes == [(3, 3, 40, 50), (3, 3, 40, 50), (60, 3, 10, 10)]
+
+
+def test_no_pictures_are_no_work(small: Package):
+    assert Denoiser(small).denoise([]) == []
+
+
+def test_the_network_is_told_the_level_where_it_is_known():
+    network = Counting()
+    Denoiser(package_of(network), level=0.25)(noise(8, 8, 3))
+    Denoiser(package_of(network))(noise(8, 8, 3))
+    assert network.sigmas == [[0.25], [UNTOLD]]
+
+
+def test_out_of_memory_halves_the_batch_and_then_the_tile_and_says_so():
+    network = Counting(memory=100 * 100)
+    denoiser = as_on_a_gpu(Denoiser(package_of(network), tile=256), batch_pixels=1 << 18)
+    pictures = [noise(300, 300, 3, seed) for seed in range(2)]
+    denoised = denoiser.denoise(pictures)
+    assert all(np.allclose(a, b / 2) for a, b in zip(denoised, pictures, strict=True))
+    assert any("batches of 131072 pixels" in note for note in denoiser.notes)
+    assert any("tiles of 64 pixels" in note for note in denoiser.notes)
+    notes = set(denoiser.notes)
+    denoiser.denoise(pictures)
+    assert denoiser.notes == notes  # what fits is remembered
+
+
+def test_out_of_memory_with_the_smallest_tile_is_raised():
+    denoiser = Denoiser(package_of(Counting(memory=10)))
+    with pytest.raises(torch.OutOfMemoryError):
+        denoiser(noise(300, 300, 3))
+
+
+def test_the_two_layouts_turn_into_each_other():
+    pictures = np.stack([noise(5, 7, 3, seed) for seed in range(2)])
+    inside = to_network(pictures)
+    assert inside.shape == (2, 3, 5, 7)
+    assert inside[1, 2, 3, 4] == pictures[1, 3, 4, 2]
+    assert inside.is_contiguous(memory_format=torch.channels_last)
+    assert np.array_equal(from_network(inside), pictures)
+
+
+def noise(height: int, width: int, channels: int, seed: int = 0) -> np.ndarray:
+    """float32 [H, W, C], somewhat outside of 0..1."""
+    shape = height, width, channels
+    return np.random.default_rng(seed).normal(0.5, 0.3, shape).astype(np.float32)
+
+
+def package_of(model: nn.Module) -> Package:
+    """A package of a network with fresh weights, none of them zero: a zero would hide seams."""
+    torch.manual_seed(0)
+    for weight in model.parameters():
+        if not weight.any():
+            nn.init.normal_(weight, 0, 0.05)
+    return Package("fresh", "0" * 64, model.eval(), {})
+
+
+def as_on_a_gpu(denoiser: Denoiser, batch_pixels: int) -> Denoiser:
+    """Batches as on a GPU, on the CPU."""
+    denoiser._batch_pixels = batch_pixels
+    return denoiser
