@@ -28,6 +28,11 @@ from denoise.storage import SettingsError, join
 SHIPPED = Path(__file__).parent / "models"
 
 
+@dataclass(frozen=True, kw_only=True)
+class ModelsConfig:
+    """Lists the shipped models: denoise models"""
+
+
 @dataclass(frozen=True)
 class Package:
     """A network ready to run, and what is known of it."""
@@ -97,6 +102,57 @@ def shipped() -> list[dict[str, Any]]:
         {"name": name} | json.loads((SHIPPED / name / "config.json").read_bytes())
         for name in shipped_names()
     ]
+
+
+def models(_: ModelsConfig) -> dict[str, Any]:
+    """What is shipped: names, sizes, what they were trained on, PSNR as it was measured."""
+    found = shipped()
+    lines = [
+        f"{model['name']:10}{model['parameters']:>10,} parameters, "
+        f"{model['macs_per_pixel'] / 1e3:.0f} kMAC/pixel, noise {_range(model['sigma'])}, "
+        + ", ".join(f"{name.replace('_', ' ')} {psnr:.2f} dB" for name, psnr in _psnrs(model))
+        for model in found
+    ]
+    trained = [f"{model['name']:10}trained on {model['training']['images']}" for model in found]
+    return {"models": found, "table": lines + trained}
+
+
+def _range(sigma: Any) -> str:
+    return " to ".join(f"{level:g}" for level in (sigma if isinstance(sigma, list) else [sigma]))
+
+
+def _psnrs(model: Mapping[str, Any]) -> list[tuple[str, float]]:
+    return [(name, value) for name, value in model.get("metrics", {}).items() if "psnr" in name]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelsConfig:
+    """Lists the shipped models: size, what they were trained on, measured PSNR."""
+
+
+def models(_: ModelsConfig) -> dict[str, Any]:
+    """What `denoise models` shows: a record and a line for each shipped model."""
+    found = [
+        {
+            "name": config["name"],
+            "architecture": config["architecture"],
+            "parameters": config["parameters"],
+            "macs_per_pixel": config["macs_per_pixel"],
+            "bytes": (SHIPPED / config["name"] / "model.safetensors").stat().st_size,
+            "sigma": config.get("sigma"),
+            "trained_on": config.get("training", {}).get("images"),
+            "validation_psnr": config.get("metrics", {}).get("validation_psnr"),
+            "digest": config["digest"],
+        }
+        for config in shipped()
+    ]
+    table = [
+        f"{one['name']:10}{one['parameters'] / 1e3:8.0f} k parameters "
+        f"{one['macs_per_pixel'] / 1e3:5.0f} kMAC/pixel {one['bytes'] / 1e6:6.1f} MB "
+        f"{one['validation_psnr']:6.2f} dB (validation, sigma 0.1, clipped)"
+        for one in found
+    ]
+    return {"models": found, "table": table}
 
 
 def _config(uri: str, asked: str) -> dict[str, Any]:
