@@ -28,11 +28,6 @@ from denoise.storage import SettingsError, join
 SHIPPED = Path(__file__).parent / "models"
 
 
-@dataclass(frozen=True, kw_only=True)
-class ModelsConfig:
-    """Lists the shipped models: denoise models"""
-
-
 @dataclass(frozen=True)
 class Package:
     """A network ready to run, and what is known of it."""
@@ -102,27 +97,6 @@ def shipped() -> list[dict[str, Any]]:
         {"name": name} | json.loads((SHIPPED / name / "config.json").read_bytes())
         for name in shipped_names()
     ]
-
-
-def models(_: ModelsConfig) -> dict[str, Any]:
-    """What is shipped: names, sizes, what they were trained on, PSNR as it was measured."""
-    found = shipped()
-    lines = [
-        f"{model['name']:10}{model['parameters']:>10,} parameters, "
-        f"{model['macs_per_pixel'] / 1e3:.0f} kMAC/pixel, noise {_range(model['sigma'])}, "
-        + ", ".join(f"{name.replace('_', ' ')} {psnr:.2f} dB" for name, psnr in _psnrs(model))
-        for model in found
-    ]
-    trained = [f"{model['name']:10}trained on {model['training']['images']}" for model in found]
-    return {"models": found, "table": lines + trained}
-
-
-def _range(sigma: Any) -> str:
-    return " to ".join(f"{level:g}" for level in (sigma if isinstance(sigma, list) else [sigma]))
-
-
-def _psnrs(model: Mapping[str, Any]) -> list[tuple[str, float]]:
-    return [(name, value) for name, value in model.get("metrics", {}).items() if "psnr" in name]
 
 
 @dataclass(frozen=True, kw_only=True)
