@@ -33,7 +33,7 @@ class Job:
         self.process = subprocess.Popen(
             [sys.executable, "-m", f"jobs.{verb}", *flags, "--json"],
             cwd=ROOT,
-            env=_clean_environment() | dict(env or {}) | {_MARK: self.mark},
+            env=clean_environment() | dict(env or {}) | mark_of(self.mark),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             start_new_session=True,
@@ -89,6 +89,11 @@ class Done:
 def run(verb: str, *flags: str, env: Mapping[str, str] | None = None, seconds: float = 240) -> Done:
     """Runs a job to its end."""
     return Job(verb, *flags, env=env).done(seconds)
+
+
+def mark_of(mark: str) -> dict[str, str]:
+    """What a process's environment holds so that `marked` finds it and all that it starts."""
+    return {_MARK: mark}
 
 
 def marked(mark: str) -> dict[int, str]:
@@ -165,10 +170,11 @@ def footer_is_whole(uri: str) -> bool:
         return pq.ParquetFile(file).read().num_rows > 0
 
 
-def _clean_environment() -> dict[str, str]:
+def clean_environment() -> dict[str, str]:
     """This process's environment without what would lead a job to somebody's Ray or cloud."""
     named = ("RAY_", "AWS_", "FSSPEC_", "AZURE_", "GOOGLE_", "DENOISE_")
-    return {name: value for name, value in os.environ.items() if not name.startswith(named)}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(named)}
+    return kept | {"RAY_worker_niceness": "0"}  # 15 by itself: on a busy machine next to nothing
 
 
 def _signal(process: int, sign: signal.Signals) -> bool:
