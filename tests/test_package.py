@@ -1,0 +1,130 @@
+"""Model packages: what is saved comes back, and nothing else is taken for it."""
+
+import json
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+import torch
+
+from denoise import package
+from denoise.model import UNTOLD, build
+from denoise.storage import SettingsError
+
+SMALL = {"widths": [4, 6], "blocks": 1}
+
+
+def saved(place: Path, *, half: bool = False) -> torch.nn.Module:
+    """A small network with weights of its own, in a package there."""
+    torch.manual_seed(3)
+    model = build("unet", SMALL)
+    torch.nn.init.normal_(model.tail.weight, std=0.1)
+    fields = {"architecture": "unet", "sigma": [0.0, 0.2], "card": "# a card"}
+    package.save(str(place), model, fields, half=half)
+    return model.eval()
+
+
+def test_a_package_gives_back_the_same_network(tmp_path: Path):
+    model = saved(tmp_path / "small")
+    found = package.load(str(tmp_path / "small"))
+    noisy, level = torch.rand(1, 3, 9, 7), torch.tensor([UNTOLD])
+    assert torch.equal(found.model(noisy, level), model(noisy, level))
+    assert found.name == "small" and found.id.startswith("small@")
+    assert found.config["sigma"] == [0.0, 0.2]
+    assert (tmp_path / "small" / "README.md").read_text() == "# a card"
+
+
+def test_half_precision_costs_less_than_a_step_of_an_8_bit_pixel(tmp_path: Path):
+    model = saved(tmp_path / "half", half=True)
+    found = package.load(str(tmp_path / "half"))
+    assert all(weight.dtype == torch.float32 for weight in found.model.parameters())
+    noisy, level = torch.rand(1, 3, 32, 32), torch.tensor([0.1])
+    difference = (found.model(noisy, level) - model(noisy, level)).abs().max()
+    assert 0 < difference < 1 / 255
+
+
+def test_saving_twice_gives_the_same_bytes(tmp_path: Path):
+    saved(tmp_path / "a")
+    saved(tmp_path / "b")
+    for name in ("model.safetensors", "config.json"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_changed_weights_are_refused(tmp_path: Path):
+    saved(tmp_path)
+    weights = bytearray((tmp_path / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (tmp_path / "model.safetensors").write_bytes(weights)
+    with pytest.raises(SettingsError, match="not the ones it was saved with"):
+        package.load(str(tmp_path))
+
+
+def changed_config(place: Path, **fields: object) -> None:
+    config = json.loads((place / "config.json").read_text())
+    (place / "config.json").write_text(json.dumps(config | fields))
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"architecture": "vgg"}, "one of classic"),
+        ({"arguments": {"depth": 3}}, "no such arguments"),
+        ({"arguments": {"widths": [8, 8], "blocks": 1}}, r"Error.s. in loading state_dict"),
+    ],
+)
+def test_a_config_of_another_network_is_refused(tmp_path: Path, fields: dict, words: str):
+    saved(tmp_path)
+    changed_config(tmp_path, **fields)
+    with pytest.raises(SettingsError, match=words) as refusal:
+        package.load(str(tmp_path))
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "words"),
+    [
+        ("config.json", b"no json", "config.json is no JSON"),
+        ("config.json", b'{"architecture": "unet", "arguments": {}}', "has no digest"),
+        ("config.json", None, "cannot read config.json"),
+        ("model.safetensors", None, "cannot read model.safetensors"),
+    ],
+)
+def test_a_folder_that_is_no_package_is_refused_in_one_line(tmp_path, file, content, words):
+    saved(tmp_path)
+    (tmp_path / file).unlink()
+    if content is not None:
+        (tmp_path / file).write_bytes(content)
+    with pytest.raises(SettingsError, match=words) as refusal:
+        package.load(str(tmp_path))
+    assert "\n" not in str(refusal.value)
+
+
+def test_an_unknown_name_is_answered_with_the_shipped_ones():
+    with pytest.raises(SettingsError, match=r"classic, .*unet"):
+        package.load("no-such-model")
+
+
+def test_weights_that_are_a_pickle_are_never_opened_as_one(tmp_path: Path):
+    saved(tmp_path)
+    torch.save({"tail.weight": torch.zeros(1)}, tmp_path / "model.safetensors")
+    digest = sha256((tmp_path / "model.safetensors").read_bytes()).hexdigest()
+    changed_config(tmp_path, digest=digest)
+    with pytest.raises(SettingsError):
+        package.load(str(tmp_path))
+
+
+@pytest.mark.parametrize("name", package.shipped_names())
+def test_shipped_models_are_whole_small_and_say_what_they_are(name: str):
+    found = package.load(name)
+    assert found.config["training"]["images"] and found.config["metrics"]["validation_psnr"] > 20
+    assert found.config["macs_per_pixel"] == round(found.model.macs_per_pixel)
+    assert (package.SHIPPED / name / "README.md").read_text().startswith(f"# {name}\n")
+
+
+def test_what_is_shipped_is_under_20_mb_in_all_and_names_no_ones_own_folders():
+    files = [path for path in package.SHIPPED.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 20e6
+    for path in files:
+        if path.suffix in (".json", ".md"):
+            assert "/home/" not in path.read_text() and "/work/" not in path.read_text()
+    assert {config["name"] for config in package.shipped()} >= {"classic", "unet"}

@@ -1,0 +1,444 @@
+"""Training: a function of seed and step, whatever dies. It ends in a package, record and card."""
+
+import io
+import json
+import signal
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import encoded, photo
+from PIL import Image
+from running import Job
+
+from denoise import package
+from denoise.inputs import Entry
+from denoise.learning import (
+    Diverged,
+    Judge,
+    Learner,
+    Share,
+    learn,
+    learning_rate_at,
+    loss_of,
+    pairs_of,
+)
+from denoise.model import UNTOLD, build
+from denoise.patches import (
+    GRAY,
+    TOLD,
+    UNCLIPPED,
+    Photo,
+    Recipe,
+    Sampler,
+    crop,
+    draws,
+    held_out,
+    order_of,
+    photo_row,
+)
+from denoise.runtime import Resources
+from denoise.storage import SettingsError
+from denoise.training import TrainConfig, _check_cluster, train
+
+SMALL = {"widths": [4, 6], "blocks": 1}
+RECIPE = Recipe(steps=8, batch_size=4, patch=16, save_every=4, sigma=(0.0, 0.2))
+PHOTOS = [Photo(f"{k}.png", photo(24 + k, 32, seed=k)) for k in range(5)]
+
+
+def sampler(recipe: Recipe = RECIPE, photos: list[Photo] = PHOTOS) -> Sampler:
+    return Sampler(recipe, lambda window: photos)
+
+
+def trained(recipe: Recipe = RECIPE, state=None, **options) -> tuple[Learner, list[dict]]:
+    """Trains a small network here, and what would have been saved each time."""
+    torch.manual_seed(0)
+    saved = []
+
+    def save(learner: Learner) -> None:
+        out = io.BytesIO()  # through a file, as a checkpoint goes
+        torch.save(learner.state(), out)
+        saved.append(out.getvalue())
+
+    learner = learn(
+        recipe, build("unet", SMALL), sampler(recipe), PHOTOS[:2], save, state=state, **options
+    )
+    return learner, [torch.load(io.BytesIO(one), weights_only=True) for one in saved]
+
+
+def same(a: torch.nn.Module, b: torch.nn.Module) -> bool:
+    pairs = zip(a.state_dict().values(), b.state_dict().values(), strict=True)
+    return all(torch.equal(one, other) for one, other in pairs)
+
+
+# --- samples ---
+
+
+def test_sample_i_is_the_same_in_whatever_batch_it_comes():
+    together = sampler().patches(7, 6)
+    for k in range(6):
+        alone = sampler().patches(7 + k, 1)
+        assert alone.paths[0] == together.paths[k]
+        for name in ("pixels", "sigma", "seeds", "clipped", "told", "gray"):
+            assert np.array_equal(getattr(alone, name)[0], getattr(together, name)[k])
+
+
+def test_draws_are_uniform_and_another_seed_draws_others():
+    u = draws(1, 0, 5000)
+    assert np.allclose(u.mean(axis=0), 0.5, atol=0.02)
+    assert np.allclose(u.var(axis=0), 1 / 12, atol=0.01)
+    assert not np.intersect1d(u, draws(2, 0, 5000)).size
+
+
+def test_patches_come_in_all_eight_orientations_and_from_everywhere():
+    pixels = photo(20, 30)
+    seen = {crop(pixels[:16, :16], 16, row).tobytes() for row in draws(0, 0, 200)}
+    assert len(seen) == 8
+    corners = {crop(pixels, 16, u).tobytes() for u in ([0, 0, 0, 0], [0, 0.999, 0.999, 0])}
+    expected = {pixels[:16, :16].tobytes(), pixels[4:, 14:].tobytes()}
+    assert corners == expected
+
+
+def test_the_kinds_of_samples_have_their_shares():
+    patches = sampler(replace(RECIPE, patch=8)).patches(0, 4000)
+    assert np.mean(~patches.clipped) == pytest.approx(UNCLIPPED, abs=0.03)
+    assert np.mean(patches.told) == pytest.approx(TOLD, abs=0.03)
+    assert np.mean(patches.gray) == pytest.approx(GRAY, abs=0.03)
+    assert patches.sigma.min() < 0.01 and patches.sigma.max() > 0.19
+
+
+def test_noise_is_as_large_as_its_sigma_and_clipped_noise_is_what_a_file_can_hold():
+    gray = [Photo("gray.png", np.full((64, 64, 3), 128, np.uint8))]
+    recipe = Recipe(sigma=0.1, patch=64)
+    patches = sampler(recipe, gray).patches(0, 24)
+    clean, noisy, level = pairs_of(patches)
+    assert float((noisy - clean).std()) == pytest.approx(0.1, rel=0.03)
+    stored = noisy[torch.from_numpy(patches.clipped)] * 255
+    torch.testing.assert_close(stored, stored.round(), rtol=0, atol=1e-4)
+    told = torch.from_numpy(patches.told)
+    torch.testing.assert_close(level[told], torch.full_like(level[told], 0.1))
+    assert (level[~told] == UNTOLD).all()
+    channels = noisy[torch.from_numpy(patches.gray)]
+    assert torch.equal(channels[:, 0], channels[:, 2])
+
+
+def test_fixed_pairs_are_taken_as_they_are():
+    pair = np.concatenate([photo(16, 16, seed=1), photo(16, 16, seed=2)], axis=2)
+    clean, noisy, level = pairs_of(sampler(photos=[Photo("a", pair)]).patches(0, 2))
+    assert {float(x) for x in (clean * 255).round().unique()} <= {
+        float(x) for x in pair[..., :3].flat
+    }
+    assert not torch.equal(clean, noisy) and (level == UNTOLD).all()
+
+
+def entry(path: Path) -> Entry:
+    return Entry(path.name, str(path), 0, "")
+
+
+def test_photos_of_any_kind_become_rgb_of_at_least_a_patch(tmp_path: Path):
+    for name, pixels in {"small": photo(5, 40), "gray": photo(40, 40, channels=1)}.items():
+        (tmp_path / name).write_bytes(encoded(pixels))
+    Image.fromarray(np.full((20, 20), 65535, np.uint16)).save(tmp_path / "deep", "PNG")
+    small, gray, deep = (photo_row(entry(tmp_path / n), 16) for n in ("small", "gray", "deep"))
+    assert small["shape"] == (16, 40, 3) and small["padded"]
+    mirrored = np.frombuffer(small["pixels"], np.uint8).reshape(small["shape"])
+    assert np.array_equal(mirrored[5], mirrored[3])
+    assert gray["shape"] == (40, 40, 3) and not gray["padded"]
+    assert set(deep["pixels"]) == {255}
+
+
+def test_a_photo_that_does_not_decode_is_a_row_with_the_reason(tmp_path: Path):
+    (tmp_path / "broken.png").write_bytes(encoded(photo())[:100])
+    assert photo_row(entry(tmp_path / "broken.png"), 16)["error"]
+    assert photo_row(entry(tmp_path / "gone.png"), 16)["error"]
+
+
+def test_who_is_held_out_does_not_depend_on_the_others():
+    paths = [f"folder/{k}.jpg" for k in range(400)]
+    chosen = set(held_out(paths))
+    assert 20 < len(chosen) < 60
+    assert set(held_out(paths[:200])) == chosen & set(paths[:200])
+    assert held_out(["only.png"]) == ["only.png"]
+
+
+def test_streamed_windows_go_through_all_photos_before_any_comes_again():
+    from denoise.supply import window_of
+
+    entries = [entry(Path(f"{k}.png")) for k in range(10)]
+    row = [one for k in range(10) for one in window_of(entries, 0, range(3 * k, 3 * k + 3))]
+    epochs = [row[:10], row[10:20], row[20:30]]
+    assert all(sorted(e.path for e in epoch) == sorted(e.path for e in entries) for epoch in epochs)
+    assert epochs[0] != epochs[1]
+    assert not np.array_equal(order_of(0, 0, 10), order_of(1, 0, 10))
+
+
+# --- the loop ---
+
+
+def test_a_resumed_run_ends_with_the_very_same_weights():
+    whole, states = trained()
+    resumed, _ = trained(state=states[0])
+    assert states[0]["rest"]["step"] == 4 and whole.step == resumed.step == 8
+    assert same(whole.model, resumed.model) and same(whole.average, resumed.average)
+    timeless = [
+        [{key: record[key] for key in ("step", "loss", "psnr") if key in record} for record in run]
+        for run in (whole.history, resumed.history)
+    ]
+    assert timeless[0] == timeless[1]
+
+
+def test_another_seed_ends_with_others():
+    assert not same(trained()[0].model, trained(replace(RECIPE, seed=1))[0].model)
+
+
+def test_accumulating_parts_changes_the_losses_by_rounding_only():
+    losses = [
+        [record["loss"] for record in trained(replace(RECIPE, accumulate=parts))[0].history]
+        for parts in (1, 4)
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+@pytest.mark.parametrize("loss", ["l1", "charbonnier", "mse"])
+def test_training_on_any_loss_beats_doing_nothing(loss: str):
+    recipe = replace(RECIPE, steps=80, save_every=80, sigma=0.1, loss=loss, learning_rate=3e-3)
+    judge = Judge(recipe, PHOTOS[:2], Share())
+    before = judge.psnr_of(build("unet", SMALL).eval())
+    assert trained(recipe)[0].best > before + 0.1
+
+
+def test_patience_stops_a_run_that_gets_no_better_and_it_stays_stopped():
+    recipe = replace(RECIPE, steps=400, save_every=1, patience=3, learning_rate=1e-12)
+    learner, states = trained(recipe)
+    assert learner.step < 400 and learner.worse == 3
+    again, more = trained(recipe, state=states[-1])
+    assert again.step == learner.step and not more
+
+
+def test_a_loss_that_is_no_number_names_its_step_and_its_photos():
+    torch.manual_seed(0)
+    model = build("unet", SMALL)
+    photos = [*PHOTOS, Photo("bad.png", np.zeros((32, 32, 3), np.uint8))]
+    recipe = replace(RECIPE, steps=3)
+    torch.nn.init.constant_(model.tail.bias, float("nan"))
+    with pytest.raises(Diverged, match=r"loss was nan at step 0; its batch came from .*\.png"):
+        learn(recipe, model, sampler(recipe, photos), PHOTOS[:1], lambda learner: None)
+
+
+def test_the_learning_rate_rises_and_falls():
+    recipe = Recipe(steps=1000, learning_rate=1e-3)
+    rates = [learning_rate_at(recipe, step) for step in range(1000)]
+    assert rates[0] < 2e-5 and max(rates) == pytest.approx(1e-3, rel=0.05)
+    assert rates[-1] == pytest.approx(1e-5, rel=0.05)
+    assert rates.index(max(rates)) == 99 and rates[99:] == sorted(rates[99:], reverse=True)
+
+
+def test_losses_are_zero_where_nothing_is_wrong():
+    clean = torch.rand(1, 3, 4, 4)
+    for loss in ("l1", "mse"):
+        assert float(loss_of(replace(RECIPE, loss=loss), clean, clean)) == 0
+    assert float(loss_of(replace(RECIPE, loss="charbonnier"), clean, clean)) == pytest.approx(1e-3)
+
+
+def test_the_average_follows_the_weights_and_is_what_is_judged():
+    learner, _ = trained(replace(RECIPE, steps=40, save_every=40))
+    judge = Judge(RECIPE, PHOTOS[:2], Share())
+    assert judge.psnr_of(learner.average) == learner.history[-1]["psnr"]
+    assert not same(learner.model, learner.average)
+
+
+# --- the job ---
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ({"sigma": 2.0}, "sigma must lie in 0..1.*2.0"),
+        ({"sigma": (0.2, 0.1)}, "ascending, got 0.2 0.1"),
+        ({"steps": 0}, "steps must be at least 1, got 0"),
+        ({"workers": 0}, "workers must be N or MIN MAX, at least 1, got 0"),
+        ({"workers": 3}, "batch-size 16 cannot be shared out evenly.*multiple of 3"),
+        ({"workers": (1, 3)}, "multiple of 6"),
+        ({"accumulate": 5}, "multiple of 5"),
+        ({"learning_rate": -1.0}, "learning-rate must lie in 0..1, got -1.0"),
+        ({"memory": 0.0}, "memory must be above 0"),
+        ({"max_error_rate": 2.0}, "max-error-rate must lie in 0..1, got 2.0"),
+        ({"images": ""}, "images must not be empty"),
+    ],
+)
+def test_nonsense_is_refused_with_its_value(flags: dict, words: str):
+    with pytest.raises(ValueError, match=words):
+        TrainConfig(**({"images": "a", "output": "b"} | flags))
+
+
+def config(images: Path, output: Path, **flags) -> TrainConfig:
+    common = {
+        "architecture": "classic",
+        "steps": 40,
+        "batch_size": 4,
+        "patch": 16,
+        "save_every": 20,
+    }
+    return TrainConfig(images=str(images), output=str(output), **(common | flags))
+
+
+def losses_of(output: Path) -> list[float]:
+    return [
+        json.loads(line)["loss"] for line in (output / "metrics.jsonl").read_text().splitlines()
+    ]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("training") / "photos"
+    root.mkdir()
+    for number in range(12):
+        (root / f"{number:02d}.png").write_bytes(encoded(photo(24, 32, seed=number)))
+    return root
+
+
+@pytest.fixture(scope="module")
+def run(folder: Path, ray_session: Resources) -> Path:
+    """The output of one training run."""
+    output = folder.parent / "run"
+    record = train(config(folder, output))
+    assert not record["nothing_to_do"]
+    return output
+
+
+def test_a_run_leaves_a_package_with_its_record_card_and_scalars(run: Path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    found = package.load(str(run))
+    training = found.config["training"]
+    assert (training["steps"], training["seed"]) == (40, 0)
+    assert training["photos"] + training["validated_on"] == 12
+    card = (run / "README.md").read_text()
+    for name in ("curve.png", "samples.jpg"):
+        assert f"({name})" in card and Image.open(run / name).width > 300
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [record["step"] for record in records] == [20, 40]
+    keys = {"loss", "psnr", "learning_rate", "images_per_second", "data_wait", "memory_gib"}
+    assert keys <= records[-1].keys()
+    events = EventAccumulator(str(run / "tensorboard")).Reload()
+    read_back = [(event.step, event.value) for event in events.Scalars("loss")]
+    assert read_back == [(r["step"], pytest.approx(r["loss"])) for r in records]
+
+
+def test_a_finished_run_does_nothing_and_with_other_settings_it_is_refused(run: Path, folder: Path):
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()}
+    assert train(config(folder, run))["nothing_to_do"]
+    with pytest.raises(SettingsError, match="steps was 40, now 60"):
+        train(config(folder, run, steps=60))
+    after = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()}
+    assert {p.name for p in before.keys() ^ after.keys()} == set()
+    assert package.load(str(run))
+
+
+def test_two_workers_have_the_losses_of_one(run: Path, folder: Path, ray_session: Resources):
+    if ray_session.cpus < 2:
+        pytest.skip("two workers need two CPUs")
+    output = folder.parent / "two"
+    train(config(folder, output, workers=2))
+    assert losses_of(output) == pytest.approx(losses_of(run), rel=1e-5)
+
+
+def test_a_run_goes_on_from_a_package_and_streams_what_does_not_fit(
+    run: Path, folder: Path, ray_session: Resources
+):
+    output = folder.parent / "tuned"
+    many = folder.parent / "many"
+    many.mkdir()
+    for number in range(40):
+        (many / f"{number}.png").write_bytes(encoded(photo(20, 20, seed=number)))
+    flags = {"architecture": None, "init": str(run), "memory": 2e-5, "learning_rate": 1e-5}
+    record = train(config(many, output, **flags))
+    assert record["architecture"] == "classic"
+    assert record["training"]["started_from"] == package.load(str(run)).digest
+    assert losses_of(output)[0] < losses_of(run)[0]
+
+
+def test_a_run_on_the_pairs_of_the_noise_job(folder: Path, ray_session: Resources):
+    from denoise.noising import NoisingConfig, noise
+
+    pairs, output = folder.parent / "pairs", folder.parent / "from_pairs"
+    noise(NoisingConfig(images=str(folder), output=str(pairs), sigma=0.2))
+    train(config(pairs, output, architecture="cae-s", steps=20))
+    record = json.loads((output / "metrics.jsonl").read_text().splitlines()[0])
+    assert record["psnr"] < 20  # begins near the pairs' own 14 dB: it is these it is judged on
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ({"architecture": "vgg"}, "one of classic"),
+        ({"init": "no-such-model"}, "no-such-model"),
+        ({"init": "unet", "architecture": "classic"}, "of architecture unet, not classic"),
+        ({"images": "nowhere"}, "nowhere"),
+    ],
+)
+def test_wrong_models_and_places_are_refused_before_any_work(folder, tmp_path, flags, words):
+    with pytest.raises(SettingsError, match=words):
+        train(replace(config(folder, tmp_path / "out"), **flags))
+
+
+def test_too_many_broken_images_are_refused_and_fewer_are_counted(
+    folder: Path, tmp_path: Path, ray_session: Resources
+):
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    for path in folder.iterdir():
+        (broken / path.name).write_bytes(path.read_bytes())
+    (broken / "bad.png").write_bytes(b"\x89PNG\r\n\x1a\n no more")
+    with pytest.raises(SettingsError, match=r"1 of \d+ images do not decode, such as bad.png"):
+        train(config(broken, tmp_path / "out", validation=str(folder)))
+
+
+def test_more_workers_than_the_cluster_has_are_refused_with_what_it_has(folder, tmp_path):
+    asked = config(folder, tmp_path / "out", batch_size=64, workers=64)
+    with pytest.raises(SettingsError, match=r"64 workers.*has 2 CPUs and 0 GPUs on 1 nodes"):
+        _check_cluster(asked, str(tmp_path), Resources(2, 0, 1))
+    with pytest.raises(SettingsError, match="local folder, and the cluster has 3 nodes"):
+        _check_cluster(config(folder, tmp_path), str(tmp_path), Resources(8, 0, 3))
+
+
+def test_killed_workers_and_drivers_change_no_bit_of_the_weights(
+    folder: Path, tmp_path: Path, ray_session: Resources
+):
+    """kill -9 of a worker, then of the driver; the same command again; the same bytes."""
+    flags = {"steps": 2400, "save_every": 100}
+    train(config(folder, tmp_path / "whole", **flags))
+    asked = ["--images", str(folder), "--output", str(tmp_path / "killed"), "--architecture"]
+    asked += "classic --steps 2400 --batch-size 4 --patch 16 --save-every 100".split()
+    metrics = tmp_path / "killed" / "metrics.jsonl"
+
+    def lines() -> int:
+        return len(metrics.read_text().splitlines()) if metrics.exists() else 0
+
+    def wait_until(count: int) -> None:
+        end = time.monotonic() + 120
+        while lines() < count and time.monotonic() < end:
+            time.sleep(0.02)
+        assert lines() >= count
+
+    job = Job("train", *asked)
+    try:
+        wait_until(5)
+        assert job.send(signal.SIGKILL, "RayTrainWorker")
+        was = lines()
+        wait_until(was + 10)
+        assert job.process.poll() is None
+        job.process.send_signal(signal.SIGKILL)
+        job.process.wait()
+    finally:
+        job.kill()
+    assert not (tmp_path / "killed" / "config.json").exists()
+    done = Job("train", *asked).done()
+    assert done.code == 0, done.err
+    for name in ("model.safetensors",):
+        whole, killed = ((tmp_path / run / name).read_bytes() for run in ("whole", "killed"))
+        assert whole == killed
+    assert losses_of(tmp_path / "whole") == losses_of(tmp_path / "killed")
