@@ -17,7 +17,8 @@ lint: .venv/.ready-dev ## what .ci/run checks before the tests
 	$(BIN)/mypy
 
 bench: .venv/.ready-dev ## the measurements of the README, on this machine
-	for script in tests/bench/*.py; do $(BIN)/python $$script || exit 1; done
+	$(BIN)/python -m tests.bench.speed
+	$(BIN)/python -m tests.bench.encode
 
 .venv/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
