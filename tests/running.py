@@ -13,13 +13,14 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 from uuid import uuid4
 
 import pyarrow.parquet as pq
-from conftest import encoded, photo
 
 from denoise import storage, tables
+from tests.conftest import encoded, photo
 
 ROOT = Path(__file__).parent.parent
 _MARK = "DENOISE_TEST_MARK"
@@ -30,25 +31,31 @@ class Job:
 
     def __init__(self, verb: str, *flags: str, env: Mapping[str, str] | None = None) -> None:
         self.mark = uuid4().hex
+        # files, not pipes: what a killed driver leaves behind would hold a pipe open
+        self._out, self._err = TemporaryFile(), TemporaryFile()
         self.process = subprocess.Popen(
             [sys.executable, "-m", f"jobs.{verb}", *flags, "--json"],
             cwd=ROOT,
             env=clean_environment() | dict(env or {}) | mark_of(self.mark),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stdout=self._out,
+            stderr=self._err,
             start_new_session=True,
         )
 
-    def done(self, seconds: float = 240) -> "Done":
+    def done(self, seconds: float = 240, *, patience: float = 10) -> "Done":
         """Waits for its end and for the end of all it started; what is left is ended and told."""
         try:
-            out, err = self.process.communicate(timeout=seconds)
+            self.process.wait(seconds)
         finally:
-            left = self.left_over()
+            left = self.left_over(patience)
             self.kill()
-        return Done(self.process.returncode, out.decode(), err.decode(), left)
+        said = []
+        for file in (self._out, self._err):
+            file.seek(0)
+            said.append(file.read().decode())
+        return Done(self.process.returncode, *said, left)
 
-    def left_over(self, seconds: float = 10) -> list[str]:
+    def left_over(self, seconds: float) -> list[str]:
         """What of it still runs after a while."""
         end = time.monotonic() + seconds
         while (left := self.processes()) and time.monotonic() < end:
@@ -59,7 +66,7 @@ class Job:
         """Ends at once all that is left of it."""
         while left := self.processes():
             for process in left:
-                _signal(process, signal.SIGKILL)
+                send(process, signal.SIGKILL)
             time.sleep(0.05)
 
     def processes(self, name: str = "") -> dict[int, str]:
@@ -68,7 +75,7 @@ class Job:
 
     def send(self, sign: signal.Signals, name: str) -> bool:
         """Sends a signal to one of its processes of that name; False where there is none."""
-        return any(_signal(process, sign) for process in list(self.processes(name))[:1])
+        return any(send(process, sign) for process in list(self.processes(name))[:1])
 
 
 @dataclass(frozen=True)
@@ -177,7 +184,7 @@ def clean_environment() -> dict[str, str]:
     return kept | {"RAY_worker_niceness": "0"}  # 15 by itself: on a busy machine next to nothing
 
 
-def _signal(process: int, sign: signal.Signals) -> bool:
+def send(process: int, sign: signal.Signals) -> bool:
     try:
         os.kill(process, sign)
     except ProcessLookupError:

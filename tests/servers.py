@@ -157,7 +157,7 @@ def faulty(endpoint: str, rule: Rule) -> Iterator[str]:
     """A proxy in front of an HTTP store; yields its endpoint.
 
     Faults: `error` answers 500, `throttle` 503, `stall` never answers (until the proxy ends), `cut`
-    announces a whole body, sends half of it and breaks off.
+    announces a whole body, sends half of it and breaks off, `slow` takes a while.
     """
     server = _Proxy(("127.0.0.1", 0), _Handler)
     server.endpoint, server.rule = endpoint, rule
@@ -194,6 +194,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif fault in _STATUS:
             self._answer(_STATUS[fault], [], b"")
         else:
+            self.server.over.wait(0.25 if fault == "slow" else 0)
             headers = {k: v for k, v in self.headers.items() if k.lower() != "host"}
             answer = _ask(self.server.endpoint, self.command, self.path, body, headers)
             self._answer(*answer, cut=fault == "cut")

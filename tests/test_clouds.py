@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-import servers
 
 from denoise import storage
+from tests import servers
 
 
 @pytest.fixture(scope="module", params=["s3", "gcs", "azure"])

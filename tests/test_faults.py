@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import running
-import servers
-from running import Job, parts_in, rows_of, run, same, wait_until
+
+from tests import running, servers
+from tests.running import Job, parts_in, rows_of, run, same, wait_until
 
 IMAGES = 96  # enough that something can die in the middle, few enough for two cores
 

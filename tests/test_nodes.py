@@ -1,0 +1,213 @@
+"""Several nodes, each a raylet of its own, that share nothing but an S3 bucket."""
+
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from denoise import storage
+from tests import running, servers
+from tests.running import Job, marked, parts_in, rows_of, same, wait_until
+
+IMAGES = 60
+SECRET_TOKEN = uuid4().hex
+
+
+@dataclass
+class Node:
+    """A raylet and all that it starts; `ray start --block` in a session of its own."""
+
+    process: subprocess.Popen[bytes]
+    mark: str
+    seen: set[str] = field(default_factory=set)  # names of what ran on it
+
+    def look(self) -> set[str]:
+        """The names of the tasks and actors that run on it now, and did when looked at before."""
+        lines = marked(self.mark).values()
+        self.seen |= {line.strip() for line in lines if line.startswith("ray::")}
+        return self.seen
+
+    def runs(self, name: str) -> bool:
+        return any(name in line for line in self.look())
+
+    def kill(self) -> None:
+        """As if the plug were pulled."""
+        while found := marked(self.mark):
+            for process in found:
+                running.send(process, signal.SIGKILL)
+            time.sleep(0.05)
+        self.process.wait()
+
+
+class Nodes:
+    """A head without CPUs, and nodes that come and go."""
+
+    def __init__(self, folder: str, env: dict[str, str], root: str) -> None:
+        self.folder, self.root = folder, root
+        self.env = env | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": SECRET_TOKEN}
+        self.nodes: list[Node] = []
+        head = ["--head", f"--temp-dir={folder}", "--include-dashboard=false"]
+        ports = [f"--port={servers.free_port()}", "--ray-client-server-port=0"]
+        self.add(0, 0, *head, *ports)
+        log = Path(folder, "0.log").read_text()
+        self.env["RAY_ADDRESS"] = re.findall(r"--address='([\d.:]+)'", log)[0]
+
+    def add(self, cpus: int, gpus: int = 0, *flags: str) -> Node:
+        """Starts a node and waits until it has joined."""
+        log = Path(self.folder, f"{len(self.nodes)}.log")
+        mark = uuid4().hex
+        address = [f"--address={self.env['RAY_ADDRESS']}"] if self.nodes else []
+        command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", *address]
+        size = [f"--num-cpus={cpus}", f"--num-gpus={gpus}", "--object-store-memory=200000000"]
+        ports = ["--dashboard-agent-listen-port=0", "--disable-usage-stats"]
+        with log.open("wb") as out:
+            process = subprocess.Popen(
+                [*command, *size, *ports, *flags],
+                env=self.env | running.mark_of(mark),
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self.nodes.append(Node(process, mark))
+        started = "Ray runtime started"
+        wait_until(lambda: started in log.read_text() or process.poll() is not None, 120)
+        assert process.poll() is None, log.read_text()
+        return self.nodes[-1]
+
+    def job(self, verb: str, *flags: str) -> Job:
+        return Job(verb, *flags, env=self.env)
+
+    def watch(self, job: Job, until: Callable[[], bool]) -> None:
+        """Looks at what runs where until something is so, or the job ends."""
+        while not until() and job.process.poll() is None:
+            for node in self.nodes:
+                node.look()
+            time.sleep(0.05)
+
+
+@contextmanager
+def _nodes(env: dict[str, str], root: str) -> Iterator[Nodes]:
+    with tempfile.TemporaryDirectory(prefix="nodes-", dir="/tmp") as folder:  # short: for sockets
+        nodes = Nodes(folder, running.clean_environment() | env, root)
+        try:
+            yield nodes
+        finally:
+            for node in reversed(nodes.nodes):
+                node.kill()
+
+
+def _slow(number: int, method: str, path: str) -> str | None:
+    """Photographs take a while, so that something can happen in the middle on any machine."""
+    return "slow" if method == "GET" and "/images/" in path else None
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[Nodes]:
+    with servers.s3() as store, servers.faulty(store.endpoint, _slow) as endpoint:
+        env = store.env | {"AWS_ENDPOINT_URL": endpoint}
+        env["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = "10"
+        with servers.visible(store), _nodes(env, store.root) as nodes:
+            running.pictures(f"{store.root}/images", IMAGES)
+            running.tiny_model(f"{store.root}/tiny")
+            for _ in range(2):
+                nodes.add(1)
+            yield nodes
+
+
+@pytest.fixture(scope="module")
+def denoised(nodes: Nodes) -> str:
+    """The output of an infer job that ran on two nodes undisturbed."""
+    output = f"{nodes.root}/denoised"
+    job = nodes.job("infer", *_flags(nodes, output))
+    nodes.watch(job, lambda: False)
+    done = job.done()
+    assert done.code == 0, done.err
+    return output
+
+
+def test_every_node_works_and_every_image_has_one_row(nodes: Nodes, denoised: str):
+    rows = rows_of(denoised)
+    assert len({row["path"] for row in rows}) == len(rows) == IMAGES
+    assert all(row["error"] is None for row in rows)
+    head, *others = nodes.nodes
+    assert all(node.runs("MapWorker") for node in others)
+    assert not head.runs("MapWorker")
+
+
+def test_a_node_lost_in_the_middle_costs_no_row_and_a_node_added_is_used(
+    nodes: Nodes, denoised: str
+):
+    output = f"{nodes.root}/lost-and-added"
+    job = nodes.job("infer", *_flags(nodes, output), "--workers", "1", "3")
+    nodes.watch(job, lambda: parts_in(output) >= 1)
+    nodes.nodes.pop().kill()
+    added = nodes.add(1)
+    nodes.watch(job, lambda: False)
+    done = job.done()
+    assert done.code == 0, done.err
+    assert same(rows_of(output), rows_of(denoised)) == []
+    assert added.runs("MapWorker"), added.seen
+
+
+def test_training_goes_on_with_the_nodes_that_are_left(nodes: Nodes):
+    output = f"{nodes.root}/model"
+    flags = ["--images", f"{nodes.root}/images", "--output", output, "--architecture", "classic"]
+    small = ["--batch-size", "2", "--patch", "32", "--steps", "400", "--workers", "1", "2"]
+    job = nodes.job("train", *flags, *small)
+    workers = nodes.nodes[1:]
+    nodes.watch(job, lambda: all(node.runs("RayTrainWorker") for node in workers))
+    nodes.watch(job, lambda: storage.exists(f"{output}/checkpoints"))
+    nodes.nodes.pop().kill()
+    done = job.done(400)
+    nodes.add(1)
+    assert done.code == 0, done.err
+    assert done.summary["steps"] == 400
+    assert storage.exists(f"{output}/config.json")
+
+
+def test_the_network_runs_where_the_gpus_are_and_everything_else_where_the_cpus_are(
+    nodes: Nodes, denoised: str
+):
+    gpu = nodes.add(0, 1)
+    for node in nodes.nodes:
+        node.seen.clear()
+    output = f"{nodes.root}/by-gpu"
+    job = nodes.job("infer", *_flags(nodes, output), "--gpus-per-worker", "0.5")
+    nodes.watch(job, lambda: False)
+    done = job.done()
+    assert done.code == 0, done.err
+    assert same(rows_of(output), rows_of(denoised)) == []
+    assert gpu.runs("_Network")
+    assert not gpu.runs("_load_shard") and not gpu.runs("_finish_shard")
+    cpus = nodes.nodes[1:-1]
+    assert any(node.runs("_load_shard") or node.runs("_finish_shard") for node in cpus)
+    assert not any(node.runs("_Network") for node in cpus)
+
+
+def test_a_folder_that_only_one_node_has_would_be_refused(nodes: Nodes, tmp_path: Path):
+    """All raylets here see this disk; training refuses it all the same, unable to know."""
+    flags = ["--images", f"{nodes.root}/images", "--output", str(tmp_path / "model")]
+    done = nodes.job("train", *flags, "--steps", "1").done()
+    assert done.code == 2
+    assert "local folder" in done.err and "Traceback" not in done.err
+
+
+def test_more_workers_than_the_cluster_has_are_refused_with_what_is_missing(nodes: Nodes):
+    flags = ["--images", f"{nodes.root}/images", "--output", f"{nodes.root}/too-many"]
+    done = nodes.job("train", *flags, "--workers", "8", "--batch-size", "8").done()
+    assert done.code == 2
+    assert "8 workers" in done.err and "Traceback" not in done.err
+
+
+def _flags(nodes: Nodes, output: str) -> list[str]:
+    flags = ["--images", f"{nodes.root}/images", "--output", output]
+    return [*flags, "--model", f"{nodes.root}/tiny", "--add-noise", "0.1"]
