@@ -121,7 +121,7 @@ def _stages(
     """All of it in one actor a CPU; where there are GPUs, the network alone in actors of theirs."""
     from denoise import runtime
 
-    options: dict[str, Any] = {"batch_size": None, "batch_format": "pyarrow"}
+    options: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow"}  # a row is a shard
     counts = worker_counts(config.workers)
     if resources.gpus == 0:
         return shards.map_batches(
@@ -181,8 +181,8 @@ class _Network:
         self._denoiser = denoiser_of(config)
 
     def __call__(self, block: "pa.Table") -> "pa.Table":
-        pairs = (pickle.loads(pickled) for pickled in block.column("pair").to_pylist())
-        return _block_of(block, _denoised(pairs, self._denoiser, _GPU_BATCH), self._denoiser.notes)
+        denoised = _denoised(_pairs_in(block), self._denoiser, _GPU_BATCH)
+        return _block_of(block, denoised, self._denoiser.notes)
 
 
 def _load_shard(block: "pa.Table", config: InferConfig, *, only_errors: bool) -> "pa.Table":
@@ -191,8 +191,6 @@ def _load_shard(block: "pa.Table", config: InferConfig, *, only_errors: bool) ->
 
     work = shards.work_of(block, INFER_SCHEMA, only_errors=only_errors)
     entries, _ = shards.kept(work)
-    wanted = {entry.path for entry in entries}
-    block = block.filter([entry.path in wanted for entry in work.entries])
     return _block_of(block, shards.ahead(partial(load, config=pairing_of(config)), entries))
 
 
@@ -204,13 +202,12 @@ def _finish_shard(
 
     work = shards.work_of(block, INFER_SCHEMA, only_errors=only_errors)
     _, rows = shards.kept(work)
-    done = (pickle.loads(pickled) for pickled in block.column("pair").to_pylist())
     row = partial(_row, config=config, model=model, output=work.output)
     seconds: Counter[str] = Counter()
-    for finished, spent in shards.ahead(row, done):
+    for finished, spent in shards.ahead(row, _pairs_in(block)):
         rows.append(finished)
         seconds.update(spent)
-    notes = {note for column in block.column("notes").to_pylist() for note in column}
+    (notes,) = block.column("notes").to_pylist()
     return shards.finish(work, rows, seconds, notes)
 
 
@@ -250,16 +247,18 @@ def _row(
 
 
 def _block_of(block: "pa.Table", pairs: Iterable[Any], notes: Iterable[str] = ()) -> "pa.Table":
-    """A block on its way between CPUs and GPUs: what it was, and one pickled pair a row."""
+    """A shard on its way between CPUs and GPUs: what it was, and its pairs, pickled."""
     import pyarrow as pa
 
-    pickled = pa.array([pickle.dumps(pair, protocol=5) for pair in pairs], pa.large_binary())
-    noted = pa.array([sorted(notes)] * len(pickled), pa.list_(pa.string()))
-    return (
-        block.select(["about", "entry"])
-        .append_column("pair", pickled)
-        .append_column("notes", noted)
-    )
+    pickled = pa.array([pickle.dumps(list(pairs), protocol=5)], pa.large_binary())
+    noted = pa.array([sorted(notes)], pa.list_(pa.string()))
+    return pa.table({"work": block.column("work"), "pairs": pickled, "notes": noted})
+
+
+def _pairs_in(block: "pa.Table") -> list[Any]:
+    (pickled,) = block.column("pairs")
+    found: list[Any] = pickle.loads(pickled.as_buffer())
+    return found
 
 
 def pairing_of(config: InferConfig) -> PairConfig:

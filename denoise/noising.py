@@ -47,7 +47,7 @@ def noise(config: NoisingConfig) -> dict[str, Any]:
 
         return shards.map_batches(
             partial(_noise_shard, config=config, only_errors=only_errors),
-            batch_size=None,
+            batch_size=1,  # a row is a shard
             batch_format="pyarrow",
             num_cpus=1,
             compute=runtime.tasks(max(worker_counts(config.workers) or (int(resources.cpus),))),

@@ -6,8 +6,9 @@ import secrets
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import ray
 from ray.data import ActorPoolStrategy, DataContext, TaskPoolStrategy
@@ -112,27 +113,39 @@ def _own_signals() -> Iterator[None]:
 
 def _connect(*, verbose: bool) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    if not verbose:  # its C++ side has a word on every actor of Ray Data's own making
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     address = os.environ.get("RAY_ADDRESS")
-    try:
-        if address:
-            ray.init(address=address, log_to_driver=verbose, logging_level=_level(verbose))
-            return
+    options: dict[str, Any] = {"log_to_driver": verbose, "logging_level": _level(verbose)}
+    if address:
+        options["address"] = address
+    else:
         # Nobody but us: Ray asks for a token on every port of a local session, unless this says not
         # to; ours is in this process's environment alone, where Ray would keep one in ~/.ray.
         os.environ.pop("RAY_AUTH_MODE", None)
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-        ray.init(
-            address="local",
-            include_dashboard=False,
-            log_to_driver=verbose,
-            logging_level=_level(verbose),
-        )
+        options |= {"address": "local", "include_dashboard": False}
+    try:
+        with nullcontext() if verbose else _silence():
+            ray.init(**options)
     except (ConnectionError, RayError, RuntimeError, ValueError) as error:
         where = f"the Ray cluster at {address}" if address else "a local Ray"
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise SettingsError(f"cannot start or reach {where}: {reason}") from error
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Keeps Ray's C++ side off the terminal: its word on every actor of Ray Data's own making, and
+    the line that says that it was told to be silent. What goes wrong is raised all the same."""
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _quieten(*, verbose: bool) -> None:

@@ -50,7 +50,7 @@ class Tally:
 
 
 def dataset(output: str, shards: list[Shard], *, readers: int = 1) -> Dataset:
-    """A block for each shard: its entries, read from the manifest when its turn comes."""
+    """A row for each shard: its entries, read from the manifest when its turn comes."""
     return ray.data.read_datasource(
         _Shards(output, shards),
         override_num_blocks=max(1, len(shards)),
@@ -60,11 +60,11 @@ def dataset(output: str, shards: list[Shard], *, readers: int = 1) -> Dataset:
 
 
 def work_of(block: pa.Table, schema: pa.Schema, *, only_errors: bool) -> Work:
-    """A shard's work from its block."""
-    rows = block.to_pylist()
-    about = json.loads(rows[0]["about"])
-    entries = [Entry(**json.loads(row["entry"])) for row in rows]
-    return Work(about["output"], about["shard"], entries, schema, only_errors, time.time())
+    """A shard's work from its row."""
+    (row,) = block.column("work").to_pylist()
+    found = json.loads(row)
+    entries = [Entry(**entry) for entry in found["entries"]]
+    return Work(found["output"], found["shard"], entries, schema, only_errors, time.time())
 
 
 def finish(
@@ -131,19 +131,19 @@ class _Shards(Datasource):  # type: ignore[misc]  # ray is left out of type chec
         self._shards = shards
 
     def estimate_inmemory_data_size(self) -> int:
-        return sum(200 * len(shard.span) for shard in self._shards)
+        return 200 * sum(len(shard.span) for shard in self._shards)
 
     def get_read_tasks(self, parallelism: int, *_: Any, **__: Any) -> list[ReadTask]:
         return [
             ReadTask(
                 partial(_read, self._output, shard),
-                BlockMetadata(len(shard.span), None, None, None),
+                BlockMetadata(1, 200 * len(shard.span), None, None),
             )
             for shard in self._shards
         ]
 
 
 def _read(output: str, shard: Shard) -> list[pa.Table]:
-    about = json.dumps({"output": output, "shard": shard.number})
-    entries = [json.dumps(asdict(entry)) for entry in shard.entries(output)]
-    return [pa.table({"about": [about] * len(entries), "entry": entries})]
+    entries = [asdict(entry) for entry in shard.entries(output)]
+    work = {"output": output, "shard": shard.number, "entries": entries}
+    return [pa.table({"work": [json.dumps(work)]})]
