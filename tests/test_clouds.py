@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from denoise import storage
-from tests import servers
+from tests import running, servers
 
 
 @pytest.fixture(scope="module", params=["s3", "gcs", "azure"])
@@ -87,6 +87,51 @@ def test_a_bucket_that_is_not_there_is_told_before_any_work(store: servers.Store
     elsewhere = store.root.replace("bucket", "no-such-bucket")
     with pytest.raises(storage.SettingsError, match="cannot write to"):
         storage.check_writable(f"{elsewhere}/output")
+
+
+def test_infer_runs_from_store_to_store_and_says_no_secret(store: servers.Store):
+    running.pictures(f"{store.root}/images", 6)
+    model = running.tiny_model(f"{store.root}/tiny")
+    output = f"{store.root}/denoised"
+    flags = ["--images", f"{store.root}/images", "--output", output, "--model", model]
+    done = running.run("infer", *flags, "--reference", f"{store.root}/images", env=store.env)
+    assert done.code == 0, done.err
+    rows = running.rows_of(output)
+    assert [row["error"] for row in rows] == [None] * 6
+    assert all(row["mse_noisy"] == 0 and row["mse"] > 0 for row in rows)
+    again = running.run("infer", *flags, "--reference", f"{store.root}/images", env=store.env)
+    assert again.summary["nothing_to_do"]
+    _check_no_secret(store, output, done, again)
+
+
+def test_noise_and_train_run_from_store_to_store_and_say_no_secret():
+    with servers.s3() as store, servers.visible(store):
+        running.pictures(f"{store.root}/images", 8)
+        pairs, model = f"{store.root}/pairs", f"{store.root}/model"
+        flags = ["--images", f"{store.root}/images", "--output", pairs, "--save", "both"]
+        noised = running.run("noise", *flags, env=store.env)
+        assert noised.code == 0, noised.err
+        assert len(list(storage.matches(f"{pairs}/images/**/*.png"))) == 8
+        few = ["--steps", "2", "--batch-size", "2", "--patch", "32", "--architecture", "classic"]
+        trained = running.run("train", "--images", pairs, "--output", model, *few, env=store.env)
+        assert trained.code == 0, trained.err
+        assert storage.exists(f"{model}/config.json")
+        _check_no_secret(store, pairs, noised)
+        _check_no_secret(store, model, trained)
+
+
+def _check_no_secret(store: servers.Store, output: str, *jobs: running.Done) -> None:
+    """Neither what the jobs said nor what they wrote holds a key."""
+    keys = [
+        store.env.get("AWS_SECRET_ACCESS_KEY"),
+        store.env.get("AZURE_STORAGE_CONNECTION_STRING"),
+    ]
+    for key in filter(None, keys):
+        for job in jobs:
+            assert key not in job.out + job.err
+        for found in storage.listing(output):
+            if not found.is_folder:
+                assert key.encode() not in storage.read(found.uri), found.path
 
 
 def test_a_writer_that_is_killed_leaves_nothing_under_the_name():

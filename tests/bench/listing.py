@@ -1,0 +1,60 @@
+"""Listing a store of many images: how long, and how much memory the driver takes.
+
+python -m tests.bench.listing [PATHS]      (1,000,000 by default; a folder of empty files is made)
+
+What is measured is what `infer` does before its first image: list, keep what looks like an image,
+write the manifest, find out which shards are missing; then the same again over what is there.
+"""
+
+import resource
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+from denoise import inputs, manifest, storage
+
+FOLDER = 1000  # files in a folder
+
+
+def main() -> None:
+    paths = int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000
+    with tempfile.TemporaryDirectory(prefix="listing-") as home:
+        images, output = Path(home, "images"), str(Path(home, "output"))
+        timed("make the files", paths, lambda: make(images, paths))
+        timed("list", paths, lambda: sum(not f.is_folder for f in storage.listing(str(images))))
+        timed("list into a new manifest", paths, lambda: update(images, output))
+        timed("find the missing shards", paths, lambda: len(manifest.pending(output)))
+        timed("list and compare, nothing new", paths, lambda: update(images, output))
+
+
+def make(images: Path, paths: int) -> int:
+    for folder in range(-(-paths // FOLDER)):
+        place = images / f"{folder:05d}"
+        place.mkdir(parents=True)
+        for number in range(min(FOLDER, paths - folder * FOLDER)):
+            (place / f"{number:04d}.jpg").touch()
+    return paths
+
+
+def update(images: Path, output: str) -> int:
+    """As a job does; a name that looks like an image's is enough, so that no byte is read."""
+    left_out: Counter[str] = Counter()
+    found = inputs.entries(str(images), left_out, output=output)
+    return manifest.update(output, found, left_out).inputs
+
+
+def timed(what: str, paths: int, call: Callable[[], int]) -> None:
+    start = time.monotonic()
+    result = call()
+    seconds = time.monotonic() - start
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    rate = paths / seconds
+    line = f"{what:32} {result:>10,} {seconds:8.1f} s {rate:10,.0f} paths/s"
+    print(f"{line}, peak memory {peak:6.0f} MiB; at 100 million: {1e8 / rate / 60:6.0f} min")
+
+
+if __name__ == "__main__":
+    main()
