@@ -6,10 +6,10 @@ BIN := .venv/bin
 .PHONY: demo test lint bench
 
 demo: .venv/.ready ## the main jobs on the sample photographs
-	$(BIN)/denoise demo --output demo
+	@$(BIN)/denoise demo --output demo
 
 test: .venv/.ready-dev ## the whole test suite
-	$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest
 
 lint: .venv/.ready-dev ## what .ci/run checks before the tests
 	$(BIN)/ruff format --check .
@@ -21,11 +21,12 @@ bench: .venv/.ready-dev ## the measurements of the README, on this machine
 	$(BIN)/python -m tests.bench.encode
 
 .venv/.ready: pyproject.toml constraints.txt
-	$(PYTHON) -m venv .venv
-	$(BIN)/pip install -q -c constraints.txt pip
-	$(BIN)/pip install -q -c constraints.txt -e .
-	touch $@
+	@echo "installing the tested set into .venv; this takes some minutes the first time"
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/pip install -qq -c constraints.txt pip
+	@$(BIN)/pip install -qq -c constraints.txt -e .
+	@touch $@
 
 .venv/.ready-dev: .venv/.ready
-	$(BIN)/pip install -q -c constraints.txt -e '.[$(EXTRAS)]' --group dev
-	touch $@
+	@$(BIN)/pip install -qq -c constraints.txt -e '.[$(EXTRAS)]' --group dev
+	@touch $@

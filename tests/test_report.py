@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from collections import Counter
 from html import unescape
 from io import BytesIO
 
@@ -10,8 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from denoise import storage, tables
+from denoise import inputs, manifest, storage, tables
 from denoise.metrics import mse, psnr
+from denoise.pairs import PairConfig, errors_of, load
 from denoise.report import ReportConfig, report
 from denoise.views import SheetRow, contact_sheet
 
@@ -69,6 +71,40 @@ def written(folder, parts, abouts=None):
         about = (abouts or [{}] * len(parts))[shard]
         tables.write_part(str(folder), shard, rows, tables.NOISE_SCHEMA, about)
     return str(folder)
+
+
+def inferred(folder, photos, **settings):
+    """An output folder of `infer` that has removed half of the noise, without a network."""
+    listed = inputs.entries(str(photos), Counter())
+    manifest.update(str(folder), listed, Counter())
+    wanted = PairConfig(sigma=settings.get("add_noise"))
+    for shard in manifest.pending(str(folder)):
+        rows = []
+        for entry in shard.entries(str(folder)):
+            pair = load(entry, wanted)
+            clean = pair.noisy if pair.clean is None else pair.clean
+            better = ((pair.noisy.astype(int) + clean) // 2).astype(np.uint8)
+            row = pair.about() | {"image": {"bytes": png(better), "path": entry.path}}
+            row["mse_noisy"], row["psnr_noisy"] = errors_of(pair.noisy, pair.clean)
+            row["mse"], row["psnr"] = errors_of(better, pair.clean)
+            rows.append(row)
+        tables.write_part(str(folder), shard.number, rows, tables.INFER_SCHEMA, {})
+    run = {"verb": "infer", "settings": {"model": "half@0", **settings}, "versions": {}}
+    storage.write(f"{folder}/_run.json", json.dumps(run).encode())
+    return str(folder)
+
+
+@pytest.fixture
+def photos_of_mine(tmp_path):
+    (tmp_path / "photos").mkdir()
+    for i in range(12):
+        (tmp_path / f"photos/{i}.png").write_bytes(png(photograph(i)))
+    return tmp_path / "photos"
+
+
+def panels_in(folder):
+    page = storage.read(f"{folder}/report.html").decode()
+    return re.findall(r'data-panel="(\w+)"', page)
 
 
 def failed(path, error):
@@ -164,6 +200,27 @@ def test_pauses_between_runs_are_no_working_time(tmp_path):
     assert summary["stages"] == {"decode": 3.5, "noise": 0.5}
     spans = summary["throughput"]
     assert sum(span["images_per_second"] for span in spans) * 4 / len(spans) == pytest.approx(3)
+
+
+def test_denoised_images_are_shown_beside_the_very_noise_they_had(tmp_path, photos_of_mine):
+    folder = inferred(tmp_path / "out", photos_of_mine, add_noise=0.1, seed=0)
+    summary = report(ReportConfig(output=folder))
+    assert summary["gain_db"] == pytest.approx(6.0, abs=0.2)  # half of the noise: 20 log10(2)
+    assert panels_in(folder) == ["clean", "noisy", "denoised", "difference"] * 10
+
+
+def test_without_a_reference_some_images_are_shown_and_what_was_removed(tmp_path, photos_of_mine):
+    folder = inferred(tmp_path / "out", photos_of_mine)
+    summary = report(ReportConfig(output=folder))
+    assert summary["psnr"] is summary["gain_db"] is summary["histogram"] is None
+    assert panels_in(folder) == ["noisy", "denoised", "removed"] * 4
+
+
+def test_inputs_that_are_gone_cost_the_pictures_and_not_the_report(tmp_path, photos_of_mine):
+    folder = inferred(tmp_path / "out", photos_of_mine, add_noise=0.1, seed=0)
+    shutil.rmtree(photos_of_mine)
+    assert report(ReportConfig(output=folder))["done"] == 12
+    assert panels_in(folder) == []
 
 
 def test_an_exact_copy_is_counted_and_spoils_no_mean(tmp_path):
