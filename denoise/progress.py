@@ -3,7 +3,7 @@
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TextIO
 
@@ -13,19 +13,22 @@ _PLAIN = 30.0  # and elsewhere
 
 @dataclass
 class Progress:
-    """Counts towards a total, to stderr. Quiet until the first count."""
+    """Counts towards a total, to stderr. Rates are from the first count on: starting is no work."""
 
     verb: str
     total: int
     unit: str = "images"
     stream: TextIO = field(default_factory=lambda: sys.stderr)
-    _start: float = field(default_factory=time.monotonic)
-    _said: float = field(default_factory=time.monotonic)
+    clock: Callable[[], float] = time.monotonic  # seconds, from anywhere
+    _first: tuple[float, int, int] | None = None  # when the first count came, and what it was
+    _said: float = -1.0
 
     def show(self, done: int, failed: int, pixels: int, seconds: Mapping[str, float]) -> None:
         """Says how far it is, if it is time to."""
         live = self.stream.isatty() and "NO_COLOR" not in os.environ
-        now = time.monotonic()
+        now = self.clock()
+        if self._said < 0:
+            self._said = now
         if now - self._said < (_LIVE if live else _PLAIN) and (done < self.total or not live):
             return
         self._said = now
@@ -42,15 +45,17 @@ class Progress:
 
     def line(self, done: int, failed: int, pixels: int, seconds: Mapping[str, float]) -> str:
         """The line itself: counts, rates, time left, and the stage that takes the most time."""
-        spent = max(1e-6, time.monotonic() - self._start)
+        self._first = self._first or (self.clock(), done, pixels)
+        start, first_done, first_pixels = self._first
+        spent = self.clock() - start
         parts = [f"{self.verb} {done}/{self.total} {self.unit}"]
         if failed:
             parts.append(f"{failed} failed")
-        parts.append(f"{done / spent:.1f} {self.unit}/s")
-        if pixels:
-            parts.append(f"{pixels / spent / 1e6:.2f} megapixels/s")
-        if done:
-            parts.append(f"{words_of_time(spent * (self.total - done) / done)} left")
+        if done > first_done and spent > 0:
+            rate = (done - first_done) / spent
+            parts.append(f"{rate:.1f} {self.unit}/s")
+            parts.append(f"{(pixels - first_pixels) / spent / 1e6:.2f} megapixels/s")
+            parts.append(f"{words_of_time((self.total - done) / rate)} left")
         if seconds:
             slowest = max(seconds, key=lambda stage: seconds[stage])
             share = seconds[slowest] / max(1e-9, sum(seconds.values()))

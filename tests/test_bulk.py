@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import encoded, make_photos, photo
 
 from denoise import InferConfig, infer, model, package, storage, tables
 from denoise.bulk import file_of
@@ -19,7 +20,6 @@ from denoise.metrics import mse, psnr
 from denoise.noise import add_noise, seed_of
 from denoise.noising import NoisingConfig, noise
 from denoise.storage import SettingsError
-from tests.conftest import encoded, make_photos, photo
 
 
 @pytest.fixture(scope="module")

@@ -6,11 +6,11 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from conftest import encoded, photo
 
 from denoise.image import ImageError
 from denoise.inputs import Entry, entries, reference_of, source_of
 from denoise.storage import SettingsError
-from tests.conftest import encoded, photo
 
 
 def found(images: object, output: str | None = None) -> tuple[dict[str, Entry], Counter[str]]:

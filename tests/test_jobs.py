@@ -7,8 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-
-from tests.running import ROOT, Done, rows_of, run, tiny_model
+from running import ROOT, Done, rows_of, run, tiny_model
 
 
 def refused(*arguments: str) -> str:

@@ -1,0 +1,69 @@
+"""A pair: an image fetched, decoded and paired, or the words for why not."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import encoded, photo
+
+from denoise.inputs import Entry
+from denoise.pairs import PairConfig, errors_of, load
+
+
+def entry(place: Path, name: str = "a.png") -> Entry:
+    return Entry(name, str(place / name), 0, "")
+
+
+def test_a_noisy_image_brings_its_clean_self_along(tmp_path: Path):
+    (tmp_path / "a.png").write_bytes(encoded(photo()))
+    pair = load(entry(tmp_path), PairConfig(sigma=0.1, seed=3))
+    assert pair.error is None and (pair.sigma, pair.seed) == (0.1, 3)
+    assert np.array_equal(pair.clean, photo())
+    assert pair.noisy.dtype == np.uint8
+    assert errors_of(pair.noisy, pair.clean)[1] == pytest.approx(20.3, abs=0.5)
+    assert set(pair.seconds) == {"fetch", "decode", "noise"}
+
+
+def test_alpha_gets_no_noise_and_is_carried_along(tmp_path: Path):
+    pixels = np.dstack([photo(), photo(channels=1)])
+    (tmp_path / "a.png").write_bytes(encoded(pixels))
+    pair = load(entry(tmp_path), PairConfig(sigma=0.1))
+    assert np.array_equal(pair.picture.alpha, pixels[..., 3])
+    assert pair.noisy.shape[2] == 3
+
+
+def test_without_noise_or_reference_there_is_nothing_to_compare_with(tmp_path: Path):
+    (tmp_path / "a.png").write_bytes(encoded(photo()))
+    pair = load(entry(tmp_path), PairConfig())
+    assert pair.clean is None and pair.sigma is None and pair.seed is None
+    assert errors_of(pair.noisy, pair.clean) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda place: place.write_bytes(b""), "empty file"),
+        (lambda place: place.mkdir(), "a folder, not a file"),
+        (lambda place: place.symlink_to("nowhere"), "no such file"),
+        (lambda place: None, "no such file"),
+    ],
+)
+def test_what_goes_wrong_with_one_image_is_its_error(tmp_path: Path, make, words: str):
+    make(tmp_path / "a.png")
+    pair = load(entry(tmp_path), PairConfig(sigma=0.1))
+    assert pair.error == words
+    assert pair.noisy is None and pair.clean is None
+    assert pair.about()["path"] == "a.png" and pair.about()["error"] == words
+
+
+def test_equal_causes_have_equal_words(tmp_path: Path):
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes(encoded(photo(seed=len(name)))[:300])
+    errors = {load(entry(tmp_path, name), PairConfig()).error for name in ("a.png", "b.png")}
+    assert len(errors) == 1 and None not in errors
+
+
+def test_an_image_over_the_limit_is_refused_before_it_is_decoded(tmp_path: Path):
+    (tmp_path / "a.png").write_bytes(encoded(photo(48, 64)))
+    assert load(entry(tmp_path), PairConfig(max_pixels=48 * 64)).error is None
+    assert load(entry(tmp_path), PairConfig(max_pixels=48 * 64 - 1)).error is not None
