@@ -21,7 +21,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Loads a public name when it is first asked for: importing denoise loads neither torch nor ray."""
+    """Loads a public name when first asked for: importing denoise loads neither torch nor ray."""
     if name not in _HOMES:
         raise AttributeError(f"module 'denoise' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)

@@ -109,7 +109,7 @@ def _flags(verb: str, config: type, given: list[str]) -> tuple[Any, bool, bool]:
         ],
         frozen=True,
     )
-    found = tyro.cli(
+    found: Any = tyro.cli(
         command,
         prog=f"denoise {verb}",
         description=config.__doc__,

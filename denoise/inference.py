@@ -228,13 +228,16 @@ def _denoised(
 
 
 def _denoised_batch(batch: list[Pair], denoiser: "Denoiser") -> Iterator[tuple[Pair, Any]]:
-    fine = [pair for pair in batch if pair.noisy is not None]
+    noisy = [pair.noisy for pair in batch if pair.noisy is not None]
     start = time.perf_counter()
-    denoised = iter(denoiser.denoise([pair.noisy for pair in fine])) if fine else iter([])
-    done = [(pair, next(denoised) if pair.noisy is not None else None) for pair in batch]
-    for pair in fine:
-        pair.seconds["network"] = (time.perf_counter() - start) / len(fine)
-    return iter(done)
+    denoised = iter(denoiser.denoise(noisy)) if noisy else iter([])
+    spent = time.perf_counter() - start
+    for pair in batch:
+        if pair.noisy is None:
+            yield pair, None
+        else:
+            pair.seconds["network"] = spent / len(noisy)
+            yield pair, next(denoised)
 
 
 def _row(

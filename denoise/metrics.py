@@ -45,7 +45,7 @@ def ssim(a: NDArray[Any], b: NDArray[Any]) -> float:
 
     if min(a.shape[:2]) < 11:
         return float("nan")
-    value = structural_similarity(  # type: ignore[no-untyped-call]  # it has no annotations
+    value = structural_similarity(
         a,
         b,
         channel_axis=2,

@@ -93,7 +93,7 @@ def check_shared(uris: tuple[str, ...]) -> None:
             )
 
 
-@ray.remote(num_cpus=0)
+@ray.remote(num_cpus=0)  # type: ignore[untyped-decorator]  # ray is left out of type checking
 def _is_there(uri: str) -> bool:
     """Runs on a node of the cluster."""
     return storage.exists(uri)

@@ -59,7 +59,7 @@ def panels_of(clean: Pixels | None, noisy: Pixels | None, denoised: Pixels | Non
     known = {"clean": clean, "noisy": noisy, "denoised": denoised}
     panels = {name: _eight_bits(pixels) for name, pixels in known.items() if pixels is not None}
     if "clean" in panels and len(panels) > 1:
-        result = panels.get("denoised", panels.get("noisy"))
+        result = panels["denoised"] if "denoised" in panels else panels["noisy"]
         panels["difference"] = _difference(result, panels["clean"])
     elif "noisy" in panels and "denoised" in panels:
         panels["removed"] = _difference(panels["noisy"], panels["denoised"])
