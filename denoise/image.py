@@ -160,6 +160,8 @@ def _check_fits(picture: Picture, format: str) -> None:
     """ImageError where this format cannot hold this picture."""
     if format not in FORMATS:
         raise ImageError(f"unknown format {format!r}: choose among {', '.join(FORMATS)}")
+    if format == "tiff" and picture.pixels.nbytes * 4 / 3 > 2**32 - 2**24:
+        raise ImageError("tiff holds at most 4 GiB: choose png")
     if format in ("png", "tiff"):
         return
     if picture.bit_depth > 8:
@@ -339,9 +341,11 @@ def _to_rgb(image: Image.Image, icc: bytes | None) -> Image.Image:
         profile = BytesIO(icc)
     else:
         return image.convert("RGB")
-    turned = ImageCms.profileToProfile(image, profile, srgb, outputMode="RGB")
-    assert turned is not None
-    return turned
+    try:
+        turned = ImageCms.profileToProfile(image, profile, srgb, outputMode="RGB")
+    except ImageCms.PyCMSError:  # a damaged profile
+        turned = None
+    return turned or image.convert("RGB")
 
 
 def _from_floats(floats: npt.NDArray[np.floating[Any]]) -> Planes:
@@ -430,17 +434,14 @@ def _tifffile_planes(encoded: bytes) -> Planes:
 
 
 def _exif_of_tiff(tags: Image.Exif) -> bytes | None:
-    """What a TIFF's tags say about the photograph, as EXIF."""
-    kept = Image.Exif()
-    for tag in writers.DESCRIPTIVE_TAGS & set(tags):
-        kept[tag] = tags[tag]
-    if set(kept) == {_ORIENTATION} and kept[_ORIENTATION] == 1:
-        del kept[_ORIENTATION]  # the only thing it would say
-    for folder in writers.EXIF_FOLDERS:
-        if folder in tags and (inner := tags.get_ifd(folder)):
-            kept.get_ifd(folder).update(inner)
-            kept[folder] = dict(inner)
-    return exif_.without_prefix(kept.tobytes()) if len(kept) else None
+    """What a TIFF's tags say about the photograph, as EXIF; nonsense where they cannot be read."""
+    try:
+        kept = writers.descriptive(tags)
+        if set(kept) == {_ORIENTATION} and kept[_ORIENTATION] == 1:
+            return None  # says nothing
+        return exif_.without_prefix(kept.tobytes()) if len(kept) else None
+    except _DECODER_ERRORS:
+        return b"unreadable"
 
 
 def _exif_of(image: Image.Image) -> bytes | None:

@@ -115,17 +115,26 @@ def _differences(planes: Planes) -> bytes:
 
 def _copy_exif(exif: bytes | None, tags: TiffImagePlugin.ImageFileDirectory_v2) -> None:
     """The tags of the EXIF that describe the photograph and not how its pixels lie."""
-    if not exif:
-        return
-    source = Image.Exif()
-    source.load(b"Exif\x00\x00" + exif)
-    for tag in DESCRIPTIVE_TAGS & set(source):
-        tags[tag] = source[tag]
-    for folder in EXIF_FOLDERS:
-        if inner := source.get_ifd(folder):
-            tags[folder] = dict(inner)
+    if exif:
+        source = Image.Exif()
+        source.load(b"Exif\x00\x00" + exif)
+        for tag, value in descriptive(source).items():
+            tags[tag] = value
+
+
+def descriptive(source: Image.Exif) -> Image.Exif:
+    """The tags that tell about the photograph, those of EXIF's own folder and of GPS included."""
+    kept = Image.Exif()
+    for tag in _DESCRIPTIVE & set(source):
+        kept[tag] = source[tag]
+    for folder in _FOLDERS & set(source):
+        inner = {tag: value for tag, value in source.get_ifd(folder).items() if tag != _INTEROP}
+        if inner:
+            kept[folder] = inner
+    return kept
 
 
 # description, make, model, orientation, software, date, artist, host, copyright
-DESCRIPTIVE_TAGS = {270, 271, 272, 274, 305, 306, 315, 316, 33432}
-EXIF_FOLDERS = (0x8769, 0x8825)  # EXIF's own, GPS
+_DESCRIPTIVE = {270, 271, 272, 274, 305, 306, 315, 316, 33432}
+_FOLDERS = {0x8769, 0x8825}  # EXIF's own, GPS
+_INTEROP = 0xA005  # points to a further folder, which would stay behind

@@ -145,7 +145,10 @@ def exif(orientation: int) -> bytes:
     """EXIF of a camera with this orientation and its size before it is turned."""
     tags = Image.Exif()
     tags[0x0112], tags[0x010F], tags[0x0110] = orientation, "Maker", "Model 1"
-    tags.get_ifd(0x8769).update({0xA002: WIDTH, 0xA003: HEIGHT, 0x829A: 0.01})
+    tags.get_ifd(0x8769).update(
+        {0xA002: WIDTH, 0xA003: HEIGHT, 0x829A: 0.01, 0x927C: b"maker's note \x00\xff", 0xA005: 8}
+    )
+    tags.get_ifd(0x8825).update({1: "N", 2: (47.0, 30.0, 1.5), 0: b"\x02\x03\x00\x00"})
     return tags.tobytes()
 
 

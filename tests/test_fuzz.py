@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from denoise.image import ImageError, decode
+from denoise.image import FORMATS, ImageError, Picture, decode, encode
 from tests import pictures
 
 COUNT = int(os.environ.get("DENOISE_FUZZ", "2000"))
@@ -61,7 +61,21 @@ def _outcome(damaged: bytes) -> str:
     assert height >= 1 and width >= 1 and channels in (1, 3)
     assert picture.pixels.dtype in (np.uint8, np.uint16)
     assert picture.alpha is None or picture.alpha.shape == (height, width)
+    if height * width < 1 << 16:
+        _check_written(picture)
     return "a picture"
+
+
+def _check_written(picture: Picture) -> None:
+    """What was decoded can be written, with what a damaged file says about it."""
+    for format in FORMATS:
+        try:
+            again = decode(encode(picture, format=format))
+        except ImageError as error:
+            assert "choose" in str(error), error
+        else:
+            lossless = format in ("png", "tiff")
+            assert not lossless or np.array_equal(again.pixels, picture.pixels)
 
 
 def _damaged_files(count: int, chance: random.Random) -> Iterator[bytes]:

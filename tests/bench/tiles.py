@@ -1,6 +1,6 @@
 """Tile sides against time, and how far tiles are from the whole picture, side by side.
 
-python -m tests.bench.tiles [MODEL] [SIDE]    (unet and a picture of 1536 pixels a side, if not given)
+python -m tests.bench.tiles [MODEL] [SIDE]    (unet and a picture of 2400x2400, if not given)
 
 One thread, as in a worker; seconds of the processor, so that a busy machine disturbs little.
 """
@@ -14,13 +14,13 @@ import torch
 from denoise.denoiser import Denoiser
 from tests.conftest import photo
 
-SIDES = (128, 256, 384, 576, 768, 1024, 10_000)
-WHOLES = ((321, 481), (600, 600), (600, 1000), (800, 1200))
+SIDES = (256, 384, 576, 768, 1024, 1536, 2048, 10_000)
+WHOLES = ((321, 481), (600, 600), (600, 1000), (800, 1200), (1200, 1600))
 
 
 def main() -> None:
     model = sys.argv[1] if len(sys.argv) > 1 else "unet"
-    side = int(sys.argv[2]) if len(sys.argv) > 2 else 1536
+    side = int(sys.argv[2]) if len(sys.argv) > 2 else 2400
     torch.set_num_threads(1)
     reach = Denoiser.load(model).package.model.reach
     print(f"{model}, reach {reach}, one thread, {side}x{side}")
@@ -32,12 +32,12 @@ def main() -> None:
         shown = min(tile + 2 * reach, side)
         speed, off = side**2 / 1e6 / seconds, np.abs(tiled - whole).max()
         print(f"{tile:8}{shown:12}{seconds:8.1f}{speed:8.2f}{off:22.1e}", flush=True)
-    print(f"\n{'size':>12}{'whole MP/s':>14}{'tiles of 576 MP/s':>20}", flush=True)
+    print(f"\n{'size':>12}{'whole MP/s':>14}{'tiles of 768 MP/s':>20}", flush=True)
     for height, width in WHOLES:
         small = photo(height, width)
         speeds = [
             height * width / 1e6 / _measured(Denoiser.load(model, tile=tile), small)[0]
-            for tile in (10_000, 576)
+            for tile in (10_000, 768)
         ]
         print(f"{width:>7}x{height:<4}{speeds[0]:14.2f}{speeds[1]:20.2f}", flush=True)
 
