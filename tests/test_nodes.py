@@ -13,10 +13,10 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from running import Job, marked, parts_in, rows_of, same, wait_until
 
 from denoise import storage
 from tests import running, servers
-from tests.running import Job, marked, parts_in, rows_of, same, wait_until
 
 IMAGES = 60
 SECRET_TOKEN = uuid4().hex
@@ -56,7 +56,7 @@ class Nodes:
         self.env = env | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": SECRET_TOKEN}
         self.nodes: list[Node] = []
         head = ["--head", f"--temp-dir={folder}", "--include-dashboard=false"]
-        ports = [f"--port={servers.free_port()}", "--ray-client-server-port=0"]
+        ports = [f"--port={servers.free_port()}", f"--ray-client-server-port={servers.free_port()}"]
         self.add(0, 0, *head, *ports)
         log = Path(folder, "0.log").read_text()
         self.env["RAY_ADDRESS"] = re.findall(r"--address='([\d.:]+)'", log)[0]
