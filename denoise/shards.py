@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -18,6 +18,7 @@ import pyarrow as pa
 import ray
 from ray.data import Dataset, Datasource, ReadTask
 from ray.data.block import BlockMetadata
+from ray.util.metrics import Counter as Metric
 
 from denoise import runtime, tables
 from denoise.inputs import Entry
@@ -85,6 +86,7 @@ def finish(
         "seconds": dict(seconds) | {"write": time.perf_counter() - start},
         "shard": work.shard,
     }
+    _meter(counted)
     return pa.table({"counted": [json.dumps(counted)]})
 
 
@@ -120,6 +122,23 @@ def counted(done: Dataset, show: Callable[[Tally], None]) -> Tally:
             tally.seconds.update(found["seconds"])
         show(tally)
     return tally
+
+
+def _meter(counted: Mapping[str, Any]) -> None:
+    """Adds to the counters that Ray's Prometheus endpoints show: ray_denoise_images and so on."""
+    for name, value in (
+        ("images", counted["images"]),
+        ("failed", counted["failed"]),
+        ("megapixels", counted["pixels"] / 1e6),
+        ("model_seconds", counted["seconds"].get("network", 0.0)),
+    ):
+        if value > 0:  # Ray refuses a zero
+            _counter(f"denoise_{name}").inc(value)
+
+
+@lru_cache(maxsize=16)
+def _counter(name: str) -> Metric:
+    return Metric(name, description=f"{name.removeprefix('denoise_')} done by the denoise jobs")
 
 
 class _Shards(Datasource):  # type: ignore[misc]  # ray is left out of type checking
