@@ -20,6 +20,7 @@ _log = logging.getLogger(__name__)
 _BLOCK = 32  # photos a table
 _PROBE = 32  # photos whose size stands for that of all
 _ALIVE = 3  # windows in memory: the last, this and the next
+_EXPANSION = 30  # decoded photos are rarely more times larger than their files
 _GIB = 2**30
 
 
@@ -38,9 +39,9 @@ class Supply:
     """Where a worker gets its photos from: small enough to hand to each."""
 
     tables: list["ObjectRef[pa.Table]"]
+    counts: dict[str, int] = field(default_factory=dict)
     stream: Any = None  # the actor of _Stream where they do not all fit
     samples_a_window: int | None = None
-    counts: dict[str, int] = field(default_factory=dict)
 
     def photos(self) -> list[Photo]:
         """All of them, in the order of their paths."""
@@ -65,56 +66,86 @@ class Supply:
         return window
 
 
-def supply_of(entries: Sequence[Entry], limits: Limits) -> Supply:
-    """Decodes all photos if they fit into memory, else prepares to stream them.
-
-    Raises SettingsError where too many do not decode.
+def supplies_of(
+    chosen: Sequence[Entry], held: Sequence[Entry], limits: Limits
+) -> tuple[Supply, Supply]:
+    """The photos to train on, all decoded if they fit into memory, else to be streamed; and those
+    to validate on. Raises SettingsError where too many do not decode.
     """
-    if len(entries) > _PROBE:
-        probe = decoded(entries[:: len(entries) // _PROBE][:_PROBE], limits)
+    mean = 0.0
+    if _may_be_large(chosen, limits):
+        probe, _ = decoded(chosen[:: len(chosen) // _PROBE][:_PROBE], [], limits)
         mean = sum(table.nbytes for table in ray.get(probe.tables)) / probe.counts["photos"]
-        if mean * len(entries) > limits.memory * _GIB:
-            return _streamed(entries, limits, max(1, int(limits.memory * _GIB / _ALIVE / mean)))
-    return decoded(entries, limits)
+    if mean * len(chosen) > limits.memory * _GIB:
+        size = max(1, int(limits.memory * _GIB / _ALIVE / mean))
+        return _streamed(chosen, limits, size), decoded([], held, limits)[1]
+    return decoded(chosen, held, limits)
 
 
-def decoded(entries: Sequence[Entry], limits: Limits) -> Supply:
-    """All photos, decoded on all CPUs through Ray Data. Raises SettingsError as supply_of."""
-    blocks = [_entry_table(entries[k : k + _BLOCK]) for k in range(0, len(entries), _BLOCK)]
+def _may_be_large(entries: Sequence[Entry], limits: Limits) -> bool:
+    """Whether the files' sizes, where they are known, leave it open that their photos fit."""
+    known = all(entry.size > 0 for entry in entries)
+    total = sum(entry.size for entry in entries)
+    return len(entries) > _PROBE and not (known and total * _EXPANSION < limits.memory * _GIB)
+
+
+def decoded(
+    chosen: Sequence[Entry], held: Sequence[Entry], limits: Limits
+) -> tuple[Supply, Supply]:
+    """All photos, decoded on all CPUs through Ray Data. Raises SettingsError as supplies_of."""
+    blocks = [*_blocks(chosen), *_blocks(held)]
     photos = ray.data.from_arrow(blocks).map_batches(
         _photo_table,
         fn_kwargs={"patch": limits.patch},
         batch_format="pyarrow",
         batch_size=None,
     )
-    photos = photos.materialize()
-    said = photos.select_columns(["path", "padded", "error"]).take_all()
-    errors = {row["path"]: row["error"] for row in said if row["error"]}
-    padded = sum(row["padded"] for row in said)
-    _tell(errors, padded)
-    if len(errors) > limits.max_error_rate * len(said) or len(errors) == len(said):
+    photos.context.execution_options.preserve_order = True  # so that each part finds its tables
+    tables = list(photos.materialize().to_arrow_refs())
+    said = ray.get([ray.remote(_said).remote(table) for table in tables])
+    assert [[row["path"] for row in rows] for rows in said] == [
+        block.column("path").to_pylist() for block in blocks
+    ]
+    first = len(_blocks(chosen))
+    parts = ((tables[:first], said[:first]), (tables[first:], said[first:]))
+    one, other = (Supply(refs, _counts(notes, limits)) for refs, notes in parts)
+    return one, other
+
+
+def _said(table: pa.Table) -> list[dict[str, Any]]:
+    """What is to be said of each photo, without its pixels."""
+    rows: list[dict[str, Any]] = table.select(["path", "padded", "error"]).to_pylist()
+    return rows
+
+
+def _counts(notes: Sequence[list[dict[str, Any]]], limits: Limits) -> dict[str, int]:
+    """How many photos there are. Raises SettingsError where too many do not decode."""
+    rows = [row for table in notes for row in table]
+    errors = {row["path"]: row["error"] for row in rows if row["error"]}
+    mirrored = sum(row["padded"] for row in rows)
+    _tell(errors, mirrored)
+    if errors and (len(errors) == len(rows) or len(errors) > limits.max_error_rate * len(rows)):
         path, error = next(iter(errors.items()))
         raise SettingsError(
-            f"{len(errors)} of {len(said)} images do not decode, such as {path} ({error}); "
+            f"{len(errors)} of {len(rows)} images do not decode, such as {path} ({error}); "
             f"--max-error-rate allows a share of {limits.max_error_rate:g}"
         )
-    counts = {"photos": len(said) - len(errors), "undecodable": len(errors), "mirrored": padded}
-    return Supply(list(photos.to_arrow_refs()), counts=counts)
+    return {"photos": len(rows) - len(errors), "undecodable": len(errors), "mirrored": mirrored}
 
 
-def _tell(errors: dict[str, str], padded: int) -> None:
+def _tell(errors: dict[str, str], mirrored: int) -> None:
     for path, error in list(errors.items())[:20]:
         _log.warning("left out %s: %s", path, error)
     if len(errors) > 20:
         _log.warning("left out %d more", len(errors) - 20)
-    if padded:
-        _log.warning("%d images are smaller than the patch: mirrored at their borders", padded)
+    if mirrored:
+        _log.warning("%d images are smaller than the patch: mirrored at their borders", mirrored)
 
 
 def _streamed(entries: Sequence[Entry], limits: Limits, size: int) -> Supply:
     _log.info("%d photos do not fit into %g GiB: streamed", len(entries), limits.memory)
     stream = ray.remote(num_cpus=0)(_Stream).remote(list(entries), limits, size)
-    return Supply([], stream, size * CROPS, {"photos": len(entries)})
+    return Supply([], {"photos": len(entries)}, stream, size * CROPS)
 
 
 class _Stream:
@@ -146,6 +177,10 @@ def window_of(entries: Sequence[Entry], seed: int, slots: range) -> list[Entry]:
         epoch: order_of(seed, epoch, len(entries)) for epoch in {k // len(entries) for k in slots}
     }
     return [entries[orders[k // len(entries)][k % len(entries)]] for k in slots]
+
+
+def _blocks(entries: Sequence[Entry]) -> list[pa.Table]:
+    return [_entry_table(entries[k : k + _BLOCK]) for k in range(0, len(entries), _BLOCK)]
 
 
 def _entry_table(entries: Sequence[Entry]) -> pa.Table:

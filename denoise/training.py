@@ -174,7 +174,7 @@ def _work(
     import ray
 
     from denoise import runtime
-    from denoise.supply import Limits, decoded, supply_of
+    from denoise.supply import Limits, supplies_of
 
     with runtime.connected() as resources:
         _check_cluster(config, place, resources)
@@ -184,12 +184,12 @@ def _work(
             memory=config.memory,
             max_error_rate=config.max_error_rate,
         )
-        chosen, held = entries
+        supply, validation = supplies_of(*entries, limits)
         job = Job(
             recipe=Recipe(**{name: getattr(config, name) for name in asdict(Recipe())}),
             start=ray.put(start),
-            supply=supply_of(chosen, limits),
-            validation=decoded(held, limits),
+            supply=supply,
+            validation=validation,
             place=place,
             compiled=config.compile,
             board=ray.remote(num_cpus=0)(_Board).remote(),
