@@ -1,0 +1,185 @@
+"""How fast training is fed, and what more workers bring, beside a plain DataLoader with DDP.
+
+python -m tests.bench.train IMAGES [--architecture unet] [--steps 200] [--batch-size 16]
+    [--rounds 3]
+
+fed      a worker that draws its samples from decoded photos, as `denoise train` does
+ready    the same worker, given one batch over and over: what the network alone can do
+job      `denoise train` with 1 and 2 workers, one CPU each; the time to its first step too
+peer     torch's DataLoader (two processes that decode, crop and add noise) with plain DDP
+
+Rates are patches a second, medians of the records after the first quarter of the steps. Fed and
+ready take turns, so that a machine that slows down slows both.
+"""
+
+import argparse
+import os
+import socket
+import statistics
+import tempfile
+import time
+from collections import Counter
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from PIL import Image
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader, Dataset
+
+from denoise.inputs import entries, source_of
+from denoise.learning import Record, learn
+from denoise.model import UNTOLD, build
+from denoise.patches import Patches, Photo, Recipe, Sampler, photo_row
+from denoise.storage import absolute
+from denoise.training import TrainConfig, train
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("images")
+    parser.add_argument("--architecture", default="unet")
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--rounds", type=int, default=3)
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    recipe = Recipe(
+        steps=asked.steps, batch_size=asked.batch_size, sigma=(0.0, 0.2), save_every=asked.steps
+    )
+    photos = decoded(asked.images, recipe.patch)
+    print(f"{asked.architecture}, {len(photos)} photos, batches of {recipe.batch_size}")
+    rates: dict[str, list[float]] = {"fed": [], "ready": []}
+    for _ in range(asked.rounds):
+        sampler = Sampler(recipe, lambda window: photos)
+        rates["fed"].append(rate_here(asked.architecture, recipe, sampler, photos[:1]))
+        ready = Ready(recipe, sampler.window)
+        rates["ready"].append(rate_here(asked.architecture, recipe, ready, photos[:1]))
+    fed, bare = (max(rates[name]) for name in ("fed", "ready"))
+    print(f"fed       {fed:8.1f} patches/s   {fed / bare:.3f} of a ready batch ({bare:.1f})")
+    one, first = rate_of_job(asked, workers=1)
+    print(f"job, 1    {one:8.1f} patches/s   first step after {first:.1f} s")
+    two, first = rate_of_job(asked, workers=2)
+    print(
+        f"job, 2    {two:8.1f} patches/s   {two / one:.2f} of one; first step after {first:.1f} s"
+    )
+    peer = rate_of_peer(asked)
+    print(f"peer, 2   {peer:8.1f} patches/s   the job with 2 workers is {two / peer:.2f} of it")
+
+
+def decoded(images: str, patch: int) -> list[Photo]:
+    left_out: Counter[str] = Counter()
+    rows = [photo_row(entry, patch) for entry in entries(absolute(images), left_out)]
+    return [
+        Photo(row["path"], np.frombuffer(row["pixels"], np.uint8).reshape(row["shape"]))
+        for row in rows
+        if not row["error"]
+    ]
+
+
+class Ready(Sampler):
+    """A sampler that draws only once."""
+
+    def patches(self, first: int, count: int) -> Patches:
+        if not hasattr(self, "drawn"):
+            object.__setattr__(self, "drawn", super().patches(first, count))
+        return self.drawn
+
+
+def rate_here(architecture: str, recipe: Recipe, sampler: Sampler, validation: list) -> float:
+    records: list[Record] = []
+    torch.manual_seed(0)
+    model = build(architecture)
+    learn(recipe, model, sampler, validation, lambda learner: None, tell=records.append)
+    return settled(records)
+
+
+def settled(records: list[Record]) -> float:
+    later = records[len(records) // 4 : -1] or records  # the last one is slowed by a validation
+    return statistics.median(record["images_per_second"] for record in later)
+
+
+def rate_of_job(asked: argparse.Namespace, *, workers: int) -> tuple[float, float]:
+    """The rate, and the seconds from the call to the first step."""
+    import json
+
+    with tempfile.TemporaryDirectory() as output:
+        config = TrainConfig(
+            images=asked.images,
+            output=output,
+            architecture=asked.architecture,
+            steps=asked.steps,
+            batch_size=asked.batch_size,
+            save_every=asked.steps,
+            sigma=(0.0, 0.2),
+            workers=workers,
+        )
+        began = time.time()
+        train(config)
+        lines = (Path(output) / "metrics.jsonl").read_text().splitlines()
+        records = [json.loads(line) for line in lines]
+        (events,) = (Path(output) / "tensorboard").iterdir()
+        started = int(events.name.split(".")[3])  # TensorBoard's file is made just before
+    return settled(records), started - began
+
+
+class Photographs(Dataset):
+    """What one writes at first: each item decodes a file, cuts a patch and adds noise."""
+
+    def __init__(self, images: str, count: int, patch: int = 64) -> None:
+        left_out: Counter[str] = Counter()
+        self.entries = list(entries(absolute(images), left_out))
+        self.count, self.patch = count, patch
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, item: int) -> tuple[torch.Tensor, torch.Tensor]:
+        rng = np.random.default_rng(item)
+        encoded = source_of(self.entries[rng.integers(len(self.entries))]).encoded
+        pixels = np.asarray(Image.open(BytesIO(encoded)).convert("RGB"))
+        height, width, _ = pixels.shape
+        top, left = rng.integers(height - self.patch + 1), rng.integers(width - self.patch + 1)
+        patch = pixels[top : top + self.patch, left : left + self.patch]
+        clean = torch.from_numpy(patch.copy()).permute(2, 0, 1).float() / 255
+        return clean, clean + torch.randn_like(clean) * rng.uniform(0, 0.2)
+
+
+def rate_of_peer(asked: argparse.Namespace) -> float:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    results = mp.get_context("spawn").Queue()
+    mp.spawn(peer, (asked, port, results), nprocs=2)
+    return results.get()
+
+
+def peer(rank: int, asked: argparse.Namespace, port: int, results: mp.Queue) -> None:
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", rank=rank, world_size=2)
+    each = asked.batch_size // 2
+    images = Photographs(asked.images, asked.steps * each)
+    network = DistributedDataParallel(
+        build(asked.architecture).to(memory_format=torch.channels_last)
+    )
+    optimizer = torch.optim.AdamW(network.parameters(), 1e-3)
+    times = []
+    for clean, noisy in DataLoader(images, each, num_workers=1, prefetch_factor=4):
+        optimizer.zero_grad()
+        loss = (network(noisy, torch.full((each,), UNTOLD)) - clean).abs().mean()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimizer.step()
+        times.append(time.perf_counter())
+    if rank == 0:
+        later = np.diff(times[len(times) // 4 :])
+        results.put(asked.batch_size / float(np.median(later)))
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
