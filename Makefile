@@ -17,8 +17,9 @@ lint: .venv/.ready-dev ## what .ci/run checks before the tests
 	$(BIN)/mypy
 
 bench: .venv/.ready-dev ## the measurements of the README, on this machine
-	$(BIN)/python -m tests.bench.speed
+	$(BIN)/python -m tests.bench.infer --images denoise/samples
 	$(BIN)/python -m tests.bench.encode
+	$(BIN)/python -m tests.bench.tiles
 
 .venv/.ready: pyproject.toml constraints.txt
 	@echo "installing the tested set into .venv; this takes some minutes the first time"
