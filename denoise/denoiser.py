@@ -23,7 +23,7 @@ _log = logging.getLogger(__name__)
 Array = npt.NDArray[Any]  # uint8, uint16 or float32
 
 # By measurement, see tests/bench/tiles.py: what fits the caches of a CPU, and what fills a GPU
-_CPU_TILE, _CPU_WHOLE = 576, 600_000
+_CPU_TILE, _CPU_WHOLE = 1024, 1 << 20
 _GPU_TILE, _GPU_WHOLE, _GPU_BATCH = 1024, 1 << 21, 1 << 20
 
 

@@ -38,6 +38,9 @@ def good() -> dict[str, bytes]:
         ),
         "JPEG, gray": save(gray, "JPEG"),
         "JPEG, CMYK": save(rgb.convert("CMYK"), "JPEG"),
+        "JPEG, CMYK, profile": save(
+            rgb.convert("CMYK"), "JPEG", quality=95, icc_profile=cmyk_profile()
+        ),
         "JPEG, turned (EXIF 6)": save(rgb, "JPEG", exif=exif(6)),
         "PNG, RGB": save(rgb, "PNG", icc_profile=icc, exif=exif(1)),
         "PNG, RGBA": save(rgba, "PNG"),
@@ -166,6 +169,21 @@ def png_of(width: int, height: int, lines: bytes = b"", **chunks: bytes) -> byte
 def bmp_of(width: int, height: int) -> bytes:
     """The header of a 24-bit BMP, and no pixels."""
     return b"BM" + struct.pack("<LHHLLllHHLLllLL", 54, 0, 0, 54, 40, width, height, 1, 24, *[0] * 6)
+
+
+def cmyk_profile() -> bytes:
+    """An ICC profile of an ink that is black and white only: CMYK -> L with a = b = 0."""
+    corners = [b"\x00\x80\x80"] * 16  # any ink at all is black
+    corners[0] = b"\xff\x80\x80"  # L 100, a 0, b 0: paper
+    ramp = bytes(range(256))
+    matrix = struct.pack(">9l", *(65536 if index % 4 == 0 else 0 for index in range(9)))
+    table = b"mft1" + bytes(4) + bytes([4, 3, 2, 0]) + matrix
+    table += ramp * 4 + b"".join(corners) + ramp * 3
+    tags = struct.pack(">L4sLL", 1, b"A2B0", 144, len(table))
+    header = struct.pack(">L4xL", 144 + len(table), 0x02400000) + b"prtrCMYKLab " + bytes(12)
+    white = struct.pack(">3l", 63190, 65536, 54061)
+    header += b"acsp" + bytes(28) + white
+    return header.ljust(128, b"\x00") + tags + table
 
 
 def _lab(image: Image.Image) -> Image.Image:

@@ -32,12 +32,12 @@ def main() -> None:
         shown = min(tile + 2 * reach, side)
         speed, off = side**2 / 1e6 / seconds, np.abs(tiled - whole).max()
         print(f"{tile:8}{shown:12}{seconds:8.1f}{speed:8.2f}{off:22.1e}", flush=True)
-    print(f"\n{'size':>12}{'whole MP/s':>14}{'tiles of 768 MP/s':>20}", flush=True)
+    print(f"\n{'size':>12}{'whole MP/s':>14}{'tiles of 1024 MP/s':>20}", flush=True)
     for height, width in WHOLES:
         small = photo(height, width)
         speeds = [
             height * width / 1e6 / _measured(Denoiser.load(model, tile=tile), small)[0]
-            for tile in (10_000, 768)
+            for tile in (10_000, 1024)
         ]
         print(f"{width:>7}x{height:<4}{speeds[0]:14.2f}{speeds[1]:20.2f}", flush=True)
 
