@@ -131,7 +131,7 @@ def _stages(
             compute=runtime.actors(counts, int(resources.cpus), count),
             **options,
         )
-    hands = runtime.tasks(max(1, int(resources.cpus)))
+    hands = runtime.tasks(resources.hands)
     loaded = shards.map_batches(
         partial(_load_shard, config=config, only_errors=only_errors), compute=hands, **options
     )

@@ -50,7 +50,7 @@ def noise(config: NoisingConfig) -> dict[str, Any]:
             batch_size=1,  # a row is a shard
             batch_format="pyarrow",
             num_cpus=1,
-            compute=runtime.tasks(max(worker_counts(config.workers) or (int(resources.cpus),))),
+            compute=runtime.tasks(max(worker_counts(config.workers), default=resources.hands)),
         )
 
     return bulk.run(config, "noise", config.settings(), stages)

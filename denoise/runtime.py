@@ -27,6 +27,11 @@ class Resources:
     gpus: float
     nodes: int
 
+    @property
+    def hands(self) -> int | None:
+        """How many tasks, of a CPU each, run at once; on a cluster, which may grow, what fits."""
+        return max(1, int(self.cpus)) if self.nodes == 1 else None
+
 
 @contextmanager
 def connected(*, verbose: bool = False) -> Iterator[Resources]:
@@ -68,8 +73,8 @@ def actors(workers: tuple[int, ...], default: int, shards: int) -> ActorPoolStra
     return ActorPoolStrategy(size=min(workers[0] if workers else default, shards))
 
 
-def tasks(size: int) -> TaskPoolStrategy:
-    """At most so many tasks at a time."""
+def tasks(size: int | None) -> TaskPoolStrategy:
+    """At most so many tasks at a time; without a number, as many as there is room for."""
     return TaskPoolStrategy(size=size)
 
 

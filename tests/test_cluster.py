@@ -134,8 +134,8 @@ def test_a_cluster_has_an_idle_head_cpu_workers_and_spot_gpu_workers(cloud: str)
     nodes = cluster["available_node_types"]
     assert cluster["head_node_type"] == "head"
     assert nodes["head"]["resources"] == {"CPU": 0}
-    for kind in ("cpu", "gpu"):
-        assert nodes[kind]["min_workers"] == 0
+    for kind, fewest in (("cpu", 0), ("gpu", 1)):
+        assert nodes[kind]["min_workers"] == fewest  # a job looks for GPUs when it starts
         assert _is_spot(nodes[kind]["node_config"])
     assert not _is_spot(nodes["head"]["node_config"])
     assert nodes["gpu"]["docker"]["worker_image"].endswith("-gpu")
