@@ -21,6 +21,7 @@ from denoise.views import SheetRow, contact_sheet
 _SHOWN = 4  # photos before and after
 _SIZE = (720, 320)  # of the curve
 _MARGIN = 48
+_FLAGS = ("architecture", "sigma", "steps", "batch_size", "patch", "learning_rate", "loss", "seed")
 _TEXT = """\
 # {name}
 
@@ -39,6 +40,8 @@ denoise: `denoise infer --images photos --output denoised --model {name}`
 | hardware | {hardware}, {workers} worker(s), {images_per_second:.0f} patches/s |
 | validation | **{psnr:.2f} dB**: {validated_on} photos' middles, sigma {middle:g}, clipped |
 
+Made with `denoise train --images PHOTOS {flags}`.
+
 PSNR is over RGB, the mean over the photos, of rounded pixels. Not for medical or forensic use: what
 noise has buried, the network makes up.
 
@@ -51,10 +54,13 @@ noise has buried, the network makes up.
 def text(name: str, fields: Mapping[str, Any], model: nn.Module, history: Sequence[Record]) -> str:
     """The model card, in Markdown."""
     training = fields["training"]
+    init = ["--init", str(training["init"])] if training.get("init") else []
+    flags = [*init, *(word for name in _FLAGS for word in _flag(name, training[name]))]
     low, high = fields["sigma"]
     return _TEXT.format(
         **{key: training[key] for key in training if key not in ("sigma", "architecture")},
         name=name,
+        flags=" ".join(flags),
         architecture=fields["architecture"],
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         macs=float(model.macs_per_pixel) / 1e3,  # type: ignore[arg-type]
@@ -65,6 +71,12 @@ def text(name: str, fields: Mapping[str, Any], model: nn.Module, history: Sequen
         images_per_second=np.median([record["images_per_second"] for record in history]),
         psnr=fields["metrics"]["validation_psnr"],
     )
+
+
+def _flag(name: str, value: Any) -> list[str]:
+    """A flag of the command line with its value or values."""
+    values = value if isinstance(value, list | tuple) else [value]
+    return ["--" + name.replace("_", "-"), *(f"{one}" for one in values)]
 
 
 def hardware() -> str:

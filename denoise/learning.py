@@ -120,6 +120,7 @@ def learn(
 
 def learner_of(recipe: Recipe, model: nn.Module, state: State | None) -> Learner:
     """The network on its device, its average and its optimizer, fresh or as they were saved."""
+    torch.backends.cudnn.deterministic = True  # else a GPU adds gradients up in any order
     model = model.to(device(), memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     average = copy.deepcopy(model).eval().requires_grad_(False)
     optimizer = torch.optim.AdamW(

@@ -5,6 +5,8 @@ OUTPUT/metrics.jsonl                               one record every few steps
 OUTPUT/tensorboard/                                the same for TensorBoard
 OUTPUT/checkpoints/                                the latest state and the best one
 OUTPUT/_run.json                                   the settings; with others, the folder is refused
+
+With MLFLOW_TRACKING_URI or WANDB_PROJECT set, MLflow or Weights & Biases get the records too.
 """
 
 import json
@@ -16,9 +18,10 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from denoise import inputs, storage
@@ -94,6 +97,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
     training itself fails.
     """
     place = storage.absolute(config.output)
+    _check_trackers()
     start = _start_of(config)
     with Output(place, "train", config.settings()) as output:
         if output.is_finished:
@@ -349,11 +353,14 @@ class _Recorder:
         self.job = job
         self.folder = tempfile.mkdtemp()  # TensorBoard writes to disks only
         self.board = SummaryWriter(self.folder)
+        self.track = _trackers(job)
 
     def tell(self, record: "Record") -> None:
-        for name, value in record.items():
-            if name != "step":
-                self.board.add_scalar(name, value, int(record["step"]))
+        values = {name: value for name, value in record.items() if name != "step"}
+        for name, value in values.items():
+            self.board.add_scalar(name, value, int(record["step"]))
+        for track in self.track:
+            track(values, step=int(record["step"]))
         self.job.board.write.remote(record)
 
     def write(self, history: Sequence["Record"]) -> None:
@@ -363,6 +370,33 @@ class _Recorder:
         for name in os.listdir(self.folder):
             with open(os.path.join(self.folder, name), "rb") as file:
                 storage.write(join(self.job.place, "tensorboard", name), file.read())
+
+
+def _trackers(job: Job) -> list[Callable[..., Any]]:
+    """MLflow and Weights & Biases, where their own variables of the environment ask for them."""
+    name = job.place.rstrip("/").rsplit("/", 1)[-1]
+    found: list[Callable[..., Any]] = []
+    if "MLFLOW_TRACKING_URI" in os.environ:
+        import mlflow
+
+        mlflow.start_run(run_name=name)
+        mlflow.log_params(asdict(job.recipe))
+        found.append(mlflow.log_metrics)
+    if "WANDB_PROJECT" in os.environ:
+        import wandb
+
+        run = wandb.init(name=name, id=name, resume="allow", config=asdict(job.recipe))
+        found.append(run.log)
+    return found
+
+
+def _check_trackers() -> None:
+    """Raises SettingsError where a tracker is asked for that is not installed."""
+    for variable, library in (("MLFLOW_TRACKING_URI", "mlflow"), ("WANDB_PROJECT", "wandb")):
+        if variable in os.environ and find_spec(library) is None:
+            raise SettingsError(
+                f"{variable} is set, but {library} is not installed: pip install 'denoise[track]'"
+            )
 
 
 @contextmanager
@@ -420,6 +454,7 @@ def _packed(config: TrainConfig, job: Job, start: Start, result: "Result") -> di
         "training": config.settings()
         | job.supply.counts
         | {
+            "architecture": start.architecture,
             "validated_on": job.validation.counts["photos"],
             "best_step": best["step"],
             "last_step": history[-1]["step"],
