@@ -41,15 +41,13 @@ PHOTO_SCHEMA = pa.schema(
 class Recipe:
     """What decides the weights, beside the images."""
 
-    sigma: float | tuple[float, float] = (
-        0.1  # of the noise: one for all, or MIN MAX for a blind model
-    )
-    steps: int = 2000
+    sigma: float | tuple[float, float] = 0.1  # of the noise: S, or MIN MAX for a blind model
+    steps: int = 2000  # batches to train on
     batch_size: int = 16  # patches a step, over all workers together
     patch: int = 64  # side of a training patch in pixels
     seed: int = 0  # sample i is a function of this and i
     learning_rate: float = 1e-3  # at its height, after a short warm-up and before the cosine
-    loss: Literal["l1", "charbonnier", "mse"] = "l1"
+    loss: Literal["l1", "charbonnier", "mse"] = "l1"  # what training makes small
     accumulate: int = 1  # parts that a worker's share of a batch is cut into, to save memory
     save_every: int = 500  # steps between validations; each one is a checkpoint to resume from
     patience: int = 0  # stop after so many validations without a better PSNR; 0: never
