@@ -2,8 +2,11 @@
 
 import json
 import logging
+import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, make_dataclass
 from importlib import import_module
 from typing import Annotated, Any
@@ -79,7 +82,8 @@ def _run(verb: str, given: list[str]) -> int:
     from denoise.storage import SettingsError
 
     try:
-        found = getattr(home, function)(config)
+        with _quiet_stdout():
+            found = getattr(home, function)(config)
     except SettingsError as error:
         return _fail(f"denoise {verb}: {error}", 2)
     except KeyboardInterrupt:
@@ -87,6 +91,20 @@ def _run(verb: str, given: list[str]) -> int:
     _show(found, as_json=as_json)
     limit = getattr(config, "max_error_rate", 1.0)
     return 3 if found.get("failed", 0) > limit * max(1, found.get("images", 0)) else 0
+
+
+@contextmanager
+def _quiet_stdout() -> Iterator[None]:
+    """Keeps stdout for the result: what Ray says of lost nodes, and anybody else, goes to stderr."""
+    sys.stdout.flush()
+    stdout = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(stdout, 1)
+        os.close(stdout)
 
 
 def _flags(verb: str, config: type, given: list[str]) -> tuple[Any, bool, bool]:
