@@ -19,8 +19,8 @@ import simplejpeg
 from PIL import Image, ImageCms
 from PIL.ImageFile import ImageFile
 
-from denoise import exif as exif_
 from denoise import kinds, writers
+from denoise.exif import PREFIX, orientation_of, upright, without_prefix
 from denoise.kinds import IMAGE_SUFFIXES, looks_like_image
 
 __all__ = [
@@ -118,7 +118,7 @@ def encode(
     if metadata:
         kept = {"exif": picture.exif, "icc": picture.icc, "dpi": picture.dpi}
         if format == "jpeg" and picture.exif:
-            kept["exif"] = exif_.PREFIX + picture.exif
+            kept["exif"] = PREFIX + picture.exif
     if format in ("png", "tiff"):
         return getattr(writers, format)(planes, **kept)
     options: dict[str, Any] = {"quality": quality or 95, "subsampling": 0}
@@ -439,7 +439,7 @@ def _exif_of_tiff(tags: Image.Exif) -> bytes | None:
         kept = writers.descriptive(tags)
         if set(kept) == {_ORIENTATION} and kept[_ORIENTATION] == 1:
             return None  # says nothing
-        return exif_.without_prefix(kept.tobytes()) if len(kept) else None
+        return without_prefix(kept.tobytes()) if len(kept) else None
     except _DECODER_ERRORS:
         return b"unreadable"
 
@@ -449,7 +449,7 @@ def _exif_of(image: Image.Image) -> bytes | None:
     exif = image.info.get("exif")
     if raw := image.info.get("Raw profile type exif"):  # ImageMagick's PNG: lines of hexadecimals
         exif = exif or bytes.fromhex("".join(raw.split("\n")[3:]))
-    return exif_.without_prefix(exif) if exif else None
+    return without_prefix(exif) if exif else None
 
 
 def _note(image: ImageFile) -> str | None:
@@ -470,9 +470,9 @@ def _picture(
     dpi = _plausible_dpi(info.get("dpi"))
     if exif:
         try:
-            orientation = exif_.orientation_of(exif)
+            orientation = orientation_of(exif)
             planes = _turned(planes, orientation)
-            exif = exif_.upright(exif, planes.shape[1], planes.shape[0])
+            exif = upright(exif, planes.shape[1], planes.shape[0])
             dpi = dpi[::-1] if dpi and orientation > 4 else dpi
         except (ValueError, struct.error):
             exif, note = None, "; ".join(filter(None, [note, "unreadable EXIF left out"]))
