@@ -95,7 +95,7 @@ def _run(verb: str, given: list[str]) -> int:
 
 @contextmanager
 def _quiet_stdout() -> Iterator[None]:
-    """Keeps stdout for the result: what Ray says of lost nodes, and anybody else, goes to stderr."""
+    """Keeps stdout for the result; what Ray says of lost nodes, say, goes to stderr."""
     sys.stdout.flush()
     stdout = os.dup(1)
     os.dup2(2, 1)
