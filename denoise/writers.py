@@ -126,12 +126,28 @@ def descriptive(source: Image.Exif) -> Image.Exif:
     """The tags that tell about the photograph, those of EXIF's own folder and of GPS included."""
     kept = Image.Exif()
     for tag in _DESCRIPTIVE & set(source):
-        kept[tag] = source[tag]
+        if _can_be_written(tag, source[tag]):
+            kept[tag] = source[tag]
     for folder in _FOLDERS & set(source):
-        inner = {tag: value for tag, value in source.get_ifd(folder).items() if tag != _INTEROP}
+        inner = {
+            tag: value
+            for tag, value in source.get_ifd(folder).items()
+            if tag != _INTEROP and _can_be_written(tag, value, folder)
+        }
         if inner:
             kept[folder] = inner
     return kept
+
+
+def _can_be_written(tag: int, value: Any, folder: int | None = None) -> bool:
+    """Whether Pillow packs what it has read: from a damaged file, a value may be of any type."""
+    tags = TiffImagePlugin.ImageFileDirectory_v2(group=folder)
+    try:
+        tags[tag] = value
+        tags.tobytes()
+    except (TypeError, ValueError, LookupError, ArithmeticError, AttributeError, struct.error):
+        return False
+    return True
 
 
 # description, make, model, orientation, software, date, artist, host, copyright
