@@ -50,6 +50,7 @@ def main() -> None:
                 told = same(rows_of(output), wanted[verb])
                 found["rows"] += len(wanted[verb])
                 found.update(line.partition(":")[0] for line in told)
+                print(f"{verb}: {len(wanted[verb])} rows compared, {told or 'all the same'}")
     print(f"\n{found['kills']} kills in {time.monotonic() - start:.0f} s, seed {seed}:")
     for victim in VICTIMS:
         print(f"  {found[victim]:3} x {victim}")
