@@ -74,9 +74,9 @@ def _without_thumbnail(exif: bytearray, order: str, first: int) -> bytes:
 
 def _header(exif: bytes) -> tuple[str, int]:
     """struct's sign of the byte order, and where the first folder of tags lies."""
-    order = {b"II": "<", b"MM": ">"}.get(exif[:2])
+    order = {b"II\x2a\x00": "<", b"MM\x00\x2a": ">"}.get(exif[:4])
     if order is None or len(exif) < 14:
-        raise ValueError("no EXIF: the byte-order mark is missing")
+        raise ValueError("no EXIF: it does not begin as a TIFF file does")
     first: int = struct.unpack_from(order + "L", exif, 4)[0]
     return order, first
 

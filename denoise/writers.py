@@ -115,11 +115,14 @@ def _differences(planes: Planes) -> bytes:
 
 def _copy_exif(exif: bytes | None, tags: TiffImagePlugin.ImageFileDirectory_v2) -> None:
     """The tags of the EXIF that describe the photograph and not how its pixels lie."""
-    if exif:
-        source = Image.Exif()
-        source.load(b"Exif\x00\x00" + exif)
-        for tag, value in descriptive(source).items():
-            tags[tag] = value
+    source = Image.Exif()
+    try:
+        source.load(b"Exif\x00\x00" + (exif or b""))
+        described = descriptive(source)
+    except (SyntaxError, OSError, *_PACKING_ERRORS):  # damaged in a way that only Pillow minds
+        return
+    for tag, value in described.items():
+        tags[tag] = value
 
 
 def descriptive(source: Image.Exif) -> Image.Exif:
@@ -145,7 +148,7 @@ def _can_be_written(tag: int, value: Any, folder: int | None = None) -> bool:
     try:
         tags[tag] = value
         tags.tobytes()
-    except (TypeError, ValueError, LookupError, ArithmeticError, AttributeError, struct.error):
+    except _PACKING_ERRORS:
         return False
     return True
 
@@ -154,3 +157,12 @@ def _can_be_written(tag: int, value: Any, folder: int | None = None) -> bool:
 _DESCRIPTIVE = {270, 271, 272, 274, 305, 306, 315, 316, 33432}
 _FOLDERS = {0x8769, 0x8825}  # EXIF's own, GPS
 _INTEROP = 0xA005  # points to a further folder, which would stay behind
+# What Pillow raises for values of another type or size than their tag's
+_PACKING_ERRORS = (
+    TypeError,
+    ValueError,
+    LookupError,
+    ArithmeticError,
+    AttributeError,
+    struct.error,
+)
