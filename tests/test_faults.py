@@ -72,13 +72,12 @@ def test_an_interrupted_job_says_so_leaves_nothing_running_and_resumes(
     assert same(rows_of(tmp_path / "out"), rows_of(undisturbed)) == []
 
 
-@pytest.mark.parametrize("victim", ["ray::MapWorker", "ray::"], ids=["actor", "worker"])
 def test_a_killed_worker_costs_nothing_but_time(
-    victim: str, images: Path, model: str, undisturbed: Path, tmp_path: Path
+    images: Path, model: str, undisturbed: Path, tmp_path: Path
 ):
     job = Job("infer", *_flags(images, tmp_path / "out", model))
     _wait_for_the_middle(job, tmp_path / "out")
-    assert job.send(signal.SIGKILL, victim)
+    assert job.send(signal.SIGKILL, "ray::MapWorker")
     done = job.done()
     assert done.code == 0, done.err
     assert same(rows_of(tmp_path / "out"), rows_of(undisturbed)) == []
@@ -126,7 +125,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", str(disk)], check=True)
 
 
-@pytest.mark.parametrize("fault", ["error", "cut", "stall"])
+@pytest.mark.parametrize("fault", ["cut", "stall"])
 def test_a_store_that_fails_now_and_then_changes_nothing(
     fault: str, images: Path, model: str, undisturbed: Path
 ):

@@ -22,7 +22,7 @@ KILLS_A_RUN = 6
 VICTIMS = {
     "driver": "jobs.",
     "actor or worker": "ray::Map",
-    "any worker": "ray::",
+    "any worker or agent": "ray::",
     "raylet": "raylet/raylet",
     "gcs": "gcs_server",
 }
