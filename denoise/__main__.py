@@ -7,7 +7,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, make_dataclass
+from dataclasses import field, make_dataclass
 from importlib import import_module
 from typing import Annotated, Any
 
@@ -31,14 +31,6 @@ VERBS = {
     ),
 }
 _HELP = "usage: denoise VERB FLAGS (denoise VERB --help explains a verb's flags)\n\nverbs:\n"
-
-
-@dataclass(frozen=True)
-class _Said:
-    """Flags that every verb has."""
-
-    json: bool = False  # one line of JSON on stdout and nothing else there
-    verbose: Annotated[bool, "-v"] = False
 
 
 def main(arguments: list[str] | None = None, *, verb: str | None = None) -> None:
@@ -72,6 +64,13 @@ def _verb_of(given: list[str]) -> tuple[str, list[str]]:
 
 def _run(verb: str, given: list[str]) -> int:
     """Reads the flags, does the work, shows the result; the exit code."""
+    try:
+        return _done(verb, given)
+    except KeyboardInterrupt:
+        return _fail(f"\ndenoise {verb}: interrupted; the same command goes on from here", 130)
+
+
+def _done(verb: str, given: list[str]) -> int:
     module, function, config_name, _ = VERBS[verb]
     home = import_module(f"denoise.{module}")
     try:
@@ -86,9 +85,13 @@ def _run(verb: str, given: list[str]) -> int:
             found = getattr(home, function)(config)
     except SettingsError as error:
         return _fail(f"denoise {verb}: {error}", 2)
-    except KeyboardInterrupt:
-        return _fail(f"\ndenoise {verb}: interrupted; the same command goes on from here", 130)
+    except RuntimeError as error:
+        if verbose:
+            raise
+        return _fail(f"denoise {verb}: {error} (-v shows where)", 1)
     _show(found, as_json=as_json)
+    if found.get("ok") is False:
+        return 1
     limit = getattr(config, "max_error_rate", 1.0)
     return 3 if found.get("failed", 0) > limit * max(1, found.get("images", 0)) else 0
 

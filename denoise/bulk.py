@@ -1,20 +1,31 @@
 """A bulk job over an output folder: list, compare with what is there, do the rest, sum up."""
 
+import errno
 import json
 import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from numpy.typing import NDArray
 
 from denoise import inputs, manifest, storage
-from denoise.image import IMAGE_SUFFIXES, MAX_PIXELS, Picture, decode, encode, format_for, suffix_of
+from denoise.image import (
+    IMAGE_SUFFIXES,
+    MAX_PIXELS,
+    ImageError,
+    Picture,
+    decode,
+    encode,
+    format_for,
+    suffix_of,
+)
 from denoise.noise import check_seed
 from denoise.output import Output
 from denoise.progress import Progress
+from denoise.storage import SettingsError
 
 if TYPE_CHECKING:
     from ray.data import Dataset
@@ -51,6 +62,11 @@ class BulkConfig:
         for name in ("images", "output"):
             if not getattr(self, name):
                 raise ValueError(f"{name} must not be empty")
+        for name, known in (("save", Save), ("format", Format)):
+            if getattr(self, name) not in get_args(known):
+                raise ValueError(
+                    f"{name} must be one of {', '.join(get_args(known))}, got {getattr(self, name)}"
+                )
         if self.quality is not None and not 1 <= self.quality <= 100:
             raise ValueError(f"quality must lie in 1..100, got {self.quality}")
         if self.max_pixels < 1:
@@ -83,6 +99,12 @@ def run(
     there on every node. Raises SettingsError before any work where flags or places are wrong.
     """
     place = storage.absolute(config.output)
+    for uri in (storage.absolute(config.images), *needed):
+        if storage.join(uri, "").startswith(storage.join(place, "")):
+            raise SettingsError(
+                f"{storage.shown(uri)} lies inside the output folder {storage.shown(place)}; "
+                "nothing is read from where the job writes"
+            )
     with Output(place, verb, settings, overwrite=config.overwrite) as output:
         left_out: Counter[str] = Counter()
         found = inputs.entries(storage.absolute(config.images), left_out, output=place)
@@ -92,7 +114,7 @@ def run(
         failed = manifest.with_errors(place) if config.retry_errors else []
         if not missing and not failed and output.is_finished:
             return _summary(place) | {"nothing_to_do": True}
-        output.begin(listing)
+        output.begin(listing, _flags_of(config))
         start = time.monotonic()
         _work(config, verb, place, [(missing, False), (failed, True)], stages, needed)
         output.record(seconds=time.monotonic() - start)
@@ -127,11 +149,22 @@ def save(
     if config.save in ("files", "both"):
         keep_name = config.format == "same"
         columns["file"] = "images/" + file_of(path, suffix_of(kind), keep_name=keep_name)
-        storage.write(storage.join(output, columns["file"]), encoded)
+        _write_file(storage.join(output, columns["file"]), encoded)
     if kind != "jpeg" and (kind != "webp" or config.quality is None):
         return columns, picture.pixels
     stored = decode(encoded, max_pixels=config.max_pixels).pixels
     return columns, stored[..., : picture.pixels.shape[2]]  # webp holds gray as three equal planes
+
+
+def _write_file(uri: str, encoded: bytes) -> None:
+    """Writes an image's file. A name that cannot be is the image's error; whatever else fails is
+    the disk's or the store's, and ends the run."""
+    try:
+        storage.write(uri, encoded)
+    except OSError as error:
+        if error.errno in (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR):
+            raise ImageError("its name cannot be a file's in the output folder") from error
+        raise RuntimeError(f"cannot write images: {storage.words_of(error)}") from error
 
 
 def file_of(path: str, suffix: str, *, keep_name: bool) -> str:
@@ -200,5 +233,16 @@ def _report(place: str) -> dict[str, Any]:
 
 
 def _summary(place: str) -> dict[str, Any]:
+    """The summary of a finished run; made again where somebody removed it."""
+    if not storage.exists(storage.join(place, "summary.json")):
+        return _report(place)
     found: dict[str, Any] = json.loads(storage.read(storage.join(place, "summary.json")))
     return found
+
+
+def _flags_of(config: BulkConfig) -> dict[str, Any]:
+    """Every flag as it was given, without credentials."""
+    return {
+        name: storage.shown(value) if isinstance(value, str) else value
+        for name, value in asdict(config).items()
+    }

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from importlib.util import find_spec
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -71,20 +72,30 @@ def infer(config: InferConfig) -> dict[str, Any]:
     Runs on Ray Data, resumes where it was interrupted, and returns the summary. Raises
     SettingsError before any work where flags, places or the model are wrong.
     """
+    config, model, needed = prepared(config)
+    stages = partial(_stages, config=config, model=model)
+    return bulk.run(config, "infer", config.settings() | {"model": model}, stages, needed)
+
+
+def prepared(config: InferConfig) -> tuple[InferConfig, str, tuple[str, ...]]:
+    """The config with absolute places, the model's name and digest, and the places that every
+    worker needs. Raises SettingsError where one of them is not there."""
     from denoise import package
 
+    needed = []
     if config.reference:
-        config = replace(config, reference=storage.absolute(config.reference))
-        if not storage.exists(config.reference or ""):
-            raise SettingsError(f"no references under {storage.shown(config.reference or '')}")
+        reference = storage.absolute(config.reference)
+        if not storage.exists(reference):
+            raise SettingsError(f"no references under {storage.shown(reference)}")
+        config = replace(config, reference=reference)
+        needed.append(reference)
+    if config.ssim and find_spec("skimage") is None:
+        raise SettingsError("--ssim needs a package more: pip install 'denoise[ssim]'")
     loaded = package.load(config.model)
-    needed = [config.reference] if config.reference else []
     if config.model not in package.shipped_names():
         config = replace(config, model=package.uri_of(config.model))
         needed.append(storage.join(config.model, "config.json"))
-    stages = partial(_stages, config=config, model=loaded.id)
-    settings = config.settings() | {"model": loaded.id}
-    return bulk.run(config, "infer", settings, stages, tuple(needed))
+    return config, loaded.id, tuple(needed)
 
 
 def row_of(pair: Pair, denoised: Any, config: InferConfig, output: str) -> dict[str, Any]:
@@ -230,7 +241,17 @@ def _denoised(
 def _denoised_batch(batch: list[Pair], denoiser: "Denoiser") -> Iterator[tuple[Pair, Any]]:
     noisy = [pair.noisy for pair in batch if pair.noisy is not None]
     start = time.perf_counter()
-    denoised = iter(denoiser.denoise(noisy)) if noisy else iter([])
+    try:
+        denoised = iter(denoiser.denoise(noisy)) if noisy else iter([])
+    except MemoryError:
+        for pair in batch:  # each on its own: only what does not fit by itself fails
+            if len(batch) > 1:
+                yield from _denoised_batch([pair], denoiser)
+                continue
+            with pair.stage("network"):
+                raise
+            yield pair, None
+        return
     spent = time.perf_counter() - start
     for pair in batch:
         if pair.noisy is None:

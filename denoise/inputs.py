@@ -5,8 +5,9 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from hashlib import blake2b
 from io import TextIOWrapper
 from itertools import islice
 from typing import Any
@@ -16,9 +17,9 @@ import pyarrow.parquet as pq
 
 from denoise import storage
 from denoise.image import IMAGE_SUFFIXES, ImageError, looks_like_image
+from denoise.kinds import HEAD
 from denoise.storage import Found, SettingsError
 
-_HEAD = 64  # bytes that tell an image by its magic number
 _MANIFESTS = (".txt", ".csv", ".parquet")
 
 
@@ -55,7 +56,7 @@ def entries(images: str, left_out: Counter[str], *, output: str | None = None) -
         for entry in _entries_of(images, left_out, output):
             anything = True
             yield entry
-    except OSError as error:
+    except (OSError, pa.ArrowException, csv.Error) as error:
         raise SettingsError(
             f"cannot list {storage.shown(images)}: {storage.words_of(error)}"
         ) from error
@@ -72,16 +73,17 @@ def source_of(entry: Entry) -> Source:
     if entry.row < 0:
         return Source(storage.read(entry.uri))
     row = _row(entry.uri, entry.mark, entry.row)
-    if row.get("error"):
+    if isinstance(row.get("error"), str):
         return Source(b"", error=row["error"])
+    if not _holds_image(row.get("noisy")) and row.get("file"):  # `noise --save files` wrote it so
+        root = entry.uri.rsplit("/", 2)[0]
+        encoded = storage.read(storage.join(root, row["file"]))
+        return Source(encoded, sigma=row.get("sigma"), seed=row.get("seed"))
     encoded = _bytes_of(row[_image_column(row)], entry.uri)
-    clean = row.get("clean")
-    return Source(
-        encoded,
-        _bytes_of(clean, entry.uri) if clean else None,
-        row.get("sigma") if clean else None,
-        row.get("seed") if clean else None,
-    )
+    if not _holds_image(row.get("clean")):
+        return Source(encoded)
+    clean = _bytes_of(row["clean"], entry.uri)
+    return Source(encoded, clean, row.get("sigma"), row.get("seed"))
 
 
 def reference_of(reference: str, path: str) -> str:
@@ -94,7 +96,11 @@ def reference_of(reference: str, path: str) -> str:
     there = _names(place)
     if name in there:
         return storage.join(place, name)
-    alike = [other for other in there if _stem(other) == _stem(name) and _suffix(other)]
+    if not there and _suffix(reference) in IMAGE_SUFFIXES:  # one image, and its one reference
+        return reference
+    alike = [
+        other for other in there if _stem(other) == _stem(name) and _suffix(other) in IMAGE_SUFFIXES
+    ]
     if len(alike) != 1:
         raise ImageError(f"{len(alike) or 'no'} references of that name")
     return storage.join(place, alike[0])
@@ -121,8 +127,9 @@ def _folder(root: str, left_out: Counter[str], output: str | None) -> Iterator[E
 
     def noted(found: Iterator[Found]) -> Iterator[Found]:
         for one in found:
-            if _suffix(one.path) == ".parquet":
-                tables.append(one)
+            if _suffix(one.path) == ".parquet" and _reason_against(one) == "no image":
+                if not _is_inside(one.uri, output):
+                    tables.append(one)
             yield one
 
     anything = False
@@ -138,11 +145,10 @@ def _images_among(
     found: Iterator[Found], left_out: Counter[str], output: str | None
 ) -> Iterator[Entry]:
     """The images among files: by suffix, and by content where the suffix tells nothing."""
-    inside = storage.join(output, "") if output else None
     with ThreadPoolExecutor(16) as pool:
         while batch := list(islice(found, 1000)):
             for one, reason in zip(batch, pool.map(_reason_against, batch), strict=True):
-                if inside and storage.join(one.uri, "").startswith(inside):
+                if _is_inside(one.uri, output):
                     left_out["inside the output folder"] += not one.is_folder
                 elif reason is None:
                     yield Entry(_key(one.path), one.uri, one.size, one.mark)
@@ -159,9 +165,13 @@ def _reason_against(found: Found) -> str | None:
     if found.is_folder:
         return ""
     try:
-        return None if looks_like_image(storage.head(found.uri, _HEAD)) else "no image"
+        return None if looks_like_image(storage.head(found.uri, HEAD)) else "no image"
     except OSError:
         return "no image"  # neither its name nor its content says that it is one
+
+
+def _is_inside(uri: str, folder: str | None) -> bool:
+    return folder is not None and storage.join(uri, "").startswith(storage.join(folder, ""))
 
 
 def _manifest(uri: str) -> Iterator[Entry]:
@@ -183,7 +193,8 @@ def _manifest(uri: str) -> Iterator[Entry]:
             except OSError:
                 pass  # reading it will tell, in its own row
         below = where.removeprefix(folder + "/")
-        yield Entry(_key(below.split("://", 1)[-1].lstrip("/")), where, size, mark)
+        named_by = storage.shown(below).split("://", 1)[-1].lstrip("/")
+        yield Entry(_key(named_by), where, size, mark)
 
 
 def _uris_in(uri: str) -> Iterator[str]:
@@ -237,12 +248,15 @@ def _image_column(row: dict[str, Any], schema: pa.Schema | None = None) -> str:
 
     Raises SettingsError where there is none.
     """
-    candidates = [name for name in row if schema is None or _is_image(schema.field(name).type)]
+    if schema is None:
+        candidates = [name for name in row if _holds_image(row[name])]
+    else:
+        candidates = [name for name in row if _is_image(schema.field(name).type)]
     for name in ("noisy", "image"):
         if name in candidates:
             return name
-    if schema is None:
-        candidates = [name for name in row if isinstance(row[name], dict) and "bytes" in row[name]]
+    if not candidates and schema is None:
+        raise ImageError("the table's row holds no image")
     if not candidates:
         raise SettingsError(f"no image column (a struct of bytes and path) among {sorted(row)}")
     return candidates[0]
@@ -250,6 +264,10 @@ def _image_column(row: dict[str, Any], schema: pa.Schema | None = None) -> str:
 
 def _is_image(kind: pa.DataType) -> bool:
     return bool(pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0)
+
+
+def _holds_image(value: Any) -> bool:
+    return isinstance(value, dict) and "bytes" in value
 
 
 def _row(uri: str, mark: str, row: int) -> dict[str, Any]:
@@ -276,8 +294,11 @@ def _groups(uri: str, _mark: str) -> list[tuple[int, int, int]]:
 
 @lru_cache(maxsize=2)
 def _group(uri: str, _mark: str, group: int) -> pa.Table:
-    with storage.open_input(uri) as file:
-        return pq.ParquetFile(file).read_row_group(group)
+    try:
+        with storage.open_input(uri) as file:
+            return pq.ParquetFile(file).read_row_group(group)
+    except pa.ArrowException as error:
+        raise ImageError("its table cannot be read") from error
 
 
 def _bytes_of(image: dict[str, Any] | None, table: str) -> bytes:
@@ -290,13 +311,18 @@ def _bytes_of(image: dict[str, Any] | None, table: str) -> bytes:
 
 
 def _once(found: Iterator[Entry], left_out: Counter[str]) -> Iterator[Entry]:
-    """Each path once: manifests and tables may name one twice, where a listing cannot."""
-    seen: set[str] = set()
+    """Each image once, each under a path of its own: manifests and tables may name one twice, and
+    two that differ only in what the path leaves out, where a listing cannot."""
+    seen: dict[str, tuple[str, int]] = {}
     for entry in found:
-        if entry.path in seen:
+        place = (entry.uri, entry.row)
+        if seen.get(entry.path) == place:
             left_out["named twice"] += 1
             continue
-        seen.add(entry.path)
+        if entry.path in seen:
+            digest = blake2b(repr(place).encode("utf-8", "surrogateescape"), digest_size=4)
+            entry = replace(entry, path=f"{entry.path}~{digest.hexdigest()}")
+        seen[entry.path] = place
         yield entry
 
 

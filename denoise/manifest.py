@@ -23,6 +23,7 @@ from denoise.storage import join
 
 _CHUNK = 65_536  # rows of a manifest file
 _GROUP = 4_096  # rows of a row group in it: what a worker reads to learn one shard
+_UNKNOWN = 2 << 20  # bytes that an image of unknown size counts as: an ordinary photograph
 _SHARD_BYTES = 8 << 20  # of encoded images: a kill costs the work on so much, for each worker
 _MOST_SHARDS = 64_000  # a generation: what Ray Data's driver handles with ease
 _MANIFEST = pa.schema(
@@ -97,10 +98,12 @@ def update(uri: str, entries: Iterator[Entry], left_out: Counter[str]) -> Listin
     fresh = known.sift(entries, listing)
     while batch := list(islice(fresh, _CHUNK)):
         _write_chunk(uri, number, chunk, batch)
-        chunk, rows, size = chunk + 1, rows + len(batch), size + sum(e.size for e in batch)
+        chunk, rows, size = chunk + 1, rows + len(batch), size + sum(map(_size_of, batch))
+    if rows or listing.changed:  # before anything is taken back: a kill must not leave it finished
+        storage.remove(join(uri, "_SUCCESS"))
     if rows:
         first = generations[-1].shards.stop if generations else 0
-        made = Generation(number, rows, size, _shard_rows(rows, size), first)
+        made = Generation(number, rows, size, shard_rows(rows, size), first)
         place = join(uri, "_manifest", f"generation-{number:05d}.json")
         storage.write(place, json.dumps(asdict(made)).encode())
     known.renew(generations)
@@ -188,7 +191,11 @@ class _Known:
             start += made.rows
 
 
-def _shard_rows(rows: int, size: int) -> int:
+def _size_of(entry: Entry) -> int:
+    return entry.size or _UNKNOWN
+
+
+def shard_rows(rows: int, size: int) -> int:
     """How many images make a shard: few enough that a kill costs seconds and that every worker has
     work until the end, many enough that a hundred million images make no more than 64,000 tasks."""
     by_bytes = _SHARD_BYTES * rows // max(1, size)

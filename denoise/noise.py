@@ -5,7 +5,6 @@ no such thing of `normal`), and are turned into a normal deviate by our own inve
 distribution, so that the same noise comes back for ever, on any machine, in any order.
 """
 
-from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
 from statistics import NormalDist
@@ -15,19 +14,6 @@ from numpy.typing import NDArray
 
 _BINS = 1 << 16  # one of them for each value of a 16-bit word
 _TAIL = 8  # bins at either end in which the deviate is drawn exactly, not from the table
-
-
-@dataclass(frozen=True, kw_only=True)
-class NoiseConfig:
-    """What noise to add."""
-
-    sigma: float = 0.1  # standard deviation, on the 0..1 scale
-    seed: int = 0  # the run's seed; each image derives its own from this and its path
-    float_noise: bool = False  # neither clip nor round, as the literature does
-
-    def __post_init__(self) -> None:
-        check_sigma("sigma", self.sigma)
-        check_seed(self.seed)
 
 
 def add_noise(clean: NDArray[np.float32], *, sigma: float, seed: int) -> NDArray[np.float32]:

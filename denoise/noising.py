@@ -69,10 +69,12 @@ def _images(pair: Pair, config: NoisingConfig, output: str) -> dict[str, Any]:
     assert pair.picture is not None and pair.noisy is not None
     saved, noisy = bulk.save(replace(pair.picture, pixels=pair.noisy), pair.path, config, output)
     row: dict[str, Any] = {"noisy": saved["image"], "file": saved["file"]}
+    clean = pair.clean
     if saved["image"] is not None:
         in_table = replace(config, save="parquet")
-        row["clean"] = bulk.save(pair.picture, pair.path, in_table, output)[0]["image"]
-    row["mse"], row["psnr"] = errors_of(noisy, pair.clean)
+        columns, clean = bulk.save(pair.picture, pair.path, in_table, output)
+        row["clean"] = columns["image"]
+    row["mse"], row["psnr"] = errors_of(noisy, clean)
     return row
 
 

@@ -16,6 +16,7 @@ import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib import metadata
+from types import MappingProxyType
 from typing import Any
 
 import psutil
@@ -74,14 +75,16 @@ class Output:
             self._run["ended"] = _now()
         storage.write(join(self.uri, "_run.json"), _json(self._run))
 
-    def begin(self, listing: Listing) -> None:
+    def begin(self, listing: Listing, flags: Mapping[str, Any] = MappingProxyType({})) -> None:
         """Records that work starts: from here on the folder is not finished."""
         storage.remove(join(self.uri, "_SUCCESS"))
+        storage.sweep(join(self.uri, "data"))
         self._run.setdefault("started", _now())
         self._run["model"] = self._run["settings"].get("model")
         self.record(
             state="running",
             ended=None,
+            flags=dict(flags),
             versions=versions(),
             inputs=listing.inputs,
             left_out=dict(listing.left_out),
@@ -98,10 +101,11 @@ class Output:
 
     def _adopt(self) -> None:
         """Takes over a run that is there, if its settings are ours."""
-        if self._overwrite:
+        found = run_of(self.uri)
+        if self._overwrite and found is not None:  # only what a job of ours has made
             for name in _OURS:
                 storage.remove(join(self.uri, name))
-        found = run_of(self.uri)
+            found = None
         if found is None:  # the settings come first, so that no manifest is adopted by other ones
             self.record(state="running")
             return
@@ -140,11 +144,22 @@ class Output:
             raise SettingsError(f"another run took {storage.shown(self.uri)} at the same moment")
 
     def _unlock(self) -> None:
-        storage.remove(join(self.uri, "_lock.json"))
+        if self._is_ours():
+            storage.remove(join(self.uri, "_lock.json"))
+
+    def _is_ours(self) -> bool:
+        """Whether nobody took the lock over, because we seemed dead."""
+        try:
+            holder = json.loads(storage.read(join(self.uri, "_lock.json")))
+        except FileNotFoundError:
+            return False
+        return bool(holder["token"] == self._token)
 
     def _beat(self) -> None:
         while not self._stop.wait(_BEAT):
             try:
+                if not self._is_ours():
+                    return
                 storage.write(join(self.uri, "_lock.json"), self._heartbeat())
             except OSError:
                 continue  # the next beat may go through; without one for a minute the lock is free
@@ -196,7 +211,8 @@ def versions() -> dict[str, str]:
 def _is_alive(holder: Mapping[str, Any]) -> bool:
     """Whether the driver that holds a lock lives: its process if here, its heartbeat elsewhere."""
     if holder.get("host") == socket.gethostname():
-        return bool(_birth_of(int(holder["process"])) == holder["born"] != 0)
+        born = _birth_of(int(holder["process"]))
+        return bool(born and abs(born - holder["born"]) < 2)  # the clock may have been set since
     return time.time() - float(holder.get("beat", 0)) < _DEAD
 
 

@@ -22,6 +22,7 @@ _SAMPLE = 64  # images that stand for all
 _SECONDS = 4.0  # of calibration
 _START_UP = 10.0  # seconds for Ray and the workers to be there
 _WORKER_BYTES = 600 << 20  # of a worker with torch loaded and no image
+_ESTIMATED = ("megapixels", "output_bytes", "megapixels_per_second", "seconds", "memory_bytes")
 _COPIES = 5  # of an image's pixels that a worker holds, two images ahead included
 
 
@@ -45,26 +46,25 @@ def plan(config: PlanConfig) -> dict[str, Any]:
 
     Raises SettingsError for every wrong flag or place that `infer` would refuse.
     """
-    from denoise import package  # torch: not for --help
-
     place = storage.absolute(config.output)
-    loaded = package.load(config.model)
-    _check_output(place, config, loaded.id)
+    ready, model, _ = inference.prepared(config)
+    _check_output(place, ready, model)
     left_out: Counter[str] = Counter()
     listed = inputs.entries(storage.absolute(config.images), left_out, output=place)
     count, size, sample = _sampled(listed)
-    known = {entry.number: len(entry.span) for entry in manifest.pending(place)}
+    pending = sum(len(shard.span) for shard in manifest.pending(place))
     in_manifest = sum(made.rows for made in manifest.generations_of(place))
-    done = min(count, in_manifest - sum(known.values()))
-    measured = list(_calibrated(sample, config))
+    done = 0 if config.overwrite else min(count, in_manifest - pending)
+    measured = list(_calibrated(sample, ready))
     workers, where = _workers(config)
     return {
         "images": count,
         "left_out": dict(left_out),
         "already_done": done,
         "to_do": count - done,
+        "shards": -(-(count - done) // manifest.shard_rows(count, size)),
         "input_bytes": size,
-        "model": loaded.id,
+        "model": model,
         "workers": workers,
         "where": where,
         **_estimates(measured, count, count - done, workers),
@@ -144,7 +144,11 @@ def _estimates(measured: list[_Measured], count: int, todo: int, workers: int) -
     """The sample's figures, for all images. Times are those of this machine's processors."""
     fine = [one for one in measured if one.error is None]
     if not fine:
-        return {"sampled": len(measured), "sample_errors": Counter(m.error for m in measured)}
+        return {
+            "sampled": len(measured),
+            "sample_errors": dict(Counter(m.error for m in measured)),
+            **dict.fromkeys(_ESTIMATED),
+        }
     megapixels = float(np.mean([one.megapixels for one in fine]))
     rate = sum(one.megapixels for one in fine) / sum(one.seconds for one in fine)
     saved = float(np.mean([one.saved for one in fine]))

@@ -59,11 +59,6 @@ def resources() -> Resources:
     return Resources(found.get("CPU", 0.0), found.get("GPU", 0.0), len(alive))
 
 
-def is_local() -> bool:
-    """Whether the session is one on this machine alone, so that its disks are everybody's."""
-    return resources().nodes == 1
-
-
 def actors(workers: tuple[int, ...], default: int, shards: int) -> ActorPoolStrategy:
     """A pool of so many actors, no more than there are shards: started together, or growing and
     shrinking between two numbers."""

@@ -28,6 +28,7 @@ _FOREIGN = {
     "azure": ("azure.core.exceptions:AzureError",),
 }
 _ATTEMPTS = 5
+_UNFINISHED = ".denoise-"  # what the names of files begin with that are not written to the end
 _LISTERS = 16
 _T = TypeVar("_T")
 
@@ -124,13 +125,7 @@ def create(uri: str, content: bytes) -> bool:
     """Writes a file only where none is; False where there is one."""
     fs, path = _filesystem(uri)
     if _is_disk(fs):
-        try:
-            _make_folder(path)
-            with open(path, "xb") as file:
-                file.write(content)
-        except FileExistsError:
-            return False
-        return True
+        return _create_file(path, content)
     if exists(uri):
         return False
     write(uri, content)
@@ -203,9 +198,16 @@ def arrow_filesystem(uri: str) -> tuple[Any, str]:
     return PyFileSystem(FSSpecHandler(fs)), str(path)
 
 
+def sweep(folder: str) -> None:
+    """Removes what killed processes left unfinished directly in a folder."""
+    for name in names(folder):
+        if name.startswith(_UNFINISHED):
+            remove(join(folder, name))
+
+
 def check_writable(folder: str) -> None:
     """Raises SettingsError where nothing can be written below a folder: it tries."""
-    trial = join(folder, f".denoise-{uuid4().hex}")
+    trial = join(folder, _UNFINISHED + uuid4().hex)
     try:
         write(trial, b"")
         remove(trial)
@@ -218,6 +220,9 @@ def words_of(error: BaseException) -> str:
     for kind, words in _WORDS.items():
         if isinstance(error, kind):
             return words
+    for name, kind in _ALIKE.items():  # the stores' libraries have exceptions of their own
+        if name in type(error).__name__:
+            return _WORDS[kind]
     text = str(error).splitlines()[0] if str(error) else type(error).__name__
     if isinstance(error, OSError) and error.strerror and error.errno:
         text = error.strerror
@@ -239,11 +244,23 @@ _WORDS: dict[type[BaseException], str] = {
 }
 
 
+_ALIKE: dict[str, type[BaseException]] = {
+    "Timeout": TimeoutError,
+    "Connect": ConnectionError,
+    "Endpoint": ConnectionError,
+    "Disconnected": ConnectionError,
+    "IncompleteRead": ConnectionError,
+    "ResponseStreaming": ConnectionError,
+    "Payload": ConnectionError,
+}
+_SECRETS = r"(?i)([\w-]*(?:sig|signature|key|token|secret|password|credential)[\w-]*)=[^&;\s]+"
+
+
 def _without_secrets(text: str) -> str:
-    text = re.sub(r"://[^/@\s]+:[^/@\s]+@", "://", text)
-    text = re.sub(
-        r"(?i)\b(sig|signature|accountkey|token|secret|x-amz-\w+)=[^&;\s]+", r"\1=...", text
-    )
+    text = re.sub(r"://[^/@\s]*@", "://", text)
+    # a secret may hold a slash, and a port is none
+    text = re.sub(r"://[^/@:\s]+:(?!\d+/)[^@\s]+@", "://", text)
+    text = re.sub(_SECRETS, r"\1=...", text)
     for name, value in os.environ.items():
         if len(value) > 7 and re.search(
             r"(?i)secret|key|token|password|connection_string|sas", name
@@ -336,6 +353,8 @@ def _local_children(prefix: str, folder: str, seen: set[tuple[int, int]]) -> lis
                 children.append(Found(prefix + entry.name, entry.path, 0, ""))
                 continue
             is_folder = stat.S_ISDIR(status.st_mode)
+            if not is_folder and not stat.S_ISREG(status.st_mode):
+                continue  # a pipe or a device: reading it might never end
             children.append(
                 Found(
                     prefix + entry.name,
@@ -381,8 +400,8 @@ def _read_file(path: str) -> bytes:
 def _put_file(_fs: Any, path: str, content: bytes | memoryview) -> None:
     """Writes beside the file under a hidden name and renames: readers see all of it or nothing."""
     _make_folder(path)
-    folder, name = os.path.split(path)
-    trial = os.path.join(folder, f".{name[:100]}.{uuid4().hex}")
+    folder = os.path.dirname(path)
+    trial = os.path.join(folder, _UNFINISHED + uuid4().hex)
     try:
         with open(trial, "xb") as file:
             file.write(content)
@@ -393,6 +412,21 @@ def _put_file(_fs: Any, path: str, content: bytes | memoryview) -> None:
         if os.path.exists(trial):
             os.remove(trial)
         raise
+
+
+def _create_file(path: str, content: bytes) -> bool:
+    """Writes beside the file and links: whoever sees the file sees all of it."""
+    _make_folder(path)
+    trial = os.path.join(os.path.dirname(path), _UNFINISHED + uuid4().hex)
+    with open(trial, "xb") as file:
+        file.write(content)
+    try:
+        os.link(trial, path)
+    except FileExistsError:
+        return False
+    finally:
+        os.remove(trial)
+    return True
 
 
 def _make_folder(path: str) -> None:
@@ -408,8 +442,8 @@ def _upload(fs: Any, path: str, content: bytes | memoryview) -> None:
     if not _WHOLE_UPLOADS.isdisjoint(protocols):
         fs.pipe_file(path, bytes(content))
         return
-    folder, _, name = path.rpartition("/")
-    trial = f"{folder}/.{name}.{uuid4().hex}"
+    folder = path.rpartition("/")[0]
+    trial = f"{folder}/{_UNFINISHED}{uuid4().hex}"
     fs.makedirs(folder, exist_ok=True)
     fs.pipe_file(trial, bytes(content))
     fs.mv(trial, path)

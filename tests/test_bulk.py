@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -78,6 +78,12 @@ def test_metrics_are_those_of_the_stored_bytes(denoised: InferConfig, pictures: 
         noisy = add_noise(to_floats(clean.pixels), sigma=0.1, seed=seed_of(path, 0))
         assert row["mse_noisy"] == pytest.approx(mse(to_pixels(noisy, 8), clean.pixels), abs=1e-9)
         assert (row["height"], row["width"], row["bit_depth"]) == (*clean.pixels.shape[:2], 8)
+
+
+def test_the_record_holds_every_flag(denoised: InferConfig):
+    run = json.loads((Path(denoised.output) / "_run.json").read_text())
+    assert set(run["flags"]) == {field.name for field in fields(InferConfig)}
+    assert run["settings"]["add_noise"] == 0.1 and run["state"] == "done"
 
 
 def test_the_summary_counts_what_the_table_holds(denoised: InferConfig):
@@ -216,6 +222,19 @@ def test_lossy_files_are_measured_as_they_are_stored(
     assert 0 < row["ssim_noisy"] <= 1 and row["ssim"] is not None
 
 
+def test_the_noise_jobs_metrics_are_of_both_stored_images(
+    ray_session: object, pictures: Path, tmp_path: Path
+):
+    noise(
+        NoisingConfig(
+            images=str(pictures / "more"), output=str(tmp_path / "out"), format="jpeg", quality=60
+        )
+    )
+    for row in rows_of(tmp_path / "out").values():
+        clean, noisy = (decode(row[name]["bytes"]).pixels for name in ("clean", "noisy"))
+        assert row["mse"] == pytest.approx(mse(noisy, clean), abs=1e-9)
+
+
 def test_unrounded_noise_is_that_of_the_literature(
     ray_session: object, tmp_path: Path, network: str
 ):
@@ -242,6 +261,7 @@ def test_unrounded_noise_is_that_of_the_literature(
     ("change", "words"),
     [
         ({"images": "nowhere"}, "nowhere"),
+        ({"images": "{out}/images"}, "lies inside the output folder"),
         ({"model": "no_such_model"}, "no_such_model"),
         ({"reference": "nowhere", "add_noise": None}, "no references under"),
     ],
@@ -251,13 +271,15 @@ def test_wrong_places_are_refused_before_any_work(
 ):
     config = InferConfig(images=str(photos), output=str(tmp_path / "out"), model=network)
     with pytest.raises(SettingsError, match=words):
-        infer(replace(config, **change))
+        infer(replace(config, **{k: v and v.format(out=config.output) for k, v in change.items()}))
     assert not storage.exists(str(tmp_path / "out" / "data"))
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
+        ({"save": "all"}, "save must be one of parquet, files, both, none, got all"),
+        ({"format": "gif"}, "format must be one of png.*got gif"),
         ({"add_noise": 25.0}, "add-noise must lie in 0..1.*25"),
         ({"add_noise": 0.1, "reference": "x"}, "not both"),
         ({"float_noise": True}, "needs add-noise"),

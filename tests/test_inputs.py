@@ -70,6 +70,33 @@ def test_a_manifest_names_its_images_relative_to_itself(photos: Path, kind: str)
     assert source_of(listed["1.png"]).encoded == (photos / "1.png").read_bytes()
 
 
+def test_a_signature_is_no_part_of_a_path(tmp_path: Path):
+    (tmp_path / "list.txt").write_text("https://me:pw@host/a.jpg?X-Amz-Signature=0123\n")
+    (path,) = found(tmp_path / "list.txt")[0]
+    assert "pw" not in path and "0123" not in path
+
+
+def test_images_of_one_name_in_two_places_are_two_inputs(tmp_path: Path):
+    (tmp_path / "list.txt").write_text("s3://bucket/a.png\ngs://bucket/a.png\ns3://bucket/a.png\n")
+    listed, left_out = found(tmp_path / "list.txt")
+    assert len(listed) == 2 and left_out == {"named twice": 1}
+
+
+def test_a_broken_table_is_said_in_one_line(tmp_path: Path):
+    (tmp_path / "a.parquet").write_bytes(b"PAR1 no table")
+    with pytest.raises(SettingsError, match="cannot list"):
+        found(tmp_path / "a.parquet")
+
+
+def test_an_output_folder_inside_a_folder_of_tables_is_none_of_them(tmp_path: Path):
+    image = [{"bytes": encoded(photo()), "path": "0.png"}]
+    pq.write_table(pa.table({"image": image}), tmp_path / "a.parquet")
+    (tmp_path / "out" / "_manifest").mkdir(parents=True)
+    pq.write_table(pa.table({"x": [1]}), tmp_path / "out" / "_manifest" / "rows.parquet")
+    listed, left_out = found(tmp_path, output=str(tmp_path / "out"))
+    assert set(listed) == {"0.png"} and left_out["no image"] == 0
+
+
 def test_a_csv_without_the_column_says_which_it_has(tmp_path: Path):
     (tmp_path / "list.csv").write_text("url,label\na.png,1\n")
     with pytest.raises(SettingsError, match=r"no column `uri`.*url.*label"):
@@ -121,6 +148,8 @@ def test_nothing_to_do_is_said_with_a_way_out(tmp_path: Path, name: str):
 
 def test_a_reference_is_found_by_path_or_by_stem(photos: Path):
     assert reference_of(str(photos), "more/wide.jpg") == str(photos / "more" / "wide.jpg")
+    assert reference_of(str(photos), "more/wide.png") == str(photos / "more" / "wide.jpg")
+    (photos / "more" / "wide.xmp").write_text("a sidecar")
     assert reference_of(str(photos), "more/wide.png") == str(photos / "more" / "wide.jpg")
     with pytest.raises(ImageError, match="no references of that name"):
         reference_of(str(photos), "more/other.png")

@@ -26,7 +26,18 @@ ORDER = [
 ONLY = {
     "fsspec": {"storage"},
     "ray": {"runtime", "shards", "supply", "training", "__main__"},
-    "torch": {"model", "package", "denoiser", "training", "learning", "card", "export", "portable"},
+    "torch": {
+        "plan",
+        "doctor",
+        "model",
+        "package",
+        "denoiser",
+        "training",
+        "learning",
+        "card",
+        "export",
+        "portable",
+    },
 }
 MODULES = sorted(path.stem for path in HOME.glob("*.py") if path.stem != "__init__")
 

@@ -94,7 +94,7 @@ def test_a_listing_that_was_cut_off_is_made_again(tmp_path: Path):
     [(8, 100_000, 4), (1000, 100_000, 15), (10**8, 10**5, 10**8), (50, 20 << 20, 1)],
 )
 def test_shards_grow_with_the_store_and_stay_small_in_bytes(count: int, size: int, most: int):
-    rows = manifest._shard_rows(count, count * size)
+    rows = manifest.shard_rows(count, count * size)
     assert 1 <= rows <= most
     assert count / rows < 100_000
 

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from denoise.metrics import mse, psnr
-from denoise.noise import NoiseConfig, add_noise, normal, seed_of
+from denoise.noise import add_noise, normal, seed_of
+from denoise.noising import NoisingConfig
 
 MILLION = normal((1_000_000,), seed_of("a.png", 0)).astype(np.float64)
 
@@ -75,7 +76,7 @@ def test_the_same_path_and_seed_draw_the_same_noise(path: str, seed: int, side: 
 @pytest.mark.parametrize("sigma", [-0.1, 1.5, float("nan")])
 def test_a_sigma_off_the_scale_is_refused_by_its_value(sigma: float):
     with pytest.raises(ValueError, match=f"sigma must lie in 0..1.*{sigma}"):
-        NoiseConfig(sigma=sigma)
+        NoisingConfig(images="a", output="b", sigma=sigma)
 
 
 def test_no_noise_at_sigma_zero():

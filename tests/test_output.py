@@ -45,6 +45,27 @@ def test_overwrite_discards_what_was_there_and_nothing_else(tmp_path: Path):
     assert (tmp_path / "mine.txt").read_text() == "kept"
 
 
+def test_overwrite_takes_nothing_from_a_folder_that_no_job_made(tmp_path: Path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "mine.png").write_bytes(b"mine")
+    with Output(str(tmp_path), "noise", SETTINGS, overwrite=True):
+        pass
+    assert (tmp_path / "images" / "mine.png").read_bytes() == b"mine"
+
+
+def test_a_run_that_lost_its_lock_leaves_its_successors_alone(tmp_path: Path):
+    with Output(str(tmp_path), "noise", SETTINGS):
+        (tmp_path / "_lock.json").write_text(json.dumps({"token": "another's"}))
+    assert (tmp_path / "_lock.json").exists()
+
+
+def test_what_a_killed_write_left_is_swept_away(tmp_path: Path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / ".denoise-0123").write_bytes(b"half a part")
+    finished(tmp_path)
+    assert list((tmp_path / "data").iterdir()) == []
+
+
 def test_a_second_driver_is_refused_while_the_first_lives(tmp_path: Path):
     with (
         Output(str(tmp_path), "noise", SETTINGS),

@@ -74,6 +74,21 @@ def test_credentials_are_in_no_words(monkeypatch: pytest.MonkeyPatch):
     assert storage.shown("https://me:pass@host/x?sig=abc&y=1") == "https://host/x?sig=...&y=1"
 
 
+@pytest.mark.parametrize(
+    ("uri", "shown"),
+    [
+        ("s3://KEY:ab/cd+ef@bucket/x", "s3://bucket/x"),
+        ("https://TOKEN@host/x", "https://host/x"),
+        ("https://host/x?access_token=abc&X-Amz-Signature=def&y=1",
+         "https://host/x?access_token=...&X-Amz-Signature=...&y=1"),
+        ("https://host:8080/a@2x.png", "https://host:8080/a@2x.png"),
+        ("s3://bucket/a@2x.png", "s3://bucket/a@2x.png"),
+    ],
+)  # fmt: skip
+def test_a_uri_is_shown_without_its_secrets_and_otherwise_whole(uri: str, shown: str):
+    assert storage.shown(uri) == shown
+
+
 def test_a_store_without_its_package_names_what_to_install():
     with pytest.raises(SettingsError, match="cannot open nosuch://"):
         storage.exists("nosuch://bucket/x")

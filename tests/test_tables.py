@@ -6,10 +6,10 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from conftest import encoded, photo
 
 from denoise import tables
 from denoise.tables import INFER_SCHEMA, NOISE_SCHEMA
-from tests.conftest import encoded, photo
 
 CONTRACT = {
     "path": pa.string(), "height": pa.int32(), "width": pa.int32(), "bit_depth": pa.int8(),
