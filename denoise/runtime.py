@@ -5,6 +5,7 @@ import os
 import secrets
 import signal
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -155,6 +156,7 @@ def _quieten(*, verbose: bool) -> None:
     context.target_max_block_size = None  # one shard is one block, however large its images
     context.print_on_execution_start = verbose
     if not verbose:
+        warnings.filterwarnings("ignore", module=r"ray\.data")  # of pools larger than their work
         logging.getLogger("ray.data").setLevel(logging.ERROR)
         logging.getLogger("ray.train").setLevel(logging.ERROR)
 
