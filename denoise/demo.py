@@ -18,6 +18,7 @@ from typing import Any
 from denoise import storage, tables
 from denoise.image import decode
 from denoise.inference import InferConfig, infer
+from denoise.noise import check_sigma
 from denoise.noising import NoisingConfig, noise
 from denoise.storage import join
 from denoise.training import TrainConfig, train
@@ -38,6 +39,7 @@ class DemoConfig:
     def __post_init__(self) -> None:
         if not self.output:
             raise ValueError("output must not be empty")
+        check_sigma("sigma", self.sigma)
         if self.steps < 1:
             raise ValueError(f"steps must be at least 1, got {self.steps}")
 

@@ -26,7 +26,7 @@ from denoise.views import Pixels, View, panels_of, view_of
 log = logging.getLogger(__name__)
 
 _NUMBERS = ("mse_noisy", "mse")
-_COLUMNS = ("path", "height", "width", "format", "bit_depth", "error", "ssim_noisy", "ssim")
+_COLUMNS = ("path", "height", "width", "format", "bit_depth", "error", "note", "ssim_noisy", "ssim")
 _SHARES = {"p5": 5, "p25": 25, "median": 50, "p75": 75, "p95": 95}
 _SIZES = (0.1, 0.3, 1, 3, 10, 30, 100)  # megapixels between the groups by size
 _MOST_GROUPS = 1000  # folders and error texts told apart; what comes later is counted together
@@ -83,6 +83,7 @@ class _Tally:
     work: list[tuple[int, float]] = field(default_factory=list)  # each part's images, megapixels
     numbers: dict[str, list[NDArray[np.float64]]] = field(default_factory=lambda: defaultdict(list))
     formats: Counter[str] = field(default_factory=Counter)
+    notes: Counter[str] = field(default_factory=Counter)  # of images, and of how workers went on
     errors: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     folders: dict[str, _Group] = field(default_factory=dict)
@@ -126,6 +127,9 @@ def _count(tally: _Tally, table: pa.Table, about: dict[str, Any]) -> None:
     for row in range(len(table)):
         path, error = columns["path"][row], columns["error"][row]
         size = (columns["height"][row] or 0) * (columns["width"][row] or 0) / 1e6
+        note = columns.get("note", none)[row]
+        if note is not None:
+            tally.notes[note] += 1
         if error is None:
             done, megapixels = done + 1, megapixels + size
             form, depth = (columns.get(name, none)[row] for name in ("format", "bit_depth"))
@@ -140,6 +144,7 @@ def _count(tally: _Tally, table: pa.Table, about: dict[str, Any]) -> None:
     tally.megapixels += megapixels
     tally.rows.append(len(table))
     tally.about.append(about)
+    tally.notes.update(about.get("notes", ()))
     tally.work.append((done, megapixels))
 
 
@@ -208,6 +213,7 @@ def _summary(tally: _Tally, run: dict[str, Any]) -> dict[str, Any]:
         "formats": dict(tally.formats.most_common()),
         "by_size": _groups(tally.sizes, list(tally.sizes), sort=_size_order),
         "by_folder": _groups(tally.folders, _largest(tally.folders), sort=str),
+        "notes": dict(tally.notes.most_common()),
         "stages": _stages(tally),
         "throughput": pace,
     }
@@ -366,7 +372,7 @@ def _view(uri: str, run: dict[str, Any], tally: _Tally, index: int) -> View | No
             return None
         return _drawn(uri, run, tally.parts[part], row)
     except (ImageError, OSError) as error:
-        log.info("left out of the report: %s (%s)", row["path"], error)
+        log.info("left out of the report: row %d of %s (%s)", place, tally.parts[part], error)
         return None
 
 
@@ -391,7 +397,10 @@ def _drawn(uri: str, run: dict[str, Any], part: str, row: dict[str, Any]) -> Vie
             {**row, "psnr_noisy": row["psnr"], "psnr": None}, panels_of(clean, noisy, None)
         )
     clean, noisy = _pair(uri, run, part, row["path"])
-    return view_of(row, panels_of(clean, noisy, _stored(uri, row, "image")))
+    denoised = _stored(uri, row, "image")
+    if len({pixels.shape[:2] for pixels in (clean, noisy, denoised) if pixels is not None}) > 1:
+        raise ImageError("its input has changed since")
+    return view_of(row, panels_of(clean, noisy, denoised))
 
 
 def _stored(uri: str, row: dict[str, Any], column: str) -> Pixels | None:

@@ -87,7 +87,7 @@ class TrainConfig(Recipe):
         settings = {key: value for key, value in asdict(self).items() if key not in free}
         places = {key: settings[key] for key in ("images", "validation") if settings[key]}
         absolute = {key: storage.shown(storage.absolute(uri)) for key, uri in places.items()}
-        return settings | absolute
+        return settings | absolute | {"init": self.init and storage.shown(self.init)}
 
 
 def train(config: TrainConfig) -> dict[str, Any]:
@@ -160,7 +160,8 @@ def _entries(config: TrainConfig, left_out: Counter[str]) -> tuple[list[Entry], 
     """The images to train on and those to validate on, each in the order of their paths."""
 
     def listed(images: str) -> list[Entry]:
-        found = inputs.entries(storage.absolute(images), left_out, output=config.output)
+        place = storage.absolute(config.output)
+        found = inputs.entries(storage.absolute(images), left_out, output=place)
         return sorted(found, key=lambda entry: entry.path)
 
     entries = listed(config.images)
