@@ -39,7 +39,8 @@ def main(arguments: list[str] | None = None, *, verb: str | None = None) -> None
     given = sys.argv[1:] if arguments is None else arguments
     if verb is None:
         verb, given = _verb_of(given)
-    signal.signal(signal.SIGTERM, _interrupt)
+    for sign in (signal.SIGINT, signal.SIGTERM):  # a shell's background jobs begin without SIGINT
+        signal.signal(sign, _interrupt)
     sys.exit(_run(verb, given))
 
 
