@@ -2,7 +2,6 @@
 
 import pickle
 import time
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -178,11 +177,8 @@ class _Everything:
         loaded = shards.ahead(partial(load, config=pairing_of(self._config)), entries)
         denoised = _denoised(loaded, self._denoiser, _CPU_BATCH)
         row = partial(_row, config=self._config, model=self._model, output=work.output)
-        seconds: Counter[str] = Counter()
-        for finished, spent in shards.ahead(row, denoised, threads=1):
-            rows.append(finished)
-            seconds.update(spent)
-        return shards.finish(work, rows, seconds, self._denoiser.notes)
+        done = shards.ahead(row, denoised, threads=1)
+        return shards.finish(work, rows, done, self._denoiser.notes)
 
 
 class _Network:
@@ -214,12 +210,8 @@ def _finish_shard(
     work = shards.work_of(block, INFER_SCHEMA, only_errors=only_errors)
     _, rows = shards.kept(work)
     row = partial(_row, config=config, model=model, output=work.output)
-    seconds: Counter[str] = Counter()
-    for finished, spent in shards.ahead(row, _pairs_in(block)):
-        rows.append(finished)
-        seconds.update(spent)
     (notes,) = block.column("notes").to_pylist()
-    return shards.finish(work, rows, seconds, notes)
+    return shards.finish(work, rows, shards.ahead(row, _pairs_in(block)), notes)
 
 
 def _denoised(

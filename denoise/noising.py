@@ -1,6 +1,5 @@
 """The noise job: images -> a table of clean and noisy pairs."""
 
-from collections import Counter
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -86,11 +85,7 @@ def _noise_shard(block: "pa.Table", config: NoisingConfig, *, only_errors: bool)
     entries, rows = shards.kept(work)
     pairing = PairConfig(sigma=config.sigma, seed=config.seed, max_pixels=config.max_pixels)
     row = partial(_row, config=config, pairing=pairing, output=work.output)
-    seconds: Counter[str] = Counter()
-    for finished, spent in shards.ahead(row, entries):
-        rows.append(finished)
-        seconds.update(spent)
-    return shards.finish(work, rows, seconds)
+    return shards.finish(work, rows, shards.ahead(row, entries))
 
 
 def _row(

@@ -70,11 +70,16 @@ def work_of(block: pa.Table, schema: pa.Schema, *, only_errors: bool) -> Work:
 
 def finish(
     work: Work,
-    rows: list[dict[str, Any]],
-    seconds: Mapping[str, float],
+    kept: list[dict[str, Any]],
+    done: Iterable[tuple[dict[str, Any], Mapping[str, float]]],
     notes: Iterable[str] = (),
 ) -> pa.Table:
-    """Writes the part file of a shard; returns the one line that the driver counts."""
+    """Takes each row that is done, with its seconds by stage, and writes the part file of a shard
+    with those that were kept; returns the one line that the driver counts."""
+    rows, seconds = list(kept), Counter[str]()
+    for row, spent in done:
+        rows.append(row)
+        seconds.update(spent)
     about = {"started": work.started, "ended": time.time(), "seconds": dict(seconds)}
     about["notes"] = sorted(notes)
     start = time.perf_counter()
