@@ -8,7 +8,7 @@ import pytest
 from PIL import Image, ImageOps
 
 import denoise
-from denoise import package, tables
+from denoise import tables
 from denoise.demo import DemoConfig, demo
 from denoise.image import decode
 
@@ -19,8 +19,6 @@ PHOTOGRAPHS = sorted(path for path in SAMPLES.iterdir() if path.suffix != ".md")
 @pytest.fixture(scope="module")
 def shown(tmp_path_factory, ray_session):
     """A demo with hardly any training, and its folder."""
-    if "unet" not in package.shipped_names():
-        pytest.skip("no weights are shipped yet")
     folder = tmp_path_factory.mktemp("demo")
     return demo(DemoConfig(output=str(folder), steps=2)), folder
 
