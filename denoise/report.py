@@ -45,12 +45,17 @@ class ReportConfig:
 def report(config: ReportConfig) -> dict[str, Any]:
     """Writes OUTPUT/summary.json and OUTPUT/report.html; the summary is what it returns.
 
-    Raises SettingsError where no job has written anything there.
+    Raises SettingsError where no job has written a table there.
     """
     uri = storage.absolute(config.output)
     run = output.run_of(uri)
     if run is None:
         raise SettingsError(f"no output of a job under {storage.shown(uri)} (it has no _run.json)")
+    if run.get("verb") == "train":
+        raise SettingsError(
+            f"{storage.shown(uri)} is the output of `train`: a model package, which has no table to "
+            "report on; its numbers are in config.json and README.md there"
+        )
     tally = _tally(uri)
     summary = _summary(tally, run)
     storage.write(join(uri, "summary.json"), (json.dumps(summary, indent=2) + "\n").encode())

@@ -25,7 +25,7 @@ def main() -> None:
         make(home / "images", images)
         with runtime.connected():
             for rows in sizes:
-                manifest._shard_rows = lambda *_, rows=rows: rows
+                manifest.shard_rows = lambda *_, rows=rows: rows
                 measure(
                     InferConfig(
                         images=str(home / "images"),
