@@ -53,8 +53,8 @@ def report(config: ReportConfig) -> dict[str, Any]:
         raise SettingsError(f"no output of a job under {storage.shown(uri)} (it has no _run.json)")
     if run.get("verb") == "train":
         raise SettingsError(
-            f"{storage.shown(uri)} is the output of `train`: a model package, which has no table to "
-            "report on; its numbers are in config.json and README.md there"
+            f"{storage.shown(uri)} is the output of `train`: a model package, which has no table to"
+            " report on; its numbers are in config.json and README.md there"
         )
     tally = _tally(uri)
     summary = _summary(tally, run)

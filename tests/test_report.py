@@ -245,7 +245,7 @@ def test_a_folder_that_no_job_wrote_is_refused(tmp_path):
 
 def test_the_output_of_a_training_is_refused_for_it_has_no_table(tmp_path):
     storage.write(str(tmp_path / "_run.json"), json.dumps({"verb": "train"}).encode())
-    with pytest.raises(storage.SettingsError, match="output of `train`.* has no table"):
+    with pytest.raises(storage.SettingsError, match=r"output of `train`.* has no table"):
         report(ReportConfig(output=str(tmp_path)))
     assert not (tmp_path / "summary.json").exists()
 
