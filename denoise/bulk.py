@@ -23,7 +23,7 @@ from denoise.image import (
     suffix_of,
 )
 from denoise.noise import check_seed
-from denoise.output import Output
+from denoise.output import UNFINISHED, Output
 from denoise.progress import Progress
 from denoise.storage import SettingsError
 
@@ -149,18 +149,19 @@ def save(
     if config.save in ("files", "both"):
         keep_name = config.format == "same"
         columns["file"] = "images/" + file_of(path, suffix_of(kind), keep_name=keep_name)
-        _write_file(storage.join(output, columns["file"]), encoded)
+        _write_file(output, columns["file"], encoded)
     if kind != "jpeg" and (kind != "webp" or config.quality is None):
         return columns, picture.pixels
     stored = decode(encoded, max_pixels=config.max_pixels).pixels
     return columns, stored[..., : picture.pixels.shape[2]]  # webp holds gray as three equal planes
 
 
-def _write_file(uri: str, encoded: bytes) -> None:
+def _write_file(output: str, name: str, encoded: bytes) -> None:
     """Writes an image's file. A name that cannot be is the image's error; whatever else fails is
     the disk's or the store's, and ends the run."""
     try:
-        storage.write(uri, encoded)
+        uri, aside = (storage.join(output, place) for place in (name, UNFINISHED))
+        storage.write(uri, encoded, aside=aside)
     except OSError as error:
         if error.errno in (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR):
             raise ImageError("its name cannot be a file's in the output folder") from error

@@ -71,15 +71,20 @@ class Denoiser:
         return self.denoise([noisy])[0]
 
     def denoise(self, noisy: Sequence[Array]) -> list[Array]:
-        """As a call on each of them. On a GPU, tiles of equal size go together."""
+        """As a call on each of them. On a GPU, tiles of equal size go together.
+
+        Raises MemoryError where not even small tiles fit.
+        """
         for picture in noisy:
             _check(picture)
         while True:
             try:
                 return self._denoised(noisy)
-            except torch.OutOfMemoryError:
-                if not self._use_less_memory():
+            except RuntimeError as error:
+                if not _is_out_of_memory(error):
                     raise
+                if not self._use_less_memory():
+                    raise MemoryError from error
 
     def _denoised(self, noisy: Sequence[Array]) -> list[Array]:
         planes = [picture.reshape(*picture.shape[:2], -1) for picture in noisy]
@@ -160,6 +165,11 @@ class _Window:
         part = part[..., : _colours(self.picture)]
         floats = part if part.dtype == np.float32 else to_floats(part)
         return np.broadcast_to(floats, (*floats.shape[:2], 3))
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    """torch has an exception of its own for a GPU's memory; for the CPU's, only words."""
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
 
 
 def to_network(pictures: npt.NDArray[np.float32]) -> Tensor:

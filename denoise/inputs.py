@@ -21,6 +21,7 @@ from denoise.kinds import HEAD
 from denoise.storage import Found, SettingsError
 
 _MANIFESTS = (".txt", ".csv", ".parquet")
+_UNSURE = "its name does not tell"
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,9 +128,9 @@ def _folder(root: str, left_out: Counter[str], output: str | None) -> Iterator[E
 
     def noted(found: Iterator[Found]) -> Iterator[Found]:
         for one in found:
-            if _suffix(one.path) == ".parquet" and _reason_against(one) == "no image":
-                if not _is_inside(one.uri, output):
-                    tables.append(one)
+            is_table = _suffix(one.path) == ".parquet" and _reason_by_name(one) is _UNSURE
+            if is_table and _reason_by_content(one) and not _is_inside(one.uri, output):
+                tables.append(one)
             yield one
 
     anything = False
@@ -147,7 +148,11 @@ def _images_among(
     """The images among files: by suffix, and by content where the suffix tells nothing."""
     with ThreadPoolExecutor(16) as pool:
         while batch := list(islice(found, 1000)):
-            for one, reason in zip(batch, pool.map(_reason_against, batch), strict=True):
+            by_name = [_reason_by_name(one) for one in batch]
+            unsure = [one for one, why in zip(batch, by_name, strict=True) if why is _UNSURE]
+            by_content = pool.map(_reason_by_content, unsure)  # a thread each, for the store's sake
+            for one, why in zip(batch, by_name, strict=True):
+                reason = next(by_content) if why is _UNSURE else why
                 if _is_inside(one.uri, output):
                     left_out["inside the output folder"] += not one.is_folder
                 elif reason is None:
@@ -156,14 +161,16 @@ def _images_among(
                     left_out[reason] += 1
 
 
-def _reason_against(found: Found) -> str | None:
+def _reason_by_name(found: Found) -> str | None:
     """Why a file is no input; None if it is one, empty for a folder, which counts as nothing."""
-    if any(part.startswith(".") for part in found.path.split("/")):
+    if found.path.startswith(".") or "/." in found.path:
         return "" if found.is_folder else "hidden"
     if _suffix(found.path) in IMAGE_SUFFIXES:
         return None  # also a folder named like an image: an error row says so
-    if found.is_folder:
-        return ""
+    return "" if found.is_folder else _UNSURE
+
+
+def _reason_by_content(found: Found) -> str | None:
     try:
         return None if looks_like_image(storage.head(found.uri, HEAD)) else "no image"
     except OSError:
@@ -313,17 +320,23 @@ def _bytes_of(image: dict[str, Any] | None, table: str) -> bytes:
 def _once(found: Iterator[Entry], left_out: Counter[str]) -> Iterator[Entry]:
     """Each image once, each under a path of its own: manifests and tables may name one twice, and
     two that differ only in what the path leaves out, where a listing cannot."""
-    seen: dict[str, tuple[str, int]] = {}
+    seen: dict[int, int] = {}  # hashes: of a hundred million names they fit into memory
     for entry in found:
-        place = (entry.uri, entry.row)
-        if seen.get(entry.path) == place:
+        place = repr((entry.uri, entry.row))
+        key, home = _hash(entry.path), _hash(place)
+        if seen.get(key) == home:
             left_out["named twice"] += 1
             continue
-        if entry.path in seen:
-            digest = blake2b(repr(place).encode("utf-8", "surrogateescape"), digest_size=4)
-            entry = replace(entry, path=f"{entry.path}~{digest.hexdigest()}")
-        seen[entry.path] = place
+        if key in seen:
+            entry = replace(entry, path=f"{entry.path}~{home & 0xFFFFFFFF:08x}")
+            key = _hash(entry.path)
+        seen[key] = home
         yield entry
+
+
+def _hash(text: str) -> int:
+    """64 bits, the same in every process."""
+    return int.from_bytes(blake2b(text.encode("utf-8", "surrogateescape"), digest_size=8).digest())
 
 
 @lru_cache(maxsize=256)
@@ -333,6 +346,8 @@ def _names(folder: str) -> frozenset[str]:
 
 def _key(path: str) -> str:
     """A path as a key: `/`-separated, valid text, never upward."""
+    if path.isascii() and ".." not in path and "//" not in path and path == path.strip("/"):
+        return path  # as nearly all are: a hundred million of them are cleaned for nothing
     text = path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     return "/".join("__" if part == ".." else part for part in text.split("/") if part)
 

@@ -24,7 +24,7 @@ from denoise.storage import join
 _CHUNK = 65_536  # rows of a manifest file
 _GROUP = 4_096  # rows of a row group in it: what a worker reads to learn one shard
 _UNKNOWN = 2 << 20  # bytes that an image of unknown size counts as: an ordinary photograph
-_SHARD_BYTES = 8 << 20  # of encoded images: a kill costs the work on so much, for each worker
+_SHARD_BYTES = 1 << 20  # of encoded images: a kill costs the work on so much, for each worker
 _MOST_SHARDS = 64_000  # a generation: what Ray Data's driver handles with ease
 _MANIFEST = pa.schema(
     [
@@ -162,10 +162,13 @@ class _Known:
         """Yields the entries that the manifest does not know; notes the changed ones."""
         while batch := list(islice(entries, _CHUNK)):
             listing.inputs += len(batch)
+            if not len(self._sorted):
+                yield from batch
+                continue
             keys = np.array([_path_hash(entry.path) for entry in batch], "V16").view("S16")
-            places = np.minimum(np.searchsorted(self._sorted, keys), max(0, len(self._sorted) - 1))
+            places = np.minimum(np.searchsorted(self._sorted, keys), len(self._sorted) - 1)
             for entry, key, place in zip(batch, keys, places, strict=True):
-                if not len(self._sorted) or self._sorted[place] != key:
+                if self._sorted[place] != key:
                     yield entry
                     continue
                 index = int(self._order[place])
@@ -204,11 +207,12 @@ def shard_rows(rows: int, size: int) -> int:
 
 
 def _write_chunk(uri: str, generation: int, chunk: int, entries: list[Entry]) -> None:
-    rows = [
-        asdict(entry) | {"uri": entry.uri.encode("utf-8", "surrogateescape")} for entry in entries
-    ]
+    columns: dict[str, list[Any]] = {
+        name: [getattr(entry, name) for entry in entries] for name in _MANIFEST.names
+    }
+    columns["uri"] = [one.encode("utf-8", "surrogateescape") for one in columns["uri"]]
+    table = pa.table(columns, schema=_MANIFEST)
     buffer = BytesIO()
-    table = pa.Table.from_pylist(rows, schema=_MANIFEST)
     pq.write_table(table, buffer, compression="zstd", row_group_size=_GROUP)
     storage.write(_chunk_uri(uri, generation, chunk), buffer.getbuffer())
 

@@ -25,8 +25,10 @@ from denoise import storage
 from denoise.manifest import Listing
 from denoise.storage import SettingsError, join
 
-_OURS = ("_SUCCESS", "summary.json", "report.html", "images", "data", "_manifest", "_run.json")
+UNFINISHED = "_unfinished"
+_OURS = ("_SUCCESS", "summary.json", "report.html", "images", "data", "_manifest", UNFINISHED)
 _BEAT = 10.0  # seconds between heartbeats
+_SETTLE = 1.0  # seconds to wait before a lock that others may take as well is ours
 _DEAD = 60.0  # seconds without one after which a driver on another machine counts as dead
 
 
@@ -34,11 +36,11 @@ class Output:
     """An output folder while a job works on it; a context manager that holds its lock.
 
     Raises SettingsError where another driver is at work there, where it cannot be written, or where
-    it was made with other settings (named), unless `overwrite`.
+    it was made with other settings (named), unless `overwrite`; None where a verb has no such flag.
     """
 
     def __init__(
-        self, uri: str, verb: str, settings: Mapping[str, Any], *, overwrite: bool = False
+        self, uri: str, verb: str, settings: Mapping[str, Any], *, overwrite: bool | None = None
     ) -> None:
         self.uri = uri
         self._run: dict[str, Any] = {"verb": verb, "settings": dict(settings)}
@@ -78,7 +80,7 @@ class Output:
     def begin(self, listing: Listing, flags: Mapping[str, Any] = MappingProxyType({})) -> None:
         """Records that work starts: from here on the folder is not finished."""
         storage.remove(join(self.uri, "_SUCCESS"))
-        storage.sweep(join(self.uri, "data"))
+        self._sweep()
         self._run.setdefault("started", _now())
         self._run["model"] = self._run["settings"].get("model")
         self.record(
@@ -92,8 +94,14 @@ class Output:
 
     def finish(self) -> None:
         """Records that everything is done; _SUCCESS comes last."""
+        self._sweep()
         self.record(state="done")
         storage.write(join(self.uri, "_SUCCESS"), b"")
+
+    def _sweep(self) -> None:
+        """Removes what killed processes left half written."""
+        storage.remove(join(self.uri, UNFINISHED))
+        storage.sweep(join(self.uri, "data"))
 
     @property
     def is_finished(self) -> bool:
@@ -103,7 +111,7 @@ class Output:
         """Takes over a run that is there, if its settings are ours."""
         found = run_of(self.uri)
         if self._overwrite and found is not None:  # only what a job of ours has made
-            for name in _OURS:
+            for name in (*_OURS, "_run.json"):
                 storage.remove(join(self.uri, name))
             found = None
         if found is None:  # the settings come first, so that no manifest is adopted by other ones
@@ -112,9 +120,11 @@ class Output:
         self._is_new = False
         differences = differences_between(found, self._run)
         if differences:
+            has_flag = self._overwrite is not None
+            ways_out = "another --output, or --overwrite" if has_flag else "or another --output"
             raise SettingsError(
                 f"{storage.shown(self.uri)} was made with other settings: {'; '.join(differences)}."
-                " Give the same ones, another --output, or --overwrite"
+                f" Give the same ones{',' if has_flag else ''} {ways_out}"
             )
         self._run = found | self._run
 
@@ -128,8 +138,16 @@ class Output:
 
     def _lock(self) -> None:
         place = join(self.uri, "_lock.json")
-        if storage.create(place, self._heartbeat()):
-            return
+        if not storage.create(place, self._heartbeat()):
+            self._refuse_if_held(place)
+            storage.write(place, self._heartbeat())
+        elif storage.is_local(place):
+            return  # a disk lets one only create it
+        time.sleep(_SETTLE)  # whoever saw the same as we did has written by now; the last one stays
+        if not self._is_ours():
+            raise SettingsError(f"another run took {storage.shown(self.uri)} at the same moment")
+
+    def _refuse_if_held(self, place: str) -> None:
         try:
             holder = json.loads(storage.read(place))
         except (OSError, ValueError):
@@ -139,9 +157,6 @@ class Output:
                 f"{storage.shown(self.uri)} is being written by process {holder['process']} on "
                 f"{holder['host']}; wait for it, or stop it"
             )
-        storage.write(place, self._heartbeat())
-        if json.loads(storage.read(place))["token"] != self._token:
-            raise SettingsError(f"another run took {storage.shown(self.uri)} at the same moment")
 
     def _unlock(self) -> None:
         if self._is_ours():

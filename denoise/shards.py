@@ -6,11 +6,12 @@ same file, so that no row is lost, none doubled, and nothing has to be remembere
 
 import json
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache, partial
+from heapq import merge
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -34,7 +35,7 @@ class Work:
 
     output: str
     shard: int
-    entries: list[Entry]
+    entries: list[Entry]  # in the order of their paths
     schema: pa.Schema
     only_errors: bool  # keep the rows that are fine, do the others again
     started: float  # seconds since the epoch
@@ -64,44 +65,67 @@ def work_of(block: pa.Table, schema: pa.Schema, *, only_errors: bool) -> Work:
     """A shard's work from its row."""
     (row,) = block.column("work").to_pylist()
     found = json.loads(row)
-    entries = [Entry(**entry) for entry in found["entries"]]
+    entries = sorted((Entry(**entry) for entry in found["entries"]), key=lambda one: one.path)
     return Work(found["output"], found["shard"], entries, schema, only_errors, time.time())
 
 
 def finish(
     work: Work,
-    kept: list[dict[str, Any]],
+    kept: Iterable[dict[str, Any]],
     done: Iterable[tuple[dict[str, Any], Mapping[str, float]]],
     notes: Iterable[str] = (),
 ) -> pa.Table:
-    """Takes each row that is done, with its seconds by stage, and writes the part file of a shard
-    with those that were kept; returns the one line that the driver counts."""
-    rows, seconds = list(kept), Counter[str]()
-    for row, spent in done:
-        rows.append(row)
-        seconds.update(spent)
-    about = {"started": work.started, "ended": time.time(), "seconds": dict(seconds)}
-    about["notes"] = sorted(notes)
+    """Writes the part file of a shard from the rows that were kept and, as each comes, those that
+    are done, with their seconds by stage; returns the one line that the driver counts.
+
+    Both come in the order of paths. `notes` is read at the end.
+    """
+    counted = {"images": 0, "failed": 0, "pixels": 0}
+    seconds: dict[str, float] = defaultdict(float)
+    about: dict[str, Any] = {"started": work.started}
+
+    def rows() -> Iterator[dict[str, Any]]:
+        for row in merge(kept, _timed(done, seconds), key=lambda row: str(row["path"])):
+            counted["images"] += 1
+            counted["failed"] += row["error"] is not None
+            counted["pixels"] += (row.get("height") or 0) * (row.get("width") or 0)
+            yield row
+        stages = {stage: spent for stage, spent in seconds.items() if stage != "waited"}
+        about.update(ended=time.time(), notes=sorted(notes), seconds=stages)
+
     start = time.perf_counter()
-    tables.write_part(work.output, work.shard, rows, work.schema, about)
-    counted = {
-        "images": len(rows),
-        "failed": sum(row["error"] is not None for row in rows),
-        "pixels": sum((row.get("height") or 0) * (row.get("width") or 0) for row in rows),
-        "seconds": dict(seconds) | {"write": time.perf_counter() - start},
-        "shard": work.shard,
-    }
-    _meter(counted)
-    return pa.table({"counted": [json.dumps(counted)]})
+    tables.write_part(work.output, work.shard, rows(), work.schema, about)
+    seconds["write"] = time.perf_counter() - start - seconds.pop("waited")
+    told = {**counted, "seconds": seconds}
+    _meter(told)
+    return pa.table({"counted": [json.dumps(told | {"shard": work.shard})]})
 
 
-def kept(work: Work) -> tuple[list[Entry], list[dict[str, Any]]]:
+def _timed(
+    done: Iterable[tuple[dict[str, Any], Mapping[str, float]]], seconds: dict[str, float]
+) -> Iterator[dict[str, Any]]:
+    """The rows alone; adds up what each stage took, and the time `waited` for a row."""
+    coming = iter(done)
+    while True:
+        start = time.perf_counter()
+        found = next(coming, None)
+        seconds["waited"] += time.perf_counter() - start
+        if found is None:
+            return
+        row, spent = found
+        for stage, one in spent.items():
+            seconds[stage] += one
+        yield row
+
+
+def kept(work: Work) -> tuple[list[Entry], Iterable[dict[str, Any]]]:
     """The entries to work on, and the rows of an earlier try that are to stay as they are."""
     if not work.only_errors:
         return work.entries, []
-    fine = [row for row in tables.part(work.output, work.shard) if row["error"] is None]
-    done = {row["path"] for row in fine}
-    return [entry for entry in work.entries if entry.path not in done], fine
+    named = tables.part(work.output, work.shard, ["path", "error"])
+    fine = {row["path"] for row in named if row["error"] is None}
+    rows = (row for row in tables.part(work.output, work.shard) if row["path"] in fine)
+    return [entry for entry in work.entries if entry.path not in fine], rows
 
 
 def ahead(call: Callable[[_T], _R], items: Iterable[_T], *, threads: int = 2) -> Iterator[_R]:

@@ -12,9 +12,11 @@ import stat
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import import_module
+from io import BytesIO
 from typing import IO, Any, TypeVar
 from uuid import uuid4
 
@@ -114,11 +116,33 @@ def open_input(uri: str) -> IO[bytes]:
     return opened
 
 
-def write(uri: str, content: bytes | memoryview) -> None:
+def write(uri: str, content: bytes | memoryview, *, aside: str | None = None) -> None:
     """Writes a file whole or not at all: on object stores only a finished upload shows, elsewhere
-    a rename is the commit. Raises OSError."""
+    a rename is the commit. Raises OSError.
+
+    `aside` is a folder of the same store for what is not written to the end; beside the file if
+    not given.
+    """
     fs, path = _filesystem(uri)
-    _ask(fs, uri, _put_file if _is_disk(fs) else _upload, fs, path, content)
+    if not _is_disk(fs):
+        _ask(fs, uri, _upload, fs, path, content)
+        return
+    with _renamed(path, aside) as file:
+        file.write(content)
+
+
+@contextmanager
+def written(uri: str) -> Iterator[IO[bytes]]:
+    """A file to write to bit by bit, there as a whole when the block ends, or not at all when it
+    raises: a disk takes the bits as they come, a store all of it at the end. Raises OSError."""
+    fs, path = _filesystem(uri)
+    if _is_disk(fs):
+        with _renamed(path, None) as file:
+            yield file
+        return
+    buffer = BytesIO()
+    yield buffer
+    _ask(fs, uri, _upload, fs, path, buffer.getbuffer())
 
 
 def create(uri: str, content: bytes) -> bool:
@@ -397,14 +421,16 @@ def _read_file(path: str) -> bytes:
         return file.read()
 
 
-def _put_file(_fs: Any, path: str, content: bytes | memoryview) -> None:
-    """Writes beside the file under a hidden name and renames: readers see all of it or nothing."""
+@contextmanager
+def _renamed(path: str, aside: str | None) -> Iterator[IO[bytes]]:
+    """A file under another name, renamed at the end: readers see all of it or nothing."""
     _make_folder(path)
-    folder = os.path.dirname(path)
+    folder = aside or os.path.dirname(path)
+    os.makedirs(folder, exist_ok=True)
     trial = os.path.join(folder, _UNFINISHED + uuid4().hex)
     try:
         with open(trial, "xb") as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(trial, path)

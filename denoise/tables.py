@@ -1,8 +1,7 @@
 """The Parquet tables that jobs write: schemas, one part file a shard, and reading them back."""
 
 import json
-from collections.abc import Iterator, Sequence
-from io import BytesIO
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -11,6 +10,7 @@ import pyarrow.parquet as pq
 from denoise import storage
 
 _IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+_GROUP_ROWS, _GROUP_BYTES = 64, 16 << 20  # of a row group: what is in memory at once
 
 
 def _schema(fields: Sequence[tuple[str, pa.DataType]]) -> pa.Schema:
@@ -69,50 +69,67 @@ INFER_SCHEMA = _schema(
 def write_part(
     output: str,
     shard: int,
-    rows: Sequence[dict[str, Any]],
+    rows: Iterable[dict[str, Any]],
     schema: pa.Schema,
-    about: dict[str, Any],
+    about: Mapping[str, Any],
 ) -> None:
-    """Writes the rows of one shard, sorted by path; `about` (times, say) goes into the footer, as
-    JSON under `denoise`: the rows themselves hold only what a second run would find again.
+    """Writes the rows of one shard as they come, which must be in the order of their paths.
 
-    Raises OSError.
+    `about` (times, say) goes into the footer, as JSON under `denoise`, once the last row is there:
+    the rows themselves hold only what a second run would find again. Raises OSError.
     """
-    metadata = {**schema.metadata, b"denoise": json.dumps(about).encode()}
-    table = pa.Table.from_pylist(sorted(rows, key=lambda row: str(row["path"])), schema=schema)
     images = [f"{field.name}.bytes" for field in schema if field.type == _IMAGE]
-    buffer = BytesIO()
-    pq.write_table(
-        table.replace_schema_metadata(metadata),
-        buffer,
-        # encoded images do not get smaller, and one page a few images keeps readers' memory flat
-        compression={name: "none" if name in images else "zstd" for name in _leaves(schema)},
-        use_dictionary=["format", "model", "error", "note"],
-        write_statistics=["path"],
-        row_group_size=64,
-    )
-    storage.write(part_uri(output, shard), buffer.getbuffer())
+    with (
+        storage.written(part_uri(output, shard)) as file,
+        pq.ParquetWriter(
+            file,
+            schema,
+            # encoded images do not get smaller
+            compression={name: "none" if name in images else "zstd" for name in _leaves(schema)},
+            use_dictionary=["format", "model", "error", "note"],
+            write_statistics=["path"],
+        ) as part,
+    ):
+        for group in _groups(rows):
+            part.write_table(pa.Table.from_pylist(group, schema=schema))
+        part.add_key_value_metadata({"denoise": json.dumps(about)})
+
+
+def _groups(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    """The rows of each row group: so few that writer and readers hold little in memory."""
+    group: list[dict[str, Any]] = []
+    size, last = 0, ""
+    for row in rows:
+        assert row["path"] > last or not last, f"{row['path']} came after {last}"
+        if group and (len(group) == _GROUP_ROWS or size >= _GROUP_BYTES):
+            yield group
+            group.clear()  # let go of, also by whoever wrote it
+            size = 0
+        group.append(row)
+        size += sum(len(value["bytes"] or b"") for value in row.values() if _is_image(value))
+        last = row["path"]
+    yield group
+
+
+def _is_image(value: Any) -> bool:
+    return isinstance(value, dict) and "bytes" in value
 
 
 def rows(output: str, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
     """Every row of an output folder, a few at a time in memory. Raises OSError."""
     for uri in parts(output):
-        with storage.open_input(uri) as file:
-            for batch in pq.ParquetFile(file).iter_batches(16, columns=columns):
-                yield from batch.to_pylist()
+        yield from _rows_in(uri, columns)
 
 
-def part(output: str, shard: int) -> list[dict[str, Any]]:
-    """The rows of one shard. Raises OSError where it is not there."""
-    with storage.open_input(part_uri(output, shard)) as file:
-        found: list[dict[str, Any]] = pq.ParquetFile(file).read().to_pylist()
-    return found
+def part(output: str, shard: int, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
+    """The rows of one shard, a few at a time in memory. Raises OSError where it is not there."""
+    return _rows_in(part_uri(output, shard), columns)
 
 
 def about(uri: str) -> dict[str, Any]:
     """What `write_part` put into a part file's footer."""
     with storage.open_input(uri) as file:
-        metadata = pq.ParquetFile(file).schema_arrow.metadata or {}
+        metadata = pq.ParquetFile(file).metadata.metadata or {}
     found: dict[str, Any] = json.loads(metadata.get(b"denoise", b"{}"))
     return found
 
@@ -133,6 +150,12 @@ def shard_of(name: str) -> int:
     digits = name.removeprefix("part-").removesuffix(".parquet")
     is_part = len(name) == len(digits) + len("part-.parquet") and digits.isdecimal()
     return int(digits) if is_part else -1
+
+
+def _rows_in(uri: str, columns: Sequence[str] | None) -> Iterator[dict[str, Any]]:
+    with storage.open_input(uri) as file:
+        for batch in pq.ParquetFile(file).iter_batches(16, columns=columns):
+            yield from batch.to_pylist()
 
 
 def _leaves(schema: pa.Schema) -> list[str]:

@@ -177,8 +177,24 @@ def test_out_of_memory_halves_the_batch_and_then_the_tile_and_says_so():
 
 def test_out_of_memory_with_the_smallest_tile_is_raised():
     denoiser = Denoiser(package_of(Counting(memory=10)))
-    with pytest.raises(torch.OutOfMemoryError):
+    with pytest.raises(MemoryError):
         denoiser(noise(300, 300, 3))
+
+
+class Greedy(Counting):
+    """Runs out of a CPU's memory, of which torch has no exception of its own."""
+
+    def forward(self, noisy: Tensor, sigma: Tensor) -> Tensor:
+        if noisy.shape[2] * noisy.shape[3] > 100 * 100:
+            torch.empty(1 << 50)
+        return super().forward(noisy, sigma)
+
+
+def test_out_of_a_cpus_memory_takes_smaller_tiles_too():
+    denoiser = Denoiser(package_of(Greedy()))
+    picture = noise(300, 300, 3)
+    assert np.allclose(denoiser(picture), picture / 2)
+    assert any("out of memory" in note for note in denoiser.notes)
 
 
 def test_the_two_layouts_turn_into_each_other():

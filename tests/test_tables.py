@@ -1,6 +1,9 @@
 """Tables keep their types whatever they hold, and anything can read them."""
 
+import weakref
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -50,12 +53,45 @@ def test_duckdb_reads_it(tmp_path: Path):
     assert duckdb.sql(query).fetchall() == [(31.0, 3)]
 
 
-def test_rows_come_back_sorted_by_path_and_the_footer_with_them(tmp_path: Path):
-    rows = [{"path": name, "error": None} for name in ("b", "a", "c")]
+def test_rows_come_back_in_order_and_the_footer_with_them(tmp_path: Path):
+    rows = [{"path": name, "error": None} for name in ("a", "b", "c")]
     tables.write_part(str(tmp_path), 3, rows, NOISE_SCHEMA, {"seconds": {"decode": 1.5}})
     assert [row["path"] for row in tables.part(str(tmp_path), 3)] == ["a", "b", "c"]
     assert tables.about(tables.part_uri(str(tmp_path), 3)) == {"seconds": {"decode": 1.5}}
     assert [row["path"] for row in tables.rows(str(tmp_path), ["path"])] == ["a", "b", "c"]
+
+
+def test_a_part_is_written_as_its_rows_come_and_never_holds_many_of_them(tmp_path: Path):
+    alive: weakref.WeakSet[Row] = weakref.WeakSet()
+    most = 0
+
+    def rows() -> Iterator[Row]:
+        nonlocal most
+        for number in range(20):
+            row = Row(path=f"{number:02d}", image={"bytes": bytes(4 << 20), "path": "x"})
+            alive.add(row)
+            most = max(most, len(alive))
+            yield row
+
+    tables.write_part(str(tmp_path), 0, rows(), INFER_SCHEMA, {})
+    assert len(list(tables.part(str(tmp_path), 0, ["path"]))) == 20
+    assert most <= 6  # of 4 MiB each: a row group of 16 MiB, and the next one's first
+
+
+def test_a_part_whose_rows_cannot_be_had_is_not_there_at_all(tmp_path: Path):
+    def rows() -> Iterator[dict[str, Any]]:
+        yield {"path": "a"}
+        raise RuntimeError("the network is gone")
+
+    with pytest.raises(RuntimeError, match="the network is gone"):
+        tables.write_part(str(tmp_path), 0, rows(), INFER_SCHEMA, {})
+    assert not list((tmp_path / "data").iterdir())
+
+
+class Row(dict[str, Any]):
+    """A row that can be watched: a plain dict cannot be referred to weakly."""
+
+    __hash__ = object.__hash__  # type: ignore[assignment]  # by identity: two are never one
 
 
 @pytest.mark.parametrize("name", ["part-1.parquet.x", ".part-00000001.parquet.ab", "x.parquet"])
