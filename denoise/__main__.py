@@ -8,7 +8,10 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import field, make_dataclass
+from functools import partial, reduce
 from importlib import import_module
+from operator import or_
+from threading import Event
 from typing import Annotated, Any
 
 from denoise import __version__
@@ -39,9 +42,10 @@ def main(arguments: list[str] | None = None, *, verb: str | None = None) -> None
     given = sys.argv[1:] if arguments is None else arguments
     if verb is None:
         verb, given = _verb_of(given)
+    interrupted = Event()
     for sign in (signal.SIGINT, signal.SIGTERM):  # a shell's background jobs begin without SIGINT
-        signal.signal(sign, _interrupt)
-    sys.exit(_run(verb, given))
+        signal.signal(sign, partial(_interrupt, interrupted))
+    sys.exit(_run(verb, given, interrupted))
 
 
 def _verb_of(given: list[str]) -> tuple[str, list[str]]:
@@ -53,6 +57,8 @@ def _verb_of(given: list[str]) -> tuple[str, list[str]]:
     if given[0] in ("-V", "--version"):
         print(f"denoise {__version__}")
         sys.exit(0)
+    if given[0].startswith("--tyro-"):
+        _complete(given)
     if given[0] not in VERBS:
         from difflib import get_close_matches
 
@@ -63,15 +69,15 @@ def _verb_of(given: list[str]) -> tuple[str, list[str]]:
     return given[0], given[1:]
 
 
-def _run(verb: str, given: list[str]) -> int:
+def _run(verb: str, given: list[str], interrupted: Event) -> int:
     """Reads the flags, does the work, shows the result; the exit code."""
     try:
-        return _done(verb, given)
+        return _done(verb, given, interrupted)
     except KeyboardInterrupt:
         return _fail(f"\ndenoise {verb}: interrupted; the same command goes on from here", 130)
 
 
-def _done(verb: str, given: list[str]) -> int:
+def _done(verb: str, given: list[str], interrupted: Event) -> int:
     module, function, config_name, _ = VERBS[verb]
     home = import_module(f"denoise.{module}")
     try:
@@ -86,8 +92,12 @@ def _done(verb: str, given: list[str]) -> int:
             found = getattr(home, function)(config)
     except SettingsError as error:
         return _fail(f"denoise {verb}: {error}", 2)
-    except RuntimeError as error:
-        if verbose:
+    except Exception as error:
+        # A signal to the whole group, as from a terminal or systemd, ends Ray's processes too: the
+        # job may fail of that before it is told itself
+        if interrupted.wait(1):
+            raise KeyboardInterrupt from error
+        if verbose or not isinstance(error, RuntimeError):
             raise
         return _fail(f"denoise {verb}: {error} (-v shows where)", 1)
     _show(found, as_json=as_json)
@@ -115,8 +125,36 @@ def _flags(verb: str, config: type, given: list[str]) -> tuple[Any, bool, bool]:
     """A verb's config from its flags, by tyro; it exits with 2 where a flag is wrong."""
     import tyro
 
+    found: Any = tyro.cli(
+        _command_of(config),
+        prog=f"denoise {verb}",
+        description=config.__doc__,
+        args=given,
+    )
+    return found.config, found.json, found.verbose
+
+
+def _complete(given: list[str]) -> None:
+    """Prints what a shell needs to complete all verbs and flags, and exits."""
+    import tyro
+
+    verbs: list[Any] = [
+        Annotated[
+            _command_of(getattr(import_module(f"denoise.{module}"), config)),
+            tyro.conf.subcommand(verb, description=about),
+        ]
+        for verb, (module, _, config, about) in VERBS.items()
+    ]
+    any_verb: Any = reduce(or_, verbs)
+    tyro.cli(any_verb, prog="denoise", args=given)
+
+
+def _command_of(config: type) -> type:
+    """What can be given to a verb: its config, and the flags that all of them have."""
+    import tyro
+
     says = "one line of JSON on stdout and nothing else there"
-    command = make_dataclass(
+    return make_dataclass(
         "Command",
         [
             ("config", Annotated[config, tyro.conf.arg(name="")]),
@@ -131,13 +169,6 @@ def _flags(verb: str, config: type, given: list[str]) -> tuple[Any, bool, bool]:
         ],
         frozen=True,
     )
-    found: Any = tyro.cli(
-        command,
-        prog=f"denoise {verb}",
-        description=config.__doc__,
-        args=given,
-    )
-    return found.config, found.json, found.verbose
 
 
 def _log_to_stderr(verbose: bool) -> None:
@@ -170,7 +201,8 @@ def _fail(words: str, code: int) -> int:
     return code
 
 
-def _interrupt(*_: Any) -> None:
+def _interrupt(interrupted: Event, *_: Any) -> None:
+    interrupted.set()
     raise KeyboardInterrupt
 
 

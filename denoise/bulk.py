@@ -50,9 +50,8 @@ class BulkConfig:
     quality: int | None = None  # 1..100, for jpeg and lossy webp; lossless webp without it
     strip_metadata: bool = False  # leave EXIF, ICC profile and resolution out
     max_pixels: int = MAX_PIXELS  # a larger image is an error row
-    workers: int | tuple[int, int] | None = (
-        None  # N, or MIN MAX to grow and shrink; one a CPU or GPU
-    )
+    # N, or MIN MAX to grow and shrink; without it one a CPU or GPU
+    workers: int | tuple[int, int] | None = None
     max_error_rate: float = 0.01  # exit code 3 where a larger share of the images fails
     retry_errors: bool = False  # do the images again that failed in an earlier run
     overwrite: bool = False  # discard what the output folder holds
@@ -199,7 +198,8 @@ def _work(
     from denoise import runtime, shards  # Ray: a finished run does without
 
     with runtime.connected(verbose=_log.isEnabledFor(logging.DEBUG)) as resources:
-        runtime.check_shared((storage.join(place, "_run.json"), *needed))
+        first = next(shard for todo, _ in rounds for shard in todo).entries(place)[0].uri
+        runtime.check_shared((storage.join(place, "_run.json"), first, *needed))
         for todo, only_errors in rounds:
             if not todo:
                 continue

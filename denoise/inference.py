@@ -39,9 +39,7 @@ class InferConfig(BulkConfig):
     reference: str | None = None  # the images are noisy: the clean ones lie here, by path or stem
     level: float | None = None  # sigma of the noise to remove, 0..1; estimated where not given
     ssim: bool = False  # measure structural similarity too (extra `ssim`)
-    tile: int | None = (
-        None  # side of the inference tiles in pixels; chosen by device where not given
-    )
+    tile: int | None = None  # side of inference tiles in pixels; by device where not given
     gpus_per_worker: float = 1.0  # share of a GPU a worker takes, where there are GPUs
 
     def __post_init__(self) -> None:
@@ -55,8 +53,9 @@ class InferConfig(BulkConfig):
             raise ValueError("float-noise needs add-noise: there is no noise to leave unrounded")
         if self.tile is not None and self.tile < 16:
             raise ValueError(f"tile must be at least 16 pixels, got {self.tile}")
-        if self.gpus_per_worker <= 0:
-            raise ValueError(f"gpus-per-worker must be above 0, got {self.gpus_per_worker}")
+        share = self.gpus_per_worker
+        if share <= 0 or (share > 1 and share % 1):
+            raise ValueError(f"gpus-per-worker must lie in 0..1 or be a whole number, got {share}")
 
     def settings(self) -> dict[str, Any]:
         named = ("add_noise", "float_noise", "level", "ssim", "tile")
@@ -138,7 +137,7 @@ def _stages(
             _Everything,
             fn_constructor_args=(config, model, only_errors),
             num_cpus=1,
-            compute=runtime.actors(counts, int(resources.cpus), count),
+            compute=runtime.actors(counts, count, resources, {"CPU": 1}),
             **options,
         )
     hands = runtime.tasks(resources.hands)
@@ -150,7 +149,7 @@ def _stages(
         fn_constructor_args=(config,),
         num_cpus=0,
         num_gpus=config.gpus_per_worker,
-        compute=runtime.actors(counts, max(1, int(resources.gpus / config.gpus_per_worker)), count),
+        compute=runtime.actors(counts, count, resources, {"GPU": config.gpus_per_worker}),
         **options,
     )
     return denoised.map_batches(

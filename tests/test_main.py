@@ -1,0 +1,84 @@
+"""The command line: every flag explains itself, and shells complete verbs and flags."""
+
+import dataclasses
+import io
+import shutil
+import subprocess
+import sys
+from contextlib import redirect_stdout
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from denoise.__main__ import VERBS, main
+
+
+@pytest.fixture(scope="module")
+def scripts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """What `denoise --tyro-print-completion SHELL` prints, by shell."""
+    place = tmp_path_factory.mktemp("completion")
+    files = {}
+    for shell in ("bash", "zsh"):
+        command = [sys.executable, "-m", "denoise", "--tyro-print-completion", shell]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        files[shell] = place / shell
+        files[shell].write_text(done.stdout)
+    return files
+
+
+COMPLETE = """
+source "$1"; shift
+COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMP_LINE="$*"; COMP_POINT=${#COMP_LINE}
+_tyro_denoise denoise "${COMP_WORDS[-1]}" "${COMP_WORDS[-2]}"
+echo "${COMPREPLY[@]}"
+"""
+
+
+@pytest.mark.parametrize(
+    ("typed", "completed"),
+    [
+        (["inf"], "infer"),
+        (["d"], "demo doctor"),
+        (["infer", "--mod"], "--model"),
+        (["train", "--archi"], "--architecture"),
+        (["infer", "--format", ""], "png webp jpeg tiff same"),
+    ],
+    ids=" ".join,
+)
+def test_bash_completes_verbs_flags_and_values(
+    scripts: dict[str, Path], typed: list[str], completed: str
+):
+    command = ["bash", "-c", COMPLETE, "bash", str(scripts["bash"]), "denoise", *typed]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == completed
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_the_completion_is_a_script_of_its_shell(scripts: dict[str, Path], shell: str):
+    if not shutil.which(shell):
+        pytest.skip(f"needs {shell}")
+    subprocess.run([shell, "-n", str(scripts[shell])], check=True)
+    assert all(f"'{verb}'" in scripts[shell].read_text() for verb in VERBS)
+
+
+@pytest.mark.parametrize("verb", [verb for verb in VERBS if verb != "models"])
+def test_every_flag_is_explained(verb: str):
+    module, _, config, _ = VERBS[verb]
+    out = io.StringIO()
+    with redirect_stdout(out), pytest.raises(SystemExit):
+        main([verb, "--help"])
+    words = " ".join(out.getvalue().replace("\u2502", " ").split())
+    for flag in dataclasses.fields(getattr(import_module(f"denoise.{module}"), config)):
+        name = "--" + flag.name.replace("_", "-")
+        assert name in words
+        after = words.split(f" {name} ")[-1].split(" --")[0]
+        explained = after.split(" (default:")[0].split(" (required)")[0]
+        assert any(word.islower() and word.isalpha() for word in explained.split()), name
+
+
+def test_a_verb_that_is_nearly_right_is_guessed(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as ended:
+        main(["infre"])
+    assert ended.value.code == 2
+    assert "did you mean infer?" in capsys.readouterr().err
