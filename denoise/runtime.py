@@ -2,15 +2,17 @@
 
 import logging
 import os
+import re
 import secrets
 import signal
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+import grpc
 import ray
 from ray.data import ActorPoolStrategy, DataContext, TaskPoolStrategy
 from ray.exceptions import RayError
@@ -18,6 +20,10 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as Aff
 
 from denoise import storage
 from denoise.storage import SettingsError
+from denoise.waiting import told, words_of
+
+_log = logging.getLogger(__name__)
+_ANSWER = 10.0  # seconds within which a cluster answers
 
 
 @dataclass(frozen=True)
@@ -27,11 +33,24 @@ class Resources:
     cpus: float
     gpus: float
     nodes: int
+    fixed: bool = False  # a session of this process: nobody adds a node
+    by_node: tuple[Mapping[str, float], ...] = ()  # "CPU" and "GPU" of each
 
     @property
     def hands(self) -> int | None:
         """How many tasks, of a CPU each, run at once; on a cluster, which may grow, what fits."""
         return max(1, int(self.cpus)) if self.nodes == 1 else None
+
+    def room(self, each: Mapping[str, float]) -> int:
+        """How many workers fit that take so much "CPU" and "GPU", each of them on one node."""
+        return sum(
+            min(int(node.get(name, 0.0) / amount) for name, amount in each.items())
+            for node in self.by_node
+        )
+
+    def __str__(self) -> str:
+        nodes = f" on {self.nodes} nodes" if self.nodes > 1 else ""
+        return f"{self.cpus:g} CPUs and {self.gpus:g} GPUs{nodes}"
 
 
 @contextmanager
@@ -39,15 +58,18 @@ def connected(*, verbose: bool = False) -> Iterator[Resources]:
     """Ray for the time of a job: the cluster of `RAY_ADDRESS` (`ray job submit` sets it), a session
     that is there already, or a private local one that is gone afterwards.
 
-    Raises SettingsError where the cluster cannot be reached or speaks another version.
+    Raises SettingsError where the cluster cannot be reached or speaks another version. Where others
+    may hold what the job needs, the log says so when it has waited for a minute.
     """
     mine = not ray.is_initialized()
     if mine:
         with _own_signals():
             _connect(verbose=verbose)
     _quieten(verbose=verbose)
+    alone = mine and os.environ.get("RAY_ADDRESS", "local") in ("", "local")
     try:
-        yield resources()
+        with nullcontext() if alone else told():
+            yield resources()
     finally:
         if mine:
             ray.shutdown()
@@ -55,18 +77,35 @@ def connected(*, verbose: bool = False) -> Iterator[Resources]:
 
 def resources() -> Resources:
     """What the session that we are connected to has."""
-    found = ray.cluster_resources()
-    alive = [node for node in ray.nodes() if node["Alive"]]
-    return Resources(found.get("CPU", 0.0), found.get("GPU", 0.0), len(alive))
+    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    cpus, gpus = (sum(node.get(name, 0.0) for node in alive) for name in ("CPU", "GPU"))
+    own = ray._private.worker._global_node
+    return Resources(cpus, gpus, len(alive), own is not None and own.is_head(), tuple(alive))
 
 
-def actors(workers: tuple[int, ...], default: int, shards: int) -> ActorPoolStrategy:
-    """A pool of so many actors, no more than there are shards: started together, or growing and
-    shrinking between two numbers."""
-    if len(workers) == 2:
-        low, high = (min(count, shards) for count in workers)
+def actors(
+    workers: tuple[int, ...], shards: int, there: Resources, each: Mapping[str, float]
+) -> ActorPoolStrategy:
+    """A pool of so many actors that take so much `each`, no more than there are shards: started
+    together, or growing and shrinking between two numbers; as many as fit where none were asked
+    for. Raises SettingsError where not one of them can ever run."""
+    room = there.room(each)
+    if there.fixed and not room:
+        raise SettingsError(f"a worker takes {words_of(each)}; this machine has {there}")
+    counts = workers or (max(1, room),)
+    if there.fixed and min(shards, counts[-1]) > room:
+        _log.warning(
+            "asked for %d workers, each with %s; %s have room for %d: going on with those",
+            counts[-1],
+            words_of(each),
+            there,
+            room,
+        )
+        counts = tuple(min(count, room) for count in counts)
+    low, high = (min(count, shards) for count in (counts[0], counts[-1]))
+    if len(counts) == 2:
         return ActorPoolStrategy(min_size=low, max_size=high, initial_size=low)
-    return ActorPoolStrategy(size=min(workers[0] if workers else default, shards))
+    return ActorPoolStrategy(size=low)
 
 
 def tasks(size: int | None) -> TaskPoolStrategy:
@@ -80,7 +119,7 @@ def check_shared(uris: tuple[str, ...]) -> None:
     nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
     if len(nodes) < 2:
         return
-    local = [uri for uri in uris if storage.is_local(uri)]
+    local = [uri for uri in uris if storage.is_local(uri) and storage.exists(uri)]
     looks = [
         (uri, _is_there.options(scheduling_strategy=Affinity(node, soft=True)).remote(uri))
         for uri in local
@@ -116,7 +155,8 @@ def _connect(*, verbose: bool) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     address = os.environ.get("RAY_ADDRESS")
     options: dict[str, Any] = {"log_to_driver": verbose, "logging_level": _level(verbose)}
-    if address:
+    if address and address != "local":
+        _check_answers(address)
         options["address"] = address
     else:
         # Nobody but us: Ray asks for a token on every port of a local session, unless this says not
@@ -129,8 +169,45 @@ def _connect(*, verbose: bool) -> None:
             ray.init(**options)
     except (ConnectionError, RayError, RuntimeError, ValueError) as error:
         where = f"the Ray cluster at {address}" if address else "a local Ray"
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise SettingsError(f"cannot start or reach {where}: {reason}") from error
+        raise SettingsError(f"cannot start or reach {where}: {_reason(error)}") from error
+
+
+def _check_answers(address: str) -> None:
+    """Raises SettingsError where nobody answers there, or not to our token: Ray itself would try
+    for minutes and then not say which."""
+    if not re.fullmatch(r"[^/]+:\d+", address):
+        return  # `auto`, or `ray://...`
+    from ray._private.grpc_utils import init_grpc_channel
+
+    try:
+        with init_grpc_channel(address) as channel:
+            ask = channel.unary_unary("/ray.rpc.NodeInfoGcsService/GetClusterId")
+            ask(b"", timeout=_ANSWER, wait_for_ready=True)
+    except grpc.RpcError as error:
+        if error.code() is grpc.StatusCode.UNAUTHENTICATED:
+            raise SettingsError(
+                f"the Ray cluster at {address} refused the token: give the cluster's own in "
+                "RAY_AUTH_TOKEN or ~/.ray/auth_token, with RAY_AUTH_MODE=token"
+            ) from error
+        if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+            raise SettingsError(
+                f"no Ray cluster answers at {address} (RAY_ADDRESS) within {_ANSWER:g} s: does it "
+                "run, and is its port 6379 reachable from here?"
+            ) from error
+        _log.debug("what answers at %s says: %s", address, error)  # Ray will say it its own way
+
+
+def _reason(error: BaseException) -> str:
+    """What Ray says went wrong, on one line."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    versions = re.findall(r"Ray: (\S+) Python: (\S+)", text)
+    if len(versions) != 2:
+        return text
+    (theirs, their_python), (ours, our_python) = versions
+    return (
+        f"it runs Ray {theirs} on Python {their_python}, this is Ray {ours} on Python {our_python};"
+        " install the cluster's versions here, or send the job to it with `ray job submit`"
+    )
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -28,6 +29,7 @@ class Node:
 
     process: subprocess.Popen[bytes]
     mark: str
+    metrics: int  # the port of its Prometheus endpoint
     seen: set[str] = field(default_factory=set)  # names of what ran on it
 
     def look(self) -> set[str]:
@@ -61,30 +63,46 @@ class Nodes:
         log = Path(folder, "0.log").read_text()
         self.env["RAY_ADDRESS"] = re.findall(r"--address='([\d.:]+)'", log)[0]
 
-    def add(self, cpus: int, gpus: int = 0, *flags: str) -> Node:
-        """Starts a node and waits until it has joined."""
+    def add(self, cpus: int, gpus: int = 0, *flags: str, without: Path | None = None) -> Node:
+        """Starts a node, from which a folder may be hidden, and waits until it has joined."""
         log = Path(self.folder, f"{len(self.nodes)}.log")
         mark = uuid4().hex
         address = [f"--address={self.env['RAY_ADDRESS']}"] if self.nodes else []
         command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", *address]
         size = [f"--num-cpus={cpus}", f"--num-gpus={gpus}", "--object-store-memory=200000000"]
-        ports = ["--dashboard-agent-listen-port=0", "--disable-usage-stats"]
+        metrics = servers.free_port()
+        ports = ["--dashboard-agent-listen-port=0", f"--metrics-export-port={metrics}"]
+        hidden = [
+            "unshare",
+            "--mount",
+            "sh",
+            "-c",
+            f'mount -t tmpfs none {without} && exec "$@"',
+            "",
+        ]
         with log.open("wb") as out:
             process = subprocess.Popen(
-                [*command, *size, *ports, *flags],
+                [
+                    *(hidden if without else []),
+                    *command,
+                    *size,
+                    *ports,
+                    "--disable-usage-stats",
+                    *flags,
+                ],
                 env=self.env | running.mark_of(mark),
                 stdout=out,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        self.nodes.append(Node(process, mark))
+        self.nodes.append(Node(process, mark, metrics))
         started = "Ray runtime started"
         wait_until(lambda: started in log.read_text() or process.poll() is not None, 120)
         assert process.poll() is None, log.read_text()
         return self.nodes[-1]
 
-    def job(self, verb: str, *flags: str) -> Job:
-        return Job(verb, *flags, env=self.env)
+    def job(self, verb: str, *flags: str, **env: str) -> Job:
+        return Job(verb, *flags, env=self.env | env)
 
     def watch(self, job: Job, until: Callable[[], bool]) -> None:
         """Looks at what runs where until something is so, or the job ends."""
@@ -143,6 +161,31 @@ def test_every_node_works_and_every_image_has_one_row(nodes: Nodes, denoised: st
     assert not head.runs("MapWorker")
 
 
+def test_images_done_are_counted_at_the_nodes_prometheus_endpoints(nodes: Nodes, denoised: str):
+    """Since the cluster began: no other job has run on it yet."""
+    said = [_metrics(node) for node in nodes.nodes]
+    for name, expected in (("images", IMAGES), ("megapixels", _megapixels(denoised))):
+        counts = [
+            float(count)
+            for text in said
+            for count in re.findall(
+                rf"^ray_denoise_{name}(?:_total)?{{.*}} (\S+)$", text, re.MULTILINE
+            )
+        ]
+        assert sum(counts) == pytest.approx(expected)
+    assert "ray_denoise_model_seconds" in "".join(said)
+    assert "ray_denoise_failed" not in "".join(said)
+
+
+def _metrics(node: Node) -> str:
+    with urllib.request.urlopen(f"http://127.0.0.1:{node.metrics}/metrics", timeout=10) as answer:
+        return str(answer.read().decode())
+
+
+def _megapixels(output: str) -> float:
+    return sum(row["height"] * row["width"] for row in rows_of(output)) / 1e6
+
+
 def test_a_node_lost_in_the_middle_costs_no_row_and_a_node_added_is_used(
     nodes: Nodes, denoised: str
 ):
@@ -193,12 +236,83 @@ def test_the_network_runs_where_the_gpus_are_and_everything_else_where_the_cpus_
     assert not any(node.runs("_Network") for node in cpus)
 
 
-def test_a_folder_that_only_one_node_has_would_be_refused(nodes: Nodes, tmp_path: Path):
+def test_training_into_a_local_folder_is_refused(nodes: Nodes, tmp_path: Path):
     """All raylets here see this disk; training refuses it all the same, unable to know."""
     flags = ["--images", f"{nodes.root}/images", "--output", str(tmp_path / "model")]
     done = nodes.job("train", *flags, "--steps", "1").done()
     assert done.code == 2
     assert "local folder" in done.err and "Traceback" not in done.err
+
+
+@pytest.mark.skipif(
+    subprocess.run(["unshare", "--mount", "true"], capture_output=True, check=False).returncode
+    != 0,
+    reason="needs the right to hide a folder from a process (unshare --mount)",
+)
+@pytest.mark.parametrize("what", ["images", "model", "output"])
+def test_what_only_the_laptop_has_is_refused(nodes: Nodes, tmp_path: Path, what: str):
+    mine = tmp_path / "mine"
+    running.pictures(mine / "images", 3)
+    running.tiny_model(mine / "model")
+    there = {"images": f"{nodes.root}/images", "model": f"{nodes.root}/tiny"}
+    there["output"] = f"{nodes.root}/unmade-{what}"
+    there[what] = str(mine / what)
+    elsewhere = nodes.add(1, without=tmp_path)
+    done = nodes.job("infer", *(f"--{name}={place}" for name, place in there.items())).done()
+    nodes.nodes.remove(elsewhere)
+    elsewhere.kill()
+    assert done.code == 2
+    assert f"{mine}/{what}" in done.err and "is on this machine only" in done.err
+    assert "Traceback" not in done.err
+
+
+def test_a_refused_token_is_one_clear_line(nodes: Nodes):
+    job = nodes.job("infer", *_flags(nodes, f"{nodes.root}/refused"), RAY_AUTH_TOKEN="f" * 64)
+    done = job.done(60)
+    assert done.code == 2
+    assert "refused the token" in done.err and "RAY_AUTH_TOKEN" in done.err
+    assert "f" * 64 not in done.err and len(done.err.splitlines()) == 1
+
+
+def test_a_cluster_of_other_versions_is_refused_and_both_are_named(nodes: Nodes):
+    with _of_other_versions(nodes):
+        done = nodes.job("infer", *_flags(nodes, f"{nodes.root}/versions")).done(60)
+    assert done.code == 2
+    assert "it runs Ray 2.50.0 on Python 3.12.1, this is Ray" in done.err
+    assert len(done.err.splitlines()) == 1
+
+
+_OTHER = """
+import json, ray
+from ray.experimental.internal_kv import _internal_kv_get, _internal_kv_put
+ray.init(log_to_driver=False)
+name = {"key": b"CLUSTER_METADATA", "namespace": b"cluster"}
+ours = _internal_kv_get(**name)
+other = json.loads(ours) | {"ray_version": "2.50.0", "python_version": "3.12.1"}
+_internal_kv_put(value=json.dumps(other).encode(), overwrite=True, **name)
+print("changed", flush=True)
+input()
+_internal_kv_put(value=ours, overwrite=True, **name)
+"""
+
+
+@contextmanager
+def _of_other_versions(nodes: Nodes) -> Iterator[None]:
+    """Lets the head say that another Ray started it, as long as a process of ours is connected."""
+    with subprocess.Popen(
+        [sys.executable, "-c", _OTHER],
+        env=nodes.env,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdin and process.stdout
+        assert any(line == "changed\n" for line in process.stdout)
+        try:
+            yield
+        finally:
+            process.communicate("\n")
+    assert process.returncode == 0
 
 
 def test_more_workers_than_the_cluster_has_are_refused_with_what_is_missing(nodes: Nodes):

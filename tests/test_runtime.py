@@ -1,0 +1,63 @@
+"""Connecting to Ray: what is wrong with a cluster, or asked for in vain, is one clear line."""
+
+from pathlib import Path
+
+import pytest
+from running import run
+
+from denoise.runtime import Resources, _reason, actors
+from denoise.storage import SettingsError
+
+TWO_CPUS = Resources(2, 0, 1, fixed=True, by_node=({"CPU": 2.0},))
+CLUSTER = Resources(4, 2, 2, by_node=({"CPU": 4.0}, {"CPU": 0.0, "GPU": 2.0}))
+
+
+def test_an_address_where_nobody_answers_is_one_line(photos: Path, tmp_path: Path):
+    flags = ["--images", str(photos), "--output", str(tmp_path / "out")]
+    done = run("infer", *flags, env={"RAY_ADDRESS": "127.0.0.1:1"}, seconds=60)
+    assert done.code == 2
+    (line,) = (line for line in done.err.splitlines() if "left out" not in line)
+    assert line.startswith("denoise infer: no Ray cluster answers at 127.0.0.1:1")
+
+
+def test_other_versions_are_both_named_with_a_way_out():
+    """The words are those of Ray 2.60; tests/test_nodes.py has them from Ray itself."""
+    raised = RuntimeError(
+        "Version mismatch: The cluster was started with:\n    Ray: 2.50.0\n    Python: 3.12.1\n"
+        "This process on node 192.0.2.2 was started with:\n    Ray: 2.60.0\n    Python: 3.11.7\n"
+    )
+    assert _reason(raised) == (
+        "it runs Ray 2.50.0 on Python 3.12.1, this is Ray 2.60.0 on Python 3.11.7; install the "
+        "cluster's versions here, or send the job to it with `ray job submit`"
+    )
+
+
+def test_whatever_else_ray_says_is_put_on_one_line():
+    assert _reason(RuntimeError("something\n   else\n")) == "something else"
+    assert _reason(RuntimeError()) == "RuntimeError"
+
+
+def test_a_machine_works_with_as_many_workers_as_it_has_room_for_and_says_so(
+    caplog: pytest.LogCaptureFixture,
+):
+    assert actors((8,), 100, TWO_CPUS, {"CPU": 1}).size == 2
+    assert "asked for 8 workers, each with 1 CPU; 2 CPUs and 0 GPUs have room for 2" in caplog.text
+
+
+def test_a_cluster_may_grow_to_as_many_workers_as_were_asked_for():
+    assert actors((8,), 100, CLUSTER, {"CPU": 1}).size == 8
+    pool = actors((1, 8), 5, CLUSTER, {"CPU": 1})
+    assert (pool.min_size, pool.max_size) == (1, 5)
+
+
+def test_as_many_workers_as_fit_are_the_default():
+    assert actors((), 100, CLUSTER, {"CPU": 1}).size == 4
+    assert actors((), 100, CLUSTER, {"GPU": 0.5}).size == 4
+    assert actors((), 3, CLUSTER, {"GPU": 0.5}).size == 3
+    assert actors((), 100, Resources(0, 0, 1), {"CPU": 1}).size == 1  # it will grow
+
+
+def test_a_worker_that_this_machine_can_never_hold_is_refused():
+    one_gpu = Resources(8, 1, 1, fixed=True, by_node=({"CPU": 8.0, "GPU": 1.0},))
+    with pytest.raises(SettingsError, match=r"takes 2 GPUs; this machine has 8 CPUs and 1 GPUs"):
+        actors((), 10, one_gpu, {"GPU": 2.0})
