@@ -64,8 +64,8 @@ def bucket(place):
 @pytest.mark.parametrize(("kind", "code"), COMMANDS)
 def test_a_command_of_the_readme_runs(kind, code, place, ray_session, request):
     path = f"{place / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}"
-    cache = {"HF_HOME": str(place / "hf"), "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
-    environment = {**os.environ, **cache, "PATH": path}
+    home = {"HOME": str(place), "HF_HOME": str(place / "hf"), "HF_HUB_OFFLINE": "1"}
+    environment = {**os.environ, **home, "PYTHONPATH": str(ROOT), "PATH": path}
     if "s3://" in code:  # a Ray of its own, whose workers know where the bucket is
         environment |= request.getfixturevalue("bucket").env
     elif "import ray" in code:  # a Ray of its own, which works in the reader's folder
