@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
 
-from denoise.learning import Judge, Record, Share
+from denoise.judge import Judge, Share
+from denoise.learning import Record
 from denoise.metrics import mse, psnr
 from denoise.model import UNTOLD
 from denoise.patches import TOLD, UNCLIPPED, Photo, Recipe
@@ -31,16 +32,16 @@ denoise: `denoise infer --images photos --output denoised --model {name}`
 | | |
 |---|---|
 | architecture | {architecture}, {parameters:,} parameters, {macs:.0f} kMAC a pixel |
-| noise | sigma {sigma} of the 0..1 scale; in {unclipped:.0%} of the samples not clipped |
-| noise level | told in {told:.0%} of the samples; else the network judges it by itself |
+| noise | {noise} |
+| noise level | {level} |
 | trained on | {photos} photos ({images}), patches of {patch} pixels, {batch_size} a step |
 | steps | {last_step} of {steps}, kept is step {best_step} |
 | optimizer | AdamW, {learning_rate:g} falling by a cosine, {loss} loss, moving average of weights |
 | seed | {seed} |
 | hardware | {hardware}, {workers} worker(s), {images_per_second:.0f} patches/s |
-| validation | **{psnr:.2f} dB**: {validated_on} photos' middles, sigma {middle:g}, clipped |
+| validation | **{psnr:.2f} dB**: {validated_on} of {validation_listed} photos (middles), {judged} |
 
-Made with `denoise train --images PHOTOS {flags}`.
+Made with `denoise train --images {given} {flags}`.
 
 PSNR is over RGB, the mean over the photos, of rounded pixels. Not for medical or forensic use: what
 noise has buried, the network makes up.
@@ -50,27 +51,46 @@ noise has buried, the network makes up.
 ![clean, noisy, denoised](samples.jpg)
 """
 
+_DRAWN = (
+    f"{{sigma}} of the 0..1 scale; in {UNCLIPPED:.0%} of the samples not clipped",
+    f"told in {TOLD:.0%} of the samples; else the network judges it by itself",
+)
+_PAIRS = (
+    "that of the pairs: {sigma} of the 0..1 scale, clipped and rounded",
+    "never told: the network judges it by itself",
+)
+
 
 def text(name: str, fields: Mapping[str, Any], model: nn.Module, history: Sequence[Record]) -> str:
     """The model card, in Markdown."""
-    training = fields["training"]
+    training, metrics = fields["training"], fields["metrics"]
+    is_pairs = fields["clipping"] != "both"
     init = ["--init", str(training["init"])] if training.get("init") else []
-    flags = [*init, *(word for name in _FLAGS for word in _flag(name, training[name]))]
-    low, high = fields["sigma"]
+    told = [name for name in _FLAGS if not (is_pairs and name == "sigma")]
+    flags = [*init, *(word for name in told for word in _flag(name, training[name]))]
+    noise, level = _PAIRS if is_pairs else _DRAWN
     return _TEXT.format(
         **{key: training[key] for key in training if key not in ("sigma", "architecture")},
         name=name,
+        given="PAIRS" if is_pairs else "PHOTOS",
         flags=" ".join(flags),
         architecture=fields["architecture"],
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         macs=float(model.macs_per_pixel) / 1e3,  # type: ignore[arg-type]
-        sigma=f"{low:g}" if low == high else f"{low:g} to {high:g}",
-        middle=(low + high) / 2,
-        unclipped=UNCLIPPED,
-        told=TOLD,
+        noise=noise.format(sigma=_words_of(fields["sigma"])),
+        level=level,
+        judged=_words_of(metrics["validation_sigma"]) + ", clipped",
         images_per_second=np.median([record["images_per_second"] for record in history]),
-        psnr=fields["metrics"]["validation_psnr"],
+        psnr=metrics["validation_psnr"],
     )
+
+
+def _words_of(sigma: float | Sequence[float] | None) -> str:
+    """A noise level, or the least and the greatest."""
+    if sigma is None:
+        return "a sigma that the pairs do not tell"
+    low, high = (sigma, sigma) if isinstance(sigma, int | float) else sigma
+    return f"sigma {low:g}" if low == high else f"sigma {low:g} to {high:g}"
 
 
 def _flag(name: str, value: Any) -> list[str]:

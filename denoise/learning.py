@@ -13,16 +13,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from denoise.metrics import psnr
+from denoise.judge import Judge, Share, added
 from denoise.model import UNTOLD, device
-from denoise.noise import add_noise, seed_of
 from denoise.patches import Patches, Photo, Recipe, Sampler
 
 LOG_EVERY = 20  # steps between records
@@ -31,8 +28,6 @@ WEIGHT_DECAY = 1e-4
 CLIP_NORM = 0.3  # twice what is usual here, so that a rare batch cannot throw the weights off
 BETAS = (0.9, 0.99)  # a shorter memory than AdamW's own, for the same reason
 AVERAGE_DECAY = 0.999  # of the weights' moving average, which is what is validated and kept
-VALIDATION_SIDE = 256  # photos are validated on their middle
-VALIDATION_PHOTOS = 32
 
 Record = dict[str, float]
 State = dict[str, Any]
@@ -40,14 +35,6 @@ State = dict[str, Any]
 
 class Diverged(ArithmeticError):
     """The loss is no number any more."""
-
-
-@dataclass(frozen=True)
-class Share:
-    """Which worker this is, of how many."""
-
-    rank: int = 0
-    world: int = 1
 
 
 @dataclass
@@ -146,27 +133,40 @@ def parallel(model: nn.Module, share: Share, *, compiled: bool) -> nn.Module:
     return DistributedDataParallel(network, find_unused_parameters=True)
 
 
-def parts(recipe: Recipe, sampler: Sampler, share: Share, first: int) -> Iterator[Patches]:
-    """This worker's share of each batch, in as many parts as are accumulated."""
-    each = recipe.batch_size // share.world
-    part = each // recipe.accumulate
+@dataclass(frozen=True)
+class Part:
+    """Some samples of a batch, and how much they weigh in it."""
+
+    patches: Patches
+    weight: float  # the mean over all workers of their parts' weighted losses is the batch's loss
+
+
+def parts(recipe: Recipe, sampler: Sampler, share: Share, first: int) -> Iterator[Part]:
+    """This worker's slice of each batch, in as many parts as are accumulated.
+
+    A batch is cut where it falls into parts of equal size, give or take one sample.
+    """
+    size, count = recipe.batch_size, share.world * recipe.accumulate
+    mine = range(share.rank * recipe.accumulate, (share.rank + 1) * recipe.accumulate)
     for step in range(first, recipe.steps):
-        start = step * recipe.batch_size + share.rank * each
-        for k in range(recipe.accumulate):
-            yield sampler.patches(start + k * part, part)
+        for k in mine:
+            start, stop = k * size // count, (k + 1) * size // count
+            patches = sampler.patches(step * size + start, stop - start)
+            yield Part(patches, (stop - start) * share.world / size)
 
 
-def backward(network: nn.Module, recipe: Recipe, batches: Iterator[Patches]) -> Tensor:
-    """The loss of one step, its gradients left in the parameters."""
+def backward(network: nn.Module, recipe: Recipe, batches: Iterator[Part]) -> Tensor:
+    """This worker's share of the loss of one step, its gradients left in the parameters."""
     network.zero_grad()
     total = torch.zeros((), device=device())
-    for part in range(recipe.accumulate):
-        clean, noisy, sigma = pairs_of(next(batches))
+    for number in range(recipe.accumulate):
+        part = next(batches)
+        clean, noisy, sigma = pairs_of(part.patches)
         if isinstance(network, DistributedDataParallel):
-            network.require_backward_grad_sync = part == recipe.accumulate - 1
+            network.require_backward_grad_sync = number == recipe.accumulate - 1
         with torch.autocast(device().type, torch.bfloat16, enabled=device().type == "cuda"):
             denoised = network(noisy, sigma)
-        loss = loss_of(recipe, denoised.float(), clean) / recipe.accumulate
+        loss = loss_of(recipe, denoised.float(), clean) * part.weight
         loss.backward()
         total += loss.detach()
     return total
@@ -236,53 +236,6 @@ def follow(average: nn.Module, model: nn.Module, step: int) -> None:
     torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
 
 
-class Judge:
-    """Measures a network on the same noisy middles of the same photos every time."""
-
-    def __init__(self, recipe: Recipe, photos: Sequence[Photo], share: Share) -> None:
-        sigma = sum(recipe.sigmas) / 2
-        mine = list(photos)[:VALIDATION_PHOTOS][share.rank :: share.world]
-        self.pairs = [self._pair(photo, sigma, recipe.seed) for photo in mine]
-        self.share = share
-
-    @torch.no_grad()
-    def psnr_of(self, model: nn.Module) -> float:
-        """The mean PSNR in dB over all workers' photos, of integers as they would be stored."""
-        total = torch.zeros(2, dtype=torch.float64, device=device())
-        untold = torch.tensor([UNTOLD], device=device())
-        for noisy, clean in self.pairs:
-            denoised = model(noisy.to(device()), untold).float().clamp(0, 1)
-            stored = torch.round(denoised * 255) / 255
-            error = F.mse_loss(stored.double(), clean.to(device()).double())
-            total += torch.tensor([psnr(float(error)), 1.0], device=device())
-        summed, count = added(total, self.share).tolist()
-        return min(summed / count, 120.0) if count else 0.0  # JSON knows no infinity
-
-    @staticmethod
-    def _pair(photo: Photo, sigma: float, seed: int) -> tuple[Tensor, Tensor]:
-        height, width, channels = photo.pixels.shape
-        top, left = (max(0, (side - VALIDATION_SIDE) // 2) for side in (height, width))
-        middle = photo.pixels[top : top + VALIDATION_SIDE, left : left + VALIDATION_SIDE]
-        floats = middle.astype(np.float32) / np.float32(255)
-        if channels == 6:
-            return to_batch(floats[..., 3:]), to_batch(floats[..., :3])
-        noisy = add_noise(floats, sigma=sigma, seed=seed_of(photo.path, seed))
-        stored = np.rint(np.clip(noisy, 0, 1) * 255) / 255
-        return to_batch(stored), to_batch(floats)
-
-
-def to_batch(floats: Any) -> Tensor:
-    """[H, W, C] -> [1, C, H, W]"""
-    return torch.from_numpy(np.ascontiguousarray(floats, np.float32)).permute(2, 0, 1)[None]
-
-
-def added(values: Tensor, share: Share) -> Tensor:
-    """The sum over all workers."""
-    if share.world > 1:
-        dist.all_reduce(values)
-    return values
-
-
 class Log:
     """Turns losses and times into a record every so often; finds out when a loss is no number."""
 
@@ -293,7 +246,7 @@ class Log:
         self.losses: list[Tensor] = []
         self.began, self.waited = time.monotonic(), 0.0
 
-    def timed(self, batches: Iterator[Patches]) -> Iterator[Patches]:
+    def timed(self, batches: Iterator[Part]) -> Iterator[Part]:
         """The batches, with the time spent waiting for each."""
         while True:
             start = time.monotonic()
@@ -342,7 +295,7 @@ def memory_gib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
-def ahead(batches: Iterator[Patches], depth: int = 4) -> Iterator[Patches]:
+def ahead(batches: Iterator[Part], depth: int = 4) -> Iterator[Part]:
     """The same batches, made by a thread while the network computes."""
     with ThreadPoolExecutor(1) as thread:
         ready = deque(thread.submit(next, batches, None) for _ in range(depth))

@@ -8,7 +8,6 @@ Shapes: photo [H, W, C] uint8, C 3, or 6 where a clean picture brings its own no
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
 from typing import Any, Literal
 
 import numpy as np
@@ -24,7 +23,7 @@ UNCLIPPED = 0.3  # share of samples whose noise is neither clipped nor rounded, 
 TOLD = 0.3  # share of samples whose noise level the network is told
 GRAY = 0.1  # share of samples made gray, with the same noise in all three channels
 CROPS = 32  # taken of a photo before the next window of them, where not all fit into memory
-HELD_OUT = 0.1  # share of the photos to validate on, where none are named
+VALIDATION_SIDE = 256  # photos are validated on their middle
 
 PHOTO_SCHEMA = pa.schema(
     [
@@ -32,6 +31,7 @@ PHOTO_SCHEMA = pa.schema(
         ("shape", pa.list_(pa.int32(), 3)),
         ("pixels", pa.large_binary()),  # null where it did not decode
         ("padded", pa.bool_()),
+        ("sigma", pa.float64()),  # of the noise that a pair brings along, null where not known
         ("error", pa.string()),
     ]
 )
@@ -152,25 +152,28 @@ def order_of(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
     return np.argsort(np.random.Philox(key=key, counter=epoch << 128).random_raw(count))
 
 
-def held_out(paths: Sequence[str]) -> list[str]:
-    """The paths to validate on, by a hash of each: the same ones whatever else there is."""
-    ranked = sorted(paths, key=_share)
-    chosen = [path for path in ranked if _share(path) < HELD_OUT]
-    return chosen or ranked[:1]
-
-
-def photo_row(entry: Entry, patch: int) -> dict[str, Any]:
-    """A row of PHOTO_SCHEMA: the entry decoded, or what was wrong with it."""
-    row = {"path": entry.path, "shape": None, "pixels": None, "padded": False, "error": None}
+def photo_row(entry: Entry, patch: int, *, middle: bool = False) -> dict[str, Any]:
+    """A row of PHOTO_SCHEMA: the entry decoded, or only its middle, or what was wrong with it."""
+    row = dict.fromkeys(PHOTO_SCHEMA.names) | {"path": entry.path, "padded": False}
     try:
-        pixels = _pixels(entry)
+        pixels, sigma = _pixels(entry)
     except (ImageError, OSError) as error:
         return row | {"error": str(error) if isinstance(error, ImageError) else words_of(error)}
     height, width, _ = pixels.shape
     more = [(0, max(0, patch - height)), (0, max(0, patch - width)), (0, 0)]
     is_small = min(height, width) < patch
-    pixels = np.pad(pixels, more, "reflect") if is_small else np.ascontiguousarray(pixels)
-    return row | {"shape": pixels.shape, "pixels": pixels.tobytes(), "padded": is_small}
+    if is_small:
+        pixels = np.pad(pixels, more, "reflect")
+    if middle:
+        pixels = middle_of(pixels)
+    flat = np.ascontiguousarray(pixels).tobytes()
+    return row | {"shape": pixels.shape, "pixels": flat, "padded": is_small, "sigma": sigma}
+
+
+def middle_of(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """[H, W, C] -> what validation looks at, as a view."""
+    top, left = (max(0, (side - VALIDATION_SIDE) // 2) for side in pixels.shape[:2])
+    return pixels[top : top + VALIDATION_SIDE, left : left + VALIDATION_SIDE]
 
 
 def photos_in(table: pa.Table) -> list[Photo]:
@@ -185,25 +188,24 @@ def photos_in(table: pa.Table) -> list[Photo]:
     return photos
 
 
-def _pixels(entry: Entry) -> NDArray[np.uint8]:
-    """[H, W, 3] of an image, or [H, W, 6] of a clean one and its noisy one. Raises ImageError."""
+def _pixels(entry: Entry) -> tuple[NDArray[np.uint8], float | None]:
+    """[H, W, 3] of an image, or [H, W, 6] of a clean one and its noisy one, with the sigma between.
+
+    Raises ImageError.
+    """
     source = source_of(entry)
     if source.error:
         raise ImageError(source.error)
     noisy = _rgb(source.encoded)
     if source.clean is None:
-        return noisy
+        return noisy, None
     clean = _rgb(source.clean)
     if clean.shape != noisy.shape:
         raise ImageError("the clean and the noisy image differ in size")
-    return np.concatenate([clean, noisy], axis=2)
+    return np.concatenate([clean, noisy], axis=2), source.sigma
 
 
 def _rgb(encoded: bytes) -> NDArray[np.uint8]:
     pixels = decode(encoded).pixels
     eight = pixels if pixels.dtype == np.uint8 else to_pixels(to_floats(pixels), 8)
     return np.broadcast_to(eight, (*eight.shape[:2], 3)).astype(np.uint8, copy=False)
-
-
-def _share(path: str) -> float:
-    return int.from_bytes(blake2b(path.encode(), digest_size=8).digest(), "big") / 2**64

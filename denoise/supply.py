@@ -5,13 +5,14 @@ The tables have PHOTO_SCHEMA; the workers of a node share them, without a copy.
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import pyarrow as pa
 import ray
 from ray import ObjectRef
 
+from denoise.census import Census, check
 from denoise.inputs import Entry
 from denoise.patches import CROPS, PHOTO_SCHEMA, Photo, order_of, photo_row, photos_in
 from denoise.storage import SettingsError
@@ -39,7 +40,7 @@ class Supply:
     """Where a worker gets its photos from: small enough to hand to each."""
 
     tables: list["ObjectRef[pa.Table]"]
-    counts: dict[str, int] = field(default_factory=dict)
+    known: Census
     stream: Any = None  # the actor of _Stream where they do not all fit
     samples_a_window: int | None = None
 
@@ -49,7 +50,8 @@ class Supply:
         return sorted(found, key=lambda photo: photo.path)
 
     def window(self) -> Callable[[int], Sequence[Photo]]:
-        """What gives the photos of window k, for a Sampler."""
+        """What gives the photos of window k, for a Sampler. It raises SettingsError where too many
+        of them do not decode."""
         if self.stream is None:
             photos = self.photos()
             return lambda number: photos
@@ -65,35 +67,45 @@ class Supply:
 
         return window
 
+    def census(self) -> Census:
+        """What decoding has shown so far."""
+        return ray.get(self.stream.census.remote()) if self.stream else self.known
+
+    def refusal(self) -> str | None:
+        """Why no more photos come, where none do."""
+        return ray.get(self.stream.refusal.remote()) if self.stream else None
+
 
 def supplies_of(
     chosen: Sequence[Entry], held: Sequence[Entry], limits: Limits
 ) -> tuple[Supply, Supply]:
-    """The photos to train on, all decoded if they fit into memory, else to be streamed; and those
-    to validate on. Raises SettingsError where too many do not decode.
+    """The photos to train on, all decoded if they fit into memory, else to be streamed; and the
+    middles of those to validate on. Raises SettingsError where too many do not decode.
+
+    Of photos that are streamed, some are looked at now, and each window when its turn comes.
     """
-    mean = 0.0
+    probe, mean = Census(0), 0.0
     if _may_be_large(chosen, limits):
-        probe, _ = decoded(chosen[:: len(chosen) // _PROBE][:_PROBE], [], limits)
-        mean = sum(table.nbytes for table in ray.get(probe.tables)) / probe.counts["photos"]
-    if mean * len(chosen) > limits.memory * _GIB:
-        size = max(1, int(limits.memory * _GIB / _ALIVE / mean))
-        return _streamed(chosen, limits, size), decoded([], held, limits)[1]
-    return decoded(chosen, held, limits)
-
-
-def _may_be_large(entries: Sequence[Entry], limits: Limits) -> bool:
-    """Whether the files' sizes, where they are known, leave it open that their photos fit."""
-    known = all(entry.size > 0 for entry in entries)
-    total = sum(entry.size for entry in entries)
-    return len(entries) > _PROBE and not (known and total * _EXPANSION < limits.memory * _GIB)
+        probe, mean = _probed(chosen, limits)
+    if mean * len(chosen) <= limits.memory * _GIB:
+        supply, validation = decoded(chosen, held, limits)
+        check([supply.known, validation.known], limits.max_error_rate)
+        return supply, validation
+    _, validation = decoded([], held, limits)
+    known = replace(probe, listed=len(chosen))
+    check([known, validation.known], limits.max_error_rate)
+    _log.info("%d photos do not fit into %g GiB: streamed", len(chosen), limits.memory)
+    size = max(1, int(limits.memory * _GIB / _ALIVE / mean))
+    stream = ray.remote(num_cpus=0)(_Stream).remote(list(chosen), limits, size, known)
+    return Supply([], known, stream, size * CROPS), validation
 
 
 def decoded(
     chosen: Sequence[Entry], held: Sequence[Entry], limits: Limits
 ) -> tuple[Supply, Supply]:
-    """All photos, decoded on all CPUs through Ray Data. Raises SettingsError as supplies_of."""
-    blocks = [*_blocks(chosen), *_blocks(held)]
+    """All photos, and the middles of those held out, decoded on all CPUs through Ray Data."""
+    first = -(-len(chosen) // _BLOCK)
+    blocks = [*_blocks(chosen, middle=False), *_blocks(held, middle=True)]
     photos = ray.data.from_arrow(blocks).map_batches(
         _photo_table,
         fn_kwargs={"patch": limits.patch},
@@ -106,69 +118,72 @@ def decoded(
     assert [[row["path"] for row in rows] for rows in said] == [
         block.column("path").to_pylist() for block in blocks
     ]
-    first = len(_blocks(chosen))
-    parts = ((tables[:first], said[:first]), (tables[first:], said[first:]))
-    one, other = (Supply(refs, _counts(notes, limits)) for refs, notes in parts)
-    return one, other
+    one, other = Census(len(chosen)), Census(len(held))
+    for number, rows in enumerate(said):
+        (one if number < first else other).add(rows)
+    return Supply(tables[:first], one), Supply(tables[first:], other)
 
 
-def _said(table: pa.Table) -> list[dict[str, Any]]:
-    """What is to be said of each photo, without its pixels."""
-    rows: list[dict[str, Any]] = table.select(["path", "padded", "error"]).to_pylist()
-    return rows
+def _may_be_large(entries: Sequence[Entry], limits: Limits) -> bool:
+    """Whether the files' sizes, where they are known, leave it open that their photos fit."""
+    known = all(entry.size > 0 for entry in entries)
+    total = sum(entry.size for entry in entries)
+    return len(entries) > _PROBE and not (known and total * _EXPANSION < limits.memory * _GIB)
 
 
-def _counts(notes: Sequence[list[dict[str, Any]]], limits: Limits) -> dict[str, int]:
-    """How many photos there are. Raises SettingsError where too many do not decode."""
-    rows = [row for table in notes for row in table]
-    errors = {row["path"]: row["error"] for row in rows if row["error"]}
-    mirrored = sum(row["padded"] for row in rows)
-    _tell(errors, mirrored)
-    if errors and (len(errors) == len(rows) or len(errors) > limits.max_error_rate * len(rows)):
-        path, error = next(iter(errors.items()))
-        raise SettingsError(
-            f"{len(errors)} of {len(rows)} images do not decode, such as {path} ({error}); "
-            f"--max-error-rate allows a share of {limits.max_error_rate:g}"
-        )
-    return {"photos": len(rows) - len(errors), "undecodable": len(errors), "mirrored": mirrored}
-
-
-def _tell(errors: dict[str, str], mirrored: int) -> None:
-    for path, error in list(errors.items())[:20]:
-        _log.warning("left out %s: %s", path, error)
-    if len(errors) > 20:
-        _log.warning("left out %d more", len(errors) - 20)
-    if mirrored:
-        _log.warning("%d images are smaller than the patch: mirrored at their borders", mirrored)
-
-
-def _streamed(entries: Sequence[Entry], limits: Limits, size: int) -> Supply:
-    _log.info("%d photos do not fit into %g GiB: streamed", len(entries), limits.memory)
-    stream = ray.remote(num_cpus=0)(_Stream).remote(list(entries), limits, size)
-    return Supply([], {"photos": len(entries)}, stream, size * CROPS)
+def _probed(entries: Sequence[Entry], limits: Limits) -> tuple[Census, float]:
+    """What a few photos from everywhere show, and their mean size in bytes."""
+    few, _ = decoded(entries[:: len(entries) // _PROBE][:_PROBE], [], limits)
+    check([few.known], max_error_rate=1.0)  # the share is judged on all of them
+    return few.known, sum(table.nbytes for table in ray.get(few.tables)) / few.known.photos
 
 
 class _Stream:
     """Decodes one window of photos after the other, the next one ahead of time; an actor."""
 
-    def __init__(self, entries: list[Entry], limits: Limits, size: int) -> None:
-        self.entries, self.limits, self.size = entries, limits, size
-        self.windows: dict[int, list[ObjectRef[pa.Table]]] = {}
+    def __init__(self, entries: list[Entry], limits: Limits, size: int, known: Census) -> None:
+        self.entries, self.limits, self.size, self.known = entries, limits, size, known
+        self.windows: dict[int, list[tuple[ObjectRef[pa.Table], ObjectRef[Any]]]] = {}
+        self.refused: str | None = None
 
     def window(self, number: int) -> list["ObjectRef[pa.Table]"]:
-        """The tables of a window. All workers walk through the windows together."""
-        self.windows = {k: refs for k, refs in self.windows.items() if k >= number - 1}
+        """The tables of a window. All workers walk through the windows together.
+
+        Raises SettingsError where more do not decode than may, or none do in this window.
+        """
+        self.windows = {k: parts for k, parts in self.windows.items() if k >= number - 1}
         for k in (number, number + 1):
             if k not in self.windows:
                 self.windows[k] = self._begun(k)
-        return self.windows[number]
+        said = [row for rows in ray.get([ref for _, ref in self.windows[number]]) for row in rows]
+        self.known.add(said)
+        try:
+            self._check(said)
+        except SettingsError as error:
+            self.refused = str(error)
+            raise
+        return [table for table, _ in self.windows[number]]
 
-    def _begun(self, number: int) -> list["ObjectRef[pa.Table]"]:
+    def census(self) -> Census:
+        return self.known
+
+    def refusal(self) -> str | None:
+        return self.refused
+
+    def _check(self, said: list[dict[str, Any]]) -> None:
+        check([self.known], self.limits.max_error_rate)
+        if all(row["error"] for row in said):
+            raise SettingsError(
+                f"none of {len(said)} images that come together decode, such as "
+                f"{said[0]['path']} ({said[0]['error']}); more --memory mixes them with others"
+            )
+
+    def _begun(self, number: int) -> list[tuple["ObjectRef[pa.Table]", "ObjectRef[Any]"]]:
         slots = range(number * self.size, (number + 1) * self.size)
         chosen = window_of(self.entries, self.limits.seed, slots)
-        task = ray.remote(num_cpus=0)(_photo_table)  # the workers hold the CPUs
+        task = ray.remote(num_cpus=0, num_returns=2)(_photo_table_and_notes)  # workers hold CPUs
         parts = [part for k in range(4) if (part := chosen[k::4])]
-        return [task.remote(_entry_table(part), self.limits.patch) for part in parts]
+        return [tuple(task.remote(_entry_table(part), self.limits.patch)) for part in parts]
 
 
 def window_of(entries: Sequence[Entry], seed: int, slots: range) -> list[Entry]:
@@ -179,15 +194,36 @@ def window_of(entries: Sequence[Entry], seed: int, slots: range) -> list[Entry]:
     return [entries[orders[k // len(entries)][k % len(entries)]] for k in slots]
 
 
-def _blocks(entries: Sequence[Entry]) -> list[pa.Table]:
-    return [_entry_table(entries[k : k + _BLOCK]) for k in range(0, len(entries), _BLOCK)]
+def _blocks(entries: Sequence[Entry], *, middle: bool) -> list[pa.Table]:
+    cuts = range(0, len(entries), _BLOCK)
+    return [_entry_table(entries[k : k + _BLOCK], middle=middle) for k in cuts]
 
 
-def _entry_table(entries: Sequence[Entry]) -> pa.Table:
-    return pa.Table.from_pylist([asdict(entry) for entry in entries])
+def _entry_table(entries: Sequence[Entry], *, middle: bool = False) -> pa.Table:
+    """`middle`: whether only the photos' middles are wanted."""
+    rows = [
+        # a file's name need not be valid text
+        asdict(entry) | {"uri": entry.uri.encode("utf-8", "surrogateescape"), "middle": middle}
+        for entry in entries
+    ]
+    return pa.Table.from_pylist(rows)
 
 
 def _photo_table(entries: pa.Table, patch: int) -> pa.Table:
     """A block of entries -> a block of photos, on a Ray worker."""
-    rows = [photo_row(Entry(**row), patch) for row in entries.to_pylist()]
+    rows = []
+    for row in entries.to_pylist():
+        middle, uri = row.pop("middle"), row.pop("uri").decode("utf-8", "surrogateescape")
+        rows.append(photo_row(Entry(**row, uri=uri), patch, middle=middle))
     return pa.Table.from_pylist(rows, schema=PHOTO_SCHEMA)
+
+
+def _said(photos: pa.Table) -> list[dict[str, Any]]:
+    """What is to be said of each photo, without its pixels."""
+    rows: list[dict[str, Any]] = photos.drop_columns("pixels").to_pylist()
+    return rows
+
+
+def _photo_table_and_notes(entries: pa.Table, patch: int) -> tuple[pa.Table, list[dict[str, Any]]]:
+    photos = _photo_table(entries, patch)
+    return photos, _said(photos)

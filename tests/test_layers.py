@@ -14,26 +14,28 @@ ORDER = [
     # arrays only
     "kinds", "exif", "writers", "decoders", "image", "noise", "metrics", "tiles",
     # places and tables
-    "storage", "inputs", "tables", "manifest", "output", "progress",
+    "storage", "inputs", "tables", "manifest", "output", "progress", "roster", "census",
     # torch, no ray
     "model", "package", "denoiser", "portable",
     # pairs of images; then ray, no torch
-    "pairs", "patches", "runtime", "shards", "supply",
+    "pairs", "patches", "waiting", "runtime", "shards", "supply",
     # the stories
-    "learning", "views", "card", "page", "report", "bulk", "training", "noising", "inference",
-    "plan", "demo", "doctor", "export", "__main__",
+    "judge", "learning", "views", "card", "recorder", "worker", "training", "page", "report",
+    "bulk", "noising", "inference", "plan", "demo", "doctor", "export", "__main__",
 ]  # fmt: skip
 ONLY = {
     "fsspec": {"storage"},
-    "ray": {"runtime", "shards", "supply", "training", "__main__"},
+    "ray": {"waiting", "runtime", "shards", "supply", "worker", "training", "__main__"},
     "torch": {
         "plan",
         "doctor",
         "model",
         "package",
         "denoiser",
-        "training",
+        "worker",
+        "recorder",
         "learning",
+        "judge",
         "card",
         "export",
         "portable",

@@ -3,6 +3,7 @@
 import io
 import json
 import signal
+import socket
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -16,16 +17,8 @@ from running import Job
 
 from denoise import package
 from denoise.inputs import Entry
-from denoise.learning import (
-    Diverged,
-    Judge,
-    Learner,
-    Share,
-    learn,
-    learning_rate_at,
-    loss_of,
-    pairs_of,
-)
+from denoise.judge import Judge, Share
+from denoise.learning import Diverged, Learner, learn, learning_rate_at, loss_of, pairs_of, parts
 from denoise.model import UNTOLD, build
 from denoise.patches import (
     GRAY,
@@ -36,16 +29,17 @@ from denoise.patches import (
     Sampler,
     crop,
     draws,
-    held_out,
     order_of,
     photo_row,
 )
+from denoise.roster import held_out
 from denoise.runtime import Resources
 from denoise.storage import SettingsError
 from denoise.training import TrainConfig, _check_cluster, train
 
 SMALL = {"widths": [4, 6], "blocks": 1}
 RECIPE = Recipe(steps=8, batch_size=4, patch=16, save_every=4, sigma=(0.0, 0.2))
+ODD = replace(RECIPE, steps=6, batch_size=16, save_every=2)  # for three workers: 5, 5 and 6
 PHOTOS = [Photo(f"{k}.png", photo(24 + k, 32, seed=k)) for k in range(5)]
 
 
@@ -194,6 +188,44 @@ def test_another_seed_ends_with_others():
     assert not same(trained()[0].model, trained(replace(RECIPE, seed=1))[0].model)
 
 
+def rank_of_three(rank: int, port: int, folder: Path) -> None:
+    """One of three processes that train together, with torch alone."""
+    torch.set_num_threads(1)
+    where = f"tcp://127.0.0.1:{port}"
+    torch.distributed.init_process_group("gloo", init_method=where, rank=rank, world_size=3)
+    for count in (1, 2):
+        learner, _ = trained(replace(ODD, accumulate=count), share=Share(rank, 3))
+        losses = [(record["loss"], record.get("psnr")) for record in learner.history]
+        (folder / f"{count}-{rank}.json").write_text(json.dumps(losses))
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize(("size", "world", "accumulate"), [(16, 3, 1), (7, 3, 2), (16, 1, 5)])
+def test_workers_cut_a_batch_into_slices_that_differ_by_a_sample_at_most(size, world, accumulate):
+    recipe = replace(RECIPE, steps=1, batch_size=size, accumulate=accumulate)
+    shares = [list(parts(recipe, sampler(recipe), Share(r, world), 0)) for r in range(world)]
+    seeds = [seed for share in shares for part in share for seed in part.patches.seeds]
+    assert seeds == sampler(recipe).patches(0, size).seeds.tolist()
+    sizes = [len(part.patches.paths) for share in shares for part in share]
+    assert max(sizes) - min(sizes) <= 1 and len(sizes) == world * accumulate
+    total = sum(part.weight for share in shares for part in share) / world
+    assert total == pytest.approx(1)
+
+
+def test_three_workers_share_an_odd_batch_and_have_the_losses_of_one(tmp_path: Path):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    torch.multiprocessing.spawn(rank_of_three, (port, tmp_path), nprocs=3)
+    alone = [(record["loss"], record.get("psnr")) for record in trained(ODD)[0].history]
+    for count in (1, 2):
+        for rank in range(3):
+            together = json.loads((tmp_path / f"{count}-{rank}.json").read_text())
+            for (loss, quality), (other, judged) in zip(alone, together, strict=True):
+                assert other == pytest.approx(loss, rel=1e-5)
+                assert judged == pytest.approx(quality, rel=1e-4)
+
+
 def test_accumulating_parts_changes_the_losses_by_rounding_only():
     losses = [
         [record["loss"] for record in trained(replace(RECIPE, accumulate=parts))[0].history]
@@ -260,9 +292,8 @@ def test_the_average_follows_the_weights_and_is_what_is_judged():
         ({"sigma": (0.2, 0.1)}, "ascending, got 0.2 0.1"),
         ({"steps": 0}, "steps must be at least 1, got 0"),
         ({"workers": 0}, "workers must be N or MIN MAX, at least 1, got 0"),
-        ({"workers": 3}, "batch-size 16 cannot be shared out evenly.*multiple of 3"),
-        ({"workers": (1, 3)}, "multiple of 6"),
-        ({"accumulate": 5}, "multiple of 5"),
+        ({"workers": 17}, "batch-size 16 is too small for workers 17.*at least 17"),
+        ({"workers": (1, 5), "accumulate": 4}, "at least 20"),
         ({"learning_rate": -1.0}, "learning-rate must lie in 0..1, got -1.0"),
         ({"memory": 0.0}, "memory must be above 0"),
         ({"max_error_rate": 2.0}, "max-error-rate must lie in 0..1, got 2.0"),

@@ -1,0 +1,124 @@
+"""What a training worker does in Ray's hands: photos in, checkpoints and records out."""
+
+import os
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from io import BytesIO
+from tempfile import mkdtemp
+from typing import Any
+
+import ray
+import torch
+from ray import ObjectRef
+from ray import train as ray_train
+from ray.train import Checkpoint, CheckpointUploadMode
+from safetensors.torch import load
+from torch import nn
+
+from denoise.judge import Share
+from denoise.learning import Diverged, Learner, State, learn
+from denoise.model import build, device
+from denoise.patches import Recipe, Sampler
+from denoise.recorder import Record, Recorder
+from denoise.supply import Supply
+
+
+@dataclass(frozen=True)
+class Start:
+    """The network that training begins with."""
+
+    architecture: str
+    arguments: dict[str, Any]
+    weights: bytes | None = None  # a package's model.safetensors
+    digest: str | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """What each worker is given."""
+
+    recipe: Recipe
+    start: "ObjectRef[Start]"
+    supply: Supply
+    validation: Supply
+    place: str
+    compiled: bool
+    board: Any  # the actor of Board
+    tracking: "ObjectRef[Mapping[str, str]]"  # a reference: Ray records what it is given itself
+
+
+class Board:
+    """Where the first worker writes how far it is, for the driver to show; an actor."""
+
+    def __init__(self) -> None:
+        self.record: Record = {}
+
+    def write(self, record: Record) -> None:
+        self.record = record
+
+    def read(self) -> Record:
+        return self.record
+
+
+def work(setup: dict[str, Any]) -> dict[str, Any]:
+    """What Ray Train runs in each worker. `failed` is what would only happen again."""
+    job: Job = setup["job"]
+    context = ray_train.get_context()
+    share = Share(context.get_world_rank(), context.get_world_size())
+    if refusal := job.supply.refusal():
+        return {"failed": refusal}
+    checkpoint = ray_train.get_checkpoint()
+    with _recorder(job) if share.rank == 0 else nullcontext() as recorder:
+        try:
+            learner = learn(
+                job.recipe,
+                network_of(ray.get(job.start), job.recipe.seed),
+                Sampler(job.recipe, job.supply.window(), job.supply.samples_a_window),
+                job.validation.photos(),
+                lambda learner: _save(learner, recorder),
+                state=state_in(checkpoint) if checkpoint else None,
+                share=share,
+                compiled=job.compiled,
+                tell=recorder.tell if recorder else lambda record: None,
+            )
+        except Diverged as error:
+            return {"failed": str(error)}
+    return {"steps": learner.step}
+
+
+def network_of(start: Start, seed: int) -> nn.Module:
+    """The network to begin with: a package's weights, or fresh ones drawn from the seed."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = build(start.architecture, start.arguments)
+    if start.weights:
+        model.load_state_dict({name: value.float() for name, value in load(start.weights).items()})
+    return model
+
+
+def state_in(checkpoint: Checkpoint) -> State:
+    """What _save saved; nothing is unpickled but tensors and plain values."""
+    with checkpoint.filesystem.open_input_file(f"{checkpoint.path}/state.pt") as file:
+        encoded = BytesIO(file.read())
+    state: State = torch.load(encoded, map_location=device(), weights_only=True)
+    return state
+
+
+def _recorder(job: Job) -> Recorder:
+    return Recorder(job.place, job.recipe, job.board.write.remote, ray.get(job.tracking))
+
+
+def _save(learner: Learner, recorder: Recorder | None) -> None:
+    """Hands a checkpoint over for upload, in the background; a barrier for all workers."""
+    metrics = {"psnr": learner.history[-1]["psnr"], "step": learner.step}
+    if recorder is None:
+        return ray_train.report(metrics)
+    recorder.write(learner.history)
+    folder = mkdtemp(dir=os.getcwd())  # Ray's own folder; it removes what is uploaded
+    torch.save(learner.state(), os.path.join(folder, "state.pt"))
+    ray_train.report(
+        metrics,
+        checkpoint=Checkpoint.from_directory(folder),
+        checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
+    )

@@ -1,0 +1,88 @@
+"""A training's records: where they go, under which name, and that nothing of them stays behind."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from denoise.patches import Recipe
+from denoise.recorder import Recorder, line_of, tracking
+from denoise.storage import SettingsError
+
+RECORD = {"step": 20, "loss": 0.5, "psnr": 30.0, "images_per_second": 8.0, "seconds_per_step": 2.0}
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A worker's folder, and an environment that asks for no tracker."""
+    for name in ("MLFLOW_TRACKING_URI", "WANDB_PROJECT"):
+        monkeypatch.delenv(name, raising=False)
+    folder = tmp_path / "here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def test_records_go_to_the_output_and_leave_nothing_where_the_worker_stands(here: Path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    shown = []
+    with Recorder(str(here.parent / "out"), Recipe(), shown.append, {}) as recorder:
+        recorder.tell(RECORD)
+        recorder.write([RECORD])
+        assert list(here.iterdir())
+    assert shown == [RECORD] and not list(here.iterdir())
+    assert json.loads((here.parent / "out" / "metrics.jsonl").read_text()) == RECORD
+    events = EventAccumulator(str(here.parent / "out" / "tensorboard")).Reload()
+    assert [(event.step, event.value) for event in events.Scalars("psnr")] == [(20, 30.0)]
+
+
+def test_nothing_stays_behind_when_training_fails(here: Path):
+    with pytest.raises(ZeroDivisionError), Recorder("out", Recipe(), print, {}) as recorder:
+        recorder.tell(RECORD)
+        raise ZeroDivisionError
+    assert not list(here.iterdir())
+
+
+def test_a_run_has_the_same_id_whenever_it_goes_on_and_another_place_has_another():
+    ids = [Recorder(place, Recipe(), print, {}).id for place in ("s3://a/x", "s3://a/x", "/a/x")]
+    assert ids[0] == ids[1] != ids[2] and ids[0].isalnum()
+
+
+def test_trackers_are_told_on_any_node_what_the_driver_was_told(monkeypatch: pytest.MonkeyPatch):
+    assert tracking() == {}
+    monkeypatch.setenv("WANDB_API_KEY", "secret")
+    assert tracking() == {"WANDB_API_KEY": "secret"}
+
+
+def test_a_tracker_that_is_not_installed_is_named_with_the_way_out(monkeypatch):
+    pytest.importorskip("torch")
+    monkeypatch.setenv("WANDB_PROJECT", "denoise")
+    try:
+        import wandb  # noqa: F401
+    except ImportError:
+        with pytest.raises(
+            SettingsError, match=r"WANDB_PROJECT is set, but wandb .*denoise\[track"
+        ):
+            tracking()
+
+
+def test_mlflow_goes_on_in_the_run_of_the_same_output(here: Path, monkeypatch):
+    mlflow = pytest.importorskip("mlflow")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "runs")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    environment = tracking()
+    assert environment["MLFLOW_TRACKING_URI"] == str(here / "runs")
+    for step in (20, 40):
+        with Recorder("s3://bucket/out", Recipe(), print, environment) as recorder:
+            recorder.tell(RECORD | {"step": step})
+    (run,) = mlflow.search_runs(output_format="list")
+    assert run.info.run_name == "out" and run.info.status == "FINISHED"
+    history = mlflow.MlflowClient().get_metric_history(run.info.run_id, "loss")
+    assert [point.step for point in history] == [20, 40]
+
+
+def test_the_live_line_says_how_far_how_good_and_how_long():
+    assert line_of(RECORD, 120) == (
+        "train step 20/120, loss 0.50000, 30.00 dB, 8 images/s, 3 min 20 s left"
+    )

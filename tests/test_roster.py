@@ -1,0 +1,72 @@
+"""The photos of a training: who is held out, and that they are the same when it goes on."""
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from conftest import encoded, photo
+
+from denoise.roster import VALIDATED, Roster, held_out, roster_of
+from denoise.storage import SettingsError
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    root = tmp_path / "photos"
+    root.mkdir()
+    for number in range(40):
+        (root / f"{number:02d}.png").write_bytes(encoded(photo(8, 8, seed=number % 3)))
+    return root
+
+
+def listed(folder: Path, validation: Path | None = None) -> Roster:
+    named = validation and str(validation)
+    return roster_of(str(folder), named, str(folder.parent / "out"), Counter())
+
+
+def test_who_is_held_out_does_not_depend_on_the_others():
+    paths = [f"folder/{k}.jpg" for k in range(400)]
+    chosen = set(held_out(paths))
+    assert 20 < len(chosen) < 60
+    assert set(held_out(paths[:200])) == chosen & set(paths[:200])
+    assert held_out(["only.png"]) == ["only.png"]
+
+
+def test_every_photo_is_trained_on_or_held_out(folder: Path):
+    roster = listed(folder)
+    paths = [entry.path for entry in roster.chosen + roster.held]
+    assert sorted(paths) == [f"{number:02d}.png" for number in range(40)]
+    assert len(roster.held) == roster.held_listed > 0
+
+
+def test_of_many_photos_to_validate_on_a_few_are_looked_at_wherever_they_stand(folder: Path):
+    roster = listed(folder, folder)
+    paths = [entry.path for entry in roster.held]
+    assert (len(paths), roster.held_listed, len(roster.chosen)) == (VALIDATED, 40, 40)
+    assert paths == sorted(paths) and paths != [f"{number:02d}.png" for number in range(VALIDATED)]
+
+
+def test_the_same_photos_are_taken_for_the_same(folder: Path, tmp_path: Path):
+    listed(folder).keep(str(tmp_path / "out"))
+    listed(folder).check(str(tmp_path / "out"))
+    listed(folder).check(str(tmp_path / "elsewhere"))
+
+
+def test_other_photos_are_refused_and_what_differs_is_named(folder: Path, tmp_path: Path):
+    out = str(tmp_path / "out")
+    before = listed(folder, folder)
+    before.keep(out)
+    (folder / "07.png").write_bytes(encoded(photo(9, 9)))
+    (folder / "08.png").unlink()
+    (folder / "new.png").write_bytes(encoded(photo(9, 9)))
+    now = listed(folder, folder)
+    with pytest.raises(
+        SettingsError, match=r"begun with other images: .*changed since, such as 07"
+    ):
+        now.check(out)
+    with pytest.raises(SettingsError, match=r"gone, such as 08.png; .* new, such as new.png"):
+        now.check(out)
+    now.keep(out)  # the first run's stay
+    with pytest.raises(SettingsError, match="other images"):
+        now.check(out)
+    assert before.digest != now.digest
