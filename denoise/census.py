@@ -67,11 +67,11 @@ def check(censuses: Sequence[Census], max_error_rate: float) -> None:
 
     Photos that were not looked at yet count as whole: who is refused now would be refused later.
     """
-    errors = {path: error for census in censuses for path, error in census.errors.items()}
+    errors = [pair for census in censuses for pair in census.errors.items()]
     listed = sum(census.listed for census in censuses)
     is_empty = any(census.listed and not census.photos for census in censuses)
     if is_empty or len(errors) > max_error_rate * listed:
-        path, error = next(iter(errors.items()))
+        path, error = errors[0]
         raise SettingsError(
             f"{len(errors)} of {listed} images do not decode, such as {path} ({error}); "
             f"--max-error-rate allows a share of {max_error_rate:g}"

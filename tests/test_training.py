@@ -2,9 +2,10 @@
 
 import io
 import json
+import shutil
 import signal
 import socket
-import time
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 import torch
 from conftest import encoded, photo
 from PIL import Image
-from running import Job
+from running import Job, wait_until
 
 from denoise import package
 from denoise.inputs import Entry
@@ -32,7 +33,6 @@ from denoise.patches import (
     order_of,
     photo_row,
 )
-from denoise.roster import held_out
 from denoise.runtime import Resources
 from denoise.storage import SettingsError
 from denoise.training import TrainConfig, _check_cluster, train
@@ -150,12 +150,12 @@ def test_a_photo_that_does_not_decode_is_a_row_with_the_reason(tmp_path: Path):
     assert photo_row(entry(tmp_path / "gone.png"), 16)["error"]
 
 
-def test_who_is_held_out_does_not_depend_on_the_others():
-    paths = [f"folder/{k}.jpg" for k in range(400)]
-    chosen = set(held_out(paths))
-    assert 20 < len(chosen) < 60
-    assert set(held_out(paths[:200])) == chosen & set(paths[:200])
-    assert held_out(["only.png"]) == ["only.png"]
+def test_of_a_photo_to_validate_on_only_the_middle_is_kept(tmp_path: Path):
+    pixels = photo(300, 400)
+    (tmp_path / "large.png").write_bytes(encoded(pixels))
+    row = photo_row(entry(tmp_path / "large.png"), 16, middle=True)
+    kept = np.frombuffer(row["pixels"], np.uint8).reshape(row["shape"])
+    assert np.array_equal(kept, pixels[22:278, 72:328])
 
 
 def test_streamed_windows_go_through_all_photos_before_any_comes_again():
@@ -362,11 +362,49 @@ def test_a_run_leaves_a_package_with_its_record_card_and_scalars(run: Path):
 def test_a_finished_run_does_nothing_and_with_other_settings_it_is_refused(run: Path, folder: Path):
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()}
     assert train(config(folder, run))["nothing_to_do"]
-    with pytest.raises(SettingsError, match="steps was 40, now 60"):
+    with pytest.raises(SettingsError, match="steps was 40, now 60") as refused:
         train(config(folder, run, steps=60))
+    assert "--overwrite" not in str(refused.value)  # `train` has no such flag
     after = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()}
     assert {p.name for p in before.keys() ^ after.keys()} == set()
     assert package.load(str(run))
+
+
+def test_a_run_killed_before_its_package_was_written_writes_the_same_one(run: Path, folder: Path):
+    copied = folder.parent / "unpacked"
+    shutil.copytree(run, copied)
+    for name in ("_SUCCESS", "config.json", "model.safetensors"):
+        (copied / name).unlink()
+    assert not train(config(folder, copied))["nothing_to_do"]
+    assert package.load(str(copied)).digest == package.load(str(run)).digest
+    assert losses_of(copied) == losses_of(run)
+
+
+def test_a_run_that_patience_stopped_is_finished(folder: Path, ray_session: Resources):
+    output = folder.parent / "patient"
+    asked = config(folder, output, save_every=5, steps=400, patience=2, learning_rate=1e-12)
+    record = train(asked)
+    assert record["training"]["last_step"] < 400 and record["training"]["best_step"] <= 15
+    assert train(asked)["nothing_to_do"]
+
+
+def test_a_run_does_not_go_on_with_other_photos_or_another_model(
+    run: Path, folder: Path, tmp_path: Path
+):
+    photos, init, output = tmp_path / "photos", tmp_path / "init", tmp_path / "run"
+    for copy, source in ((photos, folder), (init, run), (output, run)):
+        shutil.copytree(source, copy)
+    begun = json.loads((run / "_run.json").read_text())
+    begun["settings"] |= {"images": str(photos), "init": str(init), "init_digest": "another"}
+    (output / "_run.json").write_text(json.dumps(begun))
+    with pytest.raises(SettingsError, match=r"init_digest was 'another', now '[0-9a-f]{64}'"):
+        train(config(photos, output, init=str(init)))
+    begun["settings"] |= {"init": None, "init_digest": None}
+    (output / "_run.json").write_text(json.dumps(begun))
+    (photos / "03.png").write_bytes(encoded(photo(30, 30)))
+    (photos / "more.png").write_bytes(encoded(photo(30, 30)))
+    with pytest.raises(SettingsError, match=r"changed since, such as 03.png; 1 new, such as more"):
+        train(config(photos, output))
 
 
 def test_two_workers_have_the_losses_of_one(run: Path, folder: Path, ray_session: Resources):
@@ -377,7 +415,7 @@ def test_two_workers_have_the_losses_of_one(run: Path, folder: Path, ray_session
     assert losses_of(output) == pytest.approx(losses_of(run), rel=1e-5)
 
 
-def test_a_run_goes_on_from_a_package_and_streams_what_does_not_fit(
+def test_a_run_begins_with_a_package_and_streams_what_does_not_fit(
     run: Path, folder: Path, ray_session: Resources
 ):
     output = folder.parent / "tuned"
@@ -385,11 +423,34 @@ def test_a_run_goes_on_from_a_package_and_streams_what_does_not_fit(
     many.mkdir()
     for number in range(40):
         (many / f"{number}.png").write_bytes(encoded(photo(20, 20, seed=number)))
+    (many / "39.png").write_bytes(encoded(photo())[:99])
     flags = {"architecture": None, "init": str(run), "memory": 2e-5, "learning_rate": 1e-5}
+    flags |= {"validation": str(many), "max_error_rate": 0.03}  # of 40, and of the 32 looked at
     record = train(config(many, output, **flags))
     assert record["architecture"] == "classic"
-    assert record["training"]["started_from"] == package.load(str(run)).digest
+    training = record["training"]
+    assert training["started_from"] == package.load(str(run)).digest
+    assert (training["photos"], training["undecodable"]) == (39, 1)
+    assert (training["validated_on"], training["validation_listed"]) in [(31, 40), (32, 40)]
+    assert f"{training['validated_on']} of 40 photos" in (output / "README.md").read_text()
     assert losses_of(output)[0] < losses_of(run)[0]
+
+
+def test_streamed_photos_of_which_too_many_are_broken_end_a_run_in_plain_words(
+    folder: Path, ray_session: Resources
+):
+    """None of those looked at first is broken, and all that come after are."""
+    many, output = folder.parent / "broken_later", folder.parent / "not_trained"
+    many.mkdir()
+    for number in range(96):
+        whole = encoded(photo(20, 20, seed=number))
+        (many / f"{number:02d}.png").write_bytes(whole if number % 3 == 0 else whole[:60])
+    asked = config(many, output, memory=2e-5, validation=str(folder))
+    with pytest.raises(RuntimeError, match=r"\d+ of 96 images do not decode, such as \d+.png"):
+        train(asked)
+    more = replace(asked, max_error_rate=1.0, memory=1e-6)  # windows of one photo
+    with pytest.raises(RuntimeError, match="more --memory mixes them with others"):
+        train(replace(more, output=str(output) + "2"))
 
 
 def test_a_run_on_the_pairs_of_the_noise_job(folder: Path, ray_session: Resources):
@@ -400,6 +461,10 @@ def test_a_run_on_the_pairs_of_the_noise_job(folder: Path, ray_session: Resource
     train(config(pairs, output, architecture="cae-s", steps=20))
     record = json.loads((output / "metrics.jsonl").read_text().splitlines()[0])
     assert record["psnr"] < 20  # begins near the pairs' own 14 dB: it is these it is judged on
+    found = package.load(str(output)).config
+    assert found["sigma"] == [0.2, 0.2] and found["clipping"] != "both"
+    card = (output / "README.md").read_text()
+    assert "that of the pairs: sigma 0.2" in card and "sigma 0.1" not in card
 
 
 @pytest.mark.parametrize(
@@ -436,6 +501,11 @@ def test_more_workers_than_the_cluster_has_are_refused_with_what_it_has(folder, 
         _check_cluster(config(folder, tmp_path), str(tmp_path), Resources(8, 0, 3))
 
 
+def records_in(output: Path) -> int:
+    metrics = output / "metrics.jsonl"
+    return len(metrics.read_text().splitlines()) if metrics.exists() else 0
+
+
 def test_killed_workers_and_drivers_change_no_bit_of_the_weights(
     folder: Path, tmp_path: Path, ray_session: Resources
 ):
@@ -444,32 +514,25 @@ def test_killed_workers_and_drivers_change_no_bit_of_the_weights(
     train(config(folder, tmp_path / "whole", **flags))
     asked = ["--images", str(folder), "--output", str(tmp_path / "killed"), "--architecture"]
     asked += "classic --steps 2400 --batch-size 4 --patch 16 --save-every 100".split()
-    metrics = tmp_path / "killed" / "metrics.jsonl"
-
-    def lines() -> int:
-        return len(metrics.read_text().splitlines()) if metrics.exists() else 0
-
-    def wait_until(count: int) -> None:
-        end = time.monotonic() + 120
-        while lines() < count and time.monotonic() < end:
-            time.sleep(0.02)
-        assert lines() >= count
-
-    job = Job("train", *asked)
+    scratch = tempfile.mkdtemp(dir="/tmp")  # short: Ray's sockets have their names in it
+    environment = {"TMPDIR": scratch}
+    job = Job("train", *asked, env=environment)
+    killed = tmp_path / "killed"
     try:
-        wait_until(5)
+        wait_until(lambda: records_in(killed) >= 5, 120)
         assert job.send(signal.SIGKILL, "RayTrainWorker")
-        was = lines()
-        wait_until(was + 10)
+        was = records_in(killed)
+        wait_until(lambda: records_in(killed) >= was + 10, 120)
         assert job.process.poll() is None
         job.process.send_signal(signal.SIGKILL)
         job.process.wait()
     finally:
         job.kill()
-    assert not (tmp_path / "killed" / "config.json").exists()
-    done = Job("train", *asked).done()
+    assert not (killed / "config.json").exists()
+    done = Job("train", *asked, env=environment).done()
     assert done.code == 0, done.err
-    for name in ("model.safetensors",):
-        whole, killed = ((tmp_path / run / name).read_bytes() for run in ("whole", "killed"))
-        assert whole == killed
-    assert losses_of(tmp_path / "whole") == losses_of(tmp_path / "killed")
+    assert {path.name for path in Path(scratch).iterdir()} <= {"ray", "_ray_lockfiles"}
+    shutil.rmtree(scratch)
+    weights = [tmp_path / run / "model.safetensors" for run in ("whole", "killed")]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+    assert losses_of(tmp_path / "whole") == losses_of(killed)

@@ -5,6 +5,7 @@ python -m tests.bench.train IMAGES [--architecture unet] [--steps 200] [--batch-
 
 fed      a worker that draws its samples from decoded photos, as `denoise train` does
 ready    the same worker, given one batch over and over: what the network alone can do
+apart    two workers that know nothing of each other, with half a batch each: what two CPUs can do
 job      `denoise train` with 1 and 2 workers, one CPU each; the time to its first step too
 peer     torch's DataLoader (two processes that decode, crop and add noise) with plain DDP
 
@@ -60,6 +61,10 @@ def main() -> None:
         rates["ready"].append(rate_here(asked.architecture, recipe, ready, photos[:1]))
     fed, bare = (max(rates[name]) for name in ("fed", "ready"))
     print(f"fed       {fed:8.1f} patches/s   {fed / bare:.3f} of a ready batch ({bare:.1f})")
+    apart = rate_apart(asked)
+    print(
+        f"apart, 2  {apart:8.1f} patches/s   {apart / fed:.2f} of fed: the ceiling of two workers"
+    )
     one, first = rate_of_job(asked, workers=1)
     print(f"job, 1    {one:8.1f} patches/s   first step after {first:.1f} s")
     two, first = rate_of_job(asked, workers=2)
@@ -100,6 +105,21 @@ def rate_here(architecture: str, recipe: Recipe, sampler: Sampler, validation: l
 def settled(records: list[Record]) -> float:
     later = records[len(records) // 4 : -1] or records  # the last one is slowed by a validation
     return statistics.median(record["images_per_second"] for record in later)
+
+
+def rate_apart(asked: argparse.Namespace) -> float:
+    results = mp.get_context("spawn").Queue()
+    mp.spawn(alone, (asked, results), nprocs=2)
+    return results.get() + results.get()
+
+
+def alone(_: int, asked: argparse.Namespace, results: mp.Queue) -> None:
+    torch.set_num_threads(1)
+    half = asked.batch_size // 2
+    recipe = Recipe(steps=asked.steps, batch_size=half, sigma=(0.0, 0.2), save_every=asked.steps)
+    photos = decoded(asked.images, recipe.patch)
+    sampler = Sampler(recipe, lambda window: photos)
+    results.put(rate_here(asked.architecture, recipe, sampler, photos[:1]))
 
 
 def rate_of_job(asked: argparse.Namespace, *, workers: int) -> tuple[float, float]:
