@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from denoise import recorder, storage
-from denoise.output import Output, versions
+from denoise.output import Output, run_of, versions
 from denoise.patches import Recipe
 from denoise.roster import Roster, roster_of
 from denoise.storage import SettingsError, join
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from ray.train import Result
 
     from denoise.runtime import Resources
+    from denoise.start import Start
     from denoise.supply import Supply
-    from denoise.worker import Job, Start
+    from denoise.worker import Job
 
 _log = logging.getLogger(__name__)
-DEFAULT = "unet"
 RETRIES = 8  # a run outlives so many dying workers
 
 
@@ -85,9 +85,11 @@ def train(config: TrainConfig) -> dict[str, Any]:
     Raises SettingsError before any work where flags or places are wrong, RuntimeError where
     training itself fails.
     """
+    from denoise.start import start_of
+
     place = storage.absolute(config.output)
     tracking = recorder.tracking()
-    start = _start_of(config)
+    start = start_of(config.architecture, config.init)
     with Output(place, "train", config.settings() | {"init_digest": start.digest}) as output:
         left_out: Counter[str] = Counter()
         roster = roster_of(config.images, config.validation, place, left_out)
@@ -102,36 +104,14 @@ def train(config: TrainConfig) -> dict[str, Any]:
             inputs_digest=roster.digest,
         )
         began = time.monotonic()
-        record = _work(config, place, start, roster, tracking)
+        record = _work(config, output, start, roster, tracking)
         output.record(seconds=time.monotonic() - began)
         output.finish()
         return record | {"nothing_to_do": False}
 
 
-def _start_of(config: TrainConfig) -> "Start":
-    """Raises SettingsError where the package to start from is not there, not whole or another."""
-    from denoise import model, package
-    from denoise.worker import Start
-
-    asked = config.architecture
-    if config.init is None:
-        try:
-            return Start(asked or DEFAULT, dict(model.build(asked or DEFAULT).arguments))  # type: ignore[arg-type]
-        except ValueError as error:
-            raise SettingsError(str(error)) from error
-    found = package.load(config.init)
-    architecture = found.config["architecture"]
-    if asked not in (None, architecture):
-        raise SettingsError(
-            f"model {storage.shown(config.init)} is of architecture {architecture}, not {asked}; "
-            "leave --architecture out to fine-tune it"
-        )
-    encoded = storage.read(join(package.uri_of(config.init), "model.safetensors"))
-    return Start(architecture, found.config["arguments"], encoded, found.digest)
-
-
 def _work(
-    config: TrainConfig, place: str, start: "Start", roster: Roster, tracking: dict[str, str]
+    config: TrainConfig, output: Output, start: "Start", roster: Roster, tracking: dict[str, str]
 ) -> dict[str, Any]:
     """Decodes the photos, trains, and writes the package."""
     import ray
@@ -141,7 +121,7 @@ def _work(
     from denoise.worker import Board, Job
 
     with runtime.connected() as resources:
-        _check_cluster(config, place, resources)
+        _check_cluster(config, output.uri, resources)
         limits = Limits(
             patch=config.patch,
             seed=config.seed,
@@ -149,21 +129,23 @@ def _work(
             max_error_rate=config.max_error_rate,
         )
         supply, validation = supplies_of(roster.chosen, roster.held, limits)
-        roster.keep(place)
-        _tell(supply, validation)
+        _note(output, supply, validation)
+        roster.keep(output.uri)
         board = ray.remote(num_cpus=0)(Board).remote()
         job = Job(
             recipe=Recipe(**{name: getattr(config, name) for name in asdict(Recipe())}),
             start=ray.put(start),
             supply=supply,
             validation=validation,
-            place=place,
+            place=output.uri,
             compiled=config.compile,
             board=board,
             tracking=ray.put(tracking),
         )
         with recorder.shown(lambda: ray.get(board.read.remote()), config.steps):
             result = _trained(config, job, resources)
+        if supply.stream:  # all of them were seen by now
+            _note(output, supply, validation)
         return _packed(config, job, start, roster, result)
 
 
@@ -179,6 +161,26 @@ def _check_cluster(config: TrainConfig, place: str, resources: "Resources") -> N
             f"--output {storage.shown(place)} is a local folder, and the cluster has "
             f"{resources.nodes} nodes; give a place that all of them reach, such as s3://..."
         )
+
+
+def _note(output: Output, supply: "Supply", validation: "Supply") -> None:
+    """Says and records what of the photos a user may not expect.
+
+    Raises RuntimeError where a run that goes on would do so without a photo that it began with.
+    """
+    for census in (supply.census(), validation.known):
+        census.tell()
+    if supply.known.is_pairs:
+        _log.info("the pairs bring noise of their own: --sigma is not for them")
+    errors = supply.census().errors | validation.known.errors
+    before = (run_of(output.uri) or {}).get("undecodable")
+    if before is not None and supply.stream is None and before.keys() != errors.keys():
+        path = min(before.keys() ^ errors.keys())
+        how = f"cannot be read now ({errors[path]})" if path in errors else "could not be read then"
+        raise RuntimeError(
+            f"the run would go on with other photos than it began with: {path} {how}"
+        )
+    output.record(undecodable=errors)
 
 
 def _trained(config: TrainConfig, job: "Job", resources: "Resources") -> "Result":
@@ -220,25 +222,17 @@ def _trained(config: TrainConfig, job: "Job", resources: "Resources") -> "Result
     return result
 
 
-def _tell(supply: "Supply", validation: "Supply") -> None:
-    """Says what of the photos a user may not expect."""
-    for census in (supply.census(), validation.known):
-        census.tell()
-    if supply.known.is_pairs:
-        _log.info("trained on pairs with noise of their own: --sigma is not for them")
-
-
 def _packed(
     config: TrainConfig, job: "Job", start: "Start", roster: Roster, result: "Result"
 ) -> dict[str, Any]:
     """Writes the package of the best checkpoint, and returns what its config.json records."""
     from denoise import card, package
-    from denoise.worker import network_of, state_in
+    from denoise.worker import state_in
 
     kept = [pair for pair in result.best_checkpoints or [] if pair[1].get("psnr") is not None]
     checkpoint, best = max(kept, key=lambda pair: float(pair[1]["psnr"]))
     last, _ = max(kept, key=lambda pair: int(pair[1]["step"]))
-    model = network_of(start, config.seed)
+    model = start.network(config.seed)
     model.load_state_dict(state_in(checkpoint)["average"])
     history = state_in(last)["rest"]["history"]
     census, judged = job.supply.census(), job.validation.known

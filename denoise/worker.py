@@ -13,25 +13,14 @@ import torch
 from ray import ObjectRef
 from ray import train as ray_train
 from ray.train import Checkpoint, CheckpointUploadMode
-from safetensors.torch import load
-from torch import nn
 
 from denoise.judge import Share
 from denoise.learning import Diverged, Learner, State, learn
-from denoise.model import build, device
+from denoise.model import device
 from denoise.patches import Recipe, Sampler
 from denoise.recorder import Record, Recorder
+from denoise.start import Start
 from denoise.supply import Supply
-
-
-@dataclass(frozen=True)
-class Start:
-    """The network that training begins with."""
-
-    architecture: str
-    arguments: dict[str, Any]
-    weights: bytes | None = None  # a package's model.safetensors
-    digest: str | None = None
 
 
 @dataclass(frozen=True)
@@ -73,7 +62,7 @@ def work(setup: dict[str, Any]) -> dict[str, Any]:
         try:
             learner = learn(
                 job.recipe,
-                network_of(ray.get(job.start), job.recipe.seed),
+                ray.get(job.start).network(job.recipe.seed),
                 Sampler(job.recipe, job.supply.window(), job.supply.samples_a_window),
                 job.validation.photos(),
                 lambda learner: _save(learner, recorder),
@@ -85,16 +74,6 @@ def work(setup: dict[str, Any]) -> dict[str, Any]:
         except Diverged as error:
             return {"failed": str(error)}
     return {"steps": learner.step}
-
-
-def network_of(start: Start, seed: int) -> nn.Module:
-    """The network to begin with: a package's weights, or fresh ones drawn from the seed."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        model = build(start.architecture, start.arguments)
-    if start.weights:
-        model.load_state_dict({name: value.float() for name, value in load(start.weights).items()})
-    return model
 
 
 def state_in(checkpoint: Checkpoint) -> State:

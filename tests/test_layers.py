@@ -16,7 +16,7 @@ ORDER = [
     # places and tables
     "storage", "inputs", "tables", "manifest", "output", "progress", "roster", "census",
     # torch, no ray
-    "model", "package", "denoiser", "portable",
+    "model", "package", "start", "denoiser", "portable",
     # pairs of images; then ray, no torch
     "pairs", "patches", "waiting", "runtime", "shards", "supply",
     # the stories
@@ -32,6 +32,7 @@ ONLY = {
         "model",
         "package",
         "denoiser",
+        "start",
         "worker",
         "recorder",
         "learning",

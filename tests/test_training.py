@@ -17,10 +17,12 @@ from PIL import Image
 from running import Job, wait_until
 
 from denoise import package
+from denoise.census import Census
 from denoise.inputs import Entry
 from denoise.judge import Judge, Share
 from denoise.learning import Diverged, Learner, learn, learning_rate_at, loss_of, pairs_of, parts
 from denoise.model import UNTOLD, build
+from denoise.output import Output
 from denoise.patches import (
     GRAY,
     TOLD,
@@ -35,7 +37,8 @@ from denoise.patches import (
 )
 from denoise.runtime import Resources
 from denoise.storage import SettingsError
-from denoise.training import TrainConfig, _check_cluster, train
+from denoise.supply import Supply
+from denoise.training import TrainConfig, _check_cluster, _note, train
 
 SMALL = {"widths": [4, 6], "blocks": 1}
 RECIPE = Recipe(steps=8, batch_size=4, patch=16, save_every=4, sigma=(0.0, 0.2))
@@ -491,6 +494,22 @@ def test_too_many_broken_images_are_refused_and_fewer_are_counted(
     (broken / "bad.png").write_bytes(b"\x89PNG\r\n\x1a\n no more")
     with pytest.raises(SettingsError, match=r"1 of \d+ images do not decode, such as bad.png"):
         train(config(broken, tmp_path / "out", validation=str(folder)))
+
+
+def test_a_run_does_not_go_on_without_a_photo_that_it_began_with(tmp_path: Path):
+    """A store that fails on one photo after a restart must not change the weights in silence."""
+    broken = {"path": "b.png", "error": "cut off"}
+    gone = {"path": "gone.png", "error": "no such file"}
+    with Output(str(tmp_path), "train", {}) as output:
+        first, later = Census(9), Census(9)
+        first.add([broken])
+        later.add([broken, gone])
+        _note(output, Supply([], first), Supply([], Census(1)))
+        _note(output, Supply([], first), Supply([], Census(1)))
+        with pytest.raises(RuntimeError, match=r"gone.png cannot be read now \(no such file\)"):
+            _note(output, Supply([], later), Supply([], Census(1)))
+        with pytest.raises(RuntimeError, match=r"b.png could not be read then"):
+            _note(output, Supply([], Census(9)), Supply([], Census(1)))
 
 
 def test_more_workers_than_the_cluster_has_are_refused_with_what_it_has(folder, tmp_path):
