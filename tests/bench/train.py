@@ -14,6 +14,7 @@ ready take turns, so that a machine that slows down slows both.
 """
 
 import argparse
+import json
 import os
 import socket
 import statistics
@@ -28,6 +29,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset
 
@@ -123,9 +125,7 @@ def alone(_: int, asked: argparse.Namespace, results: mp.Queue) -> None:
 
 
 def rate_of_job(asked: argparse.Namespace, *, workers: int) -> tuple[float, float]:
-    """The rate, and the seconds from the call to the first step."""
-    import json
-
+    """The rate, and the seconds from the call to the end of the first step."""
     with tempfile.TemporaryDirectory() as output:
         config = TrainConfig(
             images=asked.images,
@@ -141,9 +141,10 @@ def rate_of_job(asked: argparse.Namespace, *, workers: int) -> tuple[float, floa
         train(config)
         lines = (Path(output) / "metrics.jsonl").read_text().splitlines()
         records = [json.loads(line) for line in lines]
-        (events,) = (Path(output) / "tensorboard").iterdir()
-        started = int(events.name.split(".")[3])  # TensorBoard's file is made just before
-    return settled(records), started - began
+        events = EventAccumulator(str(Path(output) / "tensorboard")).Reload()
+        first = records[0]
+        written = events.Scalars("loss")[0].wall_time
+    return settled(records), written - (first["step"] - 1) * first["seconds_per_step"] - began
 
 
 class Photographs(Dataset):
