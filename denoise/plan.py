@@ -22,7 +22,14 @@ _SAMPLE = 64  # images that stand for all
 _SECONDS = 4.0  # of calibration
 _START_UP = 10.0  # seconds for Ray and the workers to be there
 _WORKER_BYTES = 600 << 20  # of a worker with torch loaded and no image
-_ESTIMATED = ("megapixels", "output_bytes", "megapixels_per_second", "seconds", "memory_bytes")
+_ESTIMATED = (
+    "megapixels",
+    "output_bytes",
+    "megapixels_per_second",
+    "start_up_seconds",
+    "seconds",
+    "memory_bytes",
+)
 _COPIES = 5  # of an image's pixels that a worker holds, two images ahead included
 
 
@@ -136,7 +143,8 @@ def _workers(config: InferConfig) -> tuple[int, str]:
     from denoise import runtime
 
     with runtime.connected() as found:
-        room = int(found.gpus / config.gpus_per_worker) if found.gpus else int(found.cpus)
+        each = {"GPU": config.gpus_per_worker} if found.gpus else {"CPU": 1.0}
+        room = found.room(each)
         return (max(counts) if counts else max(1, room)), f"a cluster of {found.nodes} nodes"
 
 
@@ -160,6 +168,7 @@ def _estimates(measured: list[_Measured], count: int, todo: int, workers: int) -
         "megapixels": count * megapixels,
         "output_bytes": round(todo * saved),
         "megapixels_per_second": rate * workers,
+        "start_up_seconds": _START_UP if todo else 0.0,  # part of the next
         "seconds": working + _START_UP if todo else 0.0,
         "memory_bytes": round(workers * (_WORKER_BYTES + _COPIES * largest * 1e6 * 3 * 4)),
     }
