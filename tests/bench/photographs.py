@@ -3,8 +3,8 @@
     python -m tests.bench.photographs FOLDER --into DESTINATION [--side 1600] [--parts 2 2]
 
 What a camera or JPEG left in a photograph lies in its finest detail; after scaling down it is as
-clean as a training photograph should be. Parts, because a crop is drawn from a photograph's
-rectangle, each photograph as often as any other: a large one should count for more than a small one.
+clean as a training photograph should be. In parts, because every file is drawn from equally often,
+and a large photograph should count for more.
 """
 
 import argparse
