@@ -9,6 +9,8 @@ import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from denoise.manifest import shard_rows
+
 
 @dataclass(frozen=True, kw_only=True)
 class Rates:
@@ -85,7 +87,7 @@ def costs(rates: Rates, size: float, hands: float, alone: float) -> dict[str, st
     hand_hours = megapixels / (hands * VCPU) / 3600
     helpers = max(0.0, hand_hours - gpu_hours * GPU_NODE.vcpus) / CPU_NODE.vcpus
     read, written = (megapixels * 1e6 * each / 1e9 for each in (rates.bytes_in, rates.bytes_out))
-    shards = max(1e6 / 1000, megapixels * 1e6 * rates.bytes_in / (8 << 20))
+    shards = 1e6 / shard_rows(1_000_000, round(megapixels * 1e6 * rates.bytes_in))
     requests = 1e6 * GET + 2 * shards * (PUT + GET)
     with_gpu = gpu_hours * GPU_NODE.dollars + helpers * CPU_NODE.dollars
     return {
