@@ -1,7 +1,7 @@
 """How many machines, how long and what it costs: computed from rates that were measured.
 
-python cluster/sizing.py                      prints the table of cluster/README.md
-python cluster/sizing.py --measure FOLDER     prints it with the rates of one core of this machine
+python -m cluster.sizing                      prints the table of cluster/README.md
+python -m cluster.sizing --measure FOLDER     prints it with the rates of one core of this machine
 """
 
 import sys
