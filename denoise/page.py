@@ -164,9 +164,8 @@ def _quality(summary: Mapping[str, Any]) -> str:
         for name, key in names.items()
         if summary.get(key + "_of_mean_mse") is not None
     }
-    notes = [
-        f"PSNR of the mean MSE: {name} {_decibels(value)} dB." for name, value in of_mean.items()
-    ]
+    told = ", ".join(f"{name} {_decibels(value)} dB" for name, value in of_mean.items())
+    notes = [f"PSNR of the mean MSE: {told}."] if told else []
     if summary["identical"]:
         notes.append(f"{_count(summary['identical'])} images are identical to their reference.")
     return (
@@ -262,8 +261,9 @@ def _drawing(caption: str, content: str, ticks: Iterable[tuple[float, str]], mos
     """An SVG with a left and a bottom axis."""
     floor = _HEIGHT - _BOTTOM
     marks = "".join(
-        f'<text x="{x:.1f}" y="{floor + 16}" text-anchor="middle">{text}</text>'
-        for x, text in ticks
+        f'<text x="{x:.1f}" y="{floor + 16}" text-anchor="middle"{between}>{text}</text>'
+        for number, (x, text) in enumerate(ticks)
+        for between in (' class="between"' if number % 2 else "",)  # left out on a narrow screen
     )
     return (
         f'<figure><svg viewBox="0 -12 {_WIDTH + 8} {_HEIGHT + 12}" role=img aria-label="{caption}">'
