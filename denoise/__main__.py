@@ -15,6 +15,7 @@ from threading import Event
 from typing import Annotated, Any
 
 from denoise import __version__
+from denoise.progress import is_live
 
 # verb -> (module, function, config, what it does)
 VERBS = {
@@ -74,7 +75,7 @@ def _run(verb: str, given: list[str], interrupted: Event) -> int:
     try:
         return _done(verb, given, interrupted)
     except KeyboardInterrupt:
-        return _fail(f"\ndenoise {verb}: interrupted; the same command goes on from here", 130)
+        return _fail(f"denoise {verb}: interrupted; the same command goes on from here", 130)
 
 
 def _done(verb: str, given: list[str], interrupted: Event) -> int:
@@ -172,7 +173,9 @@ def _command_of(config: type) -> type:
 
 
 def _log_to_stderr(verbose: bool) -> None:
-    logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.WARNING)
+    logging.basicConfig(
+        stream=sys.stderr, format=f"{_clear_line()}%(message)s", level=logging.WARNING
+    )
     logging.getLogger("denoise").setLevel(logging.DEBUG if verbose else logging.INFO)
 
 
@@ -197,8 +200,13 @@ def _short(value: Any) -> str:
 
 
 def _fail(words: str, code: int) -> int:
-    print(words, file=sys.stderr)
+    print(_clear_line() + words, file=sys.stderr)
     return code
+
+
+def _clear_line() -> str:
+    """What makes room for words where a line of progress stands on a terminal."""
+    return "\r\x1b[K" if is_live(sys.stderr) else ""
 
 
 def _interrupt(interrupted: Event, *_: Any) -> None:

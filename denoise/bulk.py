@@ -197,14 +197,16 @@ def _work(
         return
     from denoise import runtime, shards  # Ray: a finished run does without
 
-    with runtime.connected(verbose=_log.isEnabledFor(logging.DEBUG)) as resources:
+    verbose = _log.isEnabledFor(logging.DEBUG)
+    shown = [Progress(verb, sum(len(shard.span) for shard in todo)) for todo, _ in rounds]
+    next(progress for progress in shown if progress.total).begin("starting Ray")
+    with runtime.connected(verbose=verbose) as resources:
         first = next(shard for todo, _ in rounds for shard in todo).entries(place)[0].uri
         runtime.check_shared((storage.join(place, "_run.json"), first, *needed))
-        for todo, only_errors in rounds:
+        for (todo, only_errors), progress in zip(rounds, shown, strict=True):
             if not todo:
                 continue
-            images = sum(len(shard.span) for shard in todo)
-            progress = Progress(verb, images)
+            progress.begin("starting workers")
 
             def show(tally: "Tally", progress: Progress = progress) -> None:
                 progress.show(tally.images, tally.failed, tally.pixels, tally.seconds)

@@ -23,9 +23,15 @@ class Progress:
     _first: tuple[float, int, int] | None = None  # when the first count came, and what it was
     _said: float = -1.0
 
+    def begin(self, what: str) -> None:
+        """Says on a terminal what takes a while before there is anything to count."""
+        if is_live(self.stream):
+            self.stream.write(f"\r{self.verb} 0/{self.total} {self.unit}, {what}\x1b[K")
+            self.stream.flush()
+
     def show(self, done: int, failed: int, pixels: int, seconds: Mapping[str, float]) -> None:
         """Says how far it is, if it is time to."""
-        live = self.stream.isatty() and "NO_COLOR" not in os.environ
+        live = is_live(self.stream)
         now = self.clock()
         if self._said < 0:
             self._said = now
@@ -39,7 +45,7 @@ class Progress:
 
     def end(self) -> None:
         """Leaves the live line standing."""
-        if self.stream.isatty() and "NO_COLOR" not in os.environ:
+        if is_live(self.stream):
             self.stream.write("\n")
             self.stream.flush()
 
@@ -61,6 +67,11 @@ class Progress:
             share = seconds[slowest] / max(1e-9, sum(seconds.values()))
             parts.append(f"{slowest} takes {share:.0%}")
         return ", ".join(parts)
+
+
+def is_live(stream: TextIO) -> bool:
+    """Whether lines may be written over on it."""
+    return stream.isatty() and "NO_COLOR" not in os.environ
 
 
 def words_of_time(seconds: float) -> str:

@@ -47,6 +47,17 @@ def test_a_terminal_has_one_live_line(clock: Clock):
     assert said.count("\r") == 3 and said.count("\n") == 1 and "infer 3/3" in said
 
 
+def test_a_terminal_is_told_what_takes_a_while_at_first_and_a_log_is_not(clock: Clock):
+    on_terminal, in_log = (
+        Progress("infer", 3, stream=stream, clock=clock) for stream in (Terminal(), StringIO())
+    )
+    for shown in (on_terminal, in_log):
+        shown.begin("starting Ray")
+        shown.show(1, 0, 0, {})
+    assert on_terminal.stream.getvalue().startswith("\rinfer 0/3 images, starting Ray\x1b[K")
+    assert in_log.stream.getvalue() == ""
+
+
 def test_a_log_has_a_plain_line_every_half_minute(clock: Clock):
     shown = Progress("infer", 100, stream=StringIO(), clock=clock)
     for done in range(61):
