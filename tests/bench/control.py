@@ -18,7 +18,8 @@ from tests.conftest import encoded, photo
 
 
 def main() -> None:
-    images, *sizes = (*map(int, sys.argv[1:]), *(100_000, 1000, 100, 20)[len(sys.argv) - 1 :])
+    given = [int(argument) for argument in sys.argv[1:]]
+    images, sizes = (given or [100_000])[0], given[1:] or [1000, 100, 20]
     with tempfile.TemporaryDirectory(prefix="control-") as folder:
         home = Path(folder)
         model = running.tiny_model(home / "model")
