@@ -426,7 +426,7 @@ def test_a_run_begins_with_a_package_and_streams_what_does_not_fit(
     many.mkdir()
     for number in range(40):
         (many / f"{number}.png").write_bytes(encoded(photo(20, 20, seed=number)))
-    (many / "39.png").write_bytes(encoded(photo())[:99])
+    (many / "0.png").write_bytes(encoded(photo())[:99])  # one of those that are looked at first
     flags = {"architecture": None, "init": str(run), "memory": 2e-5, "learning_rate": 1e-5}
     flags |= {"validation": str(many), "max_error_rate": 0.03}  # of 40, and of the 32 looked at
     record = train(config(many, output, **flags))
