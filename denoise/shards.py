@@ -154,7 +154,7 @@ def counted(done: Dataset, show: Callable[[Tally], None]) -> Tally:
 
 
 def _meter(counted: Mapping[str, Any]) -> None:
-    """Adds to the counters that Ray's Prometheus endpoints show: ray_denoise_images and so on."""
+    """Adds to the counters that Ray's Prometheus endpoints show: ray_denoise_images_total and so on."""
     for name, value in (
         ("images", counted["images"]),
         ("failed", counted["failed"]),

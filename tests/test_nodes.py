@@ -168,12 +168,10 @@ def test_images_done_are_counted_at_the_nodes_prometheus_endpoints(nodes: Nodes,
         counts = [
             float(count)
             for text in said
-            for count in re.findall(
-                rf"^ray_denoise_{name}(?:_total)?{{.*}} (\S+)$", text, re.MULTILINE
-            )
+            for count in re.findall(rf"^ray_denoise_{name}_total{{.*}} (\S+)$", text, re.MULTILINE)
         ]
         assert sum(counts) == pytest.approx(expected)
-    assert "ray_denoise_model_seconds" in "".join(said)
+    assert "ray_denoise_model_seconds_total" in "".join(said)
     assert "ray_denoise_failed" not in "".join(said)
 
 
