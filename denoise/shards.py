@@ -6,7 +6,7 @@ same file, so that no row is lost, none doubled, and nothing has to be remembere
 
 import json
 import time
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -25,6 +25,7 @@ from denoise import runtime, tables
 from denoise.inputs import Entry
 from denoise.manifest import Shard
 
+FETCHERS = 8  # threads of a worker that fetch ahead: enough to hide a store's latency
 _T = TypeVar("_T")
 _R = TypeVar("_R")
 
@@ -128,14 +129,18 @@ def kept(work: Work) -> tuple[list[Entry], Iterable[dict[str, Any]]]:
     return [entry for entry in work.entries if entry.path not in fine], rows
 
 
-def ahead(call: Callable[[_T], _R], items: Iterable[_T], *, threads: int = 2) -> Iterator[_R]:
-    """Calls a function in threads, a few items ahead of what is taken, in order."""
+def ahead(call: Callable[[_T], _R], items: Iterable[_T], *, threads: int) -> Iterator[_R]:
+    """Calls a function in threads, a few items ahead of what is taken, in order.
+
+    For what waits, for a disk or a store. What computes belongs where its result is taken: a worker
+    has one core, and threads that share it slow each other down.
+    """
     waiting = iter(items)
     with ThreadPoolExecutor(threads) as pool:
-        running = [pool.submit(call, item) for item in islice(waiting, threads)]
+        running = deque(pool.submit(call, item) for item in islice(waiting, threads))
         while running:
-            result = running.pop(0).result()
-            running += [pool.submit(call, item) for item in islice(waiting, 1)]
+            result = running.popleft().result()
+            running.extend(pool.submit(call, item) for item in islice(waiting, 1))
             yield result
 
 
@@ -154,7 +159,7 @@ def counted(done: Dataset, show: Callable[[Tally], None]) -> Tally:
 
 
 def _meter(counted: Mapping[str, Any]) -> None:
-    """Adds to the counters that Ray's Prometheus endpoints show: ray_denoise_images_total and so on."""
+    """Adds to the counters that Prometheus finds at Ray's nodes: ray_denoise_images_total, ..."""
     for name, value in (
         ("images", counted["images"]),
         ("failed", counted["failed"]),
