@@ -115,7 +115,7 @@ def _numbers_of(part: str) -> tuple[pa.Table, dict[str, Any]]:
         parquet = pq.ParquetFile(file)
         names = set(parquet.schema_arrow.names)
         wanted = [name for name in (*_COLUMNS, *_NUMBERS) if name in names]
-        metadata = parquet.schema_arrow.metadata or {}
+        metadata = parquet.metadata.metadata or {}
         return parquet.read(columns=wanted), json.loads(metadata.get(b"denoise", b"{}"))
 
 
