@@ -20,7 +20,7 @@ from denoise.storage import SettingsError
 
 _SAMPLE = 64  # images that stand for all
 _SECONDS = 4.0  # of calibration
-_START_UP = 10.0  # seconds for Ray and the workers to be there
+_START_UP = 18.0  # seconds until Ray and the workers are there, and to sum up; on 2 cores
 _WORKER_BYTES = 600 << 20  # of a worker with torch loaded and no image
 _ESTIMATED = (
     "megapixels",
