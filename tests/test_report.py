@@ -178,7 +178,7 @@ def test_worst_median_and_best_images_are_shown_once_each(folder):
 
 def test_noise_of_any_size_stays_under_ten_megabytes(tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (700, 900, 3), dtype=np.uint8)
-    rows = [noise_row(f"{i}.png", i) for i in range(12)]
+    rows = [noise_row(f"{i:02}.png", i) for i in range(12)]
     for i, row in enumerate(rows):
         row |= {"height": 700, "width": 900, "noisy": {"bytes": png(noise ^ i), "path": "n"}}
         row |= {"clean": {"bytes": png(np.roll(noise, i, 0)), "path": "c"}}

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from ray.data import ActorPoolStrategy
 from running import run
 
 from denoise.runtime import Resources, _reason, actors
@@ -40,21 +41,24 @@ def test_whatever_else_ray_says_is_put_on_one_line():
 def test_a_machine_works_with_as_many_workers_as_it_has_room_for_and_says_so(
     caplog: pytest.LogCaptureFixture,
 ):
-    assert actors((8,), 100, TWO_CPUS, {"CPU": 1}).size == 2
+    assert _sizes(actors((8,), 100, TWO_CPUS, {"CPU": 1})) == (2, 2)
     assert "asked for 8 workers, each with 1 CPU; 2 CPUs and 0 GPUs have room for 2" in caplog.text
 
 
 def test_a_cluster_may_grow_to_as_many_workers_as_were_asked_for():
-    assert actors((8,), 100, CLUSTER, {"CPU": 1}).size == 8
-    pool = actors((1, 8), 5, CLUSTER, {"CPU": 1})
-    assert (pool.min_size, pool.max_size) == (1, 5)
+    assert _sizes(actors((8,), 100, CLUSTER, {"CPU": 1})) == (8, 8)
+    assert _sizes(actors((1, 8), 5, CLUSTER, {"CPU": 1})) == (1, 5)
 
 
 def test_as_many_workers_as_fit_are_the_default():
-    assert actors((), 100, CLUSTER, {"CPU": 1}).size == 4
-    assert actors((), 100, CLUSTER, {"GPU": 0.5}).size == 4
-    assert actors((), 3, CLUSTER, {"GPU": 0.5}).size == 3
-    assert actors((), 100, Resources(0, 0, 1), {"CPU": 1}).size == 1  # it will grow
+    assert _sizes(actors((), 100, CLUSTER, {"CPU": 1})) == (4, 4)
+    assert _sizes(actors((), 100, CLUSTER, {"GPU": 0.5})) == (4, 4)
+    assert _sizes(actors((), 3, CLUSTER, {"GPU": 0.5})) == (3, 3)
+    assert _sizes(actors((), 100, Resources(0, 0, 1), {"CPU": 1})) == (1, 1)  # it will grow
+
+
+def _sizes(pool: ActorPoolStrategy) -> tuple[int, int]:
+    return pool.min_size, pool.max_size
 
 
 def test_a_worker_that_this_machine_can_never_hold_is_refused():
