@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from denoise.shards import Tally
 
 _log = logging.getLogger(__name__)
+_UPLOADERS = 4
 Save = Literal["parquet", "files", "both", "none"]
 Format = Literal["png", "webp", "jpeg", "tiff", "same"]
 
@@ -153,6 +154,12 @@ def save(
         return columns, picture.pixels
     stored = decode(encoded, max_pixels=config.max_pixels).pixels
     return columns, stored[..., : picture.pixels.shape[2]]  # webp holds gray as three equal planes
+
+
+def uploaders(config: BulkConfig, output: str) -> int:
+    """Threads to make rows in: one image's file is on its way to a store while the next is made."""
+    has_files = config.save in ("files", "both")
+    return _UPLOADERS if has_files and not storage.is_local(output) else 0
 
 
 def _write_file(output: str, name: str, encoded: bytes) -> None:

@@ -9,12 +9,13 @@ from importlib.util import find_spec
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from denoise import bulk, storage
+from denoise import bulk, package, storage
 from denoise.bulk import BulkConfig, worker_counts
 from denoise.image import to_pixels
+from denoise.inputs import Entry
 from denoise.metrics import ssim
 from denoise.noise import check_sigma
-from denoise.pairs import Pair, PairConfig, errors_of, load
+from denoise.pairs import Pair, PairConfig, errors_of, fetched, paired
 from denoise.storage import SettingsError
 from denoise.tables import INFER_SCHEMA
 
@@ -78,8 +79,6 @@ def infer(config: InferConfig) -> dict[str, Any]:
 def prepared(config: InferConfig) -> tuple[InferConfig, str, tuple[str, ...]]:
     """The config with absolute places, the model's name and digest, and the places that every
     worker needs. Raises SettingsError where one of them is not there."""
-    from denoise import package
-
     needed = []
     if config.reference:
         reference = storage.absolute(config.reference)
@@ -89,11 +88,11 @@ def prepared(config: InferConfig) -> tuple[InferConfig, str, tuple[str, ...]]:
         needed.append(reference)
     if config.ssim and find_spec("skimage") is None:
         raise SettingsError("--ssim needs a package more: pip install 'denoise[ssim]'")
-    loaded = package.load(config.model)
+    model = package.id_of(config.model)
     if config.model not in package.shipped_names():
         config = replace(config, model=package.uri_of(config.model))
         needed.append(storage.join(config.model, "config.json"))
-    return config, loaded.id, tuple(needed)
+    return config, model, tuple(needed)
 
 
 def row_of(pair: Pair, denoised: Any, config: InferConfig, output: str) -> dict[str, Any]:
@@ -173,10 +172,8 @@ class _Everything:
 
         work = shards.work_of(block, INFER_SCHEMA, only_errors=self._only_errors)
         entries, rows = shards.kept(work)
-        loaded = shards.ahead(partial(load, config=pairing_of(self._config)), entries)
-        denoised = _denoised(loaded, self._denoiser, _CPU_BATCH)
-        row = partial(_row, config=self._config, model=self._model, output=work.output)
-        done = shards.ahead(row, denoised, threads=1)
+        denoised = _denoised(_pairs(entries, self._config), self._denoiser, _CPU_BATCH)
+        done = _rows(denoised, self._config, self._model, work.output)
         return shards.finish(work, rows, done, self._denoiser.notes)
 
 
@@ -197,7 +194,7 @@ def _load_shard(block: "pa.Table", config: InferConfig, *, only_errors: bool) ->
 
     work = shards.work_of(block, INFER_SCHEMA, only_errors=only_errors)
     entries, _ = shards.kept(work)
-    return _block_of(block, shards.ahead(partial(load, config=pairing_of(config)), entries))
+    return _block_of(block, _pairs(entries, config))
 
 
 def _finish_shard(
@@ -208,9 +205,17 @@ def _finish_shard(
 
     work = shards.work_of(block, INFER_SCHEMA, only_errors=only_errors)
     _, rows = shards.kept(work)
-    row = partial(_row, config=config, model=model, output=work.output)
     (notes,) = block.column("notes").to_pylist()
-    return shards.finish(work, rows, shards.ahead(row, _pairs_in(block)), notes)
+    return shards.finish(work, rows, _rows(_pairs_in(block), config, model, work.output), notes)
+
+
+def _pairs(entries: list[Entry], config: InferConfig) -> Iterator[Pair]:
+    """The pairs of a shard, their bytes fetched ahead."""
+    from denoise import shards
+
+    pairing = pairing_of(config)
+    ahead = shards.ahead(partial(fetched, config=pairing), entries, threads=shards.FETCHERS)
+    return (paired(one, pairing) for one in ahead)
 
 
 def _denoised(
@@ -252,13 +257,17 @@ def _denoised_batch(batch: list[Pair], denoiser: "Denoiser") -> Iterator[tuple[P
             yield pair, next(denoised)
 
 
-def _row(
-    done: tuple[Pair, Any], config: InferConfig, model: str, output: str
-) -> tuple[dict[str, Any], dict[str, float]]:
-    """The row of an image, and the seconds it took by stage."""
-    pair, denoised = done
-    row = row_of(pair, denoised, config, output)
-    return row | {"model": model}, pair.seconds
+def _rows(
+    done: Iterable[tuple[Pair, Any]], config: InferConfig, model: str, output: str
+) -> Iterator[tuple[dict[str, Any], dict[str, float]]]:
+    """The rows of images, and the seconds each took by stage."""
+    from denoise import shards
+
+    def row(one: tuple[Pair, Any]) -> tuple[dict[str, Any], dict[str, float]]:
+        pair, denoised = one
+        return row_of(pair, denoised, config, output) | {"model": model}, pair.seconds
+
+    return shards.ahead(row, done, threads=bulk.uploaders(config, output))
 
 
 def _block_of(block: "pa.Table", pairs: Iterable[Any], notes: Iterable[str] = ()) -> "pa.Table":

@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from denoise import bulk
 from denoise.bulk import BulkConfig, worker_counts
-from denoise.inputs import Entry
 from denoise.noise import check_sigma
-from denoise.pairs import Pair, PairConfig, errors_of, load
+from denoise.pairs import Fetched, Pair, PairConfig, errors_of, fetched, paired
 from denoise.tables import NOISE_SCHEMA
 
 if TYPE_CHECKING:
@@ -84,13 +83,11 @@ def _noise_shard(block: "pa.Table", config: NoisingConfig, *, only_errors: bool)
     work = shards.work_of(block, NOISE_SCHEMA, only_errors=only_errors)
     entries, rows = shards.kept(work)
     pairing = PairConfig(sigma=config.sigma, seed=config.seed, max_pixels=config.max_pixels)
-    row = partial(_row, config=config, pairing=pairing, output=work.output)
-    return shards.finish(work, rows, shards.ahead(row, entries))
+    ahead = shards.ahead(partial(fetched, config=pairing), entries, threads=shards.FETCHERS)
 
+    def row(one: Fetched) -> tuple[dict[str, Any], dict[str, float]]:
+        pair = paired(one, pairing)
+        return row_of(pair, config, work.output), pair.seconds
 
-def _row(
-    entry: Entry, config: NoisingConfig, pairing: PairConfig, output: str
-) -> tuple[dict[str, Any], dict[str, float]]:
-    """The row of an image, and the seconds it took by stage."""
-    pair = load(entry, pairing)
-    return row_of(pair, config, output), pair.seconds
+    done = shards.ahead(row, ahead, threads=bulk.uploaders(config, work.output))
+    return shards.finish(work, rows, done)

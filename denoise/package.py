@@ -13,17 +13,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
-
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as tensors_of
-from safetensors.torch import save as bytes_of
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from denoise import storage
-from denoise.model import build
 from denoise.storage import SettingsError, join
+
+if TYPE_CHECKING:
+    from torch import nn
 
 SHIPPED = Path(__file__).parent / "models"
 
@@ -34,20 +30,23 @@ class Package:
 
     name: str
     digest: str  # SHA-256 of model.safetensors
-    model: nn.Module  # in evaluation mode, on the CPU
+    model: "nn.Module"  # in evaluation mode, on the CPU
     config: dict[str, Any]
 
     @property
     def id(self) -> str:
         """How tables name it."""
-        return f"{self.name}@{self.digest[:12]}"
+        return _id(self.name, self.digest)
 
 
-def save(uri: str, model: nn.Module, fields: Mapping[str, Any], *, half: bool = False) -> str:
+def save(uri: str, model: "nn.Module", fields: Mapping[str, Any], *, half: bool = False) -> str:
     """Writes a package, config.json last, and returns the digest of its weights.
 
     `fields` has at least `architecture`, and `card`, the text of README.md, which goes there alone.
     """
+    import torch
+    from safetensors.torch import save as bytes_of
+
     kind = torch.float16 if half else torch.float32
     weights = {name: value.to(kind).contiguous() for name, value in model.state_dict().items()}
     encoded = bytes_of(weights)
@@ -67,17 +66,21 @@ def save(uri: str, model: nn.Module, fields: Mapping[str, Any], *, half: bool = 
 
 def load(name_or_uri: str) -> Package:
     """A shipped package by its name, or one at any URI. Raises SettingsError with the reason."""
-    uri = uri_of(name_or_uri)
-    config = _config(uri, name_or_uri)
-    encoded = _read(join(uri, "model.safetensors"), name_or_uri)
-    digest = sha256(encoded).hexdigest()
-    if digest != config["digest"]:
-        raise SettingsError(
-            f"model {storage.shown(name_or_uri)}: the weights are not the ones it was saved with "
-            f"(SHA-256 {digest[:12]}, config.json says {str(config['digest'])[:12]})"
-        )
-    name = uri.rstrip("/").rsplit("/", 1)[-1]
-    return Package(name, digest, _network(config, encoded, name_or_uri), config)
+    config, encoded = _files(name_or_uri)
+    network = _network(config, encoded, name_or_uri)
+    return Package(_name_of(name_or_uri), config["digest"], network, config)
+
+
+def id_of(name_or_uri: str) -> str:
+    """How tables name a package: name@digest. Raises SettingsError where it cannot be loaded.
+
+    A shipped one is known to load once its weights are the right ones, without torch, which takes
+    seconds to import.
+    """
+    config, encoded = _files(name_or_uri)
+    if name_or_uri not in shipped_names():
+        _network(config, encoded, name_or_uri)
+    return _id(_name_of(name_or_uri), config["digest"])
 
 
 def uri_of(name_or_uri: str) -> str:
@@ -129,6 +132,28 @@ def models(_: ModelsConfig) -> dict[str, Any]:
     return {"models": found, "table": table}
 
 
+def _id(name: str, digest: str) -> str:
+    return f"{name}@{digest[:12]}"
+
+
+def _name_of(name_or_uri: str) -> str:
+    return uri_of(name_or_uri).rstrip("/").rsplit("/", 1)[-1]
+
+
+def _files(asked: str) -> tuple[dict[str, Any], bytes]:
+    """config.json and the weights that it was saved with."""
+    uri = uri_of(asked)
+    config = _config(uri, asked)
+    encoded = _read(join(uri, "model.safetensors"), asked)
+    digest = sha256(encoded).hexdigest()
+    if digest != config["digest"]:
+        raise SettingsError(
+            f"model {storage.shown(asked)}: the weights are not the ones it was saved with "
+            f"(SHA-256 {digest[:12]}, config.json says {str(config['digest'])[:12]})"
+        )
+    return config, encoded
+
+
 def _config(uri: str, asked: str) -> dict[str, Any]:
     encoded = _read(join(uri, "config.json"), asked)
     try:
@@ -152,7 +177,12 @@ def _read(uri: str, asked: str) -> bytes:
         ) from error
 
 
-def _network(config: Mapping[str, Any], encoded: bytes, asked: str) -> nn.Module:
+def _network(config: Mapping[str, Any], encoded: bytes, asked: str) -> "nn.Module":
+    from safetensors import SafetensorError
+    from safetensors.torch import load as tensors_of
+
+    from denoise.model import build
+
     try:
         model = build(config["architecture"], config["arguments"])
         weights = tensors_of(encoded)

@@ -77,27 +77,53 @@ class Pair:
         self.noisy = self.clean = None  # an image that failed holds no memory
 
 
+@dataclass(frozen=True)
+class Fetched:
+    """The bytes of an image and of its reference, or what was wrong with fetching that one."""
+
+    pair: Pair
+    source: Source
+    reference: bytes | ImageError | OSError | None = None
+
+
 def load(entry: Entry, config: PairConfig) -> Pair:
     """Fetches and decodes an image and makes its pair; what goes wrong is its `error`.
 
     Images from a table that `noise` wrote bring their clean selves along.
     """
+    return paired(fetched(entry, config), config)
+
+
+def fetched(entry: Entry, config: PairConfig) -> Fetched:
+    """The first half of `load`, which waits for a disk or a store: threads may do it ahead."""
     pair = Pair(entry.path)
-    source = Source(b"")
+    source, reference = Source(b""), None
     with pair.stage("fetch"):
         source = source_of(entry)
         if source.error is not None:
             raise ImageError(source.error)
+        if config.sigma is None and config.reference is not None:
+            try:
+                reference = read(reference_of(config.reference, entry.path))
+            except (ImageError, OSError) as error:
+                return Fetched(pair, source, error)  # told if the image is fine
+    return Fetched(pair, source, reference)
+
+
+def paired(fetched: Fetched, config: PairConfig) -> Pair:
+    """The second half of `load`, which computes."""
+    pair, source = fetched.pair, fetched.source
     if pair.error is None:
         with pair.stage("decode"):
             _decode(pair, source, config)
     if pair.error is None and config.sigma is not None:
         with pair.stage("noise"):
             _add_noise(pair, config)
-    elif pair.error is None and config.reference is not None:
+    elif pair.error is None and fetched.reference is not None:
         with pair.stage("reference"):
-            encoded = read(reference_of(config.reference, entry.path))
-            pair.clean = _matching(decode(encoded, max_pixels=config.max_pixels), pair)
+            if not isinstance(fetched.reference, bytes):
+                raise fetched.reference
+            pair.clean = _matching(decode(fetched.reference, max_pixels=config.max_pixels), pair)
     return pair
 
 

@@ -133,8 +133,11 @@ def ahead(call: Callable[[_T], _R], items: Iterable[_T], *, threads: int) -> Ite
     """Calls a function in threads, a few items ahead of what is taken, in order.
 
     For what waits, for a disk or a store. What computes belongs where its result is taken: a worker
-    has one core, and threads that share it slow each other down.
+    has one core, and threads that share it slow each other down. Hence no threads at all with 0.
     """
+    if threads == 0:
+        yield from map(call, items)
+        return
     waiting = iter(items)
     with ThreadPoolExecutor(threads) as pool:
         running = deque(pool.submit(call, item) for item in islice(waiting, threads))

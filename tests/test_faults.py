@@ -4,7 +4,7 @@ import json
 import os
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -52,17 +52,26 @@ def test_a_killed_driver_is_gone_with_all_it_started_and_the_next_run_does_the_r
     assert all(path.stat().st_mtime_ns == time for path, time in before.items())
 
 
-@pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl-C"])
+@pytest.mark.parametrize(
+    "sign, send",
+    [
+        pytest.param(signal.SIGTERM, os.kill, id="SIGTERM to the driver, as kill and Docker do"),
+        pytest.param(signal.SIGTERM, os.killpg, id="SIGTERM to all of the group, as systemd does"),
+        pytest.param(signal.SIGINT, os.killpg, id="Ctrl-C, to all of the group"),
+    ],
+)
 def test_an_interrupted_job_says_so_leaves_nothing_running_and_resumes(
-    sign: signal.Signals, images: Path, model: str, undisturbed: Path, tmp_path: Path
+    sign: signal.Signals,
+    send: Callable[[int, int], None],
+    images: Path,
+    model: str,
+    undisturbed: Path,
+    tmp_path: Path,
 ):
     flags = _flags(images, tmp_path / "out", model)
     job = Job("infer", *flags)
     _wait_for_the_middle(job, tmp_path / "out")
-    if sign == signal.SIGINT:
-        os.killpg(job.process.pid, sign)  # as a terminal does: to all of the group
-    else:
-        os.kill(job.process.pid, sign)  # as `kill`, Docker and Kubernetes do: to the driver alone
+    send(job.process.pid, sign)
     done = job.done(60)
     assert done.code == 130, done.err
     assert "Traceback" not in done.err

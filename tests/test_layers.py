@@ -67,7 +67,7 @@ def test_importing_the_package_and_the_command_loads_neither_torch_nor_ray():
     assert loaded.isdisjoint({"torch", "ray", "pyarrow", "fsspec"})
 
 
-@pytest.mark.parametrize("verb", ["noise", "infer", "train", "plan", "report"])
+@pytest.mark.parametrize("verb", ["noise", "infer", "train", "plan", "report", "models"])
 def test_help_of_a_verb_loads_neither_torch_nor_ray(verb: str):
     loaded = _modules_after(
         "import contextlib, io\n"

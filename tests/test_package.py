@@ -1,6 +1,8 @@
 """Model packages: what is saved comes back, and nothing else is taken for it."""
 
 import json
+import subprocess
+import sys
 from hashlib import sha256
 from pathlib import Path
 
@@ -48,6 +50,18 @@ def test_saving_twice_gives_the_same_bytes(tmp_path: Path):
     saved(tmp_path / "b")
     for name in ("model.safetensors", "config.json"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+@pytest.mark.parametrize("name", package.shipped_names())
+def test_tables_name_a_shipped_model_without_loading_torch(name: str):
+    code = f"from denoise import package; print(package.id_of({name!r}))"
+    shown = subprocess.run(
+        [sys.executable, "-c", f"{code}; import sys; print('torch' in sys.modules)"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert shown.stdout.split() == [package.load(name).id, "False"]
 
 
 def test_changed_weights_are_refused(tmp_path: Path):

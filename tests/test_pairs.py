@@ -67,3 +67,17 @@ def test_an_image_over_the_limit_is_refused_before_it_is_decoded(tmp_path: Path)
     (tmp_path / "a.png").write_bytes(encoded(photo(48, 64)))
     assert load(entry(tmp_path), PairConfig(max_pixels=48 * 64)).error is None
     assert load(entry(tmp_path), PairConfig(max_pixels=48 * 64 - 1)).error is not None
+
+
+def test_without_its_reference_an_image_still_says_what_it_is(tmp_path: Path):
+    (tmp_path / "clean").mkdir()
+    (tmp_path / "a.png").write_bytes(encoded(photo(20, 30)))
+    pair = load(entry(tmp_path), PairConfig(reference=str(tmp_path / "clean")))
+    assert pair.error == "no references of that name"
+    assert (pair.about()["height"], pair.about()["width"]) == (20, 30)
+
+
+def test_a_broken_image_is_told_before_its_missing_reference(tmp_path: Path):
+    (tmp_path / "a.png").write_bytes(b"")
+    pair = load(entry(tmp_path), PairConfig(reference=str(tmp_path / "nowhere")))
+    assert pair.error == "empty file"

@@ -3,8 +3,9 @@
     python -m tests.bench.infer --images FOLDER [--model unet] [--limit 500] [--only bare ours ...]
 
 Every contender does the same work on the same photographs (fetch, decode, noise, network, metrics,
-encode) with the same number of processes of one thread each; rates are without start-up. Ratios are
-to the bare loop of the same run.
+encode) with the same number of processes of one thread each. Rates are those of the steady state:
+what comes before a job's first shards are done, its start-up, is left out. Ratios are to the bare
+loop of the same run.
 """
 
 import argparse
@@ -15,8 +16,13 @@ import shutil
 import tempfile
 import time
 from collections import Counter
+from io import BytesIO
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from PIL import Image
 
 from denoise import InferConfig, infer, storage, tables
 from denoise.inference import denoiser_of, pairing_of, row_of
@@ -65,48 +71,63 @@ def bare(config: InferConfig, listed: list[Entry]) -> float:
     return together(bare_half, config, listed)
 
 
-def bare_half(config: InferConfig, mine: list[Entry], ready: Any, place: str) -> None:
+def bare_half(config: InferConfig, mine: list[Entry], ready: Any, times: Any) -> None:
     import torch
 
     torch.set_num_threads(1)
     denoiser, pairing = denoiser_of(config), pairing_of(config)
-    ready.wait()
-    rows = []
-    for entry in mine:
+
+    def row(entry: Entry, place: str) -> dict[str, Any]:
         pair = load(entry, pairing)
         denoised = None if pair.noisy is None else denoiser.denoise([pair.noisy])[0]
-        rows.append(row_of(pair, denoised, config, place))
-    tables.write_part(place, os.getpid(), rows, tables.INFER_SCHEMA, {})
+        return row_of(pair, denoised, config, place)
+
+    half(row, tables.INFER_SCHEMA, mine, ready, times)
+
+
+def half(row: Any, schema: Any, mine: list[Entry], ready: Any, times: Any) -> None:
+    """Does the images of one process, after one that is not counted."""
+    with tempfile.TemporaryDirectory() as place:
+        row(mine[0], place)
+        ready.wait()
+        start = time.time()
+        rows = [row(entry, place) for entry in sorted(mine, key=lambda entry: entry.path)]
+        tables.write_part(place, 0, rows, schema, {})
+        times.put((start, time.time()))
 
 
 def together(half: Any, config: Any, listed: list[Entry]) -> float:
     """Images a second of several processes that begin at the same moment, loaded and ready."""
     context = multiprocessing.get_context("spawn")
-    ready = context.Barrier(WORKERS + 1)
-    with tempfile.TemporaryDirectory() as place:
-        running = [
-            context.Process(target=half, args=(config, listed[number::WORKERS], ready, place))
-            for number in range(WORKERS)
-        ]
-        for process in running:
-            process.start()
-        ready.wait()
-        start = time.perf_counter()
-        for process in running:
-            process.join()
-        return len(listed) / (time.perf_counter() - start)
+    ready, times = context.Barrier(WORKERS), context.Queue()
+    running = [
+        context.Process(target=half, args=(config, listed[number::WORKERS], ready, times))
+        for number in range(WORKERS)
+    ]
+    for process in running:
+        process.start()
+    starts, ends = zip(*(times.get() for _ in running), strict=True)
+    for process in running:
+        process.join()
+    return len(listed) / (max(ends) - min(starts))
 
 
 def ours(config: InferConfig, listed: list[Entry]) -> float:
-    """The job itself; from the start of its first shard to the end of its last."""
+    """The job itself."""
     infer(config)
-    return rate_of(config.output, len(listed))
+    return rate_of(config.output)
 
 
-def rate_of(output: str, images: int) -> float:
-    found = [tables.about(uri) for uri in tables.parts(output)]
-    start = min(about["started"] for about in found)
-    return images / (max(about["ended"] for about in found) - start)
+def rate_of(output: str) -> float:
+    """Images a second from the moment when each worker could have done a shard to the last one."""
+    done = sorted((tables.about(uri)["ended"], rows_in(uri)) for uri in tables.parts(output))
+    start, _ = done[WORKERS - 1]
+    return sum(count for _, count in done[WORKERS:]) / (done[-1][0] - start)
+
+
+def rows_in(uri: str) -> int:
+    with storage.open_input(uri) as file:
+        return int(pq.ParquetFile(file).metadata.num_rows)
 
 
 def stages(output: str) -> None:
@@ -140,30 +161,29 @@ def textbook(config: InferConfig, listed: list[Entry]) -> float:
 
 
 class Textbook:
-    """The network, the metrics and the encoding of one image a batch."""
+    """The network, the metrics and the encoding of one image a batch, each by the usual call."""
 
     def __init__(self, config: InferConfig) -> None:
         import torch
 
         torch.set_num_threads(1)
         self.denoiser = denoiser_of(config)
+        self.chance = np.random.default_rng(config.seed)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        import numpy as np
-
-        from denoise.image import Picture, encode, to_floats, to_pixels
-        from denoise.metrics import mse, psnr
-        from denoise.noise import add_noise, seed_of
-
         start = time.time()
         (clean,), (path,) = batch["image"], batch["path"]
-        noisy = to_pixels(add_noise(to_floats(clean), sigma=0.1, seed=seed_of(path, 0)), 8)
-        denoised = self.denoiser.denoise([noisy])[0]
+        noisy = clean / 255 + self.chance.normal(0, 0.1, clean.shape)
+        noisy = (noisy.clip(0, 1) * 255).round().astype(np.uint8)
+        denoised = self.denoiser(noisy)
+        errors = [((one / 255 - clean / 255) ** 2).mean() for one in (noisy, denoised)]
+        encoded = BytesIO()
+        Image.fromarray(denoised).save(encoded, "png")
         found = {
             "path": path,
-            "psnr_noisy": psnr(mse(noisy, clean)),
-            "psnr": psnr(mse(denoised, clean)),
-            "image": encode(Picture(denoised)),
+            "psnr_noisy": -10 * np.log10(errors[0]),
+            "psnr": -10 * np.log10(errors[1]),
+            "image": encoded.getvalue(),
             "times": json.dumps([start, time.time()]),
         }
         return {name: np.array([value]) for name, value in found.items()}
@@ -204,17 +224,19 @@ def compare_noise(place: Path, photos: Path, listed: list[Entry]) -> None:
     config = NoisingConfig(images=str(photos), output=str(place / "pairs"))
     plain = together(noise_half, config, listed)
     noise(config)
-    job = rate_of(config.output, len(listed))
+    job = rate_of(config.output)
     print(f"noise bare      {plain:8.2f} images/s {1:6.2f}")
     print(f"noise ours      {job:8.2f} images/s {job / plain:6.2f}")
     stages(config.output)
 
 
-def noise_half(config: NoisingConfig, mine: list[Entry], ready: Any, place: str) -> None:
+def noise_half(config: NoisingConfig, mine: list[Entry], ready: Any, times: Any) -> None:
     pairing = PairConfig(sigma=config.sigma, seed=config.seed)
-    ready.wait()
-    rows = [noise_row_of(load(entry, pairing), config, place) for entry in mine]
-    tables.write_part(place, os.getpid(), rows, tables.NOISE_SCHEMA, {})
+
+    def row(entry: Entry, place: str) -> dict[str, Any]:
+        return noise_row_of(load(entry, pairing), config, place)
+
+    half(row, tables.NOISE_SCHEMA, mine, ready, times)
 
 
 if __name__ == "__main__":
