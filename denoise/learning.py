@@ -79,7 +79,7 @@ def learn(
     """
     share: Share = options.get("share", Share())
     learner = learner_of(recipe, model, options.get("state"))
-    network = parallel(learner.model, share, compiled=options.get("compiled", False))
+    network = parallel(recipe, learner.model, share, compiled=options.get("compiled", False))
     judge = Judge(recipe, validation, share)
     log = Log(recipe, sampler, share, options.get("tell", lambda record: None))
     batches = log.timed(ahead(parts(recipe, sampler, share, learner.step)))
@@ -108,6 +108,7 @@ def learn(
 def learner_of(recipe: Recipe, model: nn.Module, state: State | None) -> Learner:
     """The network on its device, its average and its optimizer, fresh or as they were saved."""
     torch.backends.cudnn.deterministic = True  # else a GPU adds gradients up in any order
+    # channels last: steps of unet, cae-s, classic are 1.10, 1.42, 1.48 times as fast on a CPU core
     model = model.to(device(), memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     average = copy.deepcopy(model).eval().requires_grad_(False)
     optimizer = torch.optim.AdamW(
@@ -123,14 +124,20 @@ def learner_of(recipe: Recipe, model: nn.Module, state: State | None) -> Learner
     return learner
 
 
-def parallel(model: nn.Module, share: Share, *, compiled: bool) -> nn.Module:
+def parallel(recipe: Recipe, model: nn.Module, share: Share, *, compiled: bool) -> nn.Module:
     """The network as its workers train it together."""
     network: nn.Module = torch.compile(model) if compiled else model  # type: ignore[assignment]
     if share.world == 1:
         return network
-    # find_unused_parameters: buckets keep their first order. In one found at run time, a restarted
-    # run would add up the gradients of three and more workers in another order.
-    return DistributedDataParallel(network, find_unused_parameters=True)
+    together = DistributedDataParallel(network, gradient_as_bucket_view=True)  # without a copy
+    # Its first pass decides in which order gradients are exchanged from then on. Before the first
+    # step, or a restarted run would add up those of three and more workers in another order.
+    # (find_unused_parameters=True keeps the order too, but a step takes a fifth longer with it.)
+    size = recipe.batch_size // (share.world * recipe.accumulate)
+    nothing = torch.zeros(size, 3, recipe.patch, recipe.patch, device=device())
+    together(nothing, torch.zeros(size, device=device())).mean().backward()
+    together.zero_grad()
+    return together
 
 
 @dataclass(frozen=True)

@@ -200,6 +200,9 @@ def rank_of_three(rank: int, port: int, folder: Path) -> None:
         learner, _ = trained(replace(ODD, accumulate=count), share=Share(rank, 3))
         losses = [(record["loss"], record.get("psnr")) for record in learner.history]
         (folder / f"{count}-{rank}.json").write_text(json.dumps(losses))
+    whole, states = trained(ODD, share=Share(rank, 3))
+    resumed, _ = trained(ODD, state=states[0], share=Share(rank, 3))
+    assert same(whole.model, resumed.model), "the order of three summands changed"
     torch.distributed.destroy_process_group()
 
 
@@ -215,7 +218,7 @@ def test_workers_cut_a_batch_into_slices_that_differ_by_a_sample_at_most(size, w
     assert total == pytest.approx(1)
 
 
-def test_three_workers_share_an_odd_batch_and_have_the_losses_of_one(tmp_path: Path):
+def test_three_workers_share_an_odd_batch_have_the_losses_of_one_and_resume_exactly(tmp_path: Path):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

@@ -50,6 +50,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     asked = parser.parse_args()
     torch.set_num_threads(1)
+    os.environ.setdefault("RAY_worker_niceness", "0")  # else Ray's alone make way for all others
     recipe = Recipe(
         steps=asked.steps, batch_size=asked.batch_size, sigma=(0.0, 0.2), save_every=asked.steps
     )
