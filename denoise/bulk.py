@@ -92,11 +92,13 @@ def run(
     settings: Mapping[str, Any],
     stages: Stages,
     needed: tuple[str, ...] = (),
+    shard_bytes: int = manifest.SHARD_BYTES,
 ) -> dict[str, Any]:
     """Does what is missing in an output folder and returns its summary.
 
     `stages` turns a dataset of so many shards into one of counted lines; the URIs `needed` must be
-    there on every node. Raises SettingsError before any work where flags or places are wrong.
+    there on every node. Shards hold `shard_bytes` of encoded images: what a kill costs a worker.
+    Raises SettingsError before any work where flags or places are wrong.
     """
     place = storage.absolute(config.output)
     for uri in (storage.absolute(config.images), *needed):
@@ -108,7 +110,7 @@ def run(
     with Output(place, verb, settings, overwrite=config.overwrite) as output:
         left_out: Counter[str] = Counter()
         found = inputs.entries(storage.absolute(config.images), left_out, output=place)
-        listing = manifest.update(place, found, left_out)
+        listing = manifest.update(place, found, left_out, shard_bytes)
         _tell(listing)
         missing = manifest.pending(place)
         failed = manifest.with_errors(place) if config.retry_errors else []

@@ -159,7 +159,7 @@ def _stages(
 
 
 class _Everything:
-    """A worker on a CPU: a shard from its entries to its part file."""
+    """A worker on a CPU: one shard after the other, from its entries to its part file."""
 
     def __init__(self, config: InferConfig, model: str, only_errors: bool) -> None:
         self._config = config

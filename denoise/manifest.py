@@ -24,7 +24,7 @@ from denoise.storage import join
 _CHUNK = 65_536  # rows of a manifest file
 _GROUP = 4_096  # rows of a row group in it: what a worker reads to learn one shard
 _UNKNOWN = 2 << 20  # bytes that an image of unknown size counts as: an ordinary photograph
-_SHARD_BYTES = 1 << 20  # of encoded images: a kill costs the work on so much, for each worker
+SHARD_BYTES = 1 << 20  # of encoded images: a kill costs the work on so much, for each worker
 _MOST_SHARDS = 64_000  # a generation: what Ray Data's driver handles with ease
 _MANIFEST = pa.schema(
     [
@@ -87,7 +87,9 @@ class Shard:
         return found
 
 
-def update(uri: str, entries: Iterator[Entry], left_out: Counter[str]) -> Listing:
+def update(
+    uri: str, entries: Iterator[Entry], left_out: Counter[str], shard_bytes: int = SHARD_BYTES
+) -> Listing:
     """Compares a listing with the manifest: what is new becomes a new generation of shards, a shard
     with a changed input is to be done again, rows of inputs that are gone are kept."""
     listing = Listing(left_out=left_out)
@@ -103,7 +105,7 @@ def update(uri: str, entries: Iterator[Entry], left_out: Counter[str]) -> Listin
         storage.remove(join(uri, "_SUCCESS"))
     if rows:
         first = generations[-1].shards.stop if generations else 0
-        made = Generation(number, rows, size, shard_rows(rows, size), first)
+        made = Generation(number, rows, size, shard_rows(rows, size, shard_bytes), first)
         place = join(uri, "_manifest", f"generation-{number:05d}.json")
         storage.write(place, json.dumps(asdict(made)).encode())
     known.renew(generations)
@@ -198,11 +200,11 @@ def _size_of(entry: Entry) -> int:
     return entry.size or _UNKNOWN
 
 
-def shard_rows(rows: int, size: int) -> int:
+def shard_rows(rows: int, size: int, shard_bytes: int = SHARD_BYTES) -> int:
     """How many images make a shard: few enough that a kill costs seconds and that every worker has
     work until the end, many enough that a hundred million images make no more than 64,000 tasks."""
-    by_bytes = _SHARD_BYTES * rows // max(1, size)
-    wanted = min(by_bytes, max(4, rows // 64), 1000)
+    by_bytes = shard_bytes * rows // max(1, size)
+    wanted = min(by_bytes, max(4, rows // 32), 1000)
     return max(1, wanted, -(-rows // _MOST_SHARDS))
 
 

@@ -52,7 +52,7 @@ class Tally:
     seconds: Counter[str] = field(default_factory=Counter)  # by stage, summed over workers
 
 
-def dataset(output: str, shards: list[Shard], *, readers: int = 1) -> Dataset:
+def dataset(output: str, shards: list[Shard], *, readers: int = 2) -> Dataset:
     """A row for each shard: its entries, read from the manifest when its turn comes."""
     return ray.data.read_datasource(
         _Shards(output, shards),
