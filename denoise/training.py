@@ -142,11 +142,24 @@ def _work(
             board=board,
             tracking=ray.put(tracking),
         )
-        with recorder.shown(lambda: ray.get(board.read.remote()), config.steps):
+        with recorder.shown(lambda: _latest(board), config.steps):
             result = _trained(config, job, resources)
         if supply.stream:  # all of them were seen by now
             _note(output, supply, validation)
         return _packed(config, job, start, roster, result)
+
+
+def _latest(board: Any) -> recorder.Record:
+    """What is known of the training's progress; nothing while its board cannot be reached, as after
+    a machine has slept or a node is lost: training itself does not depend on it."""
+    import ray
+    from ray.exceptions import RayActorError
+
+    try:
+        found: recorder.Record = ray.get(board.read.remote())
+    except RayActorError:
+        return {}
+    return found
 
 
 def _check_cluster(config: TrainConfig, place: str, resources: "Resources") -> None:

@@ -288,7 +288,7 @@ def test_wrong_places_are_refused_before_any_work(
         ({"workers": (3, 2)}, "workers must be N or MIN MAX"),
         ({"workers": 0}, "workers must be N or MIN MAX"),
         ({"max_error_rate": 2.0}, "max-error-rate must lie in 0..1, got 2"),
-        ({"gpus_per_worker": 0.0}, "gpus-per-worker must be above 0"),
+        ({"gpus_per_worker": 0.0}, "gpus-per-worker must lie in 0..1.*got 0"),
         ({"output": ""}, "output must not be empty"),
         ({"seed": 2**63}, "seed must fit in 64 bits"),
     ],
