@@ -171,7 +171,7 @@ def _write_file(output: str, name: str, encoded: bytes) -> None:
         uri, aside = (storage.join(output, place) for place in (name, UNFINISHED))
         storage.write(uri, encoded, aside=aside)
     except OSError as error:
-        if error.errno in (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR):
+        if error.errno in (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST):
             raise ImageError("its name cannot be a file's in the output folder") from error
         raise RuntimeError(f"cannot write images: {storage.words_of(error)}") from error
 

@@ -10,6 +10,7 @@ from functools import lru_cache
 from hashlib import blake2b
 from io import TextIOWrapper
 from itertools import islice
+from threading import Lock
 from typing import Any
 
 import pyarrow as pa
@@ -22,6 +23,7 @@ from denoise.storage import Found, SettingsError
 
 _MANIFESTS = (".txt", ".csv", ".parquet")
 _UNSURE = "its name does not tell"
+_reading = Lock()  # else all threads that fetch ahead read the same rows or names at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,11 @@ class Source:
     sigma: float | None = None
     seed: int | None = None
     error: str | None = None
+
+    @property
+    def is_noisy(self) -> bool:
+        """Whether noise was added to it: with `noise --save files`, no clean image comes along."""
+        return self.clean is not None or self.sigma is not None
 
 
 def entries(images: str, left_out: Counter[str], *, output: str | None = None) -> Iterator[Entry]:
@@ -76,10 +83,11 @@ def source_of(entry: Entry) -> Source:
     row = _row(entry.uri, entry.mark, entry.row)
     if isinstance(row.get("error"), str):
         return Source(b"", error=row["error"])
-    if not _holds_image(row.get("noisy")) and row.get("file"):  # `noise --save files` wrote it so
-        root = entry.uri.rsplit("/", 2)[0]
-        encoded = storage.read(storage.join(root, row["file"]))
-        return Source(encoded, sigma=row.get("sigma"), seed=row.get("seed"))
+    if row.get("file") and not any(map(_holds_image, row.values())):  # `--save files` wrote it so
+        encoded = storage.read(storage.join(entry.uri.rsplit("/", 2)[0], row["file"]))
+        if "noisy" not in row:  # by `infer`: it is noisy no more
+            return Source(encoded)
+        return Source(encoded, sigma=row["sigma"], seed=row["seed"])
     encoded = _bytes_of(row[_image_column(row)], entry.uri)
     if not _holds_image(row.get("clean")):
         return Source(encoded)
@@ -94,7 +102,8 @@ def reference_of(reference: str, path: str) -> str:
     """
     folder, _, name = path.rpartition("/")
     place = storage.join(reference, folder) if folder else reference
-    there = _names(place)
+    with _reading:
+        there = _names(place)
     if name in there:
         return storage.join(place, name)
     if not there and _suffix(reference) in IMAGE_SUFFIXES:  # one image, and its one reference
@@ -279,9 +288,13 @@ def _holds_image(value: Any) -> bool:
 
 def _row(uri: str, mark: str, row: int) -> dict[str, Any]:
     """One row of a Parquet file, from a row group that is kept for its neighbours."""
-    for group, first, stop in _groups(uri, mark):
+    with _reading:
+        groups = _groups(uri, mark)
+    for group, first, stop in groups:
         if first <= row < stop:
-            found: dict[str, Any] = _group(uri, mark, group).slice(row - first, 1).to_pylist()[0]
+            with _reading:
+                neighbours = _group(uri, mark, group)
+            found: dict[str, Any] = neighbours.slice(row - first, 1).to_pylist()[0]
             return found
     raise ImageError("the table's row is gone")
 

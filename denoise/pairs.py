@@ -79,11 +79,11 @@ class Pair:
 
 @dataclass(frozen=True)
 class Fetched:
-    """The bytes of an image and of its reference, or what was wrong with fetching that one."""
+    """The bytes of an image and of its reference, or in words what was wrong with that one."""
 
     pair: Pair
     source: Source
-    reference: bytes | ImageError | OSError | None = None
+    reference: bytes | str | None = None  # no exception: it would hold on to the pixels
 
 
 def load(entry: Entry, config: PairConfig) -> Pair:
@@ -97,7 +97,8 @@ def load(entry: Entry, config: PairConfig) -> Pair:
 def fetched(entry: Entry, config: PairConfig) -> Fetched:
     """The first half of `load`, which waits for a disk or a store: threads may do it ahead."""
     pair = Pair(entry.path)
-    source, reference = Source(b""), None
+    source = Source(b"")
+    reference: bytes | str | None = None
     with pair.stage("fetch"):
         source = source_of(entry)
         if source.error is not None:
@@ -105,8 +106,10 @@ def fetched(entry: Entry, config: PairConfig) -> Fetched:
         if config.sigma is None and config.reference is not None:
             try:
                 reference = read(reference_of(config.reference, entry.path))
-            except (ImageError, OSError) as error:
-                return Fetched(pair, source, error)  # told if the image is fine
+            except ImageError as error:  # told if the image is fine
+                reference = str(error)
+            except OSError as error:
+                reference = words_of(error)
     return Fetched(pair, source, reference)
 
 
@@ -121,8 +124,8 @@ def paired(fetched: Fetched, config: PairConfig) -> Pair:
             _add_noise(pair, config)
     elif pair.error is None and fetched.reference is not None:
         with pair.stage("reference"):
-            if not isinstance(fetched.reference, bytes):
-                raise fetched.reference
+            if isinstance(fetched.reference, str):
+                raise ImageError(fetched.reference)
             pair.clean = _matching(decode(fetched.reference, max_pixels=config.max_pixels), pair)
     return pair
 
@@ -140,11 +143,11 @@ def errors_of(
 def _decode(pair: Pair, source: Source, config: PairConfig) -> None:
     pair.picture = decode(source.encoded, max_pixels=config.max_pixels)
     pair.noisy = pair.picture.pixels
+    if source.is_noisy and config.sigma is not None:
+        raise ImageError("noisy already, as its table says")
+    pair.sigma, pair.seed = source.sigma, source.seed
     if source.clean is not None:
-        if config.sigma is not None:
-            raise ImageError("noisy already: its table brings a clean image along")
         pair.clean = _matching(decode(source.clean, max_pixels=config.max_pixels), pair)
-        pair.sigma, pair.seed = source.sigma, source.seed
 
 
 def _add_noise(pair: Pair, config: PairConfig) -> None:

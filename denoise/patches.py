@@ -196,6 +196,8 @@ def _pixels(entry: Entry) -> tuple[NDArray[np.uint8], float | None]:
     source = source_of(entry)
     if source.error:
         raise ImageError(source.error)
+    if source.is_noisy and source.clean is None:
+        raise ImageError("noisy, and its table brings no clean image along")
     noisy = _rgb(source.encoded)
     if source.clean is None:
         return noisy, None

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from conftest import encoded, make_photos, photo
 
-from denoise import InferConfig, infer, model, package, storage, tables
+from denoise import InferConfig, bulk, infer, model, package, storage, tables
 from denoise.bulk import file_of
-from denoise.image import decode, to_floats, to_pixels
+from denoise.image import ImageError, Picture, decode, to_floats, to_pixels
 from denoise.metrics import mse, psnr
 from denoise.noise import add_noise, seed_of
 from denoise.noising import NoisingConfig, noise
@@ -205,6 +205,14 @@ def test_images_are_saved_where_they_were_asked_for(
         infer(InferConfig(images=str(pictures / "more"), output=str(out), model=network, save=save))  # type: ignore[arg-type]
         assert bool(list(out.rglob("*.png"))) == has_files
         assert all(row["image"] is None and row["psnr"] is None for row in rows_of(out).values())
+
+
+def test_a_file_in_the_way_of_an_images_folder_is_that_images_error(tmp_path: Path):
+    config = NoisingConfig(images="photos", output=str(tmp_path), save="files")
+    bulk.save(Picture(photo()), "a.png", config, str(tmp_path))  # becomes images/a.png.png
+    for inside in ("a.png.png/b.png", "a.png.png/more/b.png"):
+        with pytest.raises(ImageError, match="cannot be a file's"):
+            bulk.save(Picture(photo()), inside, config, str(tmp_path))
 
 
 def test_lossy_files_are_measured_as_they_are_stored(

@@ -1,13 +1,19 @@
 """Every kind of `--images` gives each input image once, under a path relative to its root."""
 
+import time
 from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import encoded, photo
 
+from denoise import storage
 from denoise.image import ImageError
 from denoise.inputs import Entry, entries, reference_of, source_of
 from denoise.storage import SettingsError
@@ -119,6 +125,32 @@ def test_rows_without_a_name_are_numbered(tmp_path: Path):
     listed, _ = found(tmp_path / "a.parquet")
     assert set(listed) == {"a/0", "a/1"}
     assert source_of(listed["a/1"]).encoded == encoded(photo())
+
+
+def test_threads_read_what_rows_or_names_they_share_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    image = [{"bytes": encoded(photo()), "path": f"{i}.png"} for i in range(8)]
+    pq.write_table(pa.table({"image": image}), tmp_path / "a.parquet")
+    listed, _ = found(tmp_path / "a.parquet")
+    asked = []
+
+    def slowly(name: str) -> Callable[[str], Any]:
+        call = getattr(storage, name)
+
+        def slow(uri: str) -> Any:
+            asked.append(name)
+            time.sleep(0.05)
+            return call(uri)
+
+        return slow
+
+    for name in ("open_input", "names"):
+        monkeypatch.setattr(storage, name, slowly(name))
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(source_of, listed.values()))
+        list(pool.map(partial(reference_of, str(tmp_path)), ["a.parquet"] * 8))
+    assert sorted(asked) == ["names", "open_input", "open_input"]  # the footer, and the rows
 
 
 def test_keys_stay_below_their_root(tmp_path: Path):

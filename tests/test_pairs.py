@@ -1,13 +1,20 @@
 """A pair: an image fetched, decoded and paired, or the words for why not."""
 
+import gc
+from collections import Counter
 from pathlib import Path
+from weakref import ref
 
 import numpy as np
 import pytest
 from conftest import encoded, photo
 
-from denoise.inputs import Entry
+from denoise import tables
+from denoise.image import decode
+from denoise.inputs import Entry, entries
+from denoise.noising import NoisingConfig, row_of
 from denoise.pairs import PairConfig, errors_of, load
+from denoise.patches import photo_row
 
 
 def entry(place: Path, name: str = "a.png") -> Entry:
@@ -75,6 +82,33 @@ def test_without_its_reference_an_image_still_says_what_it_is(tmp_path: Path):
     pair = load(entry(tmp_path), PairConfig(reference=str(tmp_path / "clean")))
     assert pair.error == "no references of that name"
     assert (pair.about()["height"], pair.about()["width"]) == (20, 30)
+
+
+def test_the_pixels_of_an_image_without_its_reference_are_let_go_of_at_once(tmp_path: Path):
+    (tmp_path / "a.png").write_bytes(encoded(photo()))
+    gc.disable()  # it may not come by for many images
+    try:
+        pair = load(entry(tmp_path), PairConfig(reference=str(tmp_path / "nowhere")))
+        pixels = ref(pair.picture.pixels)
+        del pair
+        assert pixels() is None
+    finally:
+        gc.enable()
+
+
+def test_noisy_files_without_their_clean_selves_are_never_taken_for_clean_ones(tmp_path: Path):
+    out = tmp_path / "out"
+    (tmp_path / "a.png").write_bytes(encoded(photo()))
+    config = NoisingConfig(images=str(tmp_path), output=str(out), sigma=0.2, seed=3, save="files")
+    pair = load(entry(tmp_path), PairConfig(sigma=0.2, seed=3))
+    tables.write_part(str(out), 0, [row_of(pair, config, str(out))], tables.NOISE_SCHEMA, {})
+    (out / "_run.json").write_text("{}")
+    (listed,) = entries(str(out), Counter())
+    again = load(listed, PairConfig())
+    assert (again.sigma, again.seed, again.clean, again.error) == (0.2, 3, None, None)
+    assert np.array_equal(again.noisy, decode((out / "images/a.png.png").read_bytes()).pixels)
+    assert load(listed, PairConfig(sigma=0.1)).error == "noisy already, as its table says"
+    assert photo_row(listed, 16)["error"] == "noisy, and its table brings no clean image along"
 
 
 def test_a_broken_image_is_told_before_its_missing_reference(tmp_path: Path):
