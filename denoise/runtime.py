@@ -44,13 +44,18 @@ class Resources:
     def room(self, each: Mapping[str, float]) -> int:
         """How many workers fit that take so much "CPU" and "GPU", each of them on one node."""
         return sum(
-            min(int(node.get(name, 0.0) / amount) for name, amount in each.items())
+            min(_times(amount, node.get(name, 0.0)) for name, amount in each.items())
             for node in self.by_node
         )
 
     def __str__(self) -> str:
         nodes = f" on {self.nodes} nodes" if self.nodes > 1 else ""
         return f"{self.cpus:g} CPUs and {self.gpus:g} GPUs{nodes}"
+
+
+def _times(amount: float, there: float) -> int:
+    """How often an amount fits; shares of a GPU are never put together from two."""
+    return int(there / amount) if amount >= 1 else int(there) * int(1 / amount)
 
 
 @contextmanager

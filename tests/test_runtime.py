@@ -54,6 +54,7 @@ def test_as_many_workers_as_fit_are_the_default():
     assert _sizes(actors((), 100, CLUSTER, {"CPU": 1})) == (4, 4)
     assert _sizes(actors((), 100, CLUSTER, {"GPU": 0.5})) == (4, 4)
     assert _sizes(actors((), 3, CLUSTER, {"GPU": 0.5})) == (3, 3)
+    assert _sizes(actors((), 100, CLUSTER, {"GPU": 0.6})) == (2, 2)  # two GPUs hold one each
     assert _sizes(actors((), 100, Resources(0, 0, 1), {"CPU": 1})) == (1, 1)  # it will grow
 
 
