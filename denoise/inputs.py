@@ -119,7 +119,7 @@ def reference_of(reference: str, path: str) -> str:
 def _entries_of(images: str, left_out: Counter[str], output: str | None) -> Iterator[Entry]:
     """Tells the kinds of inputs apart."""
     if re.search(r"[*?\[]", images) and not storage.exists(images):
-        return _images_among(storage.matches(images), left_out, output)
+        return _once(_images_among(storage.matches(images), left_out, output), left_out)
     if storage.is_folder(images):
         return _folder(images, left_out, output)
     if images.lower().endswith(_MANIFESTS):

@@ -139,7 +139,8 @@ def _workers(config: InferConfig) -> tuple[int, str]:
     """How many workers there would be, and where: a cluster is asked, this machine counted."""
     counts = worker_counts(config.workers)
     if "RAY_ADDRESS" not in os.environ:
-        return (max(counts) if counts else os.cpu_count() or 1), "this machine"
+        cores = os.cpu_count() or 1
+        return (min(max(counts), cores) if counts else cores), "this machine"
     from denoise import runtime
 
     with runtime.connected() as found:

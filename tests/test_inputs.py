@@ -56,6 +56,13 @@ def test_a_glob_is_relative_to_its_fixed_part(photos: Path):
     assert set(found(photos / "**" / "*.jpg")[0]) == {"more/wide.jpg"}
 
 
+def test_names_that_become_the_same_key_are_two_inputs_of_a_glob():
+    for uri in ("memory://globbed/a/x.png", "memory://globbed/a//x.png"):
+        storage.write(uri, encoded(photo()))
+    listed, left_out = found("memory://globbed/**/*.png")
+    assert len(listed) == 2 and "a/x.png" in listed and not left_out
+
+
 def test_one_file_is_an_input_of_its_own(photos: Path):
     listed, _ = found(photos / "3.png")
     assert listed["3.png"].uri == str(photos / "3.png")

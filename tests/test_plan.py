@@ -1,7 +1,8 @@
 """A plan counts what a run would do, and does nothing."""
 
+import os
 from collections import Counter
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,10 @@ def test_it_refuses_what_infer_would_refuse(config: PlanConfig, tmp_path: Path):
         plan(PlanConfig(**flags | {"images": str(tmp_path / "nowhere")}))
     with pytest.raises(SettingsError, match="nosuchmodel"):
         plan(PlanConfig(**flags | {"model": "nosuchmodel"}))
+
+
+def test_workers_beyond_this_machine_are_not_counted(config: PlanConfig):
+    assert plan(replace(config, workers=4096))["workers"] == os.cpu_count()
 
 
 def test_a_sample_is_fair():
