@@ -5,24 +5,43 @@ no such thing of `normal`), and are turned into a normal deviate by our own inve
 distribution, so that the same noise comes back for ever, on any machine, in any order.
 """
 
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from hashlib import blake2b
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 _BINS = 1 << 16  # one of them for each value of a 16-bit word
+_BAND = 1 << 17  # values at a time: they fit the cache
 _TAIL = 8  # bins at either end in which the deviate is drawn exactly, not from the table
 
 
 def add_noise(clean: NDArray[np.float32], *, sigma: float, seed: int) -> NDArray[np.float32]:
     """Clean plus N(0, sigma) for an image of any shape, on the 0..1 scale, neither clipped nor
     rounded: `to_pixels` does both. The seed is the image's own, from `seed_of`."""
-    noisy = normal(clean.shape, seed)
-    noisy *= np.float32(sigma)
-    noisy += clean
-    return noisy
+    return _added(clean, normal(clean.shape, seed), sigma)
+
+
+def noisy_bands(
+    clean: NDArray[Any],
+    to_floats: Callable[[NDArray[Any]], NDArray[np.float32]],
+    *,
+    sigma: float,
+    seed: int,
+) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+    """What `add_noise` gives for `to_floats(clean)`, a band of rows after the other, so that no
+    more than two bytes a value of a large image's noise are in memory at once."""
+    values = int(np.prod(clean.shape[1:], dtype=np.int64))
+    rows = max(1, _BAND // max(1, values))
+    drawn = _Drawn(clean.size, seed)
+    for top in range(0, len(clean), rows):
+        band = slice(top, min(top + rows, len(clean)))
+        floats = to_floats(clean[band])
+        deviates = drawn.deviates(band.start * values, band.stop * values)
+        yield band, _added(floats, deviates.reshape(floats.shape), sigma)
 
 
 def seed_of(path: str, seed: int) -> int:
@@ -39,15 +58,7 @@ def normal(shape: tuple[int, ...], seed: int) -> NDArray[np.float32]:
     deviate inside the bin (inversion: Devroye, Non-Uniform Random Variate Generation, ch. II.2).
     """
     count = int(np.prod(shape, dtype=np.int64))
-    stream = np.random.SFC64(seed)
-    words = stream.random_raw((count + 3) // 4).astype("<u8", copy=False).view("<u2")[:count]
-    deviates = _bin_means().take(words)
-    tails = np.flatnonzero((words + np.uint16(_TAIL)) < 2 * _TAIL)
-    for place, word in zip(tails, stream.random_raw(tails.size), strict=True):
-        # the middle of one of 2**53 parts of the bin: never 0 or 1, where the inverse is infinite
-        inside = ((int(word) >> 11) + 0.5) / (1 << 53)
-        deviates[place] = _quantile(int(words[place]), inside)
-    return deviates.reshape(shape)
+    return _Drawn(count, seed).deviates(0, count).reshape(shape)
 
 
 def check_sigma(name: str, sigma: float) -> None:
@@ -60,6 +71,45 @@ def check_seed(seed: int) -> None:
     """Raises ValueError where a seed does not fit the tables' int64."""
     if not -(2**63) <= seed < 2**63:
         raise ValueError(f"seed must fit in 64 bits, got {seed}")
+
+
+class _Drawn:
+    """The words of an image's noise, and its deviates in the tails, which come after all words."""
+
+    def __init__(self, count: int, seed: int) -> None:
+        stream = np.random.SFC64(seed)
+        self._words = np.empty((count + 3) // 4 * 4, "<u2")
+        found = []
+        for start in range(0, count, _BAND):
+            part = self._words[start : start + _BAND]  # _BAND is a multiple of four words
+            part[:] = stream.random_raw(len(part) // 4).astype("<u8", copy=False).view("<u2")
+            found.append(start + np.flatnonzero((part + np.uint16(_TAIL)) < 2 * _TAIL))
+        places = np.concatenate([*found, np.empty(0, np.int64)])
+        self._places = places[places < count]
+        self._tails = np.array(
+            [
+                # the middle of one of 2**53 parts of the bin: never 0 or 1, where it is infinite
+                _quantile(int(self._words[place]), ((int(word) >> 11) + 0.5) / (1 << 53))
+                for place, word in zip(
+                    self._places, stream.random_raw(self._places.size), strict=True
+                )
+            ],
+            np.float32,
+        )
+
+    def deviates(self, start: int, stop: int) -> NDArray[np.float32]:
+        deviates: NDArray[np.float32] = _bin_means().take(self._words[start:stop])
+        first, last = np.searchsorted(self._places, [start, stop])
+        deviates[self._places[first:last] - start] = self._tails[first:last]
+        return deviates
+
+
+def _added(
+    clean: NDArray[np.float32], deviates: NDArray[np.float32], sigma: float
+) -> NDArray[np.float32]:
+    deviates *= np.float32(sigma)
+    deviates += clean
+    return deviates
 
 
 def _quantile(word: int, inside: float) -> float:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from denoise.image import MAX_PIXELS, ImageError, Picture, decode, to_floats, to_pixels
 from denoise.inputs import Entry, Source, reference_of, source_of
 from denoise.metrics import mse, psnr
-from denoise.noise import add_noise, seed_of
+from denoise.noise import add_noise, noisy_bands, seed_of
 from denoise.storage import read, words_of
 
 
@@ -154,10 +154,13 @@ def _add_noise(pair: Pair, config: PairConfig) -> None:
     assert pair.picture is not None and config.sigma is not None
     pair.clean = pair.picture.pixels
     pair.sigma, pair.seed = config.sigma, config.seed
-    noisy = add_noise(
-        to_floats(pair.clean), sigma=config.sigma, seed=seed_of(pair.path, config.seed)
-    )
-    pair.noisy = noisy if config.float_noise else to_pixels(noisy, pair.picture.bit_depth)
+    seed = seed_of(pair.path, config.seed)
+    if config.float_noise:
+        pair.noisy = add_noise(to_floats(pair.clean), sigma=config.sigma, seed=seed)
+        return
+    pair.noisy = np.empty_like(pair.clean)
+    for band, noisy in noisy_bands(pair.clean, to_floats, sigma=config.sigma, seed=seed):
+        pair.noisy[band] = to_pixels(noisy, pair.picture.bit_depth)
 
 
 def _matching(reference: Picture, pair: Pair) -> NDArray[Any]:

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from denoise.image import to_floats
 from denoise.metrics import mse, psnr
-from denoise.noise import add_noise, normal, seed_of
+from denoise.noise import add_noise, noisy_bands, normal, seed_of
 from denoise.noising import NoisingConfig
 
 MILLION = normal((1_000_000,), seed_of("a.png", 0)).astype(np.float64)
@@ -82,3 +83,13 @@ def test_a_sigma_off_the_scale_is_refused_by_its_value(sigma: float):
 def test_no_noise_at_sigma_zero():
     clean = np.linspace(0, 1, 48, dtype=np.float32).reshape(4, 4, 3)
     assert np.array_equal(add_noise(clean, sigma=0.0, seed=1), clean)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (7, 1, 3), (301, 203, 3), (3, 200_001, 1)])
+def test_bands_of_rows_have_the_noise_of_the_whole(shape: tuple[int, int, int]):
+    clean = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
+    whole = add_noise(to_floats(clean), sigma=0.1, seed=5)
+    pieced = np.empty_like(whole)
+    for band, noisy in noisy_bands(clean, to_floats, sigma=0.1, seed=5):
+        pieced[band] = noisy
+    assert np.array_equal(pieced, whole)

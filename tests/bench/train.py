@@ -6,7 +6,7 @@ python -m tests.bench.train IMAGES [--architecture unet] [--steps 200] [--batch-
 fed      a worker that draws its samples from decoded photos, as `denoise train` does
 ready    the same worker, given one batch over and over: what the network alone can do
 apart    two workers that know nothing of each other, with half a batch each: what two CPUs can do
-job      `denoise train` with 1 and 2 workers, one CPU each; the time to its first step too
+job      `denoise train` with 1 worker on one core, and with 2 on two; the time to its first step
 peer     torch's DataLoader (two processes that decode, crop and add noise) with plain DDP
 
 Rates are patches a second, medians of the records after the first quarter of the steps. Fed and
@@ -21,6 +21,8 @@ import statistics
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 
@@ -68,8 +70,9 @@ def main() -> None:
     print(
         f"apart, 2  {apart:8.1f} patches/s   {apart / fed:.2f} of fed: the ceiling of two workers"
     )
-    one, first = rate_of_job(asked, workers=1)
-    print(f"job, 1    {one:8.1f} patches/s   first step after {first:.1f} s")
+    with on_one_core():
+        one, _ = rate_of_job(asked, workers=1)
+    print(f"job, 1    {one:8.1f} patches/s   all of it on one core")
     two, first = rate_of_job(asked, workers=2)
     print(
         f"job, 2    {two:8.1f} patches/s   {two / one:.2f} of one; first step after {first:.1f} s"
@@ -123,6 +126,17 @@ def alone(_: int, asked: argparse.Namespace, results: mp.Queue) -> None:
     photos = decoded(asked.images, recipe.patch)
     sampler = Sampler(recipe, lambda window: photos)
     results.put(rate_here(asked.architecture, recipe, sampler, photos[:1]))
+
+
+@contextmanager
+def on_one_core() -> Iterator[None]:
+    """Keeps this process, and all that it starts, on one core: Ray and the sampler's thread too."""
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(cores)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, cores)
 
 
 def rate_of_job(asked: argparse.Namespace, *, workers: int) -> tuple[float, float]:
