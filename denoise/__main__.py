@@ -5,13 +5,13 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import field, make_dataclass
 from functools import partial, reduce
 from importlib import import_module
 from operator import or_
-from threading import Event
 from typing import Annotated, Any
 
 from denoise import __version__
@@ -43,7 +43,7 @@ def main(arguments: list[str] | None = None, *, verb: str | None = None) -> None
     given = sys.argv[1:] if arguments is None else arguments
     if verb is None:
         verb, given = _verb_of(given)
-    interrupted = Event()
+    interrupted: list[int] = []  # not an Event, whose lock a handler must not wait for
     for sign in (signal.SIGINT, signal.SIGTERM):  # a shell's background jobs begin without SIGINT
         signal.signal(sign, partial(_interrupt, interrupted))
     sys.exit(_run(verb, given, interrupted))
@@ -70,7 +70,7 @@ def _verb_of(given: list[str]) -> tuple[str, list[str]]:
     return given[0], given[1:]
 
 
-def _run(verb: str, given: list[str], interrupted: Event) -> int:
+def _run(verb: str, given: list[str], interrupted: list[int]) -> int:
     """Reads the flags, does the work, shows the result; the exit code."""
     try:
         return _done(verb, given, interrupted)
@@ -78,7 +78,7 @@ def _run(verb: str, given: list[str], interrupted: Event) -> int:
         return _fail(f"denoise {verb}: interrupted; the same command goes on from here", 130)
 
 
-def _done(verb: str, given: list[str], interrupted: Event) -> int:
+def _done(verb: str, given: list[str], interrupted: list[int]) -> int:
     module, function, config_name, _ = VERBS[verb]
     home = import_module(f"denoise.{module}")
     try:
@@ -96,7 +96,9 @@ def _done(verb: str, given: list[str], interrupted: Event) -> int:
     except Exception as error:
         # A signal to the whole group, as from a terminal or systemd, ends Ray's processes too: the
         # job may fail of that before it is told itself
-        if interrupted.wait(1):
+        if not interrupted:
+            time.sleep(1)
+        if interrupted:
             raise KeyboardInterrupt from error
         if verbose or not isinstance(error, RuntimeError):
             raise
@@ -209,8 +211,8 @@ def _clear_line() -> str:
     return "\r\x1b[K" if is_live(sys.stderr) else ""
 
 
-def _interrupt(interrupted: Event, *_: Any) -> None:
-    interrupted.set()
+def _interrupt(interrupted: list[int], sign: int, _: Any) -> None:
+    interrupted.append(sign)
     raise KeyboardInterrupt
 
 

@@ -3,6 +3,7 @@
 OUTPUT/_run.json            every flag, versions, start, end, state
 OUTPUT/_manifest/           what was listed, see `manifest`
 OUTPUT/data/part-*.parquet  one file a shard, written whole: it is there or not, and that is all
+OUTPUT/_unfinished/          image files on their way: a rename puts each where it belongs
 OUTPUT/_lock.json           who is at work, and a heartbeat
 OUTPUT/_SUCCESS             empty, written last
 """

@@ -30,7 +30,7 @@ _ESTIMATED = (
     "seconds",
     "memory_bytes",
 )
-_COPIES = 5  # of an image's pixels that a worker holds, two images ahead included
+_BYTES_A_PIXEL = 20  # that a worker holds of an image in colour, by measurement
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,5 +171,5 @@ def _estimates(measured: list[_Measured], count: int, todo: int, workers: int) -
         "megapixels_per_second": rate * workers,
         "start_up_seconds": _START_UP if todo else 0.0,  # part of the next
         "seconds": working + _START_UP if todo else 0.0,
-        "memory_bytes": round(workers * (_WORKER_BYTES + _COPIES * largest * 1e6 * 3 * 4)),
+        "memory_bytes": round(workers * (_WORKER_BYTES + _BYTES_A_PIXEL * largest * 1e6)),
     }

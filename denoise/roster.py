@@ -37,7 +37,7 @@ class Roster:
 
     def check(self, place: str) -> None:
         """Raises SettingsError where the run of an output folder began with other photos."""
-        if not storage.exists(join(place, _NAME)):
+        if not self.is_kept(place):
             return
         known = pq.read_table(BytesIO(storage.read(join(place, _NAME)))).to_pydict()
         before = dict(zip(known["path"], known["version"], strict=True))
@@ -47,6 +47,11 @@ class Roster:
                 f"{storage.shown(place)} was begun with other images: {'; '.join(found)}. Give the "
                 "same ones as then, or another --output"
             )
+
+    @staticmethod
+    def is_kept(place: str) -> bool:
+        """Whether a run of an output folder has begun."""
+        return storage.exists(join(place, _NAME))
 
     def keep(self, place: str) -> None:
         """Notes the photos, for `check`; they stay those of the first run."""

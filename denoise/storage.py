@@ -5,9 +5,11 @@ Credentials come from where each store's own tools look (environment, profile, i
 wrong is an `OSError`; `words_of` puts it in plain words, the same for the same cause.
 """
 
+import errno
 import os
 import random
 import re
+import shutil
 import stat
 import time
 from collections.abc import Callable, Iterator
@@ -433,11 +435,23 @@ def _renamed(path: str, aside: str | None) -> Iterator[IO[bytes]]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(trial, path)
+        _move(trial, path)
     except BaseException:
         if os.path.exists(trial):
             os.remove(trial)
         raise
+
+
+def _move(trial: str, path: str) -> None:
+    """Renames; where the folder aside lies on another disk, by way of a copy beside the file."""
+    try:
+        os.replace(trial, path)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        with open(trial, "rb") as file, _renamed(path, None) as copy:
+            shutil.copyfileobj(file, copy)
+        os.remove(trial)
 
 
 def _create_file(path: str, content: bytes) -> bool:

@@ -129,7 +129,7 @@ def _work(
             max_error_rate=config.max_error_rate,
         )
         supply, validation = supplies_of(roster.chosen, roster.held, limits)
-        _note(output, supply, validation)
+        _note(output, supply, validation, goes_on=roster.is_kept(output.uri))
         roster.keep(output.uri)
         board = ray.remote(num_cpus=0)(Board).remote()
         job = Job(
@@ -145,7 +145,7 @@ def _work(
         with recorder.shown(lambda: _latest(board), config.steps):
             result = _trained(config, job, resources)
         if supply.stream:  # all of them were seen by now
-            _note(output, supply, validation)
+            _note(output, supply, validation, goes_on=False)
         return _packed(config, job, start, roster, result)
 
 
@@ -176,18 +176,20 @@ def _check_cluster(config: TrainConfig, place: str, resources: "Resources") -> N
         )
 
 
-def _note(output: Output, supply: "Supply", validation: "Supply") -> None:
+def _note(output: Output, supply: "Supply", validation: "Supply", *, goes_on: bool) -> None:
     """Says and records what of the photos a user may not expect.
 
-    Raises RuntimeError where a run that goes on would do so without a photo that it began with.
+    Raises RuntimeError where a run that goes on would do so without a photo that it began with; of
+    photos that are streamed, which are fetched again and again, nobody knows.
     """
     for census in (supply.census(), validation.known):
         census.tell()
     if supply.known.is_pairs:
         _log.info("the pairs bring noise of their own: --sigma is not for them")
     errors = supply.census().errors | validation.known.errors
-    before = (run_of(output.uri) or {}).get("undecodable")
-    if before is not None and supply.stream is None and before.keys() != errors.keys():
+    is_known = goes_on and supply.stream is None
+    before = (run_of(output.uri) or {}).get("undecodable") if is_known else None
+    if before is not None and before.keys() != errors.keys():
         path = min(before.keys() ^ errors.keys())
         how = f"cannot be read now ({errors[path]})" if path in errors else "could not be read then"
         raise RuntimeError(
