@@ -214,7 +214,9 @@ def _pairs(entries: list[Entry], config: InferConfig) -> Iterator[Pair]:
     from denoise import shards
 
     pairing = pairing_of(config)
-    ahead = shards.ahead(partial(fetched, config=pairing), entries, threads=shards.FETCHERS)
+    ahead = shards.ahead(
+        partial(fetched, config=pairing), entries, threads=shards.fetchers(entries)
+    )
     return (paired(one, pairing) for one in ahead)
 
 

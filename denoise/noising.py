@@ -93,7 +93,9 @@ class _Worker:
         work = shards.work_of(block, NOISE_SCHEMA, only_errors=self._only_errors)
         entries, rows = shards.kept(work)
         pairing = PairConfig(sigma=config.sigma, seed=config.seed, max_pixels=config.max_pixels)
-        ahead = shards.ahead(partial(fetched, config=pairing), entries, threads=shards.FETCHERS)
+        ahead = shards.ahead(
+            partial(fetched, config=pairing), entries, threads=shards.fetchers(entries)
+        )
 
         def row(one: Fetched) -> tuple[dict[str, Any], dict[str, float]]:
             pair = paired(one, pairing)

@@ -25,7 +25,8 @@ from denoise import runtime, tables
 from denoise.inputs import Entry
 from denoise.manifest import Shard
 
-FETCHERS = 8  # threads of a worker that fetch ahead: enough to hide a store's latency
+_FETCHERS = 8  # threads of a worker that fetch ahead: enough to hide a store's latency
+_AHEAD = 256 << 20  # bytes that they may hold
 _T = TypeVar("_T")
 _R = TypeVar("_R")
 
@@ -127,6 +128,12 @@ def kept(work: Work) -> tuple[list[Entry], Iterable[dict[str, Any]]]:
     fine = {row["path"] for row in named if row["error"] is None}
     rows = (row for row in tables.part(work.output, work.shard) if row["path"] in fine)
     return [entry for entry in work.entries if entry.path not in fine], rows
+
+
+def fetchers(entries: list[Entry]) -> int:
+    """How many threads fetch the images of a shard: fewer where they are large."""
+    largest = max((entry.size for entry in entries), default=0)
+    return max(1, min(_FETCHERS, _AHEAD // max(1, largest)))
 
 
 def ahead(call: Callable[[_T], _R], items: Iterable[_T], *, threads: int) -> Iterator[_R]:
