@@ -33,7 +33,7 @@ _FOREIGN = {
 }
 _ATTEMPTS = 5
 _UNFINISHED = ".denoise-"  # what the names of files begin with that are not written to the end
-_LISTERS = 16
+_LISTERS = 16  # folders listed ahead: what they hold is all that is in memory
 _T = TypeVar("_T")
 
 
@@ -86,15 +86,16 @@ def listing(root: str) -> Iterator[Found]:
 
     with ThreadPoolExecutor(1 if _is_disk(fs) else _LISTERS) as pool:
         first = top if _is_disk(fs) else root  # what is found keeps the store's protocol
-        waiting: list[Future[list[Found]]] = [pool.submit(_ask, fs, root, children, "", first)]
+        waiting: list[tuple[str, str] | Future[list[Found]]] = [("", first)]  # the next one last
         while waiting:
-            found = waiting.pop().result()
+            for k, one in enumerate(waiting[-_LISTERS:], max(0, len(waiting) - _LISTERS)):
+                if isinstance(one, tuple):
+                    waiting[k] = pool.submit(_ask, fs, root, children, *one)
+            folder = waiting.pop()
+            assert isinstance(folder, Future)
+            found = folder.result()
             yield from found
-            folders = [entry for entry in found if entry.is_folder]
-            waiting += [
-                pool.submit(_ask, fs, root, children, entry.path + "/", entry.uri)
-                for entry in reversed(folders)
-            ]
+            waiting += [(one.path + "/", one.uri) for one in reversed(found) if one.is_folder]
 
 
 def read(uri: str) -> bytes:
