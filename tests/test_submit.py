@@ -67,6 +67,8 @@ def cluster() -> Iterator[Cluster]:
             env=env | {"PYTHON": sys.executable},
             stdout=subprocess.PIPE,
             text=True,
+            # a shell's background jobs begin without SIGINT, and a script cannot take it back
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         assert process.stdout
         said = ""
