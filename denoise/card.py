@@ -76,7 +76,7 @@ def text(name: str, fields: Mapping[str, Any], model: nn.Module, history: Sequen
         flags=" ".join(flags),
         architecture=fields["architecture"],
         parameters=sum(parameter.numel() for parameter in model.parameters()),
-        macs=float(model.macs_per_pixel) / 1e3,  # type: ignore[arg-type]
+        macs=float(model.macs_per_pixel) / 1e3,  # type: ignore[arg-type]  # untyped in torch
         noise=noise.format(sigma=_words_of(fields["sigma"])),
         level=level,
         judged=_words_of(metrics["validation_sigma"]) + ", clipped",

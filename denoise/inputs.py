@@ -138,7 +138,7 @@ def _folder(root: str, left_out: Counter[str], output: str | None) -> Iterator[E
     def noted(found: Iterator[Found]) -> Iterator[Found]:
         for one in found:
             is_table = _suffix(one.path) == ".parquet" and _reason_by_name(one) is _UNSURE
-            if is_table and _reason_by_content(one) and not _is_inside(one.uri, output):
+            if is_table and not _is_inside(one.uri, output):
                 tables.append(one)
             yield one
 

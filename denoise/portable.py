@@ -35,7 +35,7 @@ def difference(model: nn.Module, run: Run) -> float:
 
 def smallest_side(model: nn.Module) -> int:
     """Pixels; below that, mirroring would fold twice."""
-    return int(model.stride) + 1  # type: ignore[arg-type]
+    return int(model.stride) + 1  # type: ignore[arg-type]  # a Module's attributes have no types
 
 
 class _AnySize(nn.Module):
@@ -44,7 +44,7 @@ class _AnySize(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
-        self.stride = int(model.stride)  # type: ignore[arg-type]
+        self.stride = int(model.stride)  # type: ignore[arg-type]  # untyped in torch
 
     def forward(self, noisy: Tensor, sigma: Tensor) -> Tensor:
         height, width = noisy.shape[-2:]

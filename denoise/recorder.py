@@ -15,7 +15,7 @@ from typing import Any
 
 from denoise import storage
 from denoise.patches import Recipe
-from denoise.progress import words_of_time
+from denoise.progress import is_live, words_of_time
 from denoise.storage import SettingsError, join
 
 Record = Mapping[str, float]
@@ -131,7 +131,7 @@ def _wandb(recorder: Recorder) -> Iterator[Callable[..., Any]]:
 def shown(read: Callable[[], Record], steps: int) -> Iterator[None]:
     """A live line of the latest record; elsewhere than on a terminal, a line at times."""
     over = threading.Event()
-    live = sys.stderr.isatty() and "NO_COLOR" not in os.environ
+    live = is_live(sys.stderr)
 
     def show() -> None:
         last = 0.0
