@@ -44,6 +44,7 @@ class Denoiser:
         self.notes = set()
         self._device = models.device()
         self._network = package.model.eval().to(self._device)
+        # torch's annotations lack a memory format alone
         self._network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._sigma = models.UNTOLD if level is None else level
         on_cpu = self._device.type == "cpu"
@@ -115,6 +116,7 @@ class Denoiser:
     def _tiles(self, height: int, width: int) -> list[Tile]:
         side = max(height, width) if height * width <= self._whole else self._tile
         reach, stride = self._network.reach, self._network.stride
+        # a Module's attributes have no types
         return tiles(height, width, side=side, halo=reach, stride=stride)  # type: ignore[arg-type]
 
     def _batch_size(self, height: int, width: int) -> int:

@@ -83,13 +83,13 @@ def source_of(entry: Entry) -> Source:
     row = _row(entry.uri, entry.mark, entry.row)
     if isinstance(row.get("error"), str):
         return Source(b"", error=row["error"])
-    if row.get("file") and not any(map(_holds_image, row.values())):  # `--save files` wrote it so
+    if row.get("file") and not any(map(holds_image, row.values())):  # `--save files` wrote it so
         encoded = storage.read(storage.join(entry.uri.rsplit("/", 2)[0], row["file"]))
         if "noisy" not in row:  # by `infer`: it is noisy no more
             return Source(encoded)
         return Source(encoded, sigma=row["sigma"], seed=row["seed"])
     encoded = _bytes_of(row[_image_column(row)], entry.uri)
-    if not _holds_image(row.get("clean")):
+    if not holds_image(row.get("clean")):
         return Source(encoded)
     clean = _bytes_of(row["clean"], entry.uri)
     return Source(encoded, clean, row.get("sigma"), row.get("seed"))
@@ -265,7 +265,7 @@ def _image_column(row: dict[str, Any], schema: pa.Schema | None = None) -> str:
     Raises SettingsError where there is none.
     """
     if schema is None:
-        candidates = [name for name in row if _holds_image(row[name])]
+        candidates = [name for name in row if holds_image(row[name])]
     else:
         candidates = [name for name in row if _is_image(schema.field(name).type)]
     for name in ("noisy", "image"):
@@ -282,7 +282,8 @@ def _is_image(kind: pa.DataType) -> bool:
     return bool(pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0)
 
 
-def _holds_image(value: Any) -> bool:
+def holds_image(value: Any) -> bool:
+    """Whether a value of a table's row is an image struct."""
     return isinstance(value, dict) and "bytes" in value
 
 

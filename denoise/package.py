@@ -54,6 +54,7 @@ def save(uri: str, model: "nn.Module", fields: Mapping[str, Any], *, half: bool 
     config |= {
         "arguments": model.arguments,
         "parameters": sum(weight.numel() for weight in weights.values()),
+        # a Module's attributes have no types
         "macs_per_pixel": round(float(model.macs_per_pixel)),  # type: ignore[arg-type]
         "precision": "float16" if half else "float32",
         "digest": sha256(encoded).hexdigest(),

@@ -38,6 +38,7 @@ def start_of(architecture: str | None, init: str | None) -> Start:
     if init is None:
         fresh = architecture or DEFAULT
         try:
+            # a Module's attributes have no types
             return Start(fresh, dict(build(fresh).arguments))  # type: ignore[arg-type]
         except ValueError as error:
             raise SettingsError(str(error)) from error

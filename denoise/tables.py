@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from denoise import storage
+from denoise.inputs import holds_image
 
 _IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 _GROUP_ROWS, _GROUP_BYTES = 64, 16 << 20  # of a row group: what is in memory at once
@@ -106,13 +107,9 @@ def _groups(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
             group.clear()  # let go of, also by whoever wrote it
             size = 0
         group.append(row)
-        size += sum(len(value["bytes"] or b"") for value in row.values() if _is_image(value))
+        size += sum(len(value["bytes"] or b"") for value in row.values() if holds_image(value))
         last = row["path"]
     yield group
-
-
-def _is_image(value: Any) -> bool:
-    return isinstance(value, dict) and "bytes" in value
 
 
 def rows(output: str, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
