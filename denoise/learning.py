@@ -117,7 +117,7 @@ def learner_of(recipe: Recipe, model: nn.Module, state: State | None) -> Learner
         recipe.learning_rate,
         betas=BETAS,
         weight_decay=WEIGHT_DECAY,
-        foreach=True,
+        fused=True,  # one pass over the weights: half the time of foreach on a CPU
     )
     learner = Learner(model, average, optimizer)
     if state:

@@ -122,6 +122,7 @@ def _work(
 
     with runtime.connected() as resources:
         _check_cluster(config, output.uri, resources)
+        runtime.check_shared(tuple(some[0].uri for some in (roster.chosen, roster.held) if some))
         limits = Limits(
             patch=config.patch,
             seed=config.seed,

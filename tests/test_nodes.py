@@ -247,16 +247,20 @@ def test_training_into_a_local_folder_is_refused(nodes: Nodes, tmp_path: Path):
     != 0,
     reason="needs the right to hide a folder from a process (unshare --mount)",
 )
-@pytest.mark.parametrize("what", ["images", "model", "output"])
-def test_what_only_the_laptop_has_is_refused(nodes: Nodes, tmp_path: Path, what: str):
+@pytest.mark.parametrize(
+    ("verb", "what"),
+    [("infer", "images"), ("infer", "model"), ("infer", "output"), ("train", "images")],
+)
+def test_what_only_the_laptop_has_is_refused(nodes: Nodes, tmp_path: Path, verb: str, what: str):
     mine = tmp_path / "mine"
     running.pictures(mine / "images", 3)
     running.tiny_model(mine / "model")
-    there = {"images": f"{nodes.root}/images", "model": f"{nodes.root}/tiny"}
-    there["output"] = f"{nodes.root}/unmade-{what}"
+    there = {"images": f"{nodes.root}/images", "output": f"{nodes.root}/unmade-{verb}-{what}"}
+    if verb == "infer":
+        there["model"] = f"{nodes.root}/tiny"
     there[what] = str(mine / what)
     elsewhere = nodes.add(1, without=tmp_path)
-    done = nodes.job("infer", *(f"--{name}={place}" for name, place in there.items())).done()
+    done = nodes.job(verb, *(f"--{name}={place}" for name, place in there.items())).done()
     nodes.nodes.remove(elsewhere)
     elsewhere.kill()
     assert done.code == 2
