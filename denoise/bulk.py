@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _UPLOADERS = 4
+_NO_NAME = "its name cannot be a file's in the output folder"
 Save = Literal["parquet", "files", "both", "none"]
 Format = Literal["png", "webp", "jpeg", "tiff", "same"]
 
@@ -102,7 +103,7 @@ def run(
     """
     place = storage.absolute(config.output)
     for uri in (storage.absolute(config.images), *needed):
-        if storage.join(uri, "").startswith(storage.join(place, "")):
+        if storage.lies_in(uri, place):
             raise SettingsError(
                 f"{storage.shown(uri)} lies inside the output folder {storage.shown(place)}; "
                 "nothing is read from where the job writes"
@@ -167,12 +168,14 @@ def uploaders(config: BulkConfig, output: str) -> int:
 def _write_file(output: str, name: str, encoded: bytes) -> None:
     """Writes an image's file. A name that cannot be is the image's error; whatever else fails is
     the disk's or the store's, and ends the run."""
+    if "\0" in name:
+        raise ImageError(_NO_NAME)
     try:
         uri, aside = (storage.join(output, place) for place in (name, UNFINISHED))
         storage.write(uri, encoded, aside=aside)
     except OSError as error:
         if error.errno in (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST):
-            raise ImageError("its name cannot be a file's in the output folder") from error
+            raise ImageError(_NO_NAME) from error
         raise RuntimeError(f"cannot write images: {storage.words_of(error)}") from error
 
 

@@ -5,6 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from hashlib import blake2b
@@ -23,6 +24,7 @@ from denoise.storage import Found, SettingsError
 
 _MANIFESTS = (".txt", ".csv", ".parquet")
 _UNSURE = "its name does not tell"
+_OURS = {"sigma", "seed", "file", "error"}  # columns by which a table of a job of ours is known
 _reading = Lock()  # else all threads that fetch ahead read the same rows or names at once
 
 
@@ -80,16 +82,18 @@ def source_of(entry: Entry) -> Source:
     """Fetches the bytes of an entry. Raises OSError, or ImageError where a table's row has none."""
     if entry.row < 0:
         return Source(storage.read(entry.uri))
-    row = _row(entry.uri, entry.mark, entry.row)
-    if isinstance(row.get("error"), str):
+    table = _row(entry.uri, entry.mark, entry.row)
+    (row,), column = table.to_pylist(), _image_column(table.schema)
+    is_ours = row.keys() >= _OURS
+    if is_ours and row["error"] is not None:
         return Source(b"", error=row["error"])
-    if row.get("file") and not any(map(holds_image, row.values())):  # `--save files` wrote it so
+    if is_ours and row["file"] and not row[column]:  # `--save files` wrote it so
         encoded = storage.read(storage.join(entry.uri.rsplit("/", 2)[0], row["file"]))
-        if "noisy" not in row:  # by `infer`: it is noisy no more
+        if column != "noisy":  # by `infer`: it is noisy no more
             return Source(encoded)
         return Source(encoded, sigma=row["sigma"], seed=row["seed"])
-    encoded = _bytes_of(row[_image_column(row)], entry.uri)
-    if not holds_image(row.get("clean")):
+    encoded = _bytes_of(row[column], entry.uri)
+    if column != "noisy" or not holds_image(row.get("clean")):
         return Source(encoded)
     clean = _bytes_of(row["clean"], entry.uri)
     return Source(encoded, clean, row.get("sigma"), row.get("seed"))
@@ -103,11 +107,11 @@ def reference_of(reference: str, path: str) -> str:
     folder, _, name = path.rpartition("/")
     place = storage.join(reference, folder) if folder else reference
     with _reading:
+        if _is_one_image(reference):
+            return reference
         there = _names(place)
     if name in there:
         return storage.join(place, name)
-    if not there and _suffix(reference) in IMAGE_SUFFIXES:  # one image, and its one reference
-        return reference
     alike = [
         other for other in there if _stem(other) == _stem(name) and _suffix(other) in IMAGE_SUFFIXES
     ]
@@ -118,14 +122,17 @@ def reference_of(reference: str, path: str) -> str:
 
 def _entries_of(images: str, left_out: Counter[str], output: str | None) -> Iterator[Entry]:
     """Tells the kinds of inputs apart."""
-    if re.search(r"[*?\[]", images) and not storage.exists(images):
+    wildcards = r"[*\[]" if images.startswith("http") else r"[*?\[]"
+    if re.search(wildcards, images) and not storage.exists(images):
+        output = output and storage.by_way_of(storage.glob_base(images), output)
         return _once(_images_among(storage.matches(images), left_out, output), left_out)
     if storage.is_folder(images):
-        return _folder(images, left_out, output)
+        return _folder(images, left_out, output and storage.by_way_of(images, output))
     if images.lower().endswith(_MANIFESTS):
         return _once(_manifest(images), left_out)
     found = storage.info(images)
-    return iter([Entry(_key(found.path), found.uri, found.size, found.mark)])
+    name = storage.shown(images).rsplit("/", 1)[-1]
+    return iter([Entry(_key(name), found.uri, found.size, found.mark)])
 
 
 def _folder(root: str, left_out: Counter[str], output: str | None) -> Iterator[Entry]:
@@ -143,7 +150,7 @@ def _folder(root: str, left_out: Counter[str], output: str | None) -> Iterator[E
             yield one
 
     anything = False
-    for entry in _images_among(noted(storage.listing(root)), left_out, output):
+    for entry in _escaped_apart(_images_among(noted(storage.listing(root)), left_out, output)):
         anything = True
         yield entry
     if not anything and tables:
@@ -187,6 +194,7 @@ def _reason_by_content(found: Found) -> str | None:
 
 
 def _is_inside(uri: str, folder: str | None) -> bool:
+    """As `storage.lies_in`, of places that are called by the same way: asked for every file."""
     return folder is not None and storage.join(uri, "").startswith(storage.join(folder, ""))
 
 
@@ -199,8 +207,7 @@ def _manifest(uri: str) -> Iterator[Entry]:
                 return
     folder = storage.absolute(uri).rsplit("/", 1)[0]
     for named in _uris_in(uri):
-        is_relative = "://" not in named and not named.startswith(("/", "~"))
-        where = storage.absolute(storage.join(folder, named) if is_relative else named)
+        where = storage.resolved(folder, named)
         size, mark = 0, ""
         if storage.is_local(where):  # on a store this would be a request an image
             try:
@@ -208,9 +215,8 @@ def _manifest(uri: str) -> Iterator[Entry]:
                 size, mark = found.size, found.mark
             except OSError:
                 pass  # reading it will tell, in its own row
-        below = where.removeprefix(folder + "/")
-        named_by = storage.shown(below).split("://", 1)[-1].lstrip("/")
-        yield Entry(_key(named_by), where, size, mark)
+        below = storage.shown(where).removeprefix(storage.shown(folder) + "/")
+        yield Entry(_key(below.split("://", 1)[-1]), where, size, mark)
 
 
 def _uris_in(uri: str) -> Iterator[str]:
@@ -229,8 +235,12 @@ def _uris_in(uri: str) -> Iterator[str]:
                 )
             yield from (row["uri"] for row in rows if row["uri"])
             return
-        named = (line.rstrip("\r\n") for line in lines)
-        yield from (line for line in named if line.strip() and line != "uri")
+        for line in lines:
+            if "\0" in line:
+                raise SettingsError(f"{storage.shown(uri)} is no UTF-8 text: save it as UTF-8")
+            named = line.rstrip("\r\n")
+            if named.strip() and named != "uri":
+                yield named
 
 
 def _tables(found: Iterator[Found]) -> Iterator[Entry]:
@@ -245,36 +255,35 @@ def _tables(found: Iterator[Found]) -> Iterator[Entry]:
 def _rows_in(table: pq.ParquetFile, found: Found) -> Iterator[Entry]:
     """One entry a row, named by the table's `path`, else by the image's own, else by its number."""
     schema = table.schema_arrow
-    column = _image_column(dict.fromkeys(schema.names), schema)
+    column = _image_column(schema)
     size = found.size // max(1, table.metadata.num_rows)
-    names = "path" if "path" in schema.names else f"{column}.path"
+    named_by = column if "path" not in schema.names else "path"
+    if named_by == column and schema.field(column).type.get_field_index("path") >= 0:
+        named_by = f"{column}.path"
     row = 0
-    for batch in table.iter_batches(columns=[names]):
+    for batch in table.iter_batches(columns=[named_by]):
         values = batch.column(0)
-        if pa.types.is_struct(values.type):
-            values = values.field("path") if values.type.num_fields else values
+        if pa.types.is_struct(values.type) and values.type.get_field_index("path") >= 0:
+            values = values.field("path")
         for name in values.to_pylist():
-            fallback = f"{_stem(found.path)}/{row}"
-            yield Entry(_key(name or fallback), found.uri, size, found.mark, row)
+            is_name = isinstance(name, str | int) and name != ""
+            path = str(name) if is_name else f"{_stem(found.path)}/{row}"
+            yield Entry(_key(path), found.uri, size, found.mark, row)
             row += 1
 
 
-def _image_column(row: dict[str, Any], schema: pa.Schema | None = None) -> str:
+def _image_column(schema: pa.Schema) -> str:
     """The column of a table that holds the image: `noisy`, `image`, else the first of the kind.
 
     Raises SettingsError where there is none.
     """
-    if schema is None:
-        candidates = [name for name in row if holds_image(row[name])]
-    else:
-        candidates = [name for name in row if _is_image(schema.field(name).type)]
+    candidates = [field.name for field in schema if _is_image(field.type)]
     for name in ("noisy", "image"):
         if name in candidates:
             return name
-    if not candidates and schema is None:
-        raise ImageError("the table's row holds no image")
     if not candidates:
-        raise SettingsError(f"no image column (a struct of bytes and path) among {sorted(row)}")
+        known = sorted(schema.names)
+        raise SettingsError(f"no image column (a struct of bytes and path) among {known}")
     return candidates[0]
 
 
@@ -287,7 +296,7 @@ def holds_image(value: Any) -> bool:
     return isinstance(value, dict) and "bytes" in value
 
 
-def _row(uri: str, mark: str, row: int) -> dict[str, Any]:
+def _row(uri: str, mark: str, row: int) -> pa.Table:
     """One row of a Parquet file, from a row group that is kept for its neighbours."""
     with _reading:
         groups = _groups(uri, mark)
@@ -295,16 +304,15 @@ def _row(uri: str, mark: str, row: int) -> dict[str, Any]:
         if first <= row < stop:
             with _reading:
                 neighbours = _group(uri, mark, group)
-            found: dict[str, Any] = neighbours.slice(row - first, 1).to_pylist()[0]
-            return found
+            return neighbours.slice(row - first, 1)
     raise ImageError("the table's row is gone")
 
 
 @lru_cache(maxsize=64)
 def _groups(uri: str, _mark: str) -> list[tuple[int, int, int]]:
     """The row groups of a Parquet file: number, first row, row after the last."""
-    with storage.open_input(uri) as file:
-        metadata = pq.ParquetFile(file).metadata
+    with _whole_table(uri) as table:
+        metadata = table.metadata
     bounds, first = [], 0
     for group in range(metadata.num_row_groups):
         stop = first + metadata.row_group(group).num_rows
@@ -315,9 +323,16 @@ def _groups(uri: str, _mark: str) -> list[tuple[int, int, int]]:
 
 @lru_cache(maxsize=2)
 def _group(uri: str, _mark: str, group: int) -> pa.Table:
+    with _whole_table(uri) as table:
+        return table.read_row_group(group)
+
+
+@contextmanager
+def _whole_table(uri: str) -> Iterator[pq.ParquetFile]:
+    """A Parquet file to read images from; one that was cut off since is their error."""
     try:
         with storage.open_input(uri) as file:
-            return pq.ParquetFile(file).read_row_group(group)
+            yield pq.ParquetFile(file)
     except pa.ArrowException as error:
         raise ImageError("its table cannot be read") from error
 
@@ -327,7 +342,9 @@ def _bytes_of(image: dict[str, Any] | None, table: str) -> bytes:
     if image and image.get("bytes") is not None:
         return bytes(image["bytes"])
     if image and image.get("path"):
-        return storage.read(storage.join(storage.absolute(table).rsplit("/", 1)[0], image["path"]))
+        return storage.read(
+            storage.resolved(storage.absolute(table).rsplit("/", 1)[0], image["path"])
+        )
     raise ImageError("the table's row holds no image")
 
 
@@ -336,21 +353,46 @@ def _once(found: Iterator[Entry], left_out: Counter[str]) -> Iterator[Entry]:
     two that differ only in what the path leaves out, where a listing cannot."""
     seen: dict[int, int] = {}  # hashes: of a hundred million names they fit into memory
     for entry in found:
-        place = repr((entry.uri, entry.row))
-        key, home = _hash(entry.path), _hash(place)
-        if seen.get(key) == home:
+        key, home = _hash(entry.path), _hash(_place(entry))
+        while seen.get(key, home) != home:
+            entry = replace(entry, path=_apart(entry))
+            key = _hash(entry.path)
+        if key in seen:
             left_out["named twice"] += 1
             continue
-        if key in seen:
-            entry = replace(entry, path=f"{entry.path}~{home & 0xFFFFFFFF:08x}")
-            key = _hash(entry.path)
         seen[key] = home
         yield entry
+
+
+def _escaped_apart(found: Iterator[Entry]) -> Iterator[Entry]:
+    """The files of a folder, which have paths of their own but for those that are no valid text:
+    escaped, one may be called what another is."""
+    seen: set[str] = set()
+    for entry in found:
+        if "\\" in entry.path:
+            if entry.path in seen:
+                entry = replace(entry, path=_apart(entry))
+            seen.add(entry.path)
+        yield entry
+
+
+def _apart(entry: Entry) -> str:
+    """A path of its own, from where the image lies."""
+    return f"{entry.path}~{_hash(_place(entry)) & 0xFFFFFFFF:08x}"
+
+
+def _place(entry: Entry) -> str:
+    return repr((storage.shown(entry.uri), entry.row))
 
 
 def _hash(text: str) -> int:
     """64 bits, the same in every process."""
     return int.from_bytes(blake2b(text.encode("utf-8", "surrogateescape"), digest_size=8).digest())
+
+
+@lru_cache(maxsize=16)
+def _is_one_image(reference: str) -> bool:
+    return _suffix(reference) in IMAGE_SUFFIXES and not storage.is_folder(reference)
 
 
 @lru_cache(maxsize=256)
@@ -360,10 +402,11 @@ def _names(folder: str) -> frozenset[str]:
 
 def _key(path: str) -> str:
     """A path as a key: `/`-separated, valid text, never upward."""
-    if path.isascii() and ".." not in path and "//" not in path and path == path.strip("/"):
+    if path.isascii() and "/." not in path and "//" not in path and path == path.strip("./"):
         return path  # as nearly all are: a hundred million of them are cleaned for nothing
     text = path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    return "/".join("__" if part == ".." else part for part in text.split("/") if part)
+    parts = ("__" if part == ".." else part for part in text.split("/") if part not in ("", "."))
+    return "/".join(parts) or "__"
 
 
 def _suffix(path: str) -> str:

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib import import_module
 from io import BytesIO
+from posixpath import normpath
 from typing import IO, Any, TypeVar
 from uuid import uuid4
 
@@ -70,6 +71,32 @@ def join(root: str, *parts: str) -> str:
     return "/".join([root.rstrip("/") if root.strip("/") else root, *parts])
 
 
+def resolved(folder: str, named: str) -> str:
+    """The place that a name in a file stands for, which is relative to the file's own folder."""
+    if "://" in named or named.startswith(("/", "~")):
+        return absolute(named)
+    protocol, rest = _split(folder)
+    if protocol == "file":
+        return absolute(join(folder, named))
+    return f"{folder[: len(folder) - len(rest)]}{normpath(join(rest, named))}"
+
+
+def lies_in(uri: str, folder: str) -> bool:
+    """Whether a place is a folder or lies in it, by whatever links one gets to either."""
+    inner, outer = (
+        os.path.realpath(_split(one)[1]) if is_local(one) else one for one in (uri, folder)
+    )
+    return join(inner, "").startswith(join(outer, ""))
+
+
+def by_way_of(root: str, uri: str) -> str:
+    """What a place is called in a listing of a folder that it lies in, whatever links lead to it;
+    elsewhere the place itself."""
+    if not (is_local(root) and is_local(uri) and lies_in(uri, root)):
+        return uri
+    return absolute(join(root, os.path.relpath(os.path.realpath(uri), os.path.realpath(root))))
+
+
 def listing(root: str) -> Iterator[Found]:
     """Every file and folder below a folder, in the order of names, listed ahead in parallel.
 
@@ -80,9 +107,14 @@ def listing(root: str) -> Iterator[Found]:
     seen: set[tuple[int, int]] = set()
 
     def children(prefix: str, folder: str) -> list[Found]:
-        return (
-            _local_children(prefix, folder, seen) if _is_disk(fs) else _children(fs, prefix, folder)
-        )
+        try:
+            if _is_disk(fs):
+                return _local_children(prefix, folder, seen)
+            return _children(fs, prefix, folder)
+        except PermissionError:
+            if prefix.startswith(".") or "/." in prefix:
+                return []  # as a system keeps its own on a camera's card
+            raise
 
     with ThreadPoolExecutor(1 if _is_disk(fs) else _LISTERS) as pool:
         first = top if _is_disk(fs) else root  # what is found keeps the store's protocol
@@ -195,7 +227,7 @@ def matches(pattern: str) -> Iterator[Found]:
 def glob_base(pattern: str) -> str:
     """The folder that a glob's paths are relative to."""
     fixed = re.split(r"[*?\[]", pattern, maxsplit=1)[0]
-    return fixed.rsplit("/", 1)[0] if "/" in fixed else "."
+    return (fixed.rpartition("/")[0] or "/") if "/" in fixed else "."
 
 
 def info(uri: str) -> Found:
@@ -250,6 +282,8 @@ def words_of(error: BaseException) -> str:
     for name, kind in _ALIKE.items():  # the stores' libraries have exceptions of their own
         if name in type(error).__name__:
             return _WORDS[kind]
+    if isinstance(status := getattr(error, "status", None), int):  # of an HTTP request
+        return f"the store answered {status}"
     text = str(error).splitlines()[0] if str(error) else type(error).__name__
     if isinstance(error, OSError) and error.strerror and error.errno:
         text = error.strerror
@@ -257,8 +291,12 @@ def words_of(error: BaseException) -> str:
 
 
 def shown(uri: str) -> str:
-    """A URI as it may be printed and recorded: without a user name, password or signature."""
-    return _without_secrets(uri)
+    """A URI as it may be printed and recorded: without a user name and password, and without its
+    query where that is signed. Whatever a path is called, it stays."""
+    if "://" not in uri:
+        return uri
+    place, mark, query = _without_user(uri).partition("?")
+    return place if re.search(_SECRETS, query) else place + mark + query
 
 
 _WORDS: dict[type[BaseException], str] = {
@@ -283,11 +321,14 @@ _ALIKE: dict[str, type[BaseException]] = {
 _SECRETS = r"(?i)([\w-]*(?:sig|signature|key|token|secret|password|credential)[\w-]*)=[^&;\s]+"
 
 
-def _without_secrets(text: str) -> str:
+def _without_user(text: str) -> str:
     text = re.sub(r"://[^/@\s]*@", "://", text)
     # a secret may hold a slash, and a port is none
-    text = re.sub(r"://[^/@:\s]+:(?!\d+/)[^@\s]+@", "://", text)
-    text = re.sub(_SECRETS, r"\1=...", text)
+    return re.sub(r"://[^/@:\s]+:(?!\d+/)[^@\s]+@", "://", text)
+
+
+def _without_secrets(text: str) -> str:
+    text = re.sub(_SECRETS, r"\1=...", _without_user(text))
     for name, value in os.environ.items():
         if len(value) > 7 and re.search(
             r"(?i)secret|key|token|password|connection_string|sas", name
@@ -298,7 +339,7 @@ def _without_secrets(text: str) -> str:
 
 def _split(uri: str) -> tuple[str, str]:
     """The protocol and the rest; `file` where there is none."""
-    match = re.match(r"([A-Za-z][A-Za-z0-9+.-]+)://", uri)
+    match = re.match(r"([A-Za-z][A-Za-z0-9+.-]+)(::[A-Za-z0-9+.:-]+)?://", uri)
     if not match:
         return "file", uri
     protocol = match[1].lower()
@@ -307,28 +348,31 @@ def _split(uri: str) -> tuple[str, str]:
 
 def _filesystem(uri: str) -> tuple[Any, str]:
     """fsspec's file system for a URI, and the path on it. Raises SettingsError if there is none."""
+    import fsspec  # 0.1 s, and not needed by --help
+
     protocol, rest = _split(uri)
-    fs = _store(protocol if "::" not in uri else uri, os.getpid())
-    path = os.path.abspath(os.path.expanduser(rest)) if protocol == "file" else uri
-    return fs, path if protocol == "file" else fs._strip_protocol(path)
+    try:
+        if protocol == "file":
+            return _store("file", os.getpid()), os.path.abspath(os.path.expanduser(rest))
+        if protocol in _WHOLE_UPLOADS or protocol.startswith("http"):  # one for all their places
+            fs = _store(protocol, os.getpid())
+            return fs, fs._strip_protocol(uri)
+        return fsspec.core.url_to_fs(uri, use_listings_cache=False)  # one a host
+    except ImportError as error:
+        extra = _EXTRAS.get(protocol)
+        way_out = f"pip install 'denoise[{extra}]'" if extra else str(error)
+        raise SettingsError(f"{protocol}:// needs a package more: {way_out}") from error
+    except (ValueError, TypeError, OSError) as error:
+        raise SettingsError(f"cannot open {shown(uri)}: {words_of(error)}") from error
 
 
 @lru_cache(maxsize=64)
 def _store(protocol: str, _process: int) -> Any:
     """One file system a protocol and process: its connections do not survive a fork."""
-    import fsspec  # 0.1 s, and not needed by --help
+    import fsspec
 
-    try:
-        # listings are never cached: other processes write to the same folders
-        if "::" in protocol:
-            return fsspec.core.url_to_fs(protocol, use_listings_cache=False)[0]
-        return fsspec.filesystem(protocol, use_listings_cache=False)
-    except ImportError as error:
-        extra = _EXTRAS.get(protocol)
-        way_out = f"pip install 'denoise[{extra}]'" if extra else str(error)
-        raise SettingsError(f"{protocol}:// needs a package more: {way_out}") from error
-    except ValueError as error:
-        raise SettingsError(f"cannot open {protocol}://: {words_of(error)}") from error
+    # listings are never cached: other processes write to the same folders
+    return fsspec.filesystem(protocol, use_listings_cache=False)
 
 
 def _is_disk(fs: Any) -> bool:
@@ -465,8 +509,19 @@ def _create_file(path: str, content: bytes) -> bool:
         os.link(trial, path)
     except FileExistsError:
         return False
+    except OSError:  # a disk without links, such as exFAT
+        return _create_at_once(path, content)
     finally:
         os.remove(trial)
+    return True
+
+
+def _create_at_once(path: str, content: bytes) -> bool:
+    try:
+        with open(path, "xb") as file:
+            file.write(content)
+    except FileExistsError:
+        return False
     return True
 
 

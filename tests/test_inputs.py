@@ -1,5 +1,6 @@
 """Every kind of `--images` gives each input image once, under a path relative to its root."""
 
+import os
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -192,3 +193,129 @@ def test_a_reference_is_found_by_path_or_by_stem(photos: Path):
     assert reference_of(str(photos), "more/wide.png") == str(photos / "more" / "wide.jpg")
     with pytest.raises(ImageError, match="no references of that name"):
         reference_of(str(photos), "more/other.png")
+
+
+def test_a_reference_may_be_one_image(photos: Path):
+    assert reference_of(str(photos / "0.png"), "noisy.png") == str(photos / "0.png")
+    assert reference_of(str(photos / "0.png"), "0.png") == str(photos / "0.png")
+    (photos / "folder.png").mkdir()
+    with pytest.raises(ImageError, match="no references of that name"):
+        reference_of(str(photos / "folder.png"), "noisy.png")
+
+
+@pytest.mark.parametrize("name", ["sigma=0.1/a.png", "monkey=1.png", "my token=x&key=y.png"])
+def test_a_path_that_reads_like_a_secret_is_kept_as_it_is(tmp_path: Path, name: str):
+    place = tmp_path / name
+    place.parent.mkdir(exist_ok=True)
+    place.write_bytes(encoded(photo()))
+    (tmp_path / "list.txt").write_text(f"{name}\n")
+    assert list(found(tmp_path / "list.txt")[0]) == list(found(tmp_path)[0]) == [name]
+
+
+def test_one_signed_image_is_called_by_its_name(monkeypatch: pytest.MonkeyPatch):
+    uri = "https://host/a.png?X-Amz-Signature=01/23"
+    monkeypatch.setattr(storage, "is_folder", lambda uri: False)
+    monkeypatch.setattr(storage, "info", lambda uri: storage.Found("23", uri, 1, ""))
+    listed, _ = found(uri)
+    assert list(listed) == ["a.png"] and listed["a.png"].uri == uri
+
+
+def test_an_image_that_is_signed_anew_is_the_same_input(tmp_path: Path):
+    (tmp_path / "list.txt").write_text("".join(f"https://h/a.png?sig={n}\n" for n in range(2)))
+    listed, left_out = found(tmp_path / "list.txt")
+    assert list(listed) == ["h/a.png"] and left_out == {"named twice": 1}
+
+
+def test_each_of_many_images_of_one_name_has_a_path_of_its_own(tmp_path: Path):
+    uris = [f"{store}://b/a.png" for store in ("s3", "gs", "gs", "az", "s3", "az")]
+    (tmp_path / "list.txt").write_text("\n".join(uris))
+    listed, left_out = found(tmp_path / "list.txt")
+    assert {entry.uri for entry in listed.values()} == set(uris) and left_out == {"named twice": 3}
+
+
+def test_a_name_that_is_escaped_and_one_that_looks_so_are_two_inputs(tmp_path: Path):
+    for name in (b"caf\xe9.png", b"caf\\xe9.png"):
+        with open(bytes(tmp_path) + b"/" + name, "wb") as file:
+            file.write(encoded(photo()))
+    assert len(found(tmp_path)[0]) == 2
+
+
+def test_paths_of_a_table_that_mean_the_same_are_told_apart(tmp_path: Path):
+    image = [{"bytes": encoded(photo()), "path": path} for path in ("a.png", "./a.png", "x/./a")]
+    pq.write_table(pa.table({"image": image}), tmp_path / "a.parquet")
+    assert [path.split("~")[0] for path in found(tmp_path)[0]] == ["a.png", "a.png", "x/a"]
+
+
+def test_an_output_folder_behind_a_link_is_known_for_what_it_is(tmp_path: Path):
+    out = tmp_path / "real" / "photos" / "out"
+    out.mkdir(parents=True)
+    for place in (out, out.parent):
+        (place / "a.png").write_bytes(encoded(photo()))
+    (tmp_path / "link").symlink_to("real")
+    for images in (tmp_path / "link" / "photos", tmp_path / "link" / "photos" / "**" / "*.png"):
+        listed, left_out = found(images, output=str(out))
+        assert list(listed) == ["a.png"] and left_out["inside the output folder"] == 1
+
+
+def test_a_hugging_face_table_may_name_its_images_by_whole_paths(tmp_path: Path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.png").write_bytes(encoded(photo()))
+    image = [{"bytes": None, "path": str(tmp_path / "photos" / "a.png")}]
+    (tmp_path / "tables").mkdir()
+    pq.write_table(pa.table({"image": image}), tmp_path / "tables" / "a.parquet")
+    (entry,) = found(tmp_path / "tables")[0].values()
+    assert source_of(entry).encoded == encoded(photo())
+
+
+def test_a_row_without_its_image_takes_no_other_columns(tmp_path: Path):
+    mask = {"bytes": encoded(photo(seed=1)), "path": "mask.png"}
+    columns = {"image": [None, mask], "mask": [mask, mask], "error": ["a user's own", None]}
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    listed, _ = found(tmp_path)
+    with pytest.raises(ImageError, match="row holds no image"):
+        source_of(listed["a/0"])
+    assert source_of(listed["mask.png"]).error is None
+
+
+@pytest.mark.parametrize(
+    ("columns", "paths"),
+    [
+        ({"image": [{"bytes": b"x"}] * 2}, ["a/0", "a/1"]),
+        ({"image": [{"bytes": b"x"}] * 2, "path": [7, 8]}, ["7", "8"]),
+    ],
+)
+def test_a_table_may_name_its_images_by_numbers_or_not_at_all(tmp_path: Path, columns, paths):
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    assert list(found(tmp_path)[0]) == paths
+
+
+def test_a_table_that_was_cut_off_since_is_its_rows_error(tmp_path: Path):
+    image = [{"bytes": encoded(photo()), "path": "0.png"}]
+    pq.write_table(pa.table({"image": image}), tmp_path / "cut.parquet")
+    (entry,) = found(tmp_path)[0].values()
+    (tmp_path / "cut.parquet").write_bytes(b"PAR1")
+    with pytest.raises(ImageError, match="its table cannot be read"):
+        source_of(entry)
+
+
+def test_a_list_that_is_no_text_is_refused(tmp_path: Path):
+    (tmp_path / "list.txt").write_text("a.png\n", encoding="utf-16")  # as PowerShell's `>` does
+    with pytest.raises(SettingsError, match="save it as UTF-8"):
+        found(tmp_path / "list.txt")
+
+
+def test_a_systems_own_folder_that_nobody_may_list_is_none_of_ours(tmp_path: Path, monkeypatch):
+    (tmp_path / "a.png").write_bytes(encoded(photo()))
+    (tmp_path / ".Trashes").mkdir()
+    scandir = os.scandir
+
+    def refused(folder: str) -> Any:  # whoever runs the tests may be root
+        if folder.endswith(("Trashes", "private")):
+            raise PermissionError(folder)
+        return scandir(folder)
+
+    monkeypatch.setattr("os.scandir", refused)
+    assert list(found(tmp_path)[0]) == ["a.png"]
+    (tmp_path / "private").mkdir()
+    with pytest.raises(SettingsError, match="permission denied"):
+        found(tmp_path)

@@ -1,5 +1,6 @@
 """Places: listed in order, read with plain words, written whole or not at all."""
 
+import errno
 import os
 from pathlib import Path
 
@@ -71,7 +72,8 @@ def test_what_cannot_be_read_is_said_in_plain_words(tmp_path: Path, make, words:
 def test_credentials_are_in_no_words(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s3cr3ts3cr3t")
     assert "s3cr3t" not in storage.words_of(OSError("bad key s3cr3ts3cr3t"))
-    assert storage.shown("https://me:pass@host/x?sig=abc&y=1") == "https://host/x?sig=...&y=1"
+    words = storage.words_of(OSError("https://me:pass@host/x?sig=abc&y=1"))
+    assert words == "https://host/x?sig=...&y=1"
 
 
 @pytest.mark.parametrize(
@@ -79,14 +81,70 @@ def test_credentials_are_in_no_words(monkeypatch: pytest.MonkeyPatch):
     [
         ("s3://KEY:ab/cd+ef@bucket/x", "s3://bucket/x"),
         ("https://TOKEN@host/x", "https://host/x"),
-        ("https://host/x?access_token=abc&X-Amz-Signature=def&y=1",
-         "https://host/x?access_token=...&X-Amz-Signature=...&y=1"),
+        ("https://host/x?X-Amz-Date=1&X-Amz-Signature=def&y=1", "https://host/x"),
+        ("https://host/x?page=1", "https://host/x?page=1"),
+        ("s3://bucket/sigma=0.1/monkey=1.png", "s3://bucket/sigma=0.1/monkey=1.png"),
+        ("/home/sigma=0.1/monkey=1.png", "/home/sigma=0.1/monkey=1.png"),
         ("https://host:8080/a@2x.png", "https://host:8080/a@2x.png"),
         ("s3://bucket/a@2x.png", "s3://bucket/a@2x.png"),
     ],
 )  # fmt: skip
 def test_a_uri_is_shown_without_its_secrets_and_otherwise_whole(uri: str, shown: str):
     assert storage.shown(uri) == shown
+
+
+@pytest.mark.parametrize(
+    ("folder", "named", "place"),
+    [
+        ("/lists", "../a.png", "/a.png"),
+        ("/lists", "/b/a.png", "/b/a.png"),
+        ("s3://bucket/lists", "../photos/./a.png", "s3://bucket/photos/a.png"),
+        ("s3://bucket/lists", "gs://other/a.png", "gs://other/a.png"),
+    ],
+)
+def test_a_name_in_a_file_is_relative_to_the_folder_of_the_file(folder: str, named: str, place):
+    assert storage.resolved(folder, named) == place
+
+
+def test_a_place_lies_in_a_folder_whatever_links_lead_there(tmp_path: Path):
+    (tmp_path / "real" / "photos").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("real")
+    real, link = (str(tmp_path / name / "photos") for name in ("real", "link"))
+    assert storage.lies_in(f"{real}/out", link) and storage.lies_in(link, real)
+    assert not storage.lies_in(f"{real}-2", link)
+    assert storage.by_way_of(link, f"{real}/out") == f"{link}/out"
+    assert storage.by_way_of(link, "s3://bucket/out") == "s3://bucket/out"
+
+
+def test_a_lock_can_be_made_on_a_disk_without_hard_links(tmp_path: Path, monkeypatch):
+    def no_links(*_: str) -> None:
+        raise PermissionError(errno.EPERM, "operation not permitted")  # as vfat says
+
+    monkeypatch.setattr("os.link", no_links)
+    assert storage.create(str(tmp_path / "lock"), b"mine")
+    assert not storage.create(str(tmp_path / "lock"), b"another's")
+    assert [(one.name, one.read_bytes()) for one in tmp_path.iterdir()] == [("lock", b"mine")]
+
+
+def test_a_store_that_is_a_host_needs_one_and_says_so():
+    with pytest.raises(SettingsError, match="cannot open ftp://"):
+        storage.exists("ftp://127.0.0.1:1/x.png")  # nobody listens there
+    with pytest.raises(SettingsError, match="cannot open github://"):
+        storage.exists("github://x.png")
+
+
+def test_a_chain_of_stores_is_no_local_path(tmp_path: Path):
+    (tmp_path / "a.txt").write_bytes(b"here")
+    uri = f"simplecache::file://{tmp_path}/a.txt"
+    assert not storage.is_local(uri) and storage.absolute(uri) == uri
+    assert storage.read(uri) == b"here"
+
+
+def test_a_refused_request_is_said_alike_for_every_image():
+    class Refused(OSError):
+        status = 403
+
+    assert storage.words_of(Refused("403, url='https://host/a.png'")) == "the store answered 403"
 
 
 def test_a_store_without_its_package_names_what_to_install():
@@ -105,3 +163,7 @@ def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path):
     (tmp_path / "file").write_text("")
     with pytest.raises(SettingsError, match=r"cannot write to .*a part of its path is no folder"):
         storage.check_writable(str(tmp_path / "file" / "out"))
+
+
+def test_a_glob_begins_at_its_last_folder_without_a_wildcard():
+    assert [storage.glob_base(one) for one in ("/*.png", "/a/*/b.png", "*.png")] == ["/", "/a", "."]
