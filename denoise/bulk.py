@@ -155,8 +155,7 @@ def save(
         _write_file(output, columns["file"], encoded)
     if kind != "jpeg" and (kind != "webp" or config.quality is None):
         return columns, picture.pixels
-    stored = decode(encoded, max_pixels=config.max_pixels).pixels
-    return columns, stored[..., : picture.pixels.shape[2]]  # webp holds gray as three equal planes
+    return columns, decode(encoded, max_pixels=config.max_pixels).pixels
 
 
 def uploaders(config: BulkConfig, output: str) -> int:

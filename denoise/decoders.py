@@ -6,7 +6,7 @@ Planes are [H, W, N] uint8 or uint16, N 1 (gray), 2 (gray, alpha), 3 (RGB) or 4 
 import logging
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
@@ -21,7 +21,7 @@ from PIL.ImageFile import ImageFile
 
 from denoise import kinds
 from denoise.exif import without_prefix
-from denoise.writers import Planes, descriptive
+from denoise.writers import GRAY_XMP, Planes, descriptive
 
 
 class ImageError(ValueError):
@@ -56,7 +56,8 @@ def scan(encoded: bytes, max_pixels: int) -> Scan:
         planes = _planes(image, encoded)
         format = "JPEG" if image.format == "MPO" else str(image.format)
         icc, dpi = image.info.get("icc_profile"), _plausible_dpi(image.info.get("dpi"))
-        return Scan(planes, format, exif, icc, dpi, _note(image))
+        note = _note(lambda: getattr(image, "n_frames", 1))
+        return Scan(planes, format, exif, icc, dpi, note)
 
 
 # What the decoders raise for damaged files, beside their own types: OSError and EOFError (cut off),
@@ -133,10 +134,16 @@ def _planes(image: ImageFile, encoded: bytes) -> Planes:
     """[H, W, N]: gray, gray and alpha, RGB, or RGB and alpha; not yet upright."""
     if image.format in ("JPEG", "MPO"):
         return _jpeg_planes(image, encoded)
+    if image.format == "ICO":
+        icon: Any = image
+        inner = encoded[icon.ico.entry[0].offset :]  # of the largest
+        if kinds.kind_of(inner[: kinds.HEAD]) == "PNG":
+            return _planes(_opened(inner, "PNG"), inner)
     bits = _depth_of(image, encoded)
     if bits > 8:
         return _deep_planes(str(image.format), encoded, bits)
-    return _pillow_planes(image)
+    planes = _pillow_planes(image)
+    return planes[..., ::3] if _is_gray_webp(image, planes) else planes
 
 
 def _jpeg_planes(image: ImageFile, encoded: bytes) -> Planes:
@@ -166,11 +173,22 @@ def _depth_of(image: ImageFile, encoded: bytes) -> int:
         start = encoded.find(b"av1C")
         flags = encoded[start + 6] if start > 0 else 0  # high_bitdepth, twelve_bit
         return 8 + 2 * bool(flags & 0x40) + 2 * bool(flags & 0x20)
-    raw: Any = image.tile[0].args if image.tile else ""
+    if image.format == "SGI":
+        return 8 * encoded[3]
+    return _depth_of_tile(image)
+
+
+def _depth_of_tile(image: ImageFile) -> int:
+    """The same, by what Pillow tells its own decoder."""
+    codec, raw = (image.tile[0].codec_name, image.tile[0].args) if image.tile else ("", "")
+    first: Any = raw[0] if isinstance(raw, tuple) else raw
     if image.format == "PPM":
-        return 16 if image.tile[0].codec_name == "ppm" and int(raw[1]) > 255 else 8
-    mode = str(raw[0] if isinstance(raw, tuple) else raw)
-    return 16 if ";16" in mode and image.format != "BMP" else 8  # a BMP's is 5 bits a colour
+        return 16 if isinstance(raw, tuple) and int(raw[1]) > 255 else 8  # the largest value
+    if codec == "bcn":
+        return 16 if first == 6 else 8  # BC6H, half floats
+    if codec == "dds_rgb" and isinstance(raw, tuple):
+        return max(8, *(mask.bit_count() for mask in raw[1]))
+    return 16 if ";16" in str(first) and image.format != "BMP" else 8  # a BMP's is 5 bits a colour
 
 
 def _deep_planes(format: str, encoded: bytes, bits: int) -> Planes:
@@ -220,6 +238,12 @@ def _pillow_planes(image: Image.Image) -> Planes:
     return planes.reshape(*planes.shape[:2], -1)
 
 
+def _is_gray_webp(image: ImageFile, planes: Planes) -> bool:
+    """Whether image.encode wrote it from gray, and nobody has painted it since."""
+    marked = image.format == "WEBP" and image.info.get("xmp") == GRAY_XMP
+    return marked and bool((planes[..., :1] == planes[..., 1:3]).all())
+
+
 def _to_rgb(image: Image.Image, icc: bytes | None) -> Image.Image:
     """CMYK or LAB -> sRGB through the file's profile; CMYK by rule of thumb where it has none."""
     srgb = ImageCms.createProfile("sRGB")
@@ -247,23 +271,51 @@ def _from_floats(floats: npt.NDArray[np.floating[Any]]) -> Planes:
 
 def _scan_of_tiff(encoded: bytes, max_pixels: int) -> Scan:
     """TIFF by Pillow, and by tifffile where Pillow would cut 16 bits to 8 or not open it at all."""
-    tags = Image.Exif()
-    tags.load(encoded)  # EXIF has the form of a TIFF file
-    if _DNG_VERSION in tags or encoded[8:10] == b"CR" or tags.get(_SUBFILE_TYPE, 0) & 1:
+    tags = _tags_of(encoded)
+    is_cr2 = encoded[4:10] == b"\x10\x00\x00\x00CR"
+    if _DNG_VERSION in tags or is_cr2 or tags.get(_SUBFILE_TYPE, 0) & 1:
         raise ImageError("unsupported kind: camera raw")  # what comes first is a thumbnail
     _check_size(tags[_WIDTH], tags[_HEIGHT], max_pixels)
     _check_whole(tags, len(encoded))
+    note = _note(lambda: sum(1 for _ in _page_starts(encoded)))
     if _needs_tifffile(tags):
         planes = _tifffile_planes(encoded)
         per_inch = {2: 1, 3: 2.54}.get(tags.get(296, 2), 0)
         dpi = _plausible_dpi([per_inch * tags.get(side, 0) for side in (282, 283)])
-        return Scan(planes, "TIFF", _exif_of_tiff(tags), tags.get(_ICC), dpi, None)
+        return Scan(planes, "TIFF", _exif_of_tiff(tags), tags.get(_ICC), dpi, note)
     image = _opened(encoded, "TIFF")
     _check_size(*image.size, max_pixels)
     planes = _pillow_planes(image)
     tags[_ORIENTATION] = 1  # Pillow has turned it already
     icc, dpi = image.info.get("icc_profile"), _plausible_dpi(image.info.get("dpi"))
-    return Scan(planes, "TIFF", _exif_of_tiff(tags), icc, dpi, _note(image))
+    return Scan(planes, "TIFF", _exif_of_tiff(tags), icc, dpi, note)
+
+
+def _tags_of(encoded: bytes) -> Image.Exif:
+    """The tags of the first page; EXIF has the form of a TIFF file."""
+    tags = Image.Exif()
+    tags.endian, tags.bigtiff = _form_of(encoded)
+    tags.load_from_fp(BytesIO(encoded), next(_page_starts(encoded), 0))
+    return tags
+
+
+def _page_starts(encoded: bytes) -> Iterator[int]:
+    """Where the tags of each page lie. Raises struct.error where the chain of them is broken."""
+    order, is_big = _form_of(encoded)
+    address, count, entry = ("Q", "Q", 20) if is_big else ("L", "H", 12)
+    (start,) = struct.unpack_from(order + address, encoded, 8 if is_big else 4)
+    seen = {0}  # which ends the chain
+    while start not in seen:
+        yield start
+        seen.add(start)
+        (entries,) = struct.unpack_from(order + count, encoded, start)
+        end = start + struct.calcsize(order + count) + entries * entry
+        (start,) = struct.unpack_from(order + address, encoded, end)
+
+
+def _form_of(encoded: bytes) -> tuple[str, bool]:
+    """The byte order of a TIFF, and whether it is a BigTIFF, whose addresses have 64 bits."""
+    return "<" if encoded[:2] == b"II" else ">", b"\x2b" in encoded[2:4]
 
 
 def _check_whole(tags: Image.Exif, length: int) -> None:
@@ -343,15 +395,13 @@ def _exif_of(image: Image.Image) -> bytes | None:
     return without_prefix(exif) if exif else None
 
 
-def _note(image: ImageFile) -> str | None:
+def _note(frames: Callable[[], int]) -> str | None:
     """What of the file is not in the picture."""
     try:
-        frames = getattr(image, "n_frames", 1)
+        count = frames()
     except _DECODER_ERRORS:  # a later frame is damaged: the first is good
-        frames = 0
-    if frames == 0:
         return "first of several frames"
-    return f"first of {frames} frames" if frames > 1 else None
+    return f"first of {count} frames" if count > 1 else None
 
 
 def _plausible_dpi(dpi: Any) -> tuple[float, float] | None:

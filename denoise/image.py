@@ -64,10 +64,6 @@ class Picture:
     def bit_depth(self) -> int:
         return 8 * int(self.pixels.itemsize)
 
-    @property
-    def maximum(self) -> int:
-        return int(2**self.bit_depth - 1)
-
 
 def decode(encoded: bytes, *, max_pixels: int = MAX_PIXELS) -> Picture:
     """The picture in the bytes of an image file, whatever the file's name says.
@@ -84,8 +80,9 @@ def encode(
     """The bytes of an image file of one of FORMATS.
 
     quality is 1 to 100: for jpeg 95 by default; webp is lossless without it; png and tiff always
-    are. metadata=False leaves EXIF, ICC profile and resolution out. Gray is stored as gray but for
-    webp, which knows colours only. Raises ImageError where the format cannot hold the picture.
+    are. metadata=False leaves EXIF, ICC profile and resolution out. Gray is stored as gray; in
+    webp, which knows colours only, as three equal planes, marked so that decode gives gray again,
+    and always lossless. Raises ImageError where the format cannot hold the picture.
     """
     _check_fits(picture, format)
     planes = picture.pixels
@@ -100,14 +97,21 @@ def encode(
         return getattr(writers, format)(planes, **kept)
     options: dict[str, Any] = {"quality": quality or 95, "subsampling": 0}
     if format == "webp":
-        # exact: keeps the colours below transparent pixels
-        options = {"quality": quality or 0, "lossless": quality is None, "method": 0, "exact": True}
+        options = _webp_options(quality, is_gray=picture.pixels.shape[2] == 1)
     renamed = {"exif": kept.get("exif"), "icc_profile": kept.get("icc"), "dpi": kept.get("dpi")}
     options |= {key: value for key, value in renamed.items() if value is not None}
     out = BytesIO()
     squeezed = planes[..., 0] if planes.shape[2] == 1 else planes
     Image.fromarray(np.ascontiguousarray(squeezed)).save(out, format, **options)
     return out.getvalue()
+
+
+def _webp_options(quality: int | None, *, is_gray: bool) -> dict[str, Any]:
+    options = {"lossless": True, "quality": 0} if quality is None else {"quality": quality}
+    if is_gray:  # with loss, the three planes would not come back equal
+        options = {"lossless": True, "quality": 0, "xmp": writers.GRAY_XMP}
+    # exact: keeps the colours below transparent pixels
+    return options | {"method": 0, "exact": True}
 
 
 def format_for(picture: Picture, wanted: str) -> str:

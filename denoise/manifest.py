@@ -6,7 +6,7 @@ OUTPUT/_manifest/generation-*.json   how it is cut into shards; written last
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
 from io import BytesIO
@@ -26,6 +26,7 @@ _GROUP = 4_096  # rows of a row group in it: what a worker reads to learn one sh
 _UNKNOWN = 2 << 20  # bytes that an image of unknown size counts as: an ordinary photograph
 SHARD_BYTES = 1 << 20  # of encoded images: a kill costs the work on so much, for each worker
 _MOST_SHARDS = 64_000  # a generation: what Ray Data's driver handles with ease
+_PLACE_BITS = 24  # of the 64 that are remembered of an input: where it lies
 _MANIFEST = pa.schema(
     [
         ("path", pa.string()),
@@ -64,6 +65,15 @@ class Listing:
 
 
 @dataclass(frozen=True)
+class Foreseen:
+    """What a run would find to do, in images and in shards."""
+
+    done: int  # listed images whose rows would stay
+    to_do: int
+    shards: int
+
+
+@dataclass(frozen=True)
 class Shard:
     """One unit of work: a run of inputs that ends up in one part file."""
 
@@ -91,13 +101,14 @@ def update(
     uri: str, entries: Iterator[Entry], left_out: Counter[str], shard_bytes: int = SHARD_BYTES
 ) -> Listing:
     """Compares a listing with the manifest: what is new becomes a new generation of shards, a shard
-    with a changed input is to be done again, rows of inputs that are gone are kept."""
+    with a changed input is to be done again, rows of inputs that are gone are kept. Where an input
+    only lies elsewhere than before (under a new signature, say), that is noted and no more."""
     listing = Listing(left_out=left_out)
-    known = _Known(uri)
     generations = generations_of(uri)
+    known = _Known(uri, generations)
     number = len(generations)
     rows = size = chunk = 0
-    fresh = known.sift(entries, listing)
+    fresh = known.sift(entries, listing, renew=True)
     while batch := list(islice(fresh, _CHUNK)):
         _write_chunk(uri, number, chunk, batch)
         chunk, rows, size = chunk + 1, rows + len(batch), size + sum(map(_size_of, batch))
@@ -108,20 +119,41 @@ def update(
         made = Generation(number, rows, size, shard_rows(rows, size, shard_bytes), first)
         place = join(uri, "_manifest", f"generation-{number:05d}.json")
         storage.write(place, json.dumps(asdict(made)).encode())
-    known.renew(generations)
+    known.take_back()
     listing.added = rows if generations else 0
     return listing
 
 
+def foreseen(
+    uri: str,
+    entries: Iterator[Entry],
+    shard_bytes: int = SHARD_BYTES,
+    *,
+    retry_errors: bool = False,
+    overwrite: bool = False,
+) -> Foreseen:
+    """What a run with these inputs would do, by `update`'s own comparison; nothing is written."""
+    generations = [] if overwrite else generations_of(uri)
+    known = _Known(uri, generations)
+    rows = size = 0
+    for entry in known.sift(entries, Listing()):
+        rows, size = rows + 1, size + _size_of(entry)
+    shards = -(-rows // shard_rows(rows, size, shard_bytes))
+    done, finished, changed = 0, _finished(uri), known.changed_shards()
+    for shard in _shards(generations):
+        if shard.number not in finished or shard.number in changed:
+            rows, shards = rows + len(shard.span), shards + 1
+            continue
+        failed = _failed_in(tables.part_uri(uri, shard.number)) if retry_errors else 0
+        rows, shards = rows + failed, shards + (failed > 0)
+        done += max(0, known.listed_in(shard) - failed)
+    return Foreseen(done, rows, shards)
+
+
 def pending(uri: str) -> list[Shard]:
     """The shards of an output folder that have no part file yet."""
-    done = {tables.shard_of(name) for name in storage.names(join(uri, "data"))}
-    return [
-        Shard(number, made)
-        for made in generations_of(uri)
-        for number in made.shards
-        if number not in done
-    ]
+    done = _finished(uri)
+    return [shard for shard in _shards(generations_of(uri)) if shard.number not in done]
 
 
 def generations_of(uri: str) -> list[Generation]:
@@ -132,25 +164,40 @@ def generations_of(uri: str) -> list[Generation]:
 
 def with_errors(uri: str) -> list[Shard]:
     """The shards of an output folder in whose part file an image failed."""
-    homes = {number: made for made in generations_of(uri) for number in made.shards}
-    found = []
-    for place in tables.parts(uri):
-        with storage.open_input(place) as file:
-            errors = pq.ParquetFile(file).read(columns=["error"]).column("error")
-        if errors.null_count < len(errors):
-            number = tables.shard_of(place.rsplit("/", 1)[-1])
-            found.append(Shard(number, homes[number]))
-    return found
+    done = _finished(uri)
+    return [
+        shard
+        for shard in _shards(generations_of(uri))
+        if shard.number in done and _failed_in(tables.part_uri(uri, shard.number))
+    ]
+
+
+def _shards(generations: list[Generation]) -> Iterator[Shard]:
+    return (Shard(number, made) for made in generations for number in made.shards)
+
+
+def _finished(uri: str) -> set[int]:
+    """The numbers of the shards that have a part file."""
+    return {tables.shard_of(name) for name in storage.names(join(uri, "data"))} - {-1}
+
+
+def _failed_in(part: str) -> int:
+    """How many images of a part file failed."""
+    with storage.open_input(part) as file:
+        errors = pq.ParquetFile(file).read(columns=["error"]).column("error")
+    return len(errors) - int(errors.null_count)
 
 
 class _Known:
     """The manifest as sorted hashes, 36 bytes an image: fit for a hundred million."""
 
-    def __init__(self, uri: str) -> None:
+    def __init__(self, uri: str, generations: list[Generation]) -> None:
         self._uri = uri
+        ends = np.cumsum([made.rows for made in generations], dtype=int).tolist()
+        self._starts = dict(zip(generations, [0, *ends], strict=False))
         chunks = [
             _hashes(_chunk_uri(uri, made.number, chunk))
-            for made in generations_of(uri)
+            for made in generations
             for chunk in range(-(-made.rows // _CHUNK))
         ]
         self._paths = np.concatenate([c[0] for c in chunks]) if chunks else np.empty(0, "V16")
@@ -160,8 +207,14 @@ class _Known:
         self._seen = np.zeros(len(self._paths), bool)
         self._changed: dict[int, Entry] = {}
 
-    def sift(self, entries: Iterator[Entry], listing: Listing) -> Iterator[Entry]:
-        """Yields the entries that the manifest does not know; notes the changed ones."""
+    def sift(
+        self, entries: Iterator[Entry], listing: Listing, *, renew: bool = False
+    ) -> Iterator[Entry]:
+        """Yields the entries that the manifest does not know; keeps the changed ones in mind.
+
+        With `renew` those that only lie elsewhere than before are noted in the manifest at once: a
+        list whose every URI is signed anew never is in memory.
+        """
         while batch := list(islice(entries, _CHUNK)):
             listing.inputs += len(batch)
             if not len(self._sorted):
@@ -169,31 +222,53 @@ class _Known:
                 continue
             keys = np.array([_path_hash(entry.path) for entry in batch], "V16").view("S16")
             places = np.minimum(np.searchsorted(self._sorted, keys), len(self._sorted) - 1)
+            moved: dict[int, Entry] = {}
             for entry, key, place in zip(batch, keys, places, strict=True):
                 if self._sorted[place] != key:
                     yield entry
                     continue
                 index = int(self._order[place])
                 self._seen[index] = True
-                if _mark_hash(entry.size, entry.mark) != int(self._marks[index]):
+                differs = _mark_of(entry) ^ int(self._marks[index])
+                if differs >> _PLACE_BITS:
                     self._changed[index] = entry
+                elif differs:
+                    moved[index] = entry
+            if renew:
+                self._write(moved)
         listing.changed = len(self._changed)
         listing.removed = int(len(self._seen) - self._seen.sum())
 
-    def renew(self, generations: list[Generation]) -> None:
+    def listed_in(self, shard: Shard) -> int:
+        """How many inputs of a shard were listed again."""
+        start = self._starts[shard.generation]
+        return int(self._seen[start + shard.span.start : start + shard.span.stop].sum())
+
+    def changed_shards(self) -> set[int]:
+        """The shards of changed inputs."""
+        return {
+            made.first_shard + (index - start) // made.shard_rows
+            for made, start in self._starts.items()
+            for index in self._changed
+            if start <= index < start + made.rows
+        }
+
+    def take_back(self) -> None:
         """Takes back the part files of changed inputs, then notes their new marks: in this order,
         so that a kill in between only has the work done again."""
-        start = 0
-        for made in generations:
-            indices = [i - start for i in self._changed if start <= i < start + made.rows]
-            for shard in {made.first_shard + i // made.shard_rows for i in indices}:
-                storage.remove(tables.part_uri(self._uri, shard))
-            for chunk in {i // _CHUNK for i in indices}:
+        for shard in self.changed_shards():
+            storage.remove(tables.part_uri(self._uri, shard))
+        self._write(self._changed)
+
+    def _write(self, entries: Mapping[int, Entry]) -> None:
+        """Puts entries in the places of those that the manifest holds."""
+        for made, start in self._starts.items():
+            chunks = {(i - start) // _CHUNK for i in entries if start <= i < start + made.rows}
+            for chunk in sorted(chunks):
                 held = _entries_in(_chunk_uri(self._uri, made.number, chunk))
                 first = start + chunk * _CHUNK
-                renewed = [self._changed.get(first + i, entry) for i, entry in enumerate(held)]
+                renewed = [entries.get(first + i, entry) for i, entry in enumerate(held)]
                 _write_chunk(self._uri, made.number, chunk, renewed)
-            start += made.rows
 
 
 def _size_of(entry: Entry) -> int:
@@ -232,10 +307,9 @@ def _entries_in(uri: str, start: int = 0, stop: int = _CHUNK) -> list[Entry]:
 
 def _hashes(uri: str) -> tuple[Any, Any]:
     """[n] hashes of the paths of a manifest file, [n] of what tells the versions."""
-    table = pq.read_table(BytesIO(storage.read(uri)), columns=["path", "size", "mark"])
-    paths = np.array([_path_hash(path) for path in table.column("path").to_pylist()], "V16")
-    pairs = zip(table.column("size").to_pylist(), table.column("mark").to_pylist(), strict=True)
-    return paths, np.array([_mark_hash(size, mark) for size, mark in pairs], "u8")
+    entries = _entries_in(uri)
+    paths = np.array([_path_hash(entry.path) for entry in entries], "V16")
+    return paths, np.array([_mark_of(entry) for entry in entries], "u8")
 
 
 def _path_hash(path: str) -> bytes:
@@ -243,8 +317,11 @@ def _path_hash(path: str) -> bytes:
     return blake2b(path.encode(), digest_size=15).digest() + b"\x01"
 
 
-def _mark_hash(size: int, mark: str) -> int:
-    return int.from_bytes(blake2b(f"{size} {mark}".encode(), digest_size=8).digest(), "little")
+def _mark_of(entry: Entry) -> int:
+    """In the upper bits what tells the version of an input, in the lower ones where it lies."""
+    version = blake2b(f"{entry.size} {entry.mark}".encode(), digest_size=5).digest()
+    place = f"{entry.row} {entry.uri}".encode("utf-8", "surrogateescape")
+    return int.from_bytes(version + blake2b(place, digest_size=3).digest(), "big")
 
 
 def _chunk_uri(uri: str, generation: int, chunk: int) -> str:

@@ -123,14 +123,6 @@ def part(output: str, shard: int, columns: Sequence[str] | None = None) -> Itera
     return _rows_in(part_uri(output, shard), columns)
 
 
-def about(uri: str) -> dict[str, Any]:
-    """What `write_part` put into a part file's footer."""
-    with storage.open_input(uri) as file:
-        metadata = pq.ParquetFile(file).metadata.metadata or {}
-    found: dict[str, Any] = json.loads(metadata.get(b"denoise", b"{}"))
-    return found
-
-
 def parts(output: str) -> list[str]:
     """The URIs of an output folder's part files, in order."""
     folder = storage.join(output, "data")
@@ -139,14 +131,18 @@ def parts(output: str) -> list[str]:
 
 def part_uri(output: str, shard: int) -> str:
     """Where the rows of a shard lie: a name that only this shard has."""
-    return storage.join(output, "data", f"part-{shard:08d}.parquet")
+    return storage.join(output, "data", _part_name(shard))
 
 
 def shard_of(name: str) -> int:
-    """The number of the shard that a part file holds; -1 for any other file's name."""
+    """The number of the shard that a part file holds; -1 for any other file's name, also where it
+    is alike: other tools call theirs part-0.parquet."""
     digits = name.removeprefix("part-").removesuffix(".parquet")
-    is_part = len(name) == len(digits) + len("part-.parquet") and digits.isdecimal()
-    return int(digits) if is_part else -1
+    return int(digits) if digits.isdecimal() and name == _part_name(int(digits)) else -1
+
+
+def _part_name(shard: int) -> str:
+    return f"part-{shard:08d}.parquet"
 
 
 def _rows_in(uri: str, columns: Sequence[str] | None) -> Iterator[dict[str, Any]]:

@@ -15,6 +15,14 @@ from PIL import Image, TiffImagePlugin
 
 Planes = npt.NDArray[Any]  # uint8 or uint16
 
+# Marks a WebP, which knows colours only, as one of gray: in the words of TIFF, 0 is black
+GRAY_XMP = (
+    b'<x:xmpmeta xmlns:x="adobe:ns:meta/">'
+    b'<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+    b'<rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" rdf:about=""'
+    b' tiff:PhotometricInterpretation="1"/></rdf:RDF></x:xmpmeta>'
+)
+
 _COLOUR_TYPE = {1: 0, 2: 4, 3: 2, 4: 6}  # of PNG, by the number of planes
 _BAND = 1 << 22  # bytes of pixels that are filtered at a time: bounds the memory
 

@@ -81,6 +81,18 @@ def test_mlflow_goes_on_in_the_run_of_the_same_output(here: Path, monkeypatch):
     assert [point.step for point in history] == [20, 40]
 
 
+def test_weights_and_biases_goes_on_in_the_run_of_the_same_output(here: Path, monkeypatch):
+    pytest.importorskip("wandb", reason="needs the extra `track`")
+    for name, value in {"MODE": "offline", "PROJECT": "denoise", "SILENT": "true"}.items():
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    for step in (20, 40):
+        with Recorder("s3://bucket/out", Recipe(), print, tracking()) as recorder:
+            recorder.tell(RECORD | {"step": step})
+    logs = list(here.glob("wandb/offline-run-*/*.wandb"))
+    assert {log.name for log in logs} == {f"run-{recorder.id}.wandb"}
+    assert all(b"learning_rate" in log.read_bytes() for log in logs)
+
+
 def test_the_live_line_says_how_far_how_good_and_how_long():
     assert line_of(RECORD, 120) == (
         "train step 20/120, loss 0.50000, 30.00 dB, 8 images/s, 3 min 20 s left"
