@@ -295,6 +295,8 @@ def _tags_of(encoded: bytes) -> Image.Exif:
     """The tags of the first page; EXIF has the form of a TIFF file."""
     tags = Image.Exif()
     tags.endian, tags.bigtiff = _form_of(encoded)
+    if tags.bigtiff and tags.endian == ">":  # Pillow knows the other order only
+        raise ImageError("unsupported variant of TIFF: big-endian BigTIFF")
     tags.load_from_fp(BytesIO(encoded), next(_page_starts(encoded), 0))
     return tags
 

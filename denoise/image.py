@@ -107,11 +107,11 @@ def encode(
 
 
 def _webp_options(quality: int | None, *, is_gray: bool) -> dict[str, Any]:
-    options = {"lossless": True, "quality": 0} if quality is None else {"quality": quality}
-    if is_gray:  # with loss, the three planes would not come back equal
-        options = {"lossless": True, "quality": 0, "xmp": writers.GRAY_XMP}
-    # exact: keeps the colours below transparent pixels
-    return options | {"method": 0, "exact": True}
+    lossless = is_gray or quality is None  # with loss, equal planes come back unequal
+    options: dict[str, Any] = {"lossless": lossless, "quality": 0 if lossless else quality}
+    if is_gray:
+        options["xmp"] = writers.GRAY_XMP
+    return options | {"method": 0, "exact": True}  # exact: keeps colours below transparent pixels
 
 
 def format_for(picture: Picture, wanted: str) -> str:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image, ImageOps
 
+from denoise import InferConfig, bulk
 from denoise.image import (
     FORMATS,
     ImageError,
@@ -22,6 +23,7 @@ from denoise.image import (
     to_floats,
     to_pixels,
 )
+from denoise.metrics import mse
 from tests import pictures
 from tests.pictures import ALPHA, DEEP, DEEP_ALPHA, GRAY, HEIGHT, RGB, WIDTH, exif, save
 
@@ -307,7 +309,7 @@ def test_the_profile_of_cmyk_is_not_kept_for_rgb():
 @pytest.mark.parametrize("format", ["png", "tiff", "webp"])
 def test_a_picture_comes_back_from_a_lossless_format(format: str, data: st.DataObject):
     kind = np.uint8 if format == "webp" else data.draw(st.sampled_from([np.uint8, np.uint16]))
-    channels = 3 if format == "webp" else data.draw(st.sampled_from([1, 3]))
+    channels = data.draw(st.sampled_from([1, 3]))
     size = data.draw(st.tuples(st.integers(1, 40), st.integers(1, 40)))
     pixels = data.draw(arrays.arrays(kind, (*size, channels)))
     alpha = data.draw(st.none() | arrays.arrays(kind, size))
@@ -338,9 +340,37 @@ def test_our_png_is_what_pillow_and_libpng_read():
     assert np.array_equal(imagecodecs.png_decode(deep), np.dstack([DEEP, DEEP_ALPHA]))
 
 
-def test_gray_in_webp_is_three_equal_planes():
-    again = decode(encode(Picture(GRAY), format="webp"))
-    assert np.array_equal(again.pixels, np.repeat(GRAY, 3, axis=2))
+@pytest.mark.parametrize("quality", [None, 50])
+@pytest.mark.parametrize("alpha", [None, ALPHA])
+def test_gray_in_webp_comes_back_gray_and_is_three_equal_planes_to_others(quality, alpha):
+    webp = encode(Picture(GRAY, alpha), format="webp", quality=quality, metadata=False)
+    again = decode(webp)
+    assert np.array_equal(again.pixels, GRAY)
+    assert alpha is None or np.array_equal(again.alpha, alpha)
+    others = np.asarray(Image.open(BytesIO(webp)))
+    assert np.array_equal(others[..., :3], np.repeat(GRAY, 3, axis=2))
+
+
+def test_a_webp_of_equal_planes_that_nobody_calls_gray_stays_in_colour():
+    rgb = np.repeat(GRAY, 3, axis=2)
+    assert np.array_equal(decode(encode(Picture(rgb), format="webp")).pixels, rgb)
+
+
+def test_a_gray_webp_that_was_painted_since_is_in_colour():
+    mark = Image.open(BytesIO(encode(Picture(GRAY), format="webp"))).info["xmp"]
+    painted = save(Image.fromarray(RGB), "WEBP", lossless=True, xmp=mark)
+    assert np.array_equal(decode(painted).pixels, RGB)
+
+
+@pytest.mark.parametrize("format, quality", [("webp", None), ("webp", 80), ("jpeg", 80)])
+@pytest.mark.parametrize("pixels", [GRAY, RGB])
+def test_what_is_measured_is_what_the_stored_bytes_hold(pixels, format, quality):
+    config = InferConfig(images="photos", output="out", format=format, quality=quality)
+    columns, stored = bulk.save(Picture(pixels), "a.png", config, "out")
+    assert np.array_equal(stored, decode(columns["image"]["bytes"]).pixels)
+    others = np.asarray(Image.open(BytesIO(columns["image"]["bytes"])))
+    gap = others.reshape(*pixels.shape[:2], -1) / 255 - pixels / 255
+    assert mse(stored, pixels) == pytest.approx(np.square(gap).mean(), abs=1e-9)
 
 
 def test_jpeg_is_95_by_default_and_close():
