@@ -31,6 +31,7 @@ from denoise.inputs import Entry, entries
 from denoise.noising import NoisingConfig, noise
 from denoise.noising import row_of as noise_row_of
 from denoise.pairs import PairConfig, load
+from tests.running import footer_of
 
 WORKERS = os.cpu_count() or 1
 
@@ -128,7 +129,7 @@ def ours(config: InferConfig, listed: list[Entry]) -> float:
 
 def rate_of(output: str) -> float:
     """Images a second from the moment when each worker could have done a shard to the last one."""
-    done = sorted((tables.about(uri)["ended"], rows_in(uri)) for uri in tables.parts(output))
+    done = sorted((footer_of(uri)["ended"], rows_in(uri)) for uri in tables.parts(output))
     start, _ = done[WORKERS - 1]
     return sum(count for _, count in done[WORKERS:]) / (done[-1][0] - start)
 
@@ -142,7 +143,7 @@ def stages(output: str) -> list[str]:
     """Where the time of the workers went."""
     seconds: Counter[str] = Counter()
     for uri in tables.parts(output):
-        seconds.update(tables.about(uri)["seconds"])
+        seconds.update(footer_of(uri)["seconds"])
     whole = sum(seconds.values())
     return [
         f"  {name:10}{spent / whole:6.1%} of the workers' time"
