@@ -124,7 +124,10 @@ def measured(folder: Path, count: int = 40) -> Rates:
         spent[stage] = spent.get(stage, 0.0) + time.process_time() - start
         return result
 
-    files = sorted(folder.rglob("*.jpg"))[:count]
+    files = sorted(one for one in folder.rglob("*") if one.suffix.lower() in (".jpg", ".jpeg"))
+    if not files:
+        sys.exit(f"no JPEG files under {folder}")
+    files = files[:count]
     pixels = read = written = 0
     for file in files:
         encoded = file.read_bytes()

@@ -186,7 +186,7 @@ def _show(found: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(found, default=str))
         return
-    for name, value in found.items():
+    for name, value in (found | found.get("metrics", {})).items():
         if isinstance(value, dict) and "mean" in value:
             value = f"mean {_short(value['mean'])}, median {_short(value['median'])}"
         if value is not None and not isinstance(value, dict | list):

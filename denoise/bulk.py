@@ -49,14 +49,14 @@ class BulkConfig:
     seed: int = 0  # of the noise; each image derives its own from this and its path
     save: Save = "parquet"  # images into the Parquet table, as files under OUTPUT/images, or both
     format: Format = "png"  # of the saved images; `same` keeps each input's
-    quality: int | None = None  # 1..100, for jpeg and lossy webp; lossless webp without it
+    quality: int | None = None  # 1..100, for jpeg and lossy webp (gray webp is always lossless)
     strip_metadata: bool = False  # leave EXIF, ICC profile and resolution out
     max_pixels: int = MAX_PIXELS  # a larger image is an error row
     # N, or MIN MAX to grow and shrink; without it one a CPU or GPU
     workers: int | tuple[int, int] | None = None
     max_error_rate: float = 0.01  # exit code 3 where a larger share of the images fails
     retry_errors: bool = False  # do the images again that failed in an earlier run
-    overwrite: bool = False  # discard what the output folder holds
+    overwrite: bool = False  # discard what an earlier run made there
 
     def __post_init__(self) -> None:
         check_seed(self.seed)
@@ -101,13 +101,8 @@ def run(
     there on every node. Shards hold `shard_bytes` of encoded images: what a kill costs a worker.
     Raises SettingsError before any work where flags or places are wrong.
     """
+    check_apart(config, needed)
     place = storage.absolute(config.output)
-    for uri in (storage.absolute(config.images), *needed):
-        if storage.lies_in(uri, place):
-            raise SettingsError(
-                f"{storage.shown(uri)} lies inside the output folder {storage.shown(place)}; "
-                "nothing is read from where the job writes"
-            )
     with Output(place, verb, settings, overwrite=config.overwrite) as output:
         left_out: Counter[str] = Counter()
         found = inputs.entries(storage.absolute(config.images), left_out, output=place)
@@ -124,6 +119,17 @@ def run(
         summary = _report(place)
         output.finish()
         return summary | {"nothing_to_do": False}
+
+
+def check_apart(config: BulkConfig, needed: tuple[str, ...]) -> None:
+    """Raises SettingsError where something that is read lies inside the output folder."""
+    place = storage.absolute(config.output)
+    for uri in (storage.absolute(config.images), *needed):
+        if storage.lies_in(uri, place):
+            raise SettingsError(
+                f"{storage.shown(uri)} lies inside the output folder {storage.shown(place)}; "
+                "nothing is read from where the job writes"
+            )
 
 
 def worker_counts(workers: int | tuple[int, int] | None) -> tuple[int, ...]:

@@ -1,8 +1,7 @@
 """What a training run says of its model: the card, the curve, and pictures before and after."""
 
-import os
-import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from io import BytesIO
 from typing import Any
 
@@ -22,7 +21,6 @@ from denoise.views import SheetRow, contact_sheet
 _SHOWN = 4  # photos before and after
 _SIZE = (720, 320)  # of the curve
 _MARGIN = 48
-_FLAGS = ("architecture", "sigma", "steps", "batch_size", "patch", "learning_rate", "loss", "seed")
 _TEXT = """\
 # {name}
 
@@ -65,15 +63,12 @@ def text(name: str, fields: Mapping[str, Any], model: nn.Module, history: Sequen
     """The model card, in Markdown."""
     training, metrics = fields["training"], fields["metrics"]
     is_pairs = fields["clipping"] != "both"
-    init = ["--init", str(training["init"])] if training.get("init") else []
-    told = [name for name in _FLAGS if not (is_pairs and name == "sigma")]
-    flags = [*init, *(word for name in told for word in _flag(name, training[name]))]
     noise, level = _PAIRS if is_pairs else _DRAWN
     return _TEXT.format(
         **{key: training[key] for key in training if key not in ("sigma", "architecture")},
         name=name,
         given="PAIRS" if is_pairs else "PHOTOS",
-        flags=" ".join(flags),
+        flags=" ".join(_flags(training, is_pairs=is_pairs)),
         architecture=fields["architecture"],
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         macs=float(model.macs_per_pixel) / 1e3,  # type: ignore[arg-type]  # untyped in torch
@@ -93,17 +88,16 @@ def _words_of(sigma: float | Sequence[float] | None) -> str:
     return f"sigma {low:g}" if low == high else f"sigma {low:g} to {high:g}"
 
 
-def _flag(name: str, value: Any) -> list[str]:
-    """A flag of the command line with its value or values."""
-    values = value if isinstance(value, list | tuple) else [value]
-    return ["--" + name.replace("_", "-"), *(f"{one}" for one in values)]
-
-
-def hardware() -> str:
-    """What this machine computes with."""
-    if torch.cuda.is_available():
-        return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
-    return f"{os.cpu_count()} CPU cores ({platform.machine()})"
+def _flags(training: Mapping[str, Any], *, is_pairs: bool) -> Iterator[str]:
+    """What on the command line made the model, but for what goes without saying."""
+    yield from ("--validation OTHERS",) if training.get("validation") else ()
+    yield from (f"--init {training['init']}",) if training.get("init") else ()
+    yield f"--architecture {training['architecture']}"
+    for name, usual in asdict(Recipe()).items():
+        value = training.get(name, usual)
+        if value != usual and not (is_pairs and name == "sigma"):
+            values = value if isinstance(value, list | tuple) else [value]
+            yield f"--{name.replace('_', '-')} {' '.join(map(str, values))}"
 
 
 def pictures(

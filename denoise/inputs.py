@@ -99,6 +99,17 @@ def source_of(entry: Entry) -> Source:
     return Source(encoded, clean, row.get("sigma"), row.get("seed"))
 
 
+# what may go wrong with one image without ending a run: its row tells
+FAILURES = (ImageError, SettingsError, OSError, MemoryError)
+
+
+def why(error: BaseException) -> str:
+    """What went wrong with an image, in words that are the same for the same cause."""
+    if isinstance(error, MemoryError):
+        return "not enough memory for an image of this size"
+    return storage.words_of(error) if isinstance(error, OSError) else str(error)
+
+
 def reference_of(reference: str, path: str) -> str:
     """Where the clean image of a path lies: under the same path, else the same stem.
 

@@ -97,6 +97,8 @@ def learn(
         if learner.step % recipe.save_every == 0 or is_last:
             quality = judge.psnr_of(learner.average)
             learner.history.append(log.record(learner, quality))
+            if not math.isfinite(quality):
+                raise Diverged(f"validation gave a PSNR of {quality} after step {step}")
             learner.worse = 0 if quality > learner.best else learner.worse + 1
             learner.best = max(quality, learner.best)
             save(learner)

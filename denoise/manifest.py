@@ -12,6 +12,7 @@ from hashlib import blake2b
 from io import BytesIO
 from itertools import islice
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 import pyarrow as pa
@@ -26,7 +27,7 @@ _GROUP = 4_096  # rows of a row group in it: what a worker reads to learn one sh
 _UNKNOWN = 2 << 20  # bytes that an image of unknown size counts as: an ordinary photograph
 SHARD_BYTES = 1 << 20  # of encoded images: a kill costs the work on so much, for each worker
 _MOST_SHARDS = 64_000  # a generation: what Ray Data's driver handles with ease
-_PLACE_BITS = 24  # of the 64 that are remembered of an input: where it lies
+_PLACE = 0xFFFFFF  # the bits that tell where an input lies, of the 64 remembered of its version
 _MANIFEST = pa.schema(
     [
         ("path", pa.string()),
@@ -125,20 +126,15 @@ def update(
 
 
 def foreseen(
-    uri: str,
-    entries: Iterator[Entry],
-    shard_bytes: int = SHARD_BYTES,
-    *,
-    retry_errors: bool = False,
-    overwrite: bool = False,
+    uri: str, entries: Iterator[Entry], *, retry_errors: bool = False, overwrite: bool = False
 ) -> Foreseen:
-    """What a run with these inputs would do, by `update`'s own comparison; nothing is written."""
+    """What `infer` would do with these inputs, by `update`'s own comparison; nothing is written."""
     generations = [] if overwrite else generations_of(uri)
     known = _Known(uri, generations)
     rows = size = 0
     for entry in known.sift(entries, Listing()):
         rows, size = rows + 1, size + _size_of(entry)
-    shards = -(-rows // shard_rows(rows, size, shard_bytes))
+    shards = -(-rows // shard_rows(rows, size))
     done, finished, changed = 0, _finished(uri), known.changed_shards()
     for shard in _shards(generations):
         if shard.number not in finished or shard.number in changed:
@@ -229,8 +225,10 @@ class _Known:
                     continue
                 index = int(self._order[place])
                 self._seen[index] = True
-                differs = _mark_of(entry) ^ int(self._marks[index])
-                if differs >> _PLACE_BITS:
+                uri = _bytes_of(entry.uri)
+                mark = _mark_hash(uri, entry.size, entry.mark, entry.row)
+                differs = mark ^ int(self._marks[index])
+                if differs & ~_PLACE:
                     self._changed[index] = entry
                 elif differs:
                     moved[index] = entry
@@ -287,7 +285,7 @@ def _write_chunk(uri: str, generation: int, chunk: int, entries: list[Entry]) ->
     columns: dict[str, list[Any]] = {
         name: [getattr(entry, name) for entry in entries] for name in _MANIFEST.names
     }
-    columns["uri"] = [one.encode("utf-8", "surrogateescape") for one in columns["uri"]]
+    columns["uri"] = [_bytes_of(uri) for uri in columns["uri"]]
     table = pa.table(columns, schema=_MANIFEST)
     buffer = BytesIO()
     pq.write_table(table, buffer, compression="zstd", row_group_size=_GROUP)
@@ -307,9 +305,14 @@ def _entries_in(uri: str, start: int = 0, stop: int = _CHUNK) -> list[Entry]:
 
 def _hashes(uri: str) -> tuple[Any, Any]:
     """[n] hashes of the paths of a manifest file, [n] of what tells the versions."""
-    entries = _entries_in(uri)
-    paths = np.array([_path_hash(entry.path) for entry in entries], "V16")
-    return paths, np.array([_mark_of(entry) for entry in entries], "u8")
+    table = pq.read_table(BytesIO(storage.read(uri)))
+    paths, *others = (table.column(name).to_pylist() for name in _MANIFEST.names)
+    hashes = np.array([_path_hash(path) for path in paths], "V16")
+    return hashes, np.array([_mark_hash(*each) for each in zip(*others, strict=True)], "u8")
+
+
+def _bytes_of(uri: str) -> bytes:
+    return uri.encode("utf-8", "surrogateescape")
 
 
 def _path_hash(path: str) -> bytes:
@@ -317,11 +320,11 @@ def _path_hash(path: str) -> bytes:
     return blake2b(path.encode(), digest_size=15).digest() + b"\x01"
 
 
-def _mark_of(entry: Entry) -> int:
+def _mark_hash(uri: bytes, size: int, mark: str, row: int) -> int:
     """In the upper bits what tells the version of an input, in the lower ones where it lies."""
-    version = blake2b(f"{entry.size} {entry.mark}".encode(), digest_size=5).digest()
-    place = f"{entry.row} {entry.uri}".encode("utf-8", "surrogateescape")
-    return int.from_bytes(version + blake2b(place, digest_size=3).digest(), "big")
+    version = blake2b(f"{size} {mark}".encode(), digest_size=8).digest()
+    lies = crc32(uri, row + 1) & _PLACE
+    return int.from_bytes(version, "big") & ~_PLACE | lies
 
 
 def _chunk_uri(uri: str, generation: int, chunk: int) -> str:

@@ -45,8 +45,9 @@ def _squares(a: NDArray[Any], b: NDArray[Any]) -> int:
 
 
 def psnr(mse: float) -> float:
-    """Peak signal-to-noise ratio of an error on the 0..1 scale: 10 log10(1 / mse) dB; inf for 0."""
-    return 10 * log10(1 / mse) if mse > 0 else inf
+    """Peak signal-to-noise ratio of an error on the 0..1 scale: 10 log10(1 / mse) dB; inf for 0,
+    nan for nan."""
+    return inf if mse == 0 else 10 * log10(1 / mse)
 
 
 def ssim(a: NDArray[Any], b: NDArray[Any]) -> float:

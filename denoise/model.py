@@ -8,6 +8,8 @@ reach. Nothing estimates it outside of the network: the usual estimate (the medi
 wavelet coefficients) is far too low where noise was clipped, as on any photograph before black.
 """
 
+import os
+import platform
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import pairwise
@@ -114,6 +116,13 @@ def build(architecture: str, arguments: Mapping[str, Any] | None = None) -> nn.M
 def device() -> torch.device:
     """Where to compute: a GPU if this process was given one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def hardware() -> str:
+    """What this machine computes with, in words."""
+    if torch.cuda.is_available():
+        return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
+    return f"{os.cpu_count()} CPU cores ({platform.machine()})"
 
 
 class Residual(nn.Module):

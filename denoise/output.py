@@ -15,19 +15,22 @@ import socket
 import threading
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from importlib import metadata
 from types import MappingProxyType
 from typing import Any
 
 import psutil
+import pyarrow as pa
 
-from denoise import storage
+from denoise import storage, tables
 from denoise.manifest import Listing
 from denoise.storage import SettingsError, join
 
 UNFINISHED = "_unfinished"
-_OURS = ("_SUCCESS", "summary.json", "report.html", "images", "data", "_manifest", UNFINISHED)
+_OURS = ("_SUCCESS", "summary.json", "report.html", "_manifest", UNFINISHED, "_run.json")
+_REMOVERS = 16  # threads: enough to hide a store's latency
 _BEAT = 10.0  # seconds between heartbeats
 _SETTLE = 1.0  # seconds to wait before a lock that others may take as well is ours
 _DEAD = 60.0  # seconds without one after which a driver on another machine counts as dead
@@ -111,9 +114,8 @@ class Output:
     def _adopt(self) -> None:
         """Takes over a run that is there, if its settings are ours."""
         found = run_of(self.uri)
-        if self._overwrite and found is not None:  # only what a job of ours has made
-            for name in (*_OURS, "_run.json"):
-                storage.remove(join(self.uri, name))
+        if self._overwrite and found is not None:
+            _discard(self.uri)
             found = None
         if found is None:  # the settings come first, so that no manifest is adopted by other ones
             self.record(state="running")
@@ -192,6 +194,34 @@ class Output:
         )
 
 
+def _discard(uri: str) -> None:
+    """Removes what jobs of ours have made, and nothing that a user may have put beside it: of
+    OUTPUT/data the part files, of OUTPUT/images the files that these name.
+
+    So an image stays that a killed run had written before the part file that names it.
+    """
+    storage.remove(join(uri, "_SUCCESS"))
+    with ThreadPoolExecutor(_REMOVERS) as pool:
+        for part in tables.parts(uri):
+            files = [join(uri, name) for name in _files_of(part)]
+            list(pool.map(storage.remove, files))
+            storage.remove(part)
+    storage.sweep(join(uri, "data"))
+    for folder in (join(uri, "data"), join(uri, "images")):
+        if storage.exists(folder) and all(one.is_folder for one in storage.listing(folder)):
+            storage.remove(folder)
+    for name in _OURS:
+        storage.remove(join(uri, name))
+
+
+def _files_of(part: str) -> list[str]:
+    """The image files that a part file names; none where it cannot be read."""
+    try:
+        return [row["file"] for row in tables.rows_in(part, ["file"]) if row.get("file")]
+    except (OSError, pa.ArrowException):
+        return []
+
+
 def run_of(uri: str) -> dict[str, Any] | None:
     """_run.json of an output folder; None where there is none."""
     try:
@@ -247,4 +277,5 @@ def _now() -> str:
 
 
 def _json(fields: Mapping[str, Any]) -> bytes:
-    return (json.dumps(fields, indent=2, ensure_ascii=False) + "\n").encode()
+    text = json.dumps(fields, indent=2, ensure_ascii=False) + "\n"
+    return text.encode(errors="backslashreplace")  # a folder's name need not be valid text

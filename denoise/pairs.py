@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from denoise.image import MAX_PIXELS, ImageError, Picture, decode, to_floats, to_pixels
-from denoise.inputs import Entry, Source, reference_of, source_of
+from denoise.inputs import FAILURES, Entry, Source, reference_of, source_of, why
 from denoise.metrics import mse, psnr
 from denoise.noise import add_noise, noisy_bands, seed_of
-from denoise.storage import read, words_of
+from denoise.storage import read
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,12 +49,8 @@ class Pair:
         start = time.perf_counter()
         try:
             yield
-        except ImageError as error:
-            self._fail(str(error))
-        except OSError as error:
-            self._fail(words_of(error))
-        except MemoryError:
-            self._fail("not enough memory for an image of this size")
+        except FAILURES as error:
+            self._fail(why(error))
         finally:
             spent = time.perf_counter() - start
             self.seconds[name] = self.seconds.get(name, 0.0) + spent
@@ -106,10 +102,8 @@ def fetched(entry: Entry, config: PairConfig) -> Fetched:
         if config.sigma is None and config.reference is not None:
             try:
                 reference = read(reference_of(config.reference, entry.path))
-            except ImageError as error:  # told if the image is fine
-                reference = str(error)
-            except OSError as error:
-                reference = words_of(error)
+            except FAILURES as error:  # told if the image is fine
+                reference = why(error)
     return Fetched(pair, source, reference)
 
 

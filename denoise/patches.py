@@ -15,9 +15,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from denoise.image import ImageError, decode, to_floats, to_pixels
-from denoise.inputs import Entry, source_of
+from denoise.inputs import FAILURES, Entry, source_of, why
 from denoise.noise import check_seed, check_sigma
-from denoise.storage import words_of
 
 UNCLIPPED = 0.3  # share of samples whose noise is neither clipped nor rounded, as the literature's
 TOLD = 0.3  # share of samples whose noise level the network is told
@@ -157,8 +156,8 @@ def photo_row(entry: Entry, patch: int, *, middle: bool = False) -> dict[str, An
     row = dict.fromkeys(PHOTO_SCHEMA.names) | {"path": entry.path, "padded": False}
     try:
         pixels, sigma = _pixels(entry)
-    except (ImageError, OSError) as error:
-        return row | {"error": str(error) if isinstance(error, ImageError) else words_of(error)}
+    except FAILURES as error:
+        return row | {"error": why(error)}
     height, width, _ = pixels.shape
     more = [(0, max(0, patch - height)), (0, max(0, patch - width)), (0, 0)]
     is_small = min(height, width) < patch

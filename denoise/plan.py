@@ -4,15 +4,15 @@ import os
 import random
 import time
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
 from denoise import inference, inputs, manifest, output, storage
-from denoise.bulk import worker_counts
+from denoise.bulk import check_apart, worker_counts
 from denoise.inference import InferConfig
 from denoise.inputs import Entry
 from denoise.pairs import load
@@ -31,11 +31,33 @@ _ESTIMATED = (
     "memory_bytes",
 )
 _BYTES_A_PIXEL = 20  # that a worker holds of an image in colour, by measurement
+_COPIES = {"parquet": 1, "files": 1, "both": 2, "none": 0}  # of an image, by `--save`
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlanConfig(InferConfig):
     """Count, measure and estimate, and do nothing: denoise plan --images photos --output out"""
+
+
+@dataclass
+class _Sample:
+    """A fair sample of what passed by (Vitter's algorithm R, 1985), and how much it was."""
+
+    count: int = 0
+    size: int = 0
+    entries: list[Entry] = field(default_factory=list)
+
+    def of(self, entries: Iterable[Entry]) -> Iterator[Entry]:
+        """Lets entries through, looking at them."""
+        draw = random.Random(0)  # the same plan for the same listing
+        for entry in entries:
+            self.count, self.size = self.count + 1, self.size + entry.size
+            if len(self.entries) < _SAMPLE:
+                self.entries.append(entry)
+            elif (place := draw.randrange(self.count)) < _SAMPLE:
+                self.entries[place] = entry
+            yield entry
+        draw.shuffle(self.entries)
 
 
 @dataclass(frozen=True)
@@ -49,41 +71,48 @@ class _Measured:
 
 
 def plan(config: PlanConfig) -> dict[str, Any]:
-    """Counts, sizes and times of an `infer` run that is not started; nothing is written.
+    """Counts, sizes and times of an `infer` run that is not started. Nothing is written but an
+    empty file, to see whether the output can be, and that is removed.
 
-    Raises SettingsError for every wrong flag or place that `infer` would refuse.
+    What is to do can be more than was listed and is not done: all of a shard is done again where
+    one of its images changed. Raises SettingsError for every wrong flag or place that `infer`
+    would refuse before it starts Ray.
     """
     place = storage.absolute(config.output)
-    ready, model, _ = inference.prepared(config)
+    ready, model, needed = inference.prepared(config)
+    check_apart(ready, needed)
     _check_output(place, ready, model)
     left_out: Counter[str] = Counter()
+    sample = _Sample()
     listed = inputs.entries(storage.absolute(config.images), left_out, output=place)
-    count, size, sample = _sampled(listed)
-    pending = sum(len(shard.span) for shard in manifest.pending(place))
-    in_manifest = sum(made.rows for made in manifest.generations_of(place))
-    done = 0 if config.overwrite else min(count, in_manifest - pending)
-    measured = list(_calibrated(sample, ready))
+    foreseen = manifest.foreseen(
+        place,
+        sample.of(listed),
+        retry_errors=config.retry_errors,
+        overwrite=config.overwrite,
+    )
+    measured = list(_calibrated(sample.entries, ready))
     workers, where = _workers(config)
     return {
-        "images": count,
+        "images": sample.count,
         "left_out": dict(left_out),
-        "already_done": done,
-        "to_do": count - done,
-        "shards": -(-(count - done) // manifest.shard_rows(count, size)),
-        "input_bytes": size,
+        "already_done": foreseen.done,
+        "to_do": foreseen.to_do,
+        "shards": foreseen.shards,
+        "input_bytes": sample.size,
         "model": model,
         "workers": workers,
         "where": where,
-        **_estimates(measured, count, count - done, workers),
+        **_estimates(measured, sample.count, foreseen.to_do, workers, _COPIES[config.save]),
     }
 
 
 def _check_output(place: str, config: InferConfig, model: str) -> None:
     """What `infer` would refuse about its output folder."""
-    was_there = storage.exists(place)
-    storage.check_writable(place)
-    if not was_there:
-        storage.remove(place)
+    near = place
+    while storage.is_local(near) and not storage.exists(near):  # a trial would make the folders
+        near = near.rsplit("/", 1)[0] or "/"
+    storage.check_writable(near)
     found = output.run_of(place)
     if found is None or config.overwrite:
         return
@@ -93,21 +122,6 @@ def _check_output(place: str, config: InferConfig, model: str) -> None:
         raise SettingsError(
             f"{storage.shown(place)} was made with other settings: {'; '.join(differences)}"
         )
-
-
-def _sampled(entries: Iterable[Entry]) -> tuple[int, int, list[Entry]]:
-    """How many there are, their bytes, and a fair sample (Vitter's algorithm R, 1985)."""
-    count = size = 0
-    sample: list[Entry] = []
-    draw = random.Random(0)  # the same plan for the same listing
-    for entry in entries:
-        count, size = count + 1, size + entry.size
-        if len(sample) < _SAMPLE:
-            sample.append(entry)
-        elif (place := draw.randrange(count)) < _SAMPLE:
-            sample[place] = entry
-    draw.shuffle(sample)
-    return count, size, sample
 
 
 def _calibrated(sample: list[Entry], config: InferConfig) -> Iterable[_Measured]:
@@ -149,7 +163,9 @@ def _workers(config: InferConfig) -> tuple[int, str]:
         return (max(counts) if counts else max(1, room)), f"a cluster of {found.nodes} nodes"
 
 
-def _estimates(measured: list[_Measured], count: int, todo: int, workers: int) -> dict[str, Any]:
+def _estimates(
+    measured: list[_Measured], count: int, todo: int, workers: int, copies: int
+) -> dict[str, Any]:
     """The sample's figures, for all images. Times are those of this machine's processors."""
     fine = [one for one in measured if one.error is None]
     if not fine:
@@ -167,7 +183,7 @@ def _estimates(measured: list[_Measured], count: int, todo: int, workers: int) -
         "sampled": len(measured),
         "sample_errors": dict(Counter(m.error for m in measured if m.error)),
         "megapixels": count * megapixels,
-        "output_bytes": round(todo * saved),
+        "output_bytes": round(todo * saved * copies),
         "megapixels_per_second": rate * workers,
         "start_up_seconds": _START_UP if todo else 0.0,  # part of the next
         "seconds": working + _START_UP if todo else 0.0,

@@ -60,7 +60,9 @@ def report(config: ReportConfig) -> dict[str, Any]:
     summary = _summary(tally, run)
     storage.write(join(uri, "summary.json"), (json.dumps(summary, indent=2) + "\n").encode())
     views = _views(uri, run, tally)
-    storage.write(join(uri, "report.html"), page.page(summary, run, views).encode())
+    storage.write(
+        join(uri, "report.html"), page.page(summary, run, views).encode(errors="backslashreplace")
+    )
     return summary
 
 
@@ -398,6 +400,8 @@ def _drawn(uri: str, run: dict[str, Any], part: str, row: dict[str, Any]) -> Vie
     """Draws one image: from the table what it holds, and drawn again from the input what not."""
     if run.get("verb") == "noise":
         clean, noisy = (_stored(uri, row, name) for name in ("clean", "noisy"))
+        if noisy is None:
+            clean, noisy = _pair(uri, run, part, row["path"])
         return view_of(
             {**row, "psnr_noisy": row["psnr"], "psnr": None}, panels_of(clean, noisy, None)
         )
@@ -426,7 +430,7 @@ def _pair(
     entries = manifest.Shard(number, made).entries(uri)
     settings = run["settings"]
     wanted = PairConfig(
-        sigma=settings.get("add_noise"),
+        sigma=settings.get("add_noise", settings.get("sigma")),  # as `infer` and `noise` call it
         seed=settings.get("seed", 0),
         float_noise=settings.get("float_noise", False),
         reference=settings.get("reference"),

@@ -88,6 +88,11 @@ def resources() -> Resources:
     return Resources(cpus, gpus, len(alive), own is not None and own.is_head(), tuple(alive))
 
 
+def folder() -> str:
+    """Ray's own on this machine, which goes with a session of ours."""
+    return str(ray._private.worker._global_node.get_session_dir_path())
+
+
 def actors(
     workers: tuple[int, ...], shards: int, there: Resources, each: Mapping[str, float]
 ) -> ActorPoolStrategy:

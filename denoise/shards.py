@@ -87,7 +87,7 @@ def finish(
     about: dict[str, Any] = {"started": work.started}
 
     def rows() -> Iterator[dict[str, Any]]:
-        for row in merge(kept, _timed(done, seconds), key=lambda row: str(row["path"])):
+        for row in _merged(kept, _timed(done, seconds)):
             counted["images"] += 1
             counted["failed"] += row["error"] is not None
             counted["pixels"] += (row.get("height") or 0) * (row.get("width") or 0)
@@ -101,6 +101,28 @@ def finish(
     told = {**counted, "seconds": seconds}
     _meter(told)
     return pa.table({"counted": [json.dumps(told | {"shard": work.shard})]})
+
+
+def _merged(
+    kept: Iterable[dict[str, Any]], done: Iterable[dict[str, Any]]
+) -> Iterator[dict[str, Any]]:
+    """All of them in the order of paths, each path once.
+
+    A task that Ray runs again finds what it has done itself among what was kept: that is left out.
+    """
+    waiting: dict[str, Any] | None = None  # a row that was kept, if the next is of another path
+    for row, is_kept in merge(
+        ((row, True) for row in kept),
+        ((row, False) for row in done),
+        key=lambda one: str(one[0]["path"]),
+    ):
+        if waiting is not None and waiting["path"] != row["path"]:
+            yield waiting
+        waiting = row if is_kept else None
+        if not is_kept:
+            yield row
+    if waiting is not None:
+        yield waiting
 
 
 def _timed(

@@ -363,7 +363,7 @@ def _filesystem(uri: str) -> tuple[Any, str]:
         way_out = f"pip install 'denoise[{extra}]'" if extra else str(error)
         raise SettingsError(f"{protocol}:// needs a package more: {way_out}") from error
     except (ValueError, TypeError, OSError) as error:
-        raise SettingsError(f"cannot open {shown(uri)}: {words_of(error)}") from error
+        raise SettingsError(f"cannot open {protocol}://: {words_of(error)}") from error
 
 
 @lru_cache(maxsize=64)

@@ -96,7 +96,9 @@ def supplies_of(
     check([known, validation.known], limits.max_error_rate)
     _log.info("%d photos do not fit into %g GiB: streamed", len(chosen), limits.memory)
     size = max(1, int(limits.memory * _GIB / _ALIVE / mean))
-    stream = ray.remote(num_cpus=0)(_Stream).remote(list(chosen), limits, size, known)
+    # windows are what their numbers say: an actor that begins again goes on all the same
+    actor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(_Stream)
+    stream = actor.remote(list(chosen), limits, size, known)
     return Supply([], known, stream, size * CROPS), validation
 
 

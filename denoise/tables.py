@@ -115,12 +115,12 @@ def _groups(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
 def rows(output: str, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
     """Every row of an output folder, a few at a time in memory. Raises OSError."""
     for uri in parts(output):
-        yield from _rows_in(uri, columns)
+        yield from rows_in(uri, columns)
 
 
 def part(output: str, shard: int, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
     """The rows of one shard, a few at a time in memory. Raises OSError where it is not there."""
-    return _rows_in(part_uri(output, shard), columns)
+    return rows_in(part_uri(output, shard), columns)
 
 
 def parts(output: str) -> list[str]:
@@ -145,7 +145,8 @@ def _part_name(shard: int) -> str:
     return f"part-{shard:08d}.parquet"
 
 
-def _rows_in(uri: str, columns: Sequence[str] | None) -> Iterator[dict[str, Any]]:
+def rows_in(uri: str, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
+    """The rows of a part file, a few at a time in memory. Raises OSError."""
     with storage.open_input(uri) as file:
         for batch in pq.ParquetFile(file).iter_batches(16, columns=columns):
             yield from batch.to_pylist()

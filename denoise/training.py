@@ -16,7 +16,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from denoise import recorder, storage
+from denoise import checkpoints, recorder, storage
 from denoise.output import Output, run_of, versions
 from denoise.patches import Recipe
 from denoise.roster import Roster, roster_of
@@ -56,7 +56,7 @@ class TrainConfig(Recipe):
         low, high = self.worker_range
         if not 1 <= low <= high:
             raise ValueError(f"workers must be N or MIN MAX, at least 1, got {self.workers}")
-        if self.memory <= 0:
+        if not self.memory > 0:
             raise ValueError(f"memory must be above 0 GiB, got {self.memory}")
         if not 0 <= self.max_error_rate <= 1:
             raise ValueError(f"max-error-rate must lie in 0..1, got {self.max_error_rate}")
@@ -74,9 +74,11 @@ class TrainConfig(Recipe):
         """What decides the weights: with anything else here, the output folder is another one."""
         free = ("output", "workers", "max_error_rate", "compile")
         settings = {key: value for key, value in asdict(self).items() if key not in free}
+        low, high = self.sigmas
+        settings["sigma"] = low if low == high else (low, high)
         places = {key: settings[key] for key in ("images", "validation") if settings[key]}
         absolute = {key: storage.shown(storage.absolute(uri)) for key, uri in places.items()}
-        return settings | absolute | {"init": self.init and storage.shown(self.init)}
+        return settings | absolute | {"init": self.init and storage.shown(_place_of(self.init))}
 
 
 def train(config: TrainConfig) -> dict[str, Any]:
@@ -90,12 +92,13 @@ def train(config: TrainConfig) -> dict[str, Any]:
     place = storage.absolute(config.output)
     tracking = recorder.tracking()
     start = start_of(config.architecture, config.init)
-    with Output(place, "train", config.settings() | {"init_digest": start.digest}) as output:
+    told = {"architecture": start.architecture, "init_digest": start.digest}
+    with Output(place, "train", config.settings() | told) as output:
         left_out: Counter[str] = Counter()
         roster = roster_of(config.images, config.validation, place, left_out)
         roster.check(place)
         if output.is_finished:
-            return _record_of(place) | {"nothing_to_do": True}
+            return _result(place, nothing_to_do=True)
         output.record(
             state="running",
             left_out=dict(left_out),
@@ -104,15 +107,15 @@ def train(config: TrainConfig) -> dict[str, Any]:
             inputs_digest=roster.digest,
         )
         began = time.monotonic()
-        record = _work(config, output, start, roster, tracking)
+        _work(config, output, start, roster, tracking)
         output.record(seconds=time.monotonic() - began)
         output.finish()
-        return record | {"nothing_to_do": False}
+        return _result(place, nothing_to_do=False)
 
 
 def _work(
     config: TrainConfig, output: Output, start: "Start", roster: Roster, tracking: dict[str, str]
-) -> dict[str, Any]:
+) -> None:
     """Decodes the photos, trains, and writes the package."""
     import ray
 
@@ -120,7 +123,7 @@ def _work(
     from denoise.supply import Limits, supplies_of
     from denoise.worker import Board, Job
 
-    with runtime.connected() as resources:
+    with runtime.connected(verbose=_log.isEnabledFor(logging.DEBUG)) as resources:
         _check_cluster(config, output.uri, resources)
         runtime.check_shared(tuple(some[0].uri for some in (roster.chosen, roster.held) if some))
         limits = Limits(
@@ -147,7 +150,7 @@ def _work(
             result = _trained(config, job, resources)
         if supply.stream:  # all of them were seen by now
             _note(output, supply, validation, goes_on=False)
-        return _packed(config, job, start, roster, result)
+        _pack(config, job, start, roster, result)
 
 
 def _latest(board: Any) -> recorder.Record:
@@ -205,12 +208,20 @@ def _trained(config: TrainConfig, job: "Job", resources: "Resources") -> "Result
     from ray.train.torch import TorchTrainer
     from ray.train.v2.api.exceptions import TrainingFailedError
 
+    from denoise import runtime
+    from denoise.group import OnOneMachine
     from denoise.worker import work
+
+    class Trainer(TorchTrainer):  # type: ignore[misc]  # ray is left out of type checking
+        def _register_sigint_handler(self, controller: Any) -> None:
+            """Ours stays: Ray's would end the process without a word, and outlive the run."""
 
     low, high = config.worker_range
     filesystem, path = storage.arrow_filesystem(job.place)
-    trainer = TorchTrainer(
+    checkpoints.mend_list(job.place)
+    trainer = Trainer(
         work,
+        torch_config=OnOneMachine(folder=runtime.folder()) if resources.fixed else None,
         train_loop_config={"job": job},
         scaling_config=ScalingConfig(
             num_workers=low if low == high else (low, high),
@@ -218,7 +229,7 @@ def _trained(config: TrainConfig, job: "Job", resources: "Resources") -> "Result
             resources_per_worker={"CPU": 1, "GPU": 1} if resources.gpus else {"CPU": 1},
         ),
         run_config=RunConfig(
-            name="checkpoints",  # a stable name: a new driver goes on where the last one died
+            name=checkpoints.NAME,
             failure_config=FailureConfig(max_failures=RETRIES),
             checkpoint_config=CheckpointConfig(
                 num_to_keep=2,  # the best one and, always, the latest
@@ -238,19 +249,16 @@ def _trained(config: TrainConfig, job: "Job", resources: "Resources") -> "Result
     return result
 
 
-def _packed(
+def _pack(
     config: TrainConfig, job: "Job", start: "Start", roster: Roster, result: "Result"
-) -> dict[str, Any]:
-    """Writes the package of the best checkpoint, and returns what its config.json records."""
+) -> None:
+    """Writes the package of the best checkpoint."""
     from denoise import card, package
-    from denoise.worker import state_in
 
-    kept = [pair for pair in result.best_checkpoints or [] if pair[1].get("psnr") is not None]
-    checkpoint, best = max(kept, key=lambda pair: float(pair[1]["psnr"]))
-    last, _ = max(kept, key=lambda pair: int(pair[1]["step"]))
+    checkpoint, best, last = checkpoints.best_and_last(result)
     model = start.network(config.seed)
-    model.load_state_dict(state_in(checkpoint)["average"])
-    history = state_in(last)["rest"]["history"]
+    model.load_state_dict(checkpoints.state_in(checkpoint)["average"])
+    history = checkpoints.state_in(last)["rest"]["history"]
     census, judged = job.supply.census(), job.validation.known
     fields = {
         "architecture": start.architecture,
@@ -265,9 +273,9 @@ def _packed(
             "validation_listed": roster.held_listed,
             "best_step": best["step"],
             "last_step": history[-1]["step"],
-            "workers": config.workers,
+            "workers": best["workers"],
             "started_from": start.digest,
-            "hardware": card.hardware(),
+            "hardware": best["hardware"],
             "versions": versions(),
         },
         "metrics": {
@@ -280,9 +288,16 @@ def _packed(
     for file, content in pictures.items():
         storage.write(join(job.place, file), content)
     package.save(job.place, model, fields | {"card": card.text(name, fields, model, history)})
-    return _record_of(job.place)
 
 
-def _record_of(place: str) -> dict[str, Any]:
+def _result(place: str, *, nothing_to_do: bool) -> dict[str, Any]:
+    """What config.json records, and where it lies."""
     record: dict[str, Any] = json.loads(storage.read(join(place, "config.json")))
-    return record
+    return record | {"output": storage.shown(place), "nothing_to_do": nothing_to_do}
+
+
+def _place_of(init: str) -> str:
+    """The same for the same package, however it was named."""
+    from denoise import package
+
+    return init if init in package.shipped_names() else package.uri_of(init)

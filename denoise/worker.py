@@ -4,7 +4,6 @@ import os
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
-from io import BytesIO
 from tempfile import mkdtemp
 from typing import Any
 
@@ -14,9 +13,10 @@ from ray import ObjectRef
 from ray import train as ray_train
 from ray.train import Checkpoint, CheckpointUploadMode
 
+from denoise import checkpoints
 from denoise.judge import Share
-from denoise.learning import Diverged, Learner, State, learn
-from denoise.model import device
+from denoise.learning import Diverged, Learner, learn
+from denoise.model import hardware
 from denoise.patches import Recipe, Sampler
 from denoise.recorder import Record, Recorder
 from denoise.start import Start
@@ -65,8 +65,8 @@ def work(setup: dict[str, Any]) -> dict[str, Any]:
                 ray.get(job.start).network(job.recipe.seed),
                 Sampler(job.recipe, job.supply.window(), job.supply.samples_a_window),
                 job.validation.photos(),
-                lambda learner: _save(learner, recorder),
-                state=state_in(checkpoint) if checkpoint else None,
+                lambda learner: _save(learner, job, share, recorder),
+                state=checkpoints.state_in(checkpoint) if checkpoint else None,
                 share=share,
                 compiled=job.compiled,
                 tell=recorder.tell if recorder else lambda record: None,
@@ -76,24 +76,18 @@ def work(setup: dict[str, Any]) -> dict[str, Any]:
     return {"steps": learner.step}
 
 
-def state_in(checkpoint: Checkpoint) -> State:
-    """What _save saved; nothing is unpickled but tensors and plain values."""
-    with checkpoint.filesystem.open_input_file(f"{checkpoint.path}/state.pt") as file:
-        encoded = BytesIO(file.read())
-    state: State = torch.load(encoded, map_location=device(), weights_only=True)
-    return state
-
-
 def _recorder(job: Job) -> Recorder:
     return Recorder(job.place, job.recipe, job.board.write.remote, ray.get(job.tracking))
 
 
-def _save(learner: Learner, recorder: Recorder | None) -> None:
+def _save(learner: Learner, job: Job, share: Share, recorder: Recorder | None) -> None:
     """Hands a checkpoint over for upload, in the background; a barrier for all workers."""
-    metrics = {"psnr": learner.history[-1]["psnr"], "step": learner.step}
+    metrics: dict[str, Any] = {"psnr": learner.history[-1]["psnr"], "step": learner.step}
     if recorder is None:
         return ray_train.report(metrics)
+    metrics |= {"hardware": hardware(), "workers": share.world}
     recorder.write(learner.history)
+    checkpoints.keep_list(job.place)
     folder = mkdtemp(dir=os.getcwd())  # Ray's own folder; it removes what is uploaded
     torch.save(learner.state(), os.path.join(folder, "state.pt"))
     ray_train.report(

@@ -171,6 +171,13 @@ def same(ours: Iterable[Mapping[str, Any]], theirs: Iterable[Mapping[str, Any]])
     return told + [f"different: {name}" for name in both if mine[name] != others[name]]
 
 
+def footer_of(part: str) -> dict[str, Any]:
+    """What a job noted in a part file's footer: its times, say."""
+    with storage.open_input(part) as file:
+        found: dict[str, Any] = json.loads(pq.ParquetFile(file).metadata.metadata[b"denoise"])
+    return found
+
+
 def footer_is_whole(uri: str) -> bool:
     """Whether a part file can be read to its end."""
     with storage.open_input(uri) as file:

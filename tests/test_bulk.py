@@ -207,6 +207,17 @@ def test_images_are_saved_where_they_were_asked_for(
         assert all(row["image"] is None and row["psnr"] is None for row in rows_of(out).values())
 
 
+@pytest.mark.parametrize("save", ["files", "none"])
+def test_noise_that_keeps_no_pairs_in_its_table_is_measured_and_drawn_all_the_same(
+    ray_session: object, pictures: Path, tmp_path: Path, save: bulk.Save
+):
+    config = NoisingConfig(images=str(pictures), output=str(tmp_path / "out"), save=save)
+    summary = noise(config)
+    assert (summary["images"], summary["failed"]) == (8, 1) and summary["psnr"]["mean"] > 15
+    assert (tmp_path / "out" / "_SUCCESS").exists()
+    assert 'data-panel="noisy"' in (tmp_path / "out" / "report.html").read_text()
+
+
 def test_a_file_in_the_way_of_an_images_folder_is_that_images_error(tmp_path: Path):
     config = NoisingConfig(images="photos", output=str(tmp_path), save="files")
     bulk.save(Picture(photo()), "a.png", config, str(tmp_path))  # becomes images/a.png.png

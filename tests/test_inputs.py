@@ -17,6 +17,8 @@ from conftest import encoded, photo
 from denoise import storage
 from denoise.image import ImageError
 from denoise.inputs import Entry, entries, reference_of, source_of
+from denoise.pairs import PairConfig, load
+from denoise.patches import photo_row
 from denoise.storage import SettingsError
 
 
@@ -296,6 +298,13 @@ def test_a_table_that_was_cut_off_since_is_its_rows_error(tmp_path: Path):
     (tmp_path / "cut.parquet").write_bytes(b"PAR1")
     with pytest.raises(ImageError, match="its table cannot be read"):
         source_of(entry)
+
+
+def test_a_place_that_no_package_here_can_reach_is_its_rows_error(tmp_path: Path):
+    (tmp_path / "list.txt").write_text("zz://bucket/a.png\n")
+    (entry,) = found(tmp_path / "list.txt")[0].values()
+    assert "cannot open zz://" in str(load(entry, PairConfig()).error)
+    assert "cannot open zz://" in photo_row(entry, 64)["error"]
 
 
 def test_a_list_that_is_no_text_is_refused(tmp_path: Path):

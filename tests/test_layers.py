@@ -20,12 +20,13 @@ ORDER = [
     # pairs of images; then ray, no torch
     "pairs", "patches", "waiting", "runtime", "shards", "supply",
     # the stories
-    "judge", "learning", "views", "card", "recorder", "worker", "training", "page", "report",
+    "judge", "learning", "views", "card", "recorder", "checkpoints", "group",
+    "worker", "training", "page", "report",
     "bulk", "noising", "inference", "plan", "demo", "doctor", "export", "__main__",
 ]  # fmt: skip
 ONLY = {
     "fsspec": {"storage"},
-    "ray": {"waiting", "runtime", "shards", "supply", "worker", "training", "__main__"},
+    "ray": {"waiting", "runtime", "shards", "supply", "group", "worker", "training", "__main__"},
     "torch": {
         "plan",
         "doctor",
@@ -33,6 +34,8 @@ ONLY = {
         "package",
         "denoiser",
         "start",
+        "group",
+        "checkpoints",
         "worker",
         "recorder",
         "learning",

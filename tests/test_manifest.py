@@ -4,6 +4,8 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.dataset
 import pytest
 
 from denoise import manifest, tables
@@ -71,6 +73,37 @@ def test_a_changed_input_has_its_shard_done_again_once(tmp_path: Path):
     done(tmp_path, [shard])
     assert update(tmp_path, changed).changed == 0
     assert manifest.pending(str(tmp_path)) == []
+
+
+def test_an_input_under_a_new_signature_is_noted_and_not_done_again(tmp_path: Path):
+    old, new = (
+        [Entry(f"{n}.png", f"https://h/{n}.png?Signature={key}", 10, "1") for n in range(50)]
+        for key in ("OLD", "NEW")
+    )
+    update(tmp_path, old)
+    first, *rest = manifest.pending(str(tmp_path))
+    done(tmp_path, [first])
+    listing = update(tmp_path, new)
+    assert (listing.added, listing.changed, listing.removed) == (0, 0, 0)
+    assert manifest.pending(str(tmp_path)) == rest
+    assert [one for shard in [first, *rest] for one in shard.entries(str(tmp_path))] == new
+
+
+def test_a_row_that_moved_within_its_table_is_read_from_where_it_is_now(tmp_path: Path):
+    table = [Entry(f"{n}.png", "/in/table.parquet", 10, "1", row=n) for n in range(9)]
+    turned = [Entry(one.path, one.uri, one.size, one.mark, row=8 - one.row) for one in table]
+    update(tmp_path, table)
+    update(tmp_path, turned)
+    shards = manifest.pending(str(tmp_path))
+    assert [one for shard in shards for one in shard.entries(str(tmp_path))] == turned
+
+
+def test_a_foreign_part_file_is_no_work_of_ours(tmp_path: Path):
+    pyarrow.dataset.write_dataset(pa.table({"x": [1]}), tmp_path / "data", format="parquet")
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["part-0.parquet"]
+    update(tmp_path, [entry(0)])
+    assert paths(tmp_path, manifest.pending(str(tmp_path))) == [entry(0).path]
+    assert tables.parts(str(tmp_path)) == []
 
 
 def test_inputs_that_are_gone_are_told_and_their_rows_kept(tmp_path: Path):

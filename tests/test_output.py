@@ -1,12 +1,14 @@
 """An output folder: one driver at a time, one set of settings."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from denoise import storage, tables
 from denoise.manifest import Listing
 from denoise.output import Output, run_of
 from denoise.storage import SettingsError
@@ -43,6 +45,39 @@ def test_overwrite_discards_what_was_there_and_nothing_else(tmp_path: Path):
     with Output(str(tmp_path), "noise", SETTINGS | {"seed": 7}, overwrite=True) as output:
         assert not output.is_finished
     assert (tmp_path / "mine.txt").read_text() == "kept"
+
+
+def test_overwrite_takes_of_data_and_images_only_what_jobs_made(tmp_path: Path):
+    finished(tmp_path)
+    row = {"path": "a/b.png", "file": "images/a/b.png.png"}
+    tables.write_part(str(tmp_path), 0, [row, {"path": "c.png"}], tables.INFER_SCHEMA, {})
+    for name in ("images/a/b.png.png", "images/a/mine.png", "data/mine.csv", "images/c.png"):
+        storage.write(str(tmp_path / name), b"")
+    with Output(str(tmp_path), "noise", SETTINGS, overwrite=True):
+        pass
+    left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    assert left == {"images/a/mine.png", "data/mine.csv", "images/c.png", "_run.json"}
+
+
+def test_overwrite_leaves_no_empty_folder_and_gets_rid_of_a_part_that_cannot_be_read(
+    tmp_path: Path,
+):
+    finished(tmp_path)
+    row = {"path": "a/b.png", "file": "images/a/b.png.png"}
+    tables.write_part(str(tmp_path), 0, [row], tables.INFER_SCHEMA, {})
+    storage.write(str(tmp_path / "images/a/b.png.png"), b"")
+    storage.write(tables.part_uri(str(tmp_path), 1), b"")
+    with Output(str(tmp_path), "noise", SETTINGS, overwrite=True):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["_run.json"]
+
+
+def test_a_folder_whose_name_is_no_valid_text_is_recorded_and_known_again(tmp_path: Path):
+    settings = SETTINGS | {"images": os.fsdecode(b"/in/caf\xe9")}
+    for _ in range(2):
+        with Output(str(tmp_path), "noise", settings):
+            pass
+    assert (run_of(str(tmp_path)) or {})["settings"] == settings
 
 
 def test_overwrite_takes_nothing_from_a_folder_that_no_job_made(tmp_path: Path):

@@ -2,17 +2,41 @@
 
 import os
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+from conftest import encoded, photo
 from running import tiny_model
 
-from denoise import manifest
+from denoise import manifest, tables
 from denoise.inputs import Entry, entries
 from denoise.manifest import update
-from denoise.plan import PlanConfig, _sampled, plan
+from denoise.plan import PlanConfig, _Sample, plan
 from denoise.storage import SettingsError
+from denoise.tables import INFER_SCHEMA
+
+
+def nothing(photos: Path) -> None: ...
+
+
+def add(photos: Path) -> None:
+    for number in range(5):
+        (photos / f"new{number}.png").write_bytes(encoded(photo(seed=20 + number)))
+
+
+def change(photos: Path) -> None:
+    (photos / "0.png").write_bytes(encoded(photo(30, 30, seed=21)))
+
+
+def take_away(photos: Path) -> None:
+    (photos / "more" / "wide.jpg").unlink()
+
+
+def everything(photos: Path) -> None:
+    for one in (add, change, take_away):
+        one(photos)
 
 
 @pytest.fixture
@@ -39,12 +63,60 @@ def test_it_sees_what_is_done_already(config: PlanConfig, photos: Path):
     assert plan(config)["already_done"] == len(shard.span)
 
 
+@pytest.mark.parametrize("since", [nothing, add, change, take_away, everything])
+@pytest.mark.parametrize("retry_errors", [False, True])
+def test_it_says_what_a_run_would_find_to_do(
+    config: PlanConfig, photos: Path, since: Callable[[Path], None], retry_errors: bool
+):
+    place, config = config.output, replace(config, retry_errors=retry_errors)
+    update(place, entries(str(photos), Counter()), Counter())
+    for shard in manifest.pending(place):
+        paths = [entry.path for entry in shard.entries(place)]
+        rows = [{"path": p, "error": "bad" if p == "broken.png" else None} for p in sorted(paths)]
+        tables.write_part(place, shard.number, rows, INFER_SCHEMA, {})
+    before = {path: path.read_bytes() for path in Path(place).rglob("*.*")}
+    since(photos)
+    found = plan(config)
+    assert {path: path.read_bytes() for path in Path(place).rglob("*.*")} == before
+
+    update(place, entries(str(photos), Counter()), Counter())
+    pending = manifest.pending(place)
+    failed = manifest.with_errors(place) if retry_errors else []
+    assert found["to_do"] == sum(len(shard.span) for shard in pending) + len(failed)
+    assert found["shards"] == len(pending) + len(failed)
+    assert bool(found["seconds"]) == bool(pending or failed)
+    assert found["already_done"] + found["to_do"] == found["images"]
+
+
+def test_to_overwrite_is_to_do_all_of_it(config: PlanConfig, photos: Path):
+    update(config.output, entries(str(photos), Counter()), Counter())
+    found = plan(replace(config, overwrite=True))
+    assert (found["already_done"], found["to_do"]) == (0, 8)
+
+
+def test_the_size_of_the_output_is_that_of_the_images_it_saves(config: PlanConfig):
+    kinds = ("parquet", "files", "both", "none")
+    table, files, both, none = (plan(replace(config, save=k))["output_bytes"] for k in kinds)
+    assert table == files > none == 0
+    assert both == pytest.approx(2 * table, abs=1)
+
+
 def test_it_refuses_what_infer_would_refuse(config: PlanConfig, tmp_path: Path):
     flags = asdict(config)
     with pytest.raises(SettingsError, match=r"no images|no such file"):
         plan(PlanConfig(**flags | {"images": str(tmp_path / "nowhere")}))
     with pytest.raises(SettingsError, match="nosuchmodel"):
         plan(PlanConfig(**flags | {"model": "nosuchmodel"}))
+    with pytest.raises(SettingsError, match="lies inside the output folder"):
+        plan(PlanConfig(**flags | {"output": str(Path(config.images).parent)}))
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(SettingsError, match="cannot write to"):
+        plan(PlanConfig(**flags | {"output": str(tmp_path / "file" / "out")}))
+
+
+def test_it_leaves_no_folder_behind_on_the_way_to_the_output(config: PlanConfig, tmp_path: Path):
+    plan(replace(config, output=str(tmp_path / "x" / "y" / "z")))
+    assert not (tmp_path / "x").exists()
 
 
 def test_workers_beyond_this_machine_are_not_counted(config: PlanConfig):
@@ -53,7 +125,8 @@ def test_workers_beyond_this_machine_are_not_counted(config: PlanConfig):
 
 def test_a_sample_is_fair():
     listed = [Entry(str(number), str(number), 10, "") for number in range(100_000)]
-    count, size, sample = _sampled(listed)
-    assert (count, size, len(sample)) == (100_000, 1_000_000, 64)
-    mean = sum(int(entry.path) for entry in sample) / 64
+    sample = _Sample()
+    assert list(sample.of(listed)) == listed
+    assert (sample.count, sample.size, len(sample.entries)) == (100_000, 1_000_000, 64)
+    mean = sum(int(entry.path) for entry in sample.entries) / 64
     assert abs(mean - 50_000) < 5 * 100_000 / 12**0.5 / 8  # five standard errors

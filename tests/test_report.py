@@ -1,6 +1,7 @@
 """The report: its numbers are the table's, its page is small, harmless and works in a browser."""
 
 import json
+import os
 import re
 import shutil
 from collections import Counter
@@ -214,6 +215,28 @@ def test_without_a_reference_some_images_are_shown_and_what_was_removed(tmp_path
     summary = report(ReportConfig(output=folder))
     assert summary["psnr"] is summary["gain_db"] is summary["histogram"] is None
     assert panels_in(folder) == ["noisy", "denoised", "removed"] * 4
+
+
+def test_pairs_that_were_not_kept_are_drawn_again_from_the_inputs(tmp_path, photos_of_mine):
+    folder = str(tmp_path / "out")
+    manifest.update(folder, inputs.entries(str(photos_of_mine), Counter()), Counter())
+    for shard in manifest.pending(folder):
+        paths = sorted(entry.path for entry in shard.entries(folder))
+        rows = [noise_row(path, 0) | {"clean": None, "noisy": None} for path in paths]
+        tables.write_part(folder, shard.number, rows, tables.NOISE_SCHEMA, {})
+    run = {"verb": "noise", "settings": {"sigma": 0.1, "seed": 0}, "versions": {}}
+    storage.write(f"{folder}/_run.json", json.dumps(run).encode())
+    report(ReportConfig(output=folder))
+    assert panels_in(folder) == ["clean", "noisy", "difference"] * 10
+
+
+def test_a_setting_that_is_no_valid_text_is_written_all_the_same(tmp_path):
+    folder = written(tmp_path / "out", [[noise_row("a.png", 1)]])
+    run = json.loads(storage.read(f"{folder}/_run.json"))
+    run["settings"]["images"] = os.fsdecode(b"/in/caf\xe9")
+    storage.write(f"{folder}/_run.json", json.dumps(run).encode())
+    report(ReportConfig(output=folder))
+    assert r"/in/caf\udce9" in storage.read(f"{folder}/report.html").decode()
 
 
 def test_inputs_that_are_gone_cost_the_pictures_and_not_the_report(tmp_path, photos_of_mine):

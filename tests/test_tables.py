@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import encoded, photo
+from running import footer_of
 
 from denoise import tables
 from denoise.tables import INFER_SCHEMA, NOISE_SCHEMA
@@ -57,7 +58,7 @@ def test_rows_come_back_in_order_and_the_footer_with_them(tmp_path: Path):
     rows = [{"path": name, "error": None} for name in ("a", "b", "c")]
     tables.write_part(str(tmp_path), 3, rows, NOISE_SCHEMA, {"seconds": {"decode": 1.5}})
     assert [row["path"] for row in tables.part(str(tmp_path), 3)] == ["a", "b", "c"]
-    assert tables.about(tables.part_uri(str(tmp_path), 3)) == {"seconds": {"decode": 1.5}}
+    assert footer_of(tables.part_uri(str(tmp_path), 3)) == {"seconds": {"decode": 1.5}}
     assert [row["path"] for row in tables.rows(str(tmp_path), ["path"])] == ["a", "b", "c"]
 
 
@@ -94,7 +95,17 @@ class Row(dict[str, Any]):
     __hash__ = object.__hash__  # type: ignore[assignment]  # by identity: two are never one
 
 
-@pytest.mark.parametrize("name", ["part-1.parquet.x", ".part-00000001.parquet.ab", "x.parquet"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "part-1.parquet.x",
+        ".part-00000001.parquet.ab",
+        "x.parquet",
+        "part-0.parquet",
+        "part-.parquet",
+    ],
+)
 def test_only_part_files_are_shards(name: str):
     assert tables.shard_of(name) == -1
     assert tables.shard_of("part-00000012.parquet") == 12
+    assert tables.shard_of("part-123456789.parquet") == 123456789

@@ -2,22 +2,27 @@
 
 import io
 import json
+import os
 import shutil
 import signal
 import socket
 import tempfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from conftest import encoded, photo
 from PIL import Image
-from running import Job, wait_until
+from running import Job, pictures, wait_until
 
 from denoise import package
 from denoise.census import Census
+from denoise.checkpoints import keep_list
+from denoise.group import _join
 from denoise.inputs import Entry
 from denoise.judge import Judge, Share
 from denoise.learning import Diverged, Learner, learn, learning_rate_at, loss_of, pairs_of, parts
@@ -266,6 +271,19 @@ def test_a_loss_that_is_no_number_names_its_step_and_its_photos():
         learn(recipe, model, sampler(recipe, photos), PHOTOS[:1], lambda learner: None)
 
 
+def test_a_network_that_gives_no_numbers_is_not_the_best_of_all():
+    """Its last step may spoil it, after which no loss is computed."""
+    torch.manual_seed(0)
+    model = build("cae-m")
+    recipe = replace(RECIPE, steps=2, save_every=1, learning_rate=1.0)
+    saved = []
+    with pytest.raises(Diverged, match=r"PSNR of nan after step \d"):
+        learn(
+            recipe, model, sampler(recipe), PHOTOS[:1], lambda learner: saved.append(learner.best)
+        )
+    assert all(best < 120 for best in saved)
+
+
 def test_the_learning_rate_rises_and_falls():
     recipe = Recipe(steps=1000, learning_rate=1e-3)
     rates = [learning_rate_at(recipe, step) for step in range(1000)]
@@ -302,6 +320,7 @@ def test_the_average_follows_the_weights_and_is_what_is_judged():
         ({"workers": (1, 5), "accumulate": 4}, "at least 20"),
         ({"learning_rate": -1.0}, "learning-rate must lie in 0..1, got -1.0"),
         ({"memory": 0.0}, "memory must be above 0"),
+        ({"memory": float("nan")}, "memory must be above 0 GiB, got nan"),
         ({"max_error_rate": 2.0}, "max-error-rate must lie in 0..1, got 2.0"),
         ({"images": ""}, "images must not be empty"),
     ],
@@ -386,6 +405,34 @@ def test_a_run_killed_before_its_package_was_written_writes_the_same_one(run: Pa
     assert losses_of(copied) == losses_of(run)
 
 
+@pytest.mark.parametrize("copied", [True, False])
+def test_a_list_of_checkpoints_that_was_cut_off_costs_no_bit(
+    run: Path, folder: Path, tmp_path: Path, copied: bool
+):
+    """As a full disk leaves it, which Ray truncates before it writes."""
+    output = tmp_path / "cut"
+    shutil.copytree(run, output)
+    for name in ("_SUCCESS", "config.json", "model.safetensors"):
+        (output / name).unlink()
+    listed = output / "checkpoints" / "checkpoint_manager_snapshot.json"
+    (output / "checkpoints" / "list.json").unlink(missing_ok=True)
+    if copied:
+        keep_list(str(output))
+    listed.write_bytes(b"")
+    keep_list(str(output))  # keeps the one that is whole
+    train(config(folder, output))
+    assert package.load(str(output)).digest == package.load(str(run)).digest
+    assert losses_of(output) == losses_of(run)
+
+
+def test_settings_that_mean_the_same_are_the_same(run: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(run.parent)
+    one = TrainConfig(images="a", output="b", init=run.name, sigma=0.1)
+    other = TrainConfig(images="./a", output="c", init=f"./{run.name}", sigma=(0.1, 0.1))
+    assert one.settings() == other.settings()
+    assert one.settings() != replace(one, sigma=(0.1, 0.2)).settings()
+
+
 def test_a_run_that_patience_stopped_is_finished(folder: Path, ray_session: Resources):
     output = folder.parent / "patient"
     asked = config(folder, output, save_every=5, steps=400, patience=2, learning_rate=1e-12)
@@ -416,8 +463,10 @@ def test_a_run_does_not_go_on_with_other_photos_or_another_model(
 def test_two_workers_have_the_losses_of_one(run: Path, folder: Path, ray_session: Resources):
     if ray_session.cpus < 2:
         pytest.skip("two workers need two CPUs")
-    output = folder.parent / "two"
-    train(config(folder, output, workers=2))
+    output, ours = folder.parent / "two", signal.getsignal(signal.SIGINT)
+    record = train(config(folder, output, workers=2))
+    assert record["training"]["workers"] == 2 and "CPU cores" in record["training"]["hardware"]
+    assert signal.getsignal(signal.SIGINT) is ours  # Ray Train would leave its own behind
     assert losses_of(output) == pytest.approx(losses_of(run), rel=1e-5)
 
 
@@ -440,6 +489,23 @@ def test_a_run_begins_with_a_package_and_streams_what_does_not_fit(
     assert (training["validated_on"], training["validation_listed"]) in [(31, 40), (32, 40)]
     assert f"{training['validated_on']} of 40 photos" in (output / "README.md").read_text()
     assert losses_of(output)[0] < losses_of(run)[0]
+
+
+def test_streaming_goes_on_when_the_process_that_does_it_is_killed(
+    folder: Path, tmp_path: Path, ray_session: Resources
+):
+    many, whole, killed = (tmp_path / name for name in ("many", "whole", "killed"))
+    pictures(many, 40)
+    asked = config(many, whole, memory=1e-4, validation=str(folder), steps=600)
+    train(asked)
+    flags = f"--images {many} --validation {folder} --architecture classic --memory 1e-4"
+    flags += " --steps 600 --batch-size 4 --patch 16 --save-every 20"
+    job = Job("train", *flags.split(), "--output", str(killed))
+    wait_until(lambda: records_in(killed) >= 3, 120)
+    assert job.send(signal.SIGKILL, "ray::_Stream")
+    done = job.done()
+    assert done.code == 0, done.err
+    assert losses_of(killed) == losses_of(whole)
 
 
 def test_streamed_photos_of_which_too_many_are_broken_end_a_run_in_plain_words(
@@ -522,6 +588,34 @@ def test_more_workers_than_the_cluster_has_are_refused_with_what_it_has(folder, 
         _check_cluster(asked, str(tmp_path), Resources(2, 0, 1))
     with pytest.raises(SettingsError, match="local folder, and the cluster has 3 nodes"):
         _check_cluster(config(folder, tmp_path), str(tmp_path), Resources(8, 0, 3))
+
+
+def joined(rank: int, place: str, listening: Any) -> None:
+    """A process of its own: all that it listens on is torch's."""
+    _join("gloo", place, rank, 2)
+    total = torch.ones(1)
+    torch.distributed.all_reduce(total)
+    ports = psutil.Process().net_connections("inet")
+    listening.put((float(total), [port.laddr.ip for port in ports if port.status == "LISTEN"]))
+
+
+def test_workers_of_one_machine_listen_to_it_alone(tmp_path: Path):
+    listening = torch.multiprocessing.get_context("spawn").SimpleQueue()
+    torch.multiprocessing.spawn(joined, (str(tmp_path / "group"), listening), nprocs=2)
+    found = [listening.get() for _ in range(2)]
+    assert [total for total, _ in found] == [2, 2]
+    assert {ip.removeprefix("::ffff:") for _, ips in found for ip in ips} == {"127.0.0.1"}
+
+
+def test_an_interrupted_training_says_so_and_leaves_nothing_running(folder: Path, tmp_path: Path):
+    flags = f"--images {folder} --output {tmp_path / 'out'} --architecture classic --steps 100000"
+    job = Job("train", *flags.split(), *"--batch-size 4 --patch 16 --save-every 20".split())
+    wait_until(lambda: records_in(tmp_path / "out") >= 1, 120)
+    os.killpg(job.process.pid, signal.SIGINT)
+    done = job.done(60)
+    assert done.code == 130, done.err
+    assert "interrupted" in done.err and "Traceback" not in done.err
+    assert done.left == []
 
 
 def records_in(output: Path) -> int:

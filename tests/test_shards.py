@@ -1,0 +1,31 @@
+"""Shards: the rows of a part file, also where a task that wrote them is run again."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import pyarrow as pa
+
+from denoise import shards, tables
+from denoise.inputs import Entry
+from denoise.tables import INFER_SCHEMA
+
+
+def test_a_task_that_ray_runs_again_writes_the_same_rows(ray_session: object, tmp_path: Path):
+    output = str(tmp_path)
+    entries = [Entry(name, f"/in/{name}", 10, "1") for name in ("a", "b", "c", "d")]
+    told = {"output": output, "shard": 0, "entries": [asdict(entry) for entry in entries]}
+    block = pa.table({"work": [json.dumps(told)]})
+    failed = [{"path": one.path, "error": "bad" if one.path in "acd" else None} for one in entries]
+    work = shards.work_of(block, INFER_SCHEMA, only_errors=True)
+    shards.finish(work, [], ((row, {}) for row in failed))
+
+    todo, _ = shards.kept(work)
+    assert [entry.path for entry in todo] == ["a", "c", "d"]
+    mended = [{"path": one.path, "error": "bad" if one.path == "d" else None} for one in todo]
+    for _ in range(2):  # the second time the rows that were done stand among those that are kept
+        _, rows = shards.kept(work)
+        line = shards.finish(work, rows, ((row, {}) for row in mended))
+        assert json.loads(line.column("counted").to_pylist()[0])["images"] == 4
+        found = [(row["path"], row["error"]) for row in tables.part(output, 0)]
+        assert found == [("a", None), ("b", None), ("c", None), ("d", "bad")]
