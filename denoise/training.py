@@ -11,6 +11,7 @@ With MLFLOW_TRACKING_URI or WANDB_PROJECT set, MLflow or Weights & Biases get th
 
 import json
 import logging
+import os
 import time
 from collections import Counter
 from dataclasses import asdict, dataclass
@@ -216,6 +217,8 @@ def _trained(config: TrainConfig, job: "Job", resources: "Resources") -> "Result
         def _register_sigint_handler(self, controller: Any) -> None:
             """Ours stays: Ray's would end the process without a word, and outlive the run."""
 
+    # Ray takes one checkpoint at each look at its workers, and lets the next one wait for it
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     low, high = config.worker_range
     filesystem, path = storage.arrow_filesystem(job.place)
     checkpoints.mend_list(job.place)
