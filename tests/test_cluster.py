@@ -46,6 +46,7 @@ TYPOS = [
     ("spec.rayClusterSpec.authOptions", "secret"),
     ("spec.rayClusterSpec.autoscalerOptions", "idleTimeout"),
     ("spec.rayClusterSpec.autoscalerOptions.resources", "request"),
+    ("spec.rayClusterSpec.autoscalerOptions.securityContext", "runAsNoneRoot"),
     ("spec.rayClusterSpec.workerGroupSpecs.0", "maxReplica"),
     ("spec.rayClusterSpec.headGroupSpec.template.spec", "serviceAcountName"),
     ("spec.rayClusterSpec.workerGroupSpecs.0.template.spec.containers.0", "resource"),
@@ -109,11 +110,12 @@ def test_nothing_of_a_job_is_open_to_the_world(job: str):
 
 @pytest.mark.parametrize("job", ["denoise-infer", "denoise-train"])
 def test_every_container_asks_for_what_it_may_use(job: str):
-    for template in _pods(_job(job)):
-        for container in template["spec"]["containers"]:
-            assert {"cpu", "memory"} <= container["resources"]["requests"].keys()
-            assert {"cpu", "memory"} <= container["resources"]["limits"].keys()
-            assert ":latest" not in container["image"]
+    pods = [container for pod in _pods(_job(job)) for container in pod["spec"]["containers"]]
+    for container in (*pods, _autoscaler(_job(job))):
+        assert {"cpu", "memory"} <= container["resources"]["requests"].keys()
+        assert {"cpu", "memory"} <= container["resources"]["limits"].keys()
+        assert container["securityContext"]["allowPrivilegeEscalation"] is False
+    assert all(":latest" not in container["image"] for container in pods)
 
 
 def test_both_jobs_have_the_same_head_submitter_and_gpu_workers():
@@ -205,10 +207,10 @@ def test_the_sizing_table_in_the_readme_is_what_the_script_computes():
 
 # KubeRay's RayJob (ray.io/v1), made strict: a field that is not there is a mistake. The CRD itself
 # (ray-operator/config/crd/bases/ray.io_rayjobs.yaml, 1.06 MB, nearly all of it the schema of pods)
-# is in no package index, so that this is written after it and after KubeRay's API reference
-# (docs/reference/api.md): every field of RayJobSpec, RayClusterSpec and what they hold, with their
-# types, enumerations and what is required. Pods, resources and security contexts are checked with
-# Kubernetes' own schema instead.
+# is in no package index, so that this is written after KubeRay's API reference of 1.6.2 and 1.7.0
+# (docs/reference/api.md) and its types: what we use or may come to use of RayJobSpec and
+# RayClusterSpec, with types and enumerations. Pods, and the container that KubeRay makes of the
+# autoscaler's options, are checked with Kubernetes' own schema.
 _TEXT, _NUMBER, _YES_NO = {"type": "string"}, {"type": "integer", "minimum": 0}, {"type": "boolean"}
 _TEXTS = {"type": "object", "additionalProperties": _TEXT}
 _LIST = {"type": "array", "items": _TEXT}
@@ -241,13 +243,12 @@ _WORKERS = _strict(
     labels=_TEXTS,
     resources=_TEXTS,
     rayStartParams=_TEXTS,
-    scaleStrategy=_strict(workersToDelete=_LIST, multihostReplicasToDelete=_LIST),
+    scaleStrategy=_strict(workersToDelete=_LIST),
     template=_POD,
 )
 _HEAD = _strict(
     ("rayStartParams", "template"),
     serviceType=_one_of("ClusterIP", "NodePort", "LoadBalancer"),
-    headService={"type": "object"},
     enableIngress=_YES_NO,
     labels=_TEXTS,
     resources=_TEXTS,
@@ -266,22 +267,13 @@ _AUTOSCALER = _strict(
     volumeMounts={"type": "array"},
     securityContext={"type": "object"},
 )
-_CREDENTIAL = _strict(value=_TEXT, valueFrom={"type": "object"})
 _RAY_CLUSTER = _strict(
     ("headGroupSpec",),
     rayVersion=_TEXT,
-    authOptions=_strict(
-        mode=_one_of("token", "disabled"), secretName=_TEXT, enableK8sTokenAuth=_YES_NO
-    ),
+    authOptions=_strict(mode=_one_of("token", "disabled"), secretName=_TEXT),
     enableInTreeAutoscaling=_YES_NO,
     autoscalerOptions=_AUTOSCALER,
     headServiceAnnotations=_TEXTS,
-    gcsFaultToleranceOptions=_strict(
-        redisAddress=_TEXT,
-        redisUsername=_CREDENTIAL,
-        redisPassword=_CREDENTIAL,
-        externalStorageNamespace=_TEXT,
-    ),
     headGroupSpec=_HEAD,
     workerGroupSpecs={"type": "array", "items": _WORKERS},
     managedBy=_one_of(*_MANAGERS),
@@ -309,7 +301,6 @@ _RAY_JOB = _strict(
         activeDeadlineSeconds={"type": "integer", "minimum": 1},
         shutdownAfterJobFinishes=_YES_NO,
         ttlSecondsAfterFinished=_NUMBER,
-        deletionStrategy={"type": "object"},
         managedBy=_one_of(*_MANAGERS),
         suspend=_YES_NO,
         rayClusterSpec=_RAY_CLUSTER,
@@ -320,7 +311,8 @@ _RAY_JOB = _strict(
 def check_ray_job(job: dict[str, Any]) -> None:
     """Raises jsonschema.ValidationError for what KubeRay or Kubernetes would refuse or ignore."""
     jsonschema.validate(job, _RAY_JOB)
-    for template in _pods(job):
+    beside = {"metadata": {"name": "head"}, "spec": {"containers": [_autoscaler(job)]}}
+    for template in (*_pods(job), beside):
         pod = {"apiVersion": "v1", "kind": "PodTemplate", "metadata": {"name": "a"}}
         kubernetes_validate.validate(pod | {"template": template}, "1.37", strict=True)
 
@@ -330,6 +322,13 @@ def _pods(job: dict[str, Any]) -> Iterator[dict[str, Any]]:
     yield job["spec"]["submitterPodTemplate"]
     for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
         yield group["template"]
+
+
+def _autoscaler(job: dict[str, Any]) -> dict[str, Any]:
+    """The container that KubeRay puts beside the head's."""
+    its_own = ("version", "idleTimeoutSeconds", "upscalingMode")
+    options = job["spec"]["rayClusterSpec"]["autoscalerOptions"].items()
+    return {"name": "autoscaler"} | {name: value for name, value in options if name not in its_own}
 
 
 def _objects() -> list[dict[str, Any]]:
