@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from denoise.embedded import Source
 from denoise.image import MAX_PIXELS, ImageError, Picture, decode, to_floats, to_pixels
-from denoise.inputs import FAILURES, Entry, Source, reference_of, source_of, why
+from denoise.inputs import FAILURES, Entry, reference_of, source_of, why
 from denoise.metrics import mse, psnr
 from denoise.noise import add_noise, noisy_bands, seed_of
 from denoise.storage import read

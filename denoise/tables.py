@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from denoise import storage
-from denoise.inputs import holds_image
+from denoise.embedded import holds_image
 
 _IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 _GROUP_ROWS, _GROUP_BYTES = 64, 16 << 20  # of a row group: what is in memory at once

@@ -14,7 +14,7 @@ ORDER = [
     # arrays only
     "kinds", "exif", "writers", "decoders", "image", "noise", "metrics", "tiles",
     # places and tables
-    "storage", "inputs", "tables", "manifest", "output", "progress", "roster", "census",
+    "storage", "embedded", "inputs", "tables", "manifest", "output", "progress", "roster", "census",
     # torch, no ray
     "model", "package", "start", "denoiser", "portable",
     # pairs of images; then ray, no torch
