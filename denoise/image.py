@@ -13,9 +13,10 @@ import numpy.typing as npt
 from PIL import Image
 
 from denoise import writers
-from denoise.decoders import ImageError, Scan, scan
+from denoise.decoders import scan
 from denoise.exif import PREFIX, orientation_of, upright
 from denoise.kinds import IMAGE_SUFFIXES, looks_like_image
+from denoise.planes import ImageError, Scan
 from denoise.writers import Planes
 
 __all__ = [

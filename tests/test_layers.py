@@ -12,7 +12,7 @@ import denoise
 HOME = Path(denoise.__file__).parent
 ORDER = [
     # arrays only
-    "kinds", "exif", "writers", "decoders", "image", "noise", "metrics", "tiles",
+    "kinds", "exif", "writers", "planes", "tiff", "decoders", "image", "noise", "metrics", "tiles",
     # places and tables
     "storage", "embedded", "inputs", "tables", "manifest", "output", "progress", "roster", "census",
     # torch, no ray
