@@ -15,8 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from denoise import storage
+from denoise.disk import Found
 from denoise.image import ImageError
-from denoise.storage import Found, SettingsError
+from denoise.storage import SettingsError
 
 _OURS = {"sigma", "seed", "file", "error"}  # columns by which a table of a job of ours is known
 _reading = Lock()  # else all threads that fetch ahead read the same rows at once

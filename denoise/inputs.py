@@ -16,10 +16,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from denoise import storage
+from denoise.disk import Found
 from denoise.embedded import Source, image_in, rows_in
 from denoise.image import IMAGE_SUFFIXES, ImageError, looks_like_image
 from denoise.kinds import HEAD
-from denoise.storage import Found, SettingsError
+from denoise.storage import SettingsError
 
 _MANIFESTS = (".txt", ".csv", ".parquet")
 _UNSURE = "its name does not tell"

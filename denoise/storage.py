@@ -5,23 +5,22 @@ Credentials come from where each store's own tools look (environment, profile, i
 wrong is an `OSError`; `words_of` puts it in plain words, the same for the same cause.
 """
 
-import errno
 import os
 import random
 import re
-import shutil
-import stat
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import lru_cache
 from importlib import import_module
 from io import BytesIO
 from posixpath import normpath
 from typing import IO, Any, TypeVar
 from uuid import uuid4
+
+from denoise import disk
+from denoise.disk import UNFINISHED, Found
 
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"} | dict.fromkeys(
     ("az", "abfs", "abfss", "adl"), "azure"
@@ -33,24 +32,12 @@ _FOREIGN = {
     "azure": ("azure.core.exceptions:AzureError",),
 }
 _ATTEMPTS = 5
-_UNFINISHED = ".denoise-"  # what the names of files begin with that are not written to the end
 _LISTERS = 16  # folders listed ahead: what they hold is all that is in memory
 _T = TypeVar("_T")
 
 
 class SettingsError(ValueError):
     """Wrong flags, places or settings, found before any work: one line, exit code 2."""
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """A file or folder below a root: path relative to it, size in bytes, mark of its version."""
-
-    path: str
-    uri: str
-    size: int
-    mark: str
-    is_folder: bool = False
 
 
 def absolute(uri: str) -> str:
@@ -109,7 +96,7 @@ def listing(root: str) -> Iterator[Found]:
     def children(prefix: str, folder: str) -> list[Found]:
         try:
             if _is_disk(fs):
-                return _local_children(prefix, folder, seen)
+                return disk.children(prefix, folder, seen)
             return _children(fs, prefix, folder)
         except PermissionError:
             if prefix.startswith(".") or "/." in prefix:
@@ -134,7 +121,7 @@ def read(uri: str) -> bytes:
     """The bytes of a file. Raises OSError; passing faults of a store are tried again first."""
     fs, path = _filesystem(uri)
     if _is_disk(fs):
-        return _ask(fs, uri, _read_file, path)
+        return _ask(fs, uri, disk.read, path)
     return bytes(_ask(fs, uri, fs.cat_file, path))
 
 
@@ -162,7 +149,7 @@ def write(uri: str, content: bytes | memoryview, *, aside: str | None = None) ->
     if not _is_disk(fs):
         _ask(fs, uri, _upload, fs, path, content)
         return
-    with _renamed(path, aside) as file:
+    with disk.renamed(path, aside) as file:
         file.write(content)
 
 
@@ -172,7 +159,7 @@ def written(uri: str) -> Iterator[IO[bytes]]:
     raises: a disk takes the bits as they come, a store all of it at the end. Raises OSError."""
     fs, path = _filesystem(uri)
     if _is_disk(fs):
-        with _renamed(path, None) as file:
+        with disk.renamed(path, None) as file:
             yield file
         return
     buffer = BytesIO()
@@ -184,7 +171,7 @@ def create(uri: str, content: bytes) -> bool:
     """Writes a file only where none is; False where there is one."""
     fs, path = _filesystem(uri)
     if _is_disk(fs):
-        return _create_file(path, content)
+        return disk.create(path, content)
     if exists(uri):
         return False
     write(uri, content)
@@ -260,13 +247,13 @@ def arrow_filesystem(uri: str) -> tuple[Any, str]:
 def sweep(folder: str) -> None:
     """Removes what killed processes left unfinished directly in a folder."""
     for name in names(folder):
-        if name.startswith(_UNFINISHED):
+        if name.startswith(UNFINISHED):
             remove(join(folder, name))
 
 
 def check_writable(folder: str) -> None:
     """Raises SettingsError where nothing can be written below a folder: it tries."""
-    trial = join(folder, _UNFINISHED + uuid4().hex)
+    trial = join(folder, UNFINISHED + uuid4().hex)
     try:
         write(trial, b"")
         remove(trial)
@@ -409,35 +396,6 @@ def _foreign(protocol: str) -> tuple[type[BaseException], ...]:
     return tuple(kinds)
 
 
-def _local_children(prefix: str, folder: str, seen: set[tuple[int, int]]) -> list[Found]:
-    """One folder of a disk; none where it was entered before, through a link."""
-    here = os.stat(folder)
-    if (here.st_dev, here.st_ino) in seen:
-        return []
-    seen.add((here.st_dev, here.st_ino))
-    children = []
-    with os.scandir(folder) as entries:
-        for entry in sorted(entries, key=lambda entry: entry.name):
-            try:
-                status = entry.stat()
-            except OSError:  # a dangling link, or gone since: reading it will tell
-                children.append(Found(prefix + entry.name, entry.path, 0, ""))
-                continue
-            is_folder = stat.S_ISDIR(status.st_mode)
-            if not is_folder and not stat.S_ISREG(status.st_mode):
-                continue  # a pipe or a device: reading it might never end
-            children.append(
-                Found(
-                    prefix + entry.name,
-                    entry.path,
-                    status.st_size,
-                    str(status.st_mtime_ns),
-                    is_folder,
-                )
-            )
-    return children
-
-
 def _children(fs: Any, prefix: str, folder: str) -> list[Found]:
     """One folder of a store."""
     top = fs._strip_protocol(folder).rstrip("/")
@@ -463,72 +421,6 @@ def _mark(details: dict[str, Any]) -> str:
     return ""
 
 
-def _read_file(path: str) -> bytes:
-    with open(path, "rb") as file:
-        return file.read()
-
-
-@contextmanager
-def _renamed(path: str, aside: str | None) -> Iterator[IO[bytes]]:
-    """A file under another name, renamed at the end: readers see all of it or nothing."""
-    _make_folder(path)
-    folder = aside or os.path.dirname(path)
-    os.makedirs(folder, exist_ok=True)
-    trial = os.path.join(folder, _UNFINISHED + uuid4().hex)
-    try:
-        with open(trial, "xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        _move(trial, path)
-    except BaseException:
-        if os.path.exists(trial):
-            os.remove(trial)
-        raise
-
-
-def _move(trial: str, path: str) -> None:
-    """Renames; where the folder aside lies on another disk, by way of a copy beside the file."""
-    try:
-        os.replace(trial, path)
-    except OSError as error:
-        if error.errno != errno.EXDEV:
-            raise
-        with open(trial, "rb") as file, _renamed(path, None) as copy:
-            shutil.copyfileobj(file, copy)
-        os.remove(trial)
-
-
-def _create_file(path: str, content: bytes) -> bool:
-    """Writes beside the file and links: whoever sees the file sees all of it."""
-    _make_folder(path)
-    trial = os.path.join(os.path.dirname(path), _UNFINISHED + uuid4().hex)
-    with open(trial, "xb") as file:
-        file.write(content)
-    try:
-        os.link(trial, path)
-    except FileExistsError:
-        return False
-    except OSError:  # a disk without links, such as exFAT
-        return _create_at_once(path, content)
-    finally:
-        os.remove(trial)
-    return True
-
-
-def _create_at_once(path: str, content: bytes) -> bool:
-    try:
-        with open(path, "xb") as file:
-            file.write(content)
-    except FileExistsError:
-        return False
-    return True
-
-
-def _make_folder(path: str) -> None:
-    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-
-
 _WHOLE_UPLOADS = frozenset(_EXTRAS) | {"memory", "oss", "oci", "hf", "r2"}
 
 
@@ -539,7 +431,7 @@ def _upload(fs: Any, path: str, content: bytes | memoryview) -> None:
         fs.pipe_file(path, bytes(content))
         return
     folder = path.rpartition("/")[0]
-    trial = f"{folder}/{_UNFINISHED}{uuid4().hex}"
+    trial = f"{folder}/{UNFINISHED}{uuid4().hex}"
     fs.makedirs(folder, exist_ok=True)
     fs.pipe_file(trial, bytes(content))
     fs.mv(trial, path)

@@ -14,7 +14,8 @@ ORDER = [
     # arrays only
     "kinds", "exif", "writers", "planes", "tiff", "decoders", "image", "noise", "metrics", "tiles",
     # places and tables
-    "storage", "embedded", "inputs", "tables", "manifest", "output", "progress", "roster", "census",
+    "disk", "storage", "embedded", "inputs", "tables", "manifest", "output", "progress", "roster",
+    "census",
     # torch, no ray
     "model", "package", "start", "denoiser", "portable",
     # pairs of images; then ray, no torch

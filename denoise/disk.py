@@ -1,0 +1,123 @@
+"""This machine's own disks: listed and read, and files that are there whole or not at all.
+
+All of it raises OSError.
+"""
+
+import errno
+import os
+import shutil
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import IO
+from uuid import uuid4
+
+UNFINISHED = ".denoise-"  # what the names of files begin with that are not written to the end
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A file or folder below a root: path relative to it, size in bytes, mark of its version."""
+
+    path: str
+    uri: str
+    size: int
+    mark: str
+    is_folder: bool = False
+
+
+def children(prefix: str, folder: str, seen: set[tuple[int, int]]) -> list[Found]:
+    """One folder of a disk; none where it was entered before, through a link."""
+    here = os.stat(folder)
+    if (here.st_dev, here.st_ino) in seen:
+        return []
+    seen.add((here.st_dev, here.st_ino))
+    found = []
+    with os.scandir(folder) as entries:
+        for entry in sorted(entries, key=lambda entry: entry.name):
+            try:
+                status = entry.stat()
+            except OSError:  # a dangling link, or gone since: reading it will tell
+                found.append(Found(prefix + entry.name, entry.path, 0, ""))
+                continue
+            is_folder = stat.S_ISDIR(status.st_mode)
+            if not is_folder and not stat.S_ISREG(status.st_mode):
+                continue  # a pipe or a device: reading it might never end
+            found.append(
+                Found(
+                    prefix + entry.name,
+                    entry.path,
+                    status.st_size,
+                    str(status.st_mtime_ns),
+                    is_folder,
+                )
+            )
+    return found
+
+
+def read(path: str) -> bytes:
+    """All of a file."""
+    with open(path, "rb") as file:
+        return file.read()
+
+
+@contextmanager
+def renamed(path: str, aside: str | None) -> Iterator[IO[bytes]]:
+    """A file under another name, renamed at the end: readers see all of it or nothing."""
+    _make_folder(path)
+    folder = aside or os.path.dirname(path)
+    os.makedirs(folder, exist_ok=True)
+    trial = os.path.join(folder, UNFINISHED + uuid4().hex)
+    try:
+        with open(trial, "xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        _move(trial, path)
+    except BaseException:
+        if os.path.exists(trial):
+            os.remove(trial)
+        raise
+
+
+def _move(trial: str, path: str) -> None:
+    """Renames; where the folder aside lies on another disk, by way of a copy beside the file."""
+    try:
+        os.replace(trial, path)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        with open(trial, "rb") as file, renamed(path, None) as copy:
+            shutil.copyfileobj(file, copy)
+        os.remove(trial)
+
+
+def create(path: str, content: bytes) -> bool:
+    """Writes beside the file and links: whoever sees the file sees all of it."""
+    _make_folder(path)
+    trial = os.path.join(os.path.dirname(path), UNFINISHED + uuid4().hex)
+    with open(trial, "xb") as file:
+        file.write(content)
+    try:
+        os.link(trial, path)
+    except FileExistsError:
+        return False
+    except OSError:  # a disk without links, such as exFAT
+        return _create_at_once(path, content)
+    finally:
+        os.remove(trial)
+    return True
+
+
+def _create_at_once(path: str, content: bytes) -> bool:
+    try:
+        with open(path, "xb") as file:
+            file.write(content)
+    except FileExistsError:
+        return False
+    return True
+
+
+def _make_folder(path: str) -> None:
+    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
