@@ -12,10 +12,10 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
 
 from denoise.judge import Judge, Share
-from denoise.learning import Record
 from denoise.metrics import mse, psnr
 from denoise.model import UNTOLD
 from denoise.patches import TOLD, UNCLIPPED, Photo, Recipe
+from denoise.recorder import Record
 from denoise.views import SheetRow, contact_sheet
 
 _SHOWN = 4  # photos before and after

@@ -21,6 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 from denoise.judge import Judge, Share, added
 from denoise.model import UNTOLD, device
 from denoise.patches import Patches, Photo, Recipe, Sampler
+from denoise.recorder import Record
 
 LOG_EVERY = 20  # steps between records
 WARM_UP = 100  # steps in which the learning rate rises to its height
@@ -29,7 +30,6 @@ CLIP_NORM = 0.3  # twice what is usual here, so that a rare batch cannot throw t
 BETAS = (0.9, 0.99)  # a shorter memory than AdamW's own, for the same reason
 AVERAGE_DECAY = 0.999  # of the weights' moving average, which is what is validated and kept
 
-Record = dict[str, float]
 State = dict[str, Any]
 
 

@@ -18,7 +18,7 @@ from denoise.patches import Recipe
 from denoise.progress import is_live, words_of_time
 from denoise.storage import SettingsError, join
 
-Record = Mapping[str, float]
+Record = dict[str, float]  # what is known of one step
 _TRACKERS = ("MLFLOW_", "WANDB_", "DATABRICKS_")  # what the names of their variables begin with
 
 

@@ -20,7 +20,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as Aff
 
 from denoise import storage
 from denoise.storage import SettingsError
-from denoise.waiting import told, words_of
+from denoise.waiting import in_words, told
 
 _log = logging.getLogger(__name__)
 _ANSWER = 10.0  # seconds within which a cluster answers
@@ -101,13 +101,13 @@ def actors(
     for. Raises SettingsError where not one of them can ever run."""
     room = there.room(each)
     if there.fixed and not room:
-        raise SettingsError(f"a worker takes {words_of(each)}; this machine has {there}")
+        raise SettingsError(f"a worker takes {in_words(each)}; this machine has {there}")
     counts = workers or (max(1, room),)
     if there.fixed and min(shards, counts[-1]) > room:
         _log.warning(
             "asked for %d workers, each with %s; %s have room for %d: going on with those",
             counts[-1],
-            words_of(each),
+            in_words(each),
             there,
             room,
         )

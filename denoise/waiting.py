@@ -29,7 +29,7 @@ def told(patience: float | None = None) -> Iterator[None]:
         watcher.join()
 
 
-def words_of(bundle: Mapping[str, float]) -> str:
+def in_words(bundle: Mapping[str, float]) -> str:
     """Resources as a person says them: 2 CPUs and 0.5 GPU."""
     return " and ".join(
         f"{amount:g} {name}{'s' if amount > 1 else ''}" for name, amount in bundle.items()
@@ -68,7 +68,7 @@ def _missing() -> str:
         return ""
     asked: Counter[str] = Counter()
     for group in unmet:
-        asked[words_of(group.bundle)] += group.count
+        asked[in_words(group.bundle)] += group.count
     wanted = ", ".join(f"{count} x {words}" for words, count in asked.items())
     there, left = (_cpus_and_gpus(each) for each in (whole, free))
     on = f" on {len(nodes)} nodes" if len(nodes) > 1 else ""

@@ -21,7 +21,7 @@ ORDER = [
     # pairs of images; then ray, no torch
     "pairs", "patches", "waiting", "runtime", "shards", "supply",
     # the stories
-    "judge", "learning", "views", "card", "recorder", "checkpoints", "group",
+    "recorder", "judge", "learning", "views", "card", "checkpoints", "group",
     "worker", "training", "page", "report",
     "bulk", "noising", "inference", "plan", "demo", "doctor", "export", "__main__",
 ]  # fmt: skip

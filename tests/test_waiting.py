@@ -10,7 +10,7 @@ from running import tiny_model, wait_until
 
 from denoise import InferConfig, infer, waiting
 from denoise.runtime import Resources
-from denoise.waiting import told, words_of
+from denoise.waiting import in_words, told
 
 
 @ray.remote
@@ -86,5 +86,5 @@ def test_nothing_is_said_where_everything_runs(
 
 
 def test_resources_are_named_as_a_person_would():
-    assert words_of({"CPU": 1.0}) == "1 CPU"
-    assert words_of({"CPU": 2.0, "GPU": 0.5}) == "2 CPUs and 0.5 GPU"
+    assert in_words({"CPU": 1.0}) == "1 CPU"
+    assert in_words({"CPU": 2.0, "GPU": 0.5}) == "2 CPUs and 0.5 GPU"

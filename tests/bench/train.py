@@ -36,9 +36,10 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset
 
 from denoise.inputs import entries, source_of
-from denoise.learning import Record, learn
+from denoise.learning import learn
 from denoise.model import UNTOLD, build
 from denoise.patches import Patches, Photo, Recipe, Sampler, photo_row
+from denoise.recorder import Record
 from denoise.storage import absolute
 from denoise.training import TrainConfig, train
 
