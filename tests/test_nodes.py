@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -123,9 +124,16 @@ def _nodes(env: dict[str, str], root: str) -> Iterator[Nodes]:
                 node.kill()
 
 
+_going = threading.Event()  # cleared, it keeps photographs waiting
+_going.set()
+
+
 def _slow(number: int, method: str, path: str) -> str | None:
     """Photographs take a while, so that something can happen in the middle on any machine."""
-    return "slow" if method == "GET" and "/images/" in path else None
+    if method != "GET" or "/images/" not in path:
+        return None
+    _going.wait()
+    return "slow"
 
 
 @pytest.fixture(scope="module")
@@ -190,8 +198,10 @@ def test_a_node_lost_in_the_middle_costs_no_row_and_a_node_added_is_used(
     output = f"{nodes.root}/lost-and-added"
     job = nodes.job("infer", *_flags(nodes, output), "--workers", "1", "3")
     nodes.watch(job, lambda: parts_in(output) >= 1)
+    _going.clear()  # a busy machine might be through before the node has joined
     nodes.nodes.pop().kill()
     added = nodes.add(1)
+    _going.set()
     nodes.watch(job, lambda: False)
     done = job.done()
     assert done.code == 0, done.err
