@@ -3,7 +3,7 @@
 import csv
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -22,6 +22,8 @@ from denoise.image import IMAGE_SUFFIXES, ImageError, looks_like_image
 from denoise.kinds import HEAD
 from denoise.storage import SettingsError
 
+# what may go wrong with one image without ending a run: its row tells
+FAILURES = (ImageError, SettingsError, OSError, MemoryError)
 _MANIFESTS = (".txt", ".csv", ".parquet")
 _UNSURE = "its name does not tell"
 _reading = Lock()  # else all threads that fetch ahead read the same names at once
@@ -66,10 +68,6 @@ def source_of(entry: Entry) -> Source:
     if entry.row < 0:
         return Source(storage.read(entry.uri))
     return image_in(entry.uri, entry.mark, entry.row)
-
-
-# what may go wrong with one image without ending a run: its row tells
-FAILURES = (ImageError, SettingsError, OSError, MemoryError)
 
 
 def why(error: BaseException) -> str:
@@ -130,7 +128,9 @@ def _folder(root: str, left_out: Counter[str], output: str | None) -> Iterator[E
             yield one
 
     anything = False
-    for entry in _escaped_apart(_images_among(noted(storage.listing(root)), left_out, output)):
+    found = _images_among(noted(storage.listing(root)), left_out, output)
+    # of a folder's paths those alone that are escaped, or look so, may be called alike
+    for entry in _once(found, left_out, may_collide=lambda path: "\\" in path):
         anything = True
         yield entry
     if not anything and tables:
@@ -232,41 +232,29 @@ def _tables(found: Iterator[Found]) -> Iterator[Entry]:
             yield Entry(_key(name), one.uri, size, one.mark, row)
 
 
-def _once(found: Iterator[Entry], left_out: Counter[str]) -> Iterator[Entry]:
+def _once(
+    found: Iterator[Entry],
+    left_out: Counter[str],
+    *,
+    may_collide: Callable[[str], bool] = lambda path: True,
+) -> Iterator[Entry]:
     """Each image once, each under a path of its own: manifests and tables may name one twice, and
     two that differ only in what the path leaves out, where a listing cannot."""
     seen: dict[int, int] = {}  # hashes: of a hundred million names they fit into memory
     for entry in found:
-        key, home = _hash(entry.path), _hash(_place(entry))
+        if not may_collide(entry.path):
+            yield entry
+            continue
+        place = repr((storage.shown(entry.uri), entry.row))
+        key, home = _hash(entry.path), _hash(place)
         while seen.get(key, home) != home:
-            entry = replace(entry, path=_apart(entry))
+            entry = replace(entry, path=f"{entry.path}~{home & 0xFFFFFFFF:08x}")
             key = _hash(entry.path)
         if key in seen:
             left_out["named twice"] += 1
             continue
         seen[key] = home
         yield entry
-
-
-def _escaped_apart(found: Iterator[Entry]) -> Iterator[Entry]:
-    """The files of a folder, which have paths of their own but for those that are no valid text:
-    escaped, one may be called what another is."""
-    seen: set[str] = set()
-    for entry in found:
-        if "\\" in entry.path:
-            if entry.path in seen:
-                entry = replace(entry, path=_apart(entry))
-            seen.add(entry.path)
-        yield entry
-
-
-def _apart(entry: Entry) -> str:
-    """A path of its own, from where the image lies."""
-    return f"{entry.path}~{_hash(_place(entry)) & 0xFFFFFFFF:08x}"
-
-
-def _place(entry: Entry) -> str:
-    return repr((storage.shown(entry.uri), entry.row))
 
 
 def _hash(text: str) -> int:

@@ -25,6 +25,8 @@ from denoise.disk import UNFINISHED, Found
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"} | dict.fromkeys(
     ("az", "abfs", "abfss", "adl"), "azure"
 )
+# stores that show an upload when all of it is there; the others get a rename
+_WHOLE_UPLOADS = frozenset(_EXTRAS) | {"memory", "oss", "oci", "hf", "r2"}
 # Each store's library raises exceptions of its own beside OSError; here they all become OSError.
 _FOREIGN = {
     "s3": ("botocore.exceptions:BotoCoreError", "botocore.exceptions:ClientError"),
@@ -419,9 +421,6 @@ def _mark(details: dict[str, Any]) -> str:
         if details.get(key):
             return str(details[key])
     return ""
-
-
-_WHOLE_UPLOADS = frozenset(_EXTRAS) | {"memory", "oss", "oci", "hf", "r2"}
 
 
 def _upload(fs: Any, path: str, content: bytes | memoryview) -> None:
