@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _UPLOADERS = 4
+_AT_ONCE = 64_000  # shards that Ray Data's driver handles with ease
 _NO_NAME = "its name cannot be a file's in the output folder"
 Save = Literal["parquet", "files", "both", "none"]
 Format = Literal["png", "webp", "jpeg", "tiff", "same"]
@@ -209,7 +210,8 @@ def _work(
     stages: Stages,
     needed: tuple[str, ...],
 ) -> None:
-    """Runs the shards through Ray: first those that are missing, then those with errors."""
+    """Runs the shards through Ray: first those that are missing, then those with errors, so many at
+    a time that its driver keeps up."""
     if not any(shards for shards, _ in rounds):
         return
     from denoise import runtime, shards  # Ray: a finished run does without
@@ -228,9 +230,11 @@ def _work(
             def show(tally: "Tally", progress: Progress = progress) -> None:
                 progress.show(tally.images, tally.failed, tally.pixels, tally.seconds)
 
-            shards.counted(
-                stages(shards.dataset(place, todo), resources, len(todo), only_errors), show
-            )
+            tally = shards.Tally()
+            for start in range(0, len(todo), _AT_ONCE):
+                some = todo[start : start + _AT_ONCE]
+                staged = stages(shards.dataset(place, some), resources, len(some), only_errors)
+                shards.count(staged, tally, show)
             progress.end()
 
 

@@ -26,7 +26,8 @@ _CHUNK = 65_536  # rows of a manifest file
 _GROUP = 4_096  # rows of a row group in it: what a worker reads to learn one shard
 _UNKNOWN = 2 << 20  # bytes that an image of unknown size counts as: an ordinary photograph
 SHARD_BYTES = 1 << 20  # of encoded images: a kill costs the work on so much, for each worker
-_MOST_SHARDS = 64_000  # a generation: what Ray Data's driver handles with ease
+_LARGEST = 32 << 20  # and no more in a large store: a worker may have a shard's pixels in memory
+_MANY = 64_000  # shards, beyond which they are made larger
 _PLACE = 0xFFFFFF  # the bits that tell where an input lies, of the 64 remembered of its version
 _MANIFEST = pa.schema(
     [
@@ -275,10 +276,10 @@ def _size_of(entry: Entry) -> int:
 
 def shard_rows(rows: int, size: int, shard_bytes: int = SHARD_BYTES) -> int:
     """How many images make a shard: few enough that a kill costs seconds and that every worker has
-    work until the end, many enough that a hundred million images make no more than 64,000 tasks."""
-    by_bytes = shard_bytes * rows // max(1, size)
+    work until the end; more in a large store, so that its files are not too many."""
+    by_bytes, largest = (limit * rows // max(1, size) for limit in (shard_bytes, _LARGEST))
     wanted = min(by_bytes, max(4, rows // 32), 1000)
-    return max(1, wanted, -(-rows // _MOST_SHARDS))
+    return max(1, wanted, min(-(-rows // _MANY), largest))
 
 
 def _write_chunk(uri: str, generation: int, chunk: int, entries: list[Entry]) -> None:

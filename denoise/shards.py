@@ -176,9 +176,8 @@ def ahead(call: Callable[[_T], _R], items: Iterable[_T], *, threads: int) -> Ite
             yield result
 
 
-def counted(done: Dataset, show: Callable[[Tally], None]) -> Tally:
-    """Runs a dataset to its end, counting the lines that `finish` returned."""
-    tally = Tally()
+def count(done: Dataset, tally: Tally, show: Callable[[Tally], None]) -> None:
+    """Runs a dataset to its end, adding up the lines that `finish` returned."""
     for batch in done.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
         for line in batch.column("counted").to_pylist():
             found = json.loads(line)
@@ -187,7 +186,6 @@ def counted(done: Dataset, show: Callable[[Tally], None]) -> Tally:
             tally.pixels += found["pixels"]
             tally.seconds.update(found["seconds"])
         show(tally)
-    return tally
 
 
 def _meter(counted: Mapping[str, Any]) -> None:

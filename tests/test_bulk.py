@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from conftest import encoded, make_photos, photo
 
-from denoise import InferConfig, bulk, infer, model, package, storage, tables
+from denoise import InferConfig, bulk, infer, model, package, progress, storage, tables
 from denoise.bulk import file_of
 from denoise.image import ImageError, Picture, decode, to_floats, to_pixels
 from denoise.metrics import mse, psnr
@@ -109,6 +109,21 @@ def test_an_interrupted_run_goes_on_and_leaves_no_trace_of_it(
     (tmp_path / "copy" / "_SUCCESS").unlink()  # as a kill leaves it
     infer(copy)
     assert rows_of(copy.output) == rows_of(denoised.output)
+
+
+def test_shards_are_done_a_few_at_a_time_where_there_are_many(
+    denoised: InferConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+):
+    monkeypatch.setattr(bulk, "_AT_ONCE", 1)
+    monkeypatch.setattr(progress, "_PLAIN", 0.0)
+    infer(replace(denoised, output=str(tmp_path / "out")))
+    assert len(parts_of(tmp_path / "out")) > 1
+    assert rows_of(tmp_path / "out") == rows_of(denoised.output)
+    total = len(rows_of(denoised.output))
+    assert f"infer {total}/{total} images" in capfd.readouterr().err  # counted on and on
 
 
 def test_what_changed_since_is_done_and_errors_are_tried_again(

@@ -124,12 +124,17 @@ def test_a_listing_that_was_cut_off_is_made_again(tmp_path: Path):
 
 @pytest.mark.parametrize(
     ("count", "size", "most"),
-    [(8, 100_000, 4), (1000, 100_000, 15), (10**8, 10**5, 10**8), (50, 20 << 20, 1)],
+    [(8, 100_000, 4), (1000, 100_000, 15), (10**8, 3_000, 10**8), (50, 20 << 20, 1)],
 )
 def test_shards_grow_with_the_store_and_stay_small_in_bytes(count: int, size: int, most: int):
     rows = manifest.shard_rows(count, count * size)
     assert 1 <= rows <= most
     assert count / rows < 100_000
+
+
+def test_a_shard_of_a_hundred_million_photographs_still_fits_into_a_workers_memory():
+    count, size = 10**8, 300_000
+    assert 16 << 20 < manifest.shard_rows(count, count * size) * size <= 32 << 20
 
 
 def test_shards_with_errors_are_found(tmp_path: Path):
