@@ -26,7 +26,7 @@ from denoise.writers import Planes, descriptive
 
 # TIFF's tags, by number
 _SUBFILE_TYPE, _WIDTH, _HEIGHT, _BITS, _PHOTOMETRIC, _ORIENTATION = 254, 256, 257, 258, 262, 274
-_SAMPLES, _PLANAR, _ICC, _DNG_VERSION = 277, 284, 34675, 50706
+_SAMPLES, _PLANAR, _SAMPLE_FORMAT, _ICC, _DNG_VERSION = 277, 284, 339, 34675, 50706
 _STRIP_STARTS, _ROWS_PER_STRIP, _STRIP_LENGTHS = 273, 278, 279
 _TILE_WIDTH, _TILE_HEIGHT, _TILE_STARTS, _TILE_LENGTHS = 322, 323, 324, 325
 
@@ -101,12 +101,13 @@ def _check_whole(tags: Image.Exif, length: int) -> None:
 
 
 def _needs_tifffile(tags: Image.Exif) -> bool:
-    """Whether Pillow would lose something, silently."""
+    """Whether Pillow would lose something, silently, or (half floats) not open it."""
     bits, samples = np.atleast_1d(tags.get(_BITS, 1)), tags.get(_SAMPLES, 1)
     if bits.max() <= 8:
         return False
+    is_half = bits[0] == 16 and 3 in np.atleast_1d(tags.get(_SAMPLE_FORMAT, 1))
     simple = samples == 1 and tags.get(_PHOTOMETRIC) == 1  # gray, 0 is black
-    return not (simple and bits[0] in (16, 32))
+    return not (simple and bits[0] in (16, 32)) or is_half
 
 
 def _tifffile_planes(encoded: bytes) -> Planes:

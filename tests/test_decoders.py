@@ -86,6 +86,14 @@ def test_a_bigtiff_is_a_tiff(kind: str):
     assert (picture.format, picture.note) == ("TIFF", None)
 
 
+@pytest.mark.parametrize("pixels, kind", [(GRAY[..., 0], "minisblack"), (RGB, "rgb")])
+def test_half_floats_are_pixels(pixels: np.ndarray, kind: str):
+    halves = (pixels / 255).astype(np.float16)
+    opened = decode(tiff(halves, photometric=kind)).pixels.reshape(pixels.shape)
+    assert opened.dtype == np.uint16
+    np.testing.assert_array_equal(opened, np.rint(halves.astype(np.float64) * 65535))
+
+
 @pytest.mark.parametrize("pixels", [RGB, DEEP])
 def test_a_big_endian_bigtiff_is_not_called_damaged(pixels: np.ndarray):
     with pytest.raises(ImageError, match="unsupported variant of TIFF: big-endian BigTIFF"):
