@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Any
 from denoise import bulk, package, storage
 from denoise.bulk import BulkConfig, worker_counts
 from denoise.image import to_pixels
-from denoise.inputs import Entry
 from denoise.metrics import ssim
 from denoise.noise import check_sigma
-from denoise.pairs import Pair, PairConfig, errors_of, fetched, paired
+from denoise.pairs import Pair, PairConfig, errors_of
 from denoise.storage import SettingsError
 from denoise.tables import INFER_SCHEMA
 
@@ -89,8 +88,8 @@ def prepared(config: InferConfig) -> tuple[InferConfig, str, tuple[str, ...]]:
     if config.ssim and find_spec("skimage") is None:
         raise SettingsError("--ssim needs a package more: pip install 'denoise[ssim]'")
     model = package.id_of(config.model)
+    config = replace(config, model=package.absolute(config.model))
     if config.model not in package.shipped_names():
-        config = replace(config, model=package.uri_of(config.model))
         needed.append(storage.join(config.model, "config.json"))
     return config, model, tuple(needed)
 
@@ -172,7 +171,8 @@ class _Everything:
 
         work = shards.work_of(block, INFER_SCHEMA, only_errors=self._only_errors)
         entries, rows = shards.kept(work)
-        denoised = _denoised(_pairs(entries, self._config), self._denoiser, _CPU_BATCH)
+        pairing = pairing_of(self._config)
+        denoised = _denoised(shards.pairs(entries, pairing), self._denoiser, _CPU_BATCH)
         done = _rows(denoised, self._config, self._model, work.output)
         return shards.finish(work, rows, done, self._denoiser.notes)
 
@@ -194,7 +194,7 @@ def _load_shard(block: "pa.Table", config: InferConfig, *, only_errors: bool) ->
 
     work = shards.work_of(block, INFER_SCHEMA, only_errors=only_errors)
     entries, _ = shards.kept(work)
-    return _block_of(block, _pairs(entries, config))
+    return _block_of(block, shards.pairs(entries, pairing_of(config)))
 
 
 def _finish_shard(
@@ -207,17 +207,6 @@ def _finish_shard(
     _, rows = shards.kept(work)
     (notes,) = block.column("notes").to_pylist()
     return shards.finish(work, rows, _rows(_pairs_in(block), config, model, work.output), notes)
-
-
-def _pairs(entries: list[Entry], config: InferConfig) -> Iterator[Pair]:
-    """The pairs of a shard, their bytes fetched ahead."""
-    from denoise import shards
-
-    pairing = pairing_of(config)
-    ahead = shards.ahead(
-        partial(fetched, config=pairing), entries, threads=shards.fetchers(entries)
-    )
-    return (paired(one, pairing) for one in ahead)
 
 
 def _denoised(

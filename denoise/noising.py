@@ -1,13 +1,12 @@
 """The noise job: images -> a table of clean and noisy pairs."""
 
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from denoise import bulk
 from denoise.bulk import BulkConfig, worker_counts
 from denoise.noise import check_sigma
-from denoise.pairs import Fetched, Pair, PairConfig, errors_of, fetched, paired
+from denoise.pairs import Pair, PairConfig, errors_of
 from denoise.tables import NOISE_SCHEMA
 
 if TYPE_CHECKING:
@@ -93,13 +92,10 @@ class _Worker:
         work = shards.work_of(block, NOISE_SCHEMA, only_errors=self._only_errors)
         entries, rows = shards.kept(work)
         pairing = PairConfig(sigma=config.sigma, seed=config.seed, max_pixels=config.max_pixels)
-        ahead = shards.ahead(
-            partial(fetched, config=pairing), entries, threads=shards.fetchers(entries)
-        )
 
-        def row(one: Fetched) -> tuple[dict[str, Any], dict[str, float]]:
-            pair = paired(one, pairing)
+        def row(pair: Pair) -> tuple[dict[str, Any], dict[str, float]]:
             return row_of(pair, config, work.output), pair.seconds
 
-        done = shards.ahead(row, ahead, threads=bulk.uploaders(config, work.output))
+        pairs = shards.pairs(entries, pairing)
+        done = shards.ahead(row, pairs, threads=bulk.uploaders(config, work.output))
         return shards.finish(work, rows, done)

@@ -84,6 +84,11 @@ def id_of(name_or_uri: str) -> str:
     return _id(_name_of(name_or_uri), config["digest"])
 
 
+def absolute(name_or_uri: str) -> str:
+    """The same for the same package, wherever it is asked for: a shipped one's name, or its URI."""
+    return name_or_uri if name_or_uri in shipped_names() else storage.absolute(name_or_uri)
+
+
 def uri_of(name_or_uri: str) -> str:
     """Where a package lies: beside this module if it is a shipped one's name."""
     if name_or_uri in shipped_names():

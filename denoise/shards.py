@@ -24,6 +24,7 @@ from ray.util.metrics import Counter as Metric
 from denoise import runtime, tables
 from denoise.inputs import Entry
 from denoise.manifest import Shard
+from denoise.pairs import Pair, PairConfig, fetched, paired
 
 _FETCHERS = 8  # threads of a worker that fetch ahead: enough to hide a store's latency
 _AHEAD = 256 << 20  # bytes that they may hold
@@ -152,10 +153,12 @@ def kept(work: Work) -> tuple[list[Entry], Iterable[dict[str, Any]]]:
     return [entry for entry in work.entries if entry.path not in fine], rows
 
 
-def fetchers(entries: list[Entry]) -> int:
-    """How many threads fetch the images of a shard: fewer where they are large."""
+def pairs(entries: list[Entry], config: PairConfig) -> Iterator[Pair]:
+    """The pairs of a shard, their bytes fetched ahead: by fewer threads where they are large."""
     largest = max((entry.size for entry in entries), default=0)
-    return max(1, min(_FETCHERS, _AHEAD // max(1, largest)))
+    threads = max(1, min(_FETCHERS, _AHEAD // max(1, largest)))
+    ready = ahead(partial(fetched, config=config), entries, threads=threads)
+    return (paired(one, config) for one in ready)
 
 
 def ahead(call: Callable[[_T], _R], items: Iterable[_T], *, threads: int) -> Iterator[_R]:

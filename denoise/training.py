@@ -17,7 +17,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from denoise import checkpoints, recorder, storage
+from denoise import checkpoints, package, recorder, storage
 from denoise.output import Output, run_of, versions
 from denoise.patches import Recipe
 from denoise.roster import Roster, roster_of
@@ -79,7 +79,8 @@ class TrainConfig(Recipe):
         settings["sigma"] = low if low == high else (low, high)
         places = {key: settings[key] for key in ("images", "validation") if settings[key]}
         absolute = {key: storage.shown(storage.absolute(uri)) for key, uri in places.items()}
-        return settings | absolute | {"init": self.init and storage.shown(_place_of(self.init))}
+        init = self.init and storage.shown(package.absolute(self.init))
+        return settings | absolute | {"init": init}
 
 
 def train(config: TrainConfig) -> dict[str, Any]:
@@ -256,7 +257,7 @@ def _pack(
     config: TrainConfig, job: "Job", start: "Start", roster: Roster, result: "Result"
 ) -> None:
     """Writes the package of the best checkpoint."""
-    from denoise import card, package
+    from denoise import card
 
     checkpoint, best, last = checkpoints.best_and_last(result)
     model = start.network(config.seed)
@@ -297,10 +298,3 @@ def _result(place: str, *, nothing_to_do: bool) -> dict[str, Any]:
     """What config.json records, and where it lies."""
     record: dict[str, Any] = json.loads(storage.read(join(place, "config.json")))
     return record | {"output": storage.shown(place), "nothing_to_do": nothing_to_do}
-
-
-def _place_of(init: str) -> str:
-    """The same for the same package, however it was named."""
-    from denoise import package
-
-    return init if init in package.shipped_names() else package.uri_of(init)
