@@ -73,7 +73,7 @@ def main() -> None:
         "peer": f"job, 2 is {best['job, 2'] / best['peer']:.2f} of it",
     }
     for name, rate in best.items():
-        print(f"{name:8}{rate:8.1f} patches/s   {shares.get(name, str())}".rstrip())
+        print(f"{name:8}{rate:8.1f} patches/s   {shares.get(name, '')}".rstrip())
     print(f"the first step of job, 2 came after {min(firsts):.1f} s")
 
 
