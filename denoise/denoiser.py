@@ -139,7 +139,7 @@ class Denoiser:
         """Halves the batch, then the tile; False where nothing is left to halve."""
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
-        if self._batch_pixels > self._tile**2:
+        if self._batch_pixels >= self._tile**2:
             self._batch_pixels //= 2
             words = f"batches of {self._batch_pixels} pixels"
         elif self._tile > 64:

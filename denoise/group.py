@@ -7,6 +7,7 @@ worker there is nothing to find.
 import os
 import socket
 from dataclasses import dataclass
+from datetime import timedelta
 from tempfile import mkdtemp
 
 import ray
@@ -34,16 +35,18 @@ class _OnOneMachine(TorchBackend):  # type: ignore[misc]  # likewise
         if count == 1:
             return
         place = os.path.join(mkdtemp(dir=backend_config.folder), "group")
-        kind = backend_config.backend
+        kind, timeout = backend_config.backend, timedelta(seconds=backend_config.timeout_s)
         joins = [
-            worker_group.execute_single_async(rank, _join, kind, place, rank, count)
+            worker_group.execute_single_async(rank, _join, kind, place, rank, count, timeout)
             for rank in range(count)
         ]
         ray.get(joins)
 
 
-def _join(kind: str, place: str, rank: int, count: int) -> None:
+def _join(kind: str, place: str, rank: int, count: int, timeout: timedelta) -> None:
     """Runs in each worker."""
     loopback = next(name for _, name in socket.if_nameindex() if name.startswith("lo"))
     os.environ |= {"GLOO_SOCKET_IFNAME": loopback, "NCCL_SOCKET_IFNAME": loopback}
-    dist.init_process_group(kind, init_method=f"file://{place}", rank=rank, world_size=count)
+    dist.init_process_group(
+        kind, init_method=f"file://{place}", rank=rank, world_size=count, timeout=timeout
+    )

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -175,7 +176,7 @@ def backward(network: nn.Module, recipe: Recipe, batches: Iterator[Part]) -> Ten
         clean, noisy, sigma = pairs_of(part.patches)
         if isinstance(network, DistributedDataParallel):
             network.require_backward_grad_sync = number == recipe.accumulate - 1
-        with torch.autocast(device().type, torch.bfloat16, enabled=device().type == "cuda"):
+        with torch.autocast(device().type, torch.bfloat16, enabled=has_bf16()):
             denoised = network(noisy, sigma)
         loss = loss_of(recipe, denoised.float(), clean) * part.weight
         loss.backward()
@@ -185,34 +186,43 @@ def backward(network: nn.Module, recipe: Recipe, batches: Iterator[Part]) -> Ten
 
 def pairs_of(patches: Patches) -> tuple[Tensor, Tensor, Tensor]:
     """Clean and noisy patches and the level the network is told, on the device."""
-    where = device()
-    pixels = torch.from_numpy(patches.pixels).to(where, non_blocking=True)  # [N, P, P, C]
+    pixels = on_device(patches.pixels)  # [N, P, P, C]
     floats = pixels.permute(0, 3, 1, 2).float() / 255  # [N, C, P, P], channels last in memory
     if floats.shape[1] == 6:  # the pairs are fixed
-        return floats[:, :3], floats[:, 3:], torch.full((len(floats),), UNTOLD, device=where)
-    gray, clipped, told = (
-        torch.from_numpy(flags).to(where) for flags in (patches.gray, patches.clipped, patches.told)
+        return floats[:, :3], floats[:, 3:], torch.full((len(floats),), UNTOLD, device=device())
+    gray, clipped, told, sigma = (
+        on_device(one) for one in (patches.gray, patches.clipped, patches.told, patches.sigma)
     )
-    sigma = torch.from_numpy(patches.sigma).to(where)
     clean = torch.where(each(gray), floats.mean(1, keepdim=True), floats)
-    noise = torch.where(each(gray), noise_of(patches, 1), noise_of(patches, 3))
-    noisy = clean + each(sigma) * noise
+    noisy = clean + each(sigma) * noise_of(patches)
     stored = torch.round(noisy.clamp(0, 1) * 255) / 255
     return clean, torch.where(each(clipped), stored, noisy), torch.where(told, sigma, UNTOLD)
 
 
-def noise_of(patches: Patches, channels: int) -> Tensor:
-    """[N, channels, P, P] standard normal, each sample from its own seed."""
+def noise_of(patches: Patches) -> Tensor:
+    """[N, 3, P, P] standard normal, each sample from its own seed; channels alike where gray."""
     side = patches.pixels.shape[1]
     generator = torch.Generator(device())
-    return torch.stack(
-        [
-            torch.randn(
-                (channels, side, side), generator=generator.manual_seed(seed), device=device()
-            )
-            for seed in patches.seeds.tolist()
-        ]
-    ).contiguous(memory_format=torch.channels_last)
+    drawn = [
+        torch.randn(
+            (1 if gray else 3, side, side), generator=generator.manual_seed(seed), device=device()
+        ).expand(3, side, side)
+        for seed, gray in zip(patches.seeds.tolist(), patches.gray.tolist(), strict=True)
+    ]
+    return torch.stack(drawn).contiguous(memory_format=torch.channels_last)
+
+
+def on_device(array: NDArray[Any]) -> Tensor:
+    """A copy on the device; a GPU does not stop for it."""
+    tensor = torch.from_numpy(array)
+    if device().type == "cuda":
+        tensor = tensor.pin_memory()  # else the copy waits for all that was asked before
+    return tensor.to(device(), non_blocking=True)
+
+
+def has_bf16() -> bool:
+    """Whether to compute in bfloat16: on GPUs made for it. On most CPUs it is ten times slower."""
+    return device().type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def each(values: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ Shapes: photo [H, W, C] uint8, C 3, or 6 where a clean picture brings its own no
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +23,7 @@ TOLD = 0.3  # share of samples whose noise level the network is told
 GRAY = 0.1  # share of samples made gray, with the same noise in all three channels
 CROPS = 32  # taken of a photo before the next window of them, where not all fit into memory
 VALIDATION_SIDE = 256  # photos are validated on their middle
+Loss = Literal["l1", "charbonnier", "mse"]
 
 PHOTO_SCHEMA = pa.schema(
     [
@@ -46,7 +47,7 @@ class Recipe:
     patch: int = 64  # side of a training patch in pixels
     seed: int = 0  # sample i is a function of this and i
     learning_rate: float = 1e-3  # at its height, after a short warm-up and before the cosine
-    loss: Literal["l1", "charbonnier", "mse"] = "l1"  # what training makes small
+    loss: Loss = "l1"  # what training makes small
     accumulate: int = 1  # parts that a worker's share of a batch is cut into, to save memory
     save_every: int = 500  # steps between validations; each one is a checkpoint to resume from
     patience: int = 0  # stop after so many validations without a better PSNR; 0: never
@@ -64,6 +65,8 @@ class Recipe:
                 raise ValueError(f"{flag} must be at least 1, got {getattr(self, name)}")
         if not 0 < self.learning_rate <= 1:
             raise ValueError(f"learning-rate must lie in 0..1, got {self.learning_rate}")
+        if self.loss not in get_args(Loss):
+            raise ValueError(f"loss must be one of {', '.join(get_args(Loss))}, got {self.loss}")
         if self.patience < 0:
             raise ValueError(f"patience must be at least 0, got {self.patience}")
 

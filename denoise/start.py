@@ -24,7 +24,7 @@ class Start:
     digest: str | None = None
 
     def network(self, seed: int) -> nn.Module:
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model = build(self.architecture, self.arguments)
         if self.weights:

@@ -6,6 +6,7 @@ The tables have PHOTO_SCHEMA; the workers of a node share them, without a copy.
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from math import prod
 from typing import Any
 
 import pyarrow as pa
@@ -19,9 +20,11 @@ from denoise.storage import SettingsError
 
 _log = logging.getLogger(__name__)
 _BLOCK = 32  # photos a table
+_BLOCK_BYTES = 1 << 28  # decoded, by the sizes of their files, and no more
 _PROBE = 32  # photos whose size stands for that of all
 _ALIVE = 3  # windows in memory: the last, this and the next
 _EXPANSION = 30  # decoded photos are rarely more times larger than their files
+_UNKNOWN = 2 << 20  # bytes that a file of unknown size counts as
 _GIB = 2**30
 
 
@@ -42,7 +45,11 @@ class Supply:
     tables: list["ObjectRef[pa.Table]"]
     known: Census
     stream: Any = None  # the actor of _Stream where they do not all fit
-    samples_a_window: int | None = None
+    photos_a_window: int = 0  # 0: one window holds them all
+
+    @property
+    def samples_a_window(self) -> int | None:
+        return self.photos_a_window * CROPS or None
 
     def photos(self) -> list[Photo]:
         """All of them, in the order of their paths."""
@@ -77,17 +84,20 @@ class Supply:
 
 
 def supplies_of(
-    chosen: Sequence[Entry], held: Sequence[Entry], limits: Limits
+    chosen: Sequence[Entry], held: Sequence[Entry], limits: Limits, window: int | None = None
 ) -> tuple[Supply, Supply]:
     """The photos to train on, all decoded if they fit into memory, else to be streamed; and the
     middles of those to validate on. Raises SettingsError where too many do not decode.
 
     Of photos that are streamed, some are looked at now, and each window when its turn comes.
+    `window` is what an earlier run had found, which the samples depend on: photos in a window, 0
+    where all fit.
     """
-    probe, mean = Census(0), 0.0
-    if _may_be_large(chosen, limits):
-        probe, mean = _probed(chosen, limits)
-    if mean * len(chosen) <= limits.memory * _GIB:
+    probe = Census(0)
+    if window is None or window > 0:
+        probe, fitting = _probed(chosen, limits)
+        window = fitting if window is None else window
+    if window == 0:
         supply, validation = decoded(chosen, held, limits)
         check([supply.known, validation.known], limits.max_error_rate)
         return supply, validation
@@ -95,19 +105,19 @@ def supplies_of(
     known = replace(probe, listed=len(chosen))
     check([known, validation.known], limits.max_error_rate)
     _log.info("%d photos do not fit into %g GiB: streamed", len(chosen), limits.memory)
-    size = max(1, int(limits.memory * _GIB / _ALIVE / mean))
     # windows are what their numbers say: an actor that begins again goes on all the same
     actor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(_Stream)
-    stream = actor.remote(list(chosen), limits, size, known)
-    return Supply([], known, stream, size * CROPS), validation
+    stream = actor.remote(list(chosen), limits, window, known)
+    return Supply([], known, stream, window), validation
 
 
 def decoded(
     chosen: Sequence[Entry], held: Sequence[Entry], limits: Limits
 ) -> tuple[Supply, Supply]:
     """All photos, and the middles of those held out, decoded on all CPUs through Ray Data."""
-    first = -(-len(chosen) // _BLOCK)
-    blocks = [*_blocks(chosen, middle=False), *_blocks(held, middle=True)]
+    blocks = _blocks(chosen, middle=False)
+    first = len(blocks)
+    blocks += _blocks(held, middle=True)
     photos = ray.data.from_arrow(blocks).map_batches(
         _photo_table,
         fn_kwargs={"patch": limits.patch},
@@ -126,18 +136,27 @@ def decoded(
     return Supply(tables[:first], one), Supply(tables[first:], other)
 
 
-def _may_be_large(entries: Sequence[Entry], limits: Limits) -> bool:
-    """Whether the files' sizes, where they are known, leave it open that their photos fit."""
-    known = all(entry.size > 0 for entry in entries)
-    total = sum(entry.size for entry in entries)
-    return len(entries) > _PROBE and not (known and total * _EXPANSION < limits.memory * _GIB)
+def _probed(entries: Sequence[Entry], limits: Limits) -> tuple[Census, int]:
+    """What a few photos from everywhere show, and how many may be in memory as one window: 0 where
+    all of them fit, which the sizes of their files may show without a look."""
+    room = limits.memory * _GIB
+    if all(entry.size > 0 for entry in entries) and sum(map(_expanded, entries)) < room:
+        return Census(0), 0
+    few = entries[:: max(1, len(entries) // _PROBE)][:_PROBE]
+    look = ray.remote(_looked_at)
+    blocks = _blocks(few, middle=False)
+    seen = [row for rows in ray.get([look.remote(b, limits.patch) for b in blocks]) for row in rows]
+    census = Census(len(few))
+    census.add(seen)
+    check([census], max_error_rate=1.0)  # the share is judged on all of them
+    mean = sum(prod(row["shape"]) for row in seen if not row["error"]) / census.photos
+    fits = mean * len(entries) <= room
+    return census, 0 if fits else max(1, int(room / _ALIVE / mean))
 
 
-def _probed(entries: Sequence[Entry], limits: Limits) -> tuple[Census, float]:
-    """What a few photos from everywhere show, and their mean size in bytes."""
-    few, _ = decoded(entries[:: len(entries) // _PROBE][:_PROBE], [], limits)
-    check([few.known], max_error_rate=1.0)  # the share is judged on all of them
-    return few.known, sum(table.nbytes for table in ray.get(few.tables)) / few.known.photos
+def _expanded(entry: Entry) -> int:
+    """How many bytes a photo has when it is decoded, at most, as a rule."""
+    return _EXPANSION * (entry.size or _UNKNOWN)
 
 
 class _Stream:
@@ -197,8 +216,16 @@ def window_of(entries: Sequence[Entry], seed: int, slots: range) -> list[Entry]:
 
 
 def _blocks(entries: Sequence[Entry], *, middle: bool) -> list[pa.Table]:
-    cuts = range(0, len(entries), _BLOCK)
-    return [_entry_table(entries[k : k + _BLOCK], middle=middle) for k in cuts]
+    """Entries in tables for one worker at a time, which holds all of a table's pixels."""
+    blocks: list[list[Entry]] = []
+    size = 0
+    for entry in entries:
+        size += _expanded(entry)
+        if not blocks or len(blocks[-1]) == _BLOCK or size > _BLOCK_BYTES:
+            blocks.append([])
+            size = _expanded(entry)
+        blocks[-1].append(entry)
+    return [_entry_table(block, middle=middle) for block in blocks]
 
 
 def _entry_table(entries: Sequence[Entry], *, middle: bool = False) -> pa.Table:
@@ -224,6 +251,10 @@ def _said(photos: pa.Table) -> list[dict[str, Any]]:
     """What is to be said of each photo, without its pixels."""
     rows: list[dict[str, Any]] = photos.drop_columns("pixels").to_pylist()
     return rows
+
+
+def _looked_at(entries: pa.Table, patch: int) -> list[dict[str, Any]]:
+    return _said(_photo_table(entries, patch))
 
 
 def _photo_table_and_notes(entries: pa.Table, patch: int) -> tuple[pa.Table, list[dict[str, Any]]]:

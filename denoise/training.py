@@ -134,8 +134,10 @@ def _work(
             memory=config.memory,
             max_error_rate=config.max_error_rate,
         )
-        supply, validation = supplies_of(roster.chosen, roster.held, limits)
-        _note(output, supply, validation, goes_on=roster.is_kept(output.uri))
+        goes_on = roster.is_kept(output.uri)
+        window = (run_of(output.uri) or {}).get("window") if goes_on else None
+        supply, validation = supplies_of(roster.chosen, roster.held, limits, window)
+        _note(output, supply, validation, goes_on=goes_on)
         roster.keep(output.uri)
         board = ray.remote(num_cpus=0)(Board).remote()
         job = Job(
@@ -201,7 +203,7 @@ def _note(output: Output, supply: "Supply", validation: "Supply", *, goes_on: bo
         raise RuntimeError(
             f"the run would go on with other photos than it began with: {path} {how}"
         )
-    output.record(undecodable=errors)
+    output.record(undecodable=errors, window=supply.photos_a_window)
 
 
 def _trained(config: TrainConfig, job: "Job", resources: "Resources") -> "Result":
@@ -221,11 +223,14 @@ def _trained(config: TrainConfig, job: "Job", resources: "Resources") -> "Result
     # Ray takes one checkpoint at each look at its workers, and lets the next one wait for it
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     low, high = config.worker_range
+    kind = "nccl" if resources.gpus else "gloo"  # torch would ask what it was built for
     filesystem, path = storage.arrow_filesystem(job.place)
     checkpoints.mend_list(job.place)
     trainer = Trainer(
         work,
-        torch_config=OnOneMachine(folder=runtime.folder()) if resources.fixed else None,
+        torch_config=OnOneMachine(backend=kind, folder=runtime.folder())
+        if resources.fixed
+        else None,
         train_loop_config={"job": job},
         scaling_config=ScalingConfig(
             num_workers=low if low == high else (low, high),
