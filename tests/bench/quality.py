@@ -85,13 +85,14 @@ def methods(asked: argparse.Namespace) -> Iterator[tuple[str, str, Method]]:
 
 
 def network_method(name: str, *, told: bool) -> Method:
+    judging = Denoiser.load(name)
     levels: dict[float, Denoiser] = {}
+    judging(np.zeros((64, 64, 3), np.float32))  # the first call on a GPU prepares it
 
     def denoise(noisy: np.ndarray, sigma: float) -> np.ndarray:
-        level = sigma if told else -1.0
-        if level not in levels:
-            levels[level] = Denoiser.load(name, level=sigma if told else None)
-        return levels[level](noisy)
+        if told and sigma not in levels:
+            levels[sigma] = Denoiser.load(name, level=sigma)
+        return (levels[sigma] if told else judging)(noisy)
 
     return denoise
 

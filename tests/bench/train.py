@@ -9,6 +9,9 @@ apart    two workers that know nothing of each other, with half a batch each: wh
 job      `denoise train` with 1 worker on one core, and with 2 on two; the time to its first step
 peer     torch's DataLoader (two processes that decode, crop and add noise) with plain DDP
 
+On a GPU: ready and fed, ready once compiled, and the job with 1 worker; with 2 where there are two.
+The arithmetic done is beside the device's own matrix product: bfloat16 on a GPU, else float32.
+
 Rates are patches a second, medians of the records after the first quarter of the steps. All take
 turns, and the best round of each counts, so that a machine that others share disturbs little.
 """
@@ -42,6 +45,7 @@ from denoise.patches import Patches, Photo, Recipe, Sampler, photo_row
 from denoise.recorder import Record
 from denoise.storage import absolute
 from denoise.training import TrainConfig, train
+from tests.bench.quality import peak
 
 
 def main() -> None:
@@ -67,14 +71,16 @@ def main() -> None:
         best |= rates  # the larger of each
         print(", ".join(f"{name} {rate:.1f}" for name, rate in rates.items()), flush=True)
     shares = {
+        "ready": arithmetic(asked.architecture, recipe, best["ready"]),
         "fed": f"{best['fed'] / best['ready']:.3f} of ready",
+        "compiled": f"{best['compiled'] / best['ready']:.2f} of ready",
         "apart": f"{best['apart'] / best['ready']:.2f} of ready",
         "job, 2": f"{best['job, 2'] / best['job, 1']:.2f} of job, 1",
-        "peer": f"job, 2 is {best['job, 2'] / best['peer']:.2f} of it",
+        "peer": f"job, 2 is {best['job, 2'] / best['peer']:.2f} of it" if best["peer"] else "",
     }
     for name, rate in best.items():
         print(f"{name:8}{rate:8.1f} patches/s   {shares.get(name, '')}".rstrip())
-    print(f"the first step of job, 2 came after {min(firsts):.1f} s")
+    print(f"the first step came after {min(firsts):.1f} s")
 
 
 def a_round(
@@ -86,13 +92,41 @@ def a_round(
     rates = {
         "ready": rate_here(asked.architecture, recipe, ready, photos[:1]),
         "fed": rate_here(asked.architecture, recipe, sampler, photos[:1]),
-        "apart": rate_apart(asked),
     }
-    with on_one_core():
-        rates["job, 1"], _ = rate_of_job(asked, workers=1)
-    rates["job, 2"], first = rate_of_job(asked, workers=2)
-    rates["peer"] = rate_of_peer(asked)
+    gpus = torch.cuda.device_count()
+    if gpus:
+        rates["compiled"] = rate_here(asked.architecture, recipe, ready, photos[:1], compiled=True)
+        rates["job, 1"], first = rate_of_job(asked, workers=1)
+    else:
+        rates["apart"], rates["peer"] = rate_apart(asked), rate_of_peer(asked)
+        with on_one_core():
+            rates["job, 1"], first = rate_of_job(asked, workers=1)
+    if gpus != 1:
+        rates["job, 2"], first = rate_of_job(asked, workers=2)
     return rates, first
+
+
+def arithmetic(architecture: str, recipe: Recipe, rate: float) -> str:
+    """What training does at a rate of patches a second, and what share that is of a matrix product.
+
+    The backward pass does twice the work of the forward pass."""
+    # a Module's attributes have no types
+    macs = 3 * build(architecture).macs_per_pixel * recipe.patch**2 * rate  # type: ignore[operator]
+    return f"{2 * macs / 1e12:.3f} TFLOP/s, {macs / 1e9 / ceiling():.0%} of a matrix product"
+
+
+def ceiling(side: int = 8192) -> float:
+    """GMAC/s of a large matrix product on the device that trains."""
+    if not torch.cuda.is_available():
+        return peak()
+    a = torch.rand(side, side, device="cuda").bfloat16()
+    times = []
+    for _ in range(10):
+        start = time.perf_counter()
+        a @ a
+        torch.cuda.synchronize()
+        times.append(time.perf_counter() - start)
+    return side**3 / min(times) / 1e9
 
 
 def decoded(images: str, patch: int) -> list[Photo]:
@@ -114,11 +148,20 @@ class Ready(Sampler):
         return self.drawn
 
 
-def rate_here(architecture: str, recipe: Recipe, sampler: Sampler, validation: list) -> float:
+def rate_here(
+    architecture: str, recipe: Recipe, sampler: Sampler, validation: list, *, compiled: bool = False
+) -> float:
     records: list[Record] = []
     torch.manual_seed(0)
-    model = build(architecture)
-    learn(recipe, model, sampler, validation, lambda learner: None, tell=records.append)
+    learn(
+        recipe,
+        build(architecture),
+        sampler,
+        validation,
+        lambda learner: None,
+        tell=records.append,
+        compiled=compiled,
+    )
     return settled(records)
 
 
