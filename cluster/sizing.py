@@ -118,7 +118,7 @@ def measured(folder: Path, count: int = 40) -> Rates:
     denoiser = Denoiser.load()
     spent: dict[str, float] = {}
 
-    def timed(stage, call, *arguments, **options):  # type: ignore[no-untyped-def]
+    def timed(stage, call, *arguments, **options):
         start = time.process_time()
         result = call(*arguments, **options)
         spent[stage] = spent.get(stage, 0.0) + time.process_time() - start

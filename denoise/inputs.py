@@ -24,6 +24,7 @@ from denoise.storage import SettingsError
 
 # what may go wrong with one image without ending a run: its row tells
 FAILURES = (ImageError, SettingsError, OSError, MemoryError)
+_UNKNOWN = 2 << 20  # bytes that an image of unknown size counts as
 _MANIFESTS = (".txt", ".csv", ".parquet")
 _UNSURE = "its name does not tell"
 _reading = Lock()  # else all threads that fetch ahead read the same names at once
@@ -38,6 +39,11 @@ class Entry:
     size: int  # in bytes, 0 where it is not known
     mark: str  # tells one version of the file from another, empty where it is not known
     row: int = -1  # the row of the Parquet file, -1 where the file itself is the image
+
+    @property
+    def likely_size(self) -> int:
+        """In bytes; an ordinary photograph's where it is not known."""
+        return self.size or _UNKNOWN
 
 
 def entries(images: str, left_out: Counter[str], *, output: str | None = None) -> Iterator[Entry]:

@@ -24,7 +24,6 @@ from denoise.storage import join
 
 _CHUNK = 65_536  # rows of a manifest file
 _GROUP = 4_096  # rows of a row group in it: what a worker reads to learn one shard
-_UNKNOWN = 2 << 20  # bytes that an image of unknown size counts as: an ordinary photograph
 SHARD_BYTES = 1 << 20  # of encoded images: a kill costs the work on so much, for each worker
 _LARGEST = 32 << 20  # and no more in a large store: a worker may have a shard's pixels in memory
 _MANY = 64_000  # shards, beyond which they are made larger
@@ -113,7 +112,8 @@ def update(
     fresh = known.sift(entries, listing, renew=True)
     while batch := list(islice(fresh, _CHUNK)):
         _write_chunk(uri, number, chunk, batch)
-        chunk, rows, size = chunk + 1, rows + len(batch), size + sum(map(_size_of, batch))
+        chunk, rows = chunk + 1, rows + len(batch)
+        size += sum(entry.likely_size for entry in batch)
     if rows or listing.changed:  # before anything is taken back: a kill must not leave it finished
         storage.remove(join(uri, "_SUCCESS"))
     if rows:
@@ -134,7 +134,7 @@ def foreseen(
     known = _Known(uri, generations)
     rows = size = 0
     for entry in known.sift(entries, Listing()):
-        rows, size = rows + 1, size + _size_of(entry)
+        rows, size = rows + 1, size + entry.likely_size
     shards = -(-rows // shard_rows(rows, size))
     done, finished, changed = 0, _finished(uri), known.changed_shards()
     for shard in _shards(generations):
@@ -268,10 +268,6 @@ class _Known:
                 first = start + chunk * _CHUNK
                 renewed = [entries.get(first + i, entry) for i, entry in enumerate(held)]
                 _write_chunk(self._uri, made.number, chunk, renewed)
-
-
-def _size_of(entry: Entry) -> int:
-    return entry.size or _UNKNOWN
 
 
 def shard_rows(rows: int, size: int, shard_bytes: int = SHARD_BYTES) -> int:

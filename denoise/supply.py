@@ -24,7 +24,6 @@ _BLOCK_BYTES = 1 << 28  # decoded, by the sizes of their files, and no more
 _PROBE = 32  # photos whose size stands for that of all
 _ALIVE = 3  # windows in memory: the last, this and the next
 _EXPANSION = 30  # decoded photos are rarely more times larger than their files
-_UNKNOWN = 2 << 20  # bytes that a file of unknown size counts as
 _GIB = 2**30
 
 
@@ -93,10 +92,8 @@ def supplies_of(
     `window` is what an earlier run had found, which the samples depend on: photos in a window, 0
     where all fit.
     """
-    probe = Census(0)
-    if window is None or window > 0:
-        probe, fitting = _probed(chosen, limits)
-        window = fitting if window is None else window
+    probe, fitting = (Census(0), 0) if window == 0 else _probed(chosen, limits)
+    window = fitting if window is None else window
     if window == 0:
         supply, validation = decoded(chosen, held, limits)
         check([supply.known, validation.known], limits.max_error_rate)
@@ -156,7 +153,7 @@ def _probed(entries: Sequence[Entry], limits: Limits) -> tuple[Census, int]:
 
 def _expanded(entry: Entry) -> int:
     """How many bytes a photo has when it is decoded, at most, as a rule."""
-    return _EXPANSION * (entry.size or _UNKNOWN)
+    return _EXPANSION * entry.likely_size
 
 
 class _Stream:

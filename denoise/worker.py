@@ -22,7 +22,10 @@ from denoise.recorder import Record, Recorder
 from denoise.start import Start
 from denoise.supply import Supply
 
-_LESS = "a smaller --batch-size or --patch, or a larger --accumulate, needs less"
+_TOO_LARGE = (
+    "a batch does not fit into the GPU's memory; a smaller --batch-size or --patch, or a larger "
+    "--accumulate, needs less"
+)
 
 
 @dataclass(frozen=True)
@@ -76,10 +79,9 @@ def work(setup: dict[str, Any]) -> dict[str, Any]:
         except Diverged as error:
             return {"failed": str(error)}
         except torch.OutOfMemoryError as error:
-            words = f"a batch does not fit into the GPU's memory; {_LESS}"
             if share.world > 1:  # the others would wait for this one: Ray ends them all
-                raise RuntimeError(words) from error
-            return {"failed": words}
+                raise RuntimeError(_TOO_LARGE) from error
+            return {"failed": _TOO_LARGE}
     return {"steps": learner.step}
 
 

@@ -217,7 +217,7 @@ def test_images_are_saved_where_they_were_asked_for(
     assert (place / "images" / "more" / "wide.jpg.png").exists()
     for save, has_files in (("files", True), ("none", False)):
         out = tmp_path / save
-        infer(InferConfig(images=str(pictures / "more"), output=str(out), model=network, save=save))  # type: ignore[arg-type]
+        infer(InferConfig(images=str(pictures / "more"), output=str(out), model=network, save=save))
         assert bool(list(out.rglob("*.png"))) == has_files
         assert all(row["image"] is None and row["psnr"] is None for row in rows_of(out).values())
 

@@ -92,7 +92,7 @@ def test_a_part_whose_rows_cannot_be_had_is_not_there_at_all(tmp_path: Path):
 class Row(dict[str, Any]):
     """A row that can be watched: a plain dict cannot be referred to weakly."""
 
-    __hash__ = object.__hash__  # type: ignore[assignment]  # by identity: two are never one
+    __hash__ = object.__hash__  # by identity: two are never one
 
 
 @pytest.mark.parametrize(

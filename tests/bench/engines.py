@@ -65,8 +65,7 @@ def engines_of(network: torch.nn.Module, noisy: torch.Tensor) -> Iterator[tuple[
 
         return run
 
-    # torch's annotations lack a memory format
-    last = deepcopy(network).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    last = deepcopy(network).to(memory_format=torch.channels_last)
     yield "torch, channels last", by_torch(last, torch.channels_last)
     yield "torch, channels first", by_torch(network, torch.contiguous_format)
     encoded, _ = graph_of(network, onnx=True) if find_spec("onnxruntime") else (b"", None)

@@ -210,7 +210,7 @@ def loader(config: InferConfig, listed: list[Entry]) -> float:
     pairing = pairing_of(config)
     denoiser = denoiser_of(config)
     loading = DataLoader(
-        [(entry, pairing) for entry in listed],  # type: ignore[arg-type]  # it takes any sequence
+        [(entry, pairing) for entry in listed],
         batch_size=None,
         num_workers=WORKERS,
         collate_fn=loaded,

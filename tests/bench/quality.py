@@ -12,6 +12,7 @@ import argparse
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -85,16 +86,9 @@ def methods(asked: argparse.Namespace) -> Iterator[tuple[str, str, Method]]:
 
 
 def network_method(name: str, *, told: bool) -> Method:
-    judging = Denoiser.load(name)
-    levels: dict[float, Denoiser] = {}
-    judging(np.zeros((64, 64, 3), np.float32))  # the first call on a GPU prepares it
-
-    def denoise(noisy: np.ndarray, sigma: float) -> np.ndarray:
-        if told and sigma not in levels:
-            levels[sigma] = Denoiser.load(name, level=sigma)
-        return (levels[sigma] if told else judging)(noisy)
-
-    return denoise
+    load = cache(lambda level: Denoiser.load(name, level=level))
+    load(None)(np.zeros((64, 64, 3), np.float32))  # the first call on a GPU prepares it
+    return lambda noisy, sigma: load(sigma if told else None)(noisy)
 
 
 def bm3d_method() -> Method | None:

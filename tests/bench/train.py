@@ -110,8 +110,7 @@ def arithmetic(architecture: str, recipe: Recipe, rate: float) -> str:
     """What training does at a rate of patches a second, and what share that is of a matrix product.
 
     The backward pass does twice the work of the forward pass."""
-    # a Module's attributes have no types
-    macs = 3 * build(architecture).macs_per_pixel * recipe.patch**2 * rate  # type: ignore[operator]
+    macs = 3 * build(architecture).macs_per_pixel * recipe.patch**2 * rate
     return f"{2 * macs / 1e12:.3f} TFLOP/s, {macs / 1e9 / ceiling():.0%} of a matrix product"
 
 
