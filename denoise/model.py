@@ -113,6 +113,29 @@ def build(architecture: str, arguments: Mapping[str, Any] | None = None) -> nn.M
         raise ValueError(f"architecture {architecture} has no such arguments: {wrong}") from wrong
 
 
+def inherit(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Loads the weights of a network of the same kind and of the same size or smaller.
+
+    A larger one then gives the same pictures as the smaller one did, to rounding, and learns from
+    there: its new channels read the old ones and are read by none of them yet, its new blocks add
+    nothing yet (Chen, Goodfellow, Shlens: Net2Net, 2016). Raises ValueError where they do not fit.
+    """
+    own = model.state_dict()
+    strangers = sorted(weights.keys() - own.keys())
+    if strangers:
+        raise ValueError(f"it has no place for {strangers[0]}")
+    for name, old in weights.items():
+        new = own[name]
+        if old.dim() != new.dim() or any(a > b for a, b in zip(old.shape, new.shape, strict=True)):
+            raise ValueError(f"{name} is {list(old.shape)} there and {list(new.shape)} here")
+        new[: len(old)] = 0  # old channels read nothing but
+        new[tuple(slice(size) for size in old.shape)] = old
+    for name, block in model.named_modules():
+        if isinstance(block, Residual) and f"{name}.two.weight" not in weights:
+            own[f"{name}.two.weight"].zero_()
+            own[f"{name}.two.bias"].zero_()
+
+
 def device() -> torch.device:
     """Where to compute: a GPU if this process was given one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")

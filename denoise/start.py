@@ -8,7 +8,7 @@ from safetensors.torch import load
 from torch import nn
 
 from denoise import package, storage
-from denoise.model import build
+from denoise.model import build, inherit
 from denoise.storage import SettingsError, join
 
 DEFAULT = "unet"
@@ -28,8 +28,7 @@ class Start:
             torch.manual_seed(seed)
             model = build(self.architecture, self.arguments)
         if self.weights:
-            weights = {name: value.float() for name, value in load(self.weights).items()}
-            model.load_state_dict(weights)
+            inherit(model, load(self.weights))
         return model
 
 
@@ -43,11 +42,22 @@ def start_of(architecture: str | None, init: str | None) -> Start:
         except ValueError as error:
             raise SettingsError(str(error)) from error
     found = package.load(init)
-    known = found.config["architecture"]
-    if architecture not in (None, known):
-        raise SettingsError(
-            f"model {storage.shown(init)} is of architecture {known}, not {architecture}; "
-            "leave --architecture out to fine-tune it"
-        )
+    known, arguments = found.config["architecture"], found.config["arguments"]
     encoded = storage.read(join(package.uri_of(init), "model.safetensors"))
-    return Start(known, found.config["arguments"], encoded, found.digest)
+    if architecture in (None, known):
+        return Start(known, arguments, encoded, found.digest)
+    return _grown(found, architecture, encoded, storage.shown(init))
+
+
+def _grown(found: package.Package, architecture: str, encoded: bytes, shown: str) -> Start:
+    """A larger network that begins with what a smaller one has learned."""
+    try:
+        larger = build(architecture)
+        inherit(larger, found.model.state_dict())
+    except ValueError as error:
+        raise SettingsError(
+            f"model {shown} is of architecture {found.config['architecture']}, not {architecture}, "
+            f"and cannot grow into that: {error}; leave --architecture out to fine-tune it"
+        ) from error
+    # a Module's attributes have no types
+    return Start(architecture, dict(larger.arguments), encoded, found.digest)  # type: ignore[arg-type]

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from denoise.model import ARCHITECTURES, UNTOLD, build, folded
+from denoise.model import ARCHITECTURES, UNTOLD, build, folded, inherit
 
 SMALL = {
     "classic": {"width": 4},
@@ -121,3 +121,36 @@ def test_unknown_architectures_and_arguments_are_named():
         build("vgg")
     with pytest.raises(ValueError, match=r"unet has no such arguments.*depth"):
         build("unet", {"depth": 3})
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"widths": [4, 6, 8], "blocks": 1},
+        {"widths": [5, 6, 11], "blocks": 1},
+        {"widths": [4, 6, 8], "blocks": 3},
+        {"widths": [7, 8, 9], "blocks": 2},
+    ],
+)
+def test_a_network_grows_without_a_change_of_its_pictures_and_all_of_it_can_learn(arguments):
+    small, large = network("unet"), build("unet", arguments).eval()
+    inherit(large, small.state_dict())
+    noisy, level = torch.rand(2, 3, 19, 30), torch.tensor([0.1, UNTOLD])
+    denoised = large(noisy, level)
+    torch.testing.assert_close(denoised, small(noisy, level), rtol=0, atol=1e-5)
+    optimizer = torch.optim.SGD(large.parameters(), 0.01)
+    before = [parameter.detach().clone() for parameter in large.parameters()]
+    for _ in range(3):  # what nothing reads yet is reached by the next step's gradient
+        optimizer.zero_grad()
+        large.train()(noisy, level).square().mean().backward()
+        optimizer.step()
+    for old, new in zip(before, large.parameters(), strict=True):
+        assert not torch.equal(old, new)
+
+
+def test_what_does_not_fit_into_a_network_is_named():
+    small = build("unet", SMALL["unet"])
+    with pytest.raises(ValueError, match=r"head.weight is \[4, 13, 3, 3\] there and \[2, "):
+        inherit(build("unet", {"widths": [2, 6, 8], "blocks": 1}), small.state_dict())
+    with pytest.raises(ValueError, match=r"no place for decoders.0.0.one.bias"):
+        inherit(build("classic"), small.state_dict())
