@@ -4,15 +4,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from denoise.denoiser import Denoiser
     from denoise.inference import InferConfig, infer
+    from denoise.network.denoiser import Denoiser
     from denoise.training import TrainConfig, train
 
 __version__ = "0.1.0"
 __all__ = ["Denoiser", "InferConfig", "TrainConfig", "infer", "train"]
 
 _HOMES = {
-    "Denoiser": "denoise.denoiser",
+    "Denoiser": "denoise.network.denoiser",
     "InferConfig": "denoise.inference",
     "infer": "denoise.inference",
     "TrainConfig": "denoise.training",

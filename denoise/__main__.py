@@ -15,7 +15,7 @@ from operator import or_
 from typing import Annotated, Any
 
 from denoise import __version__
-from denoise.progress import is_live
+from denoise.display.progress import is_live
 
 # verb -> (module, function, config, what it does)
 VERBS = {
@@ -25,7 +25,7 @@ VERBS = {
     "infer": ("inference", "infer", "InferConfig", "images + model -> denoised images and metrics"),
     "plan": ("plan", "plan", "PlanConfig", "what `infer` with these flags would do, and cost"),
     "report": ("report", "report", "ReportConfig", "write report.html and summary.json again"),
-    "models": ("package", "models", "ModelsConfig", "the shipped models and their measured PSNR"),
+    "models": ("network.package", "models", "ModelsConfig", "the shipped models, with their PSNR"),
     "export": ("export", "export", "ExportConfig", "a model package -> ONNX or torch.export"),
     "doctor": (
         "doctor",
@@ -86,7 +86,7 @@ def _done(verb: str, given: list[str], interrupted: list[int]) -> int:
     except ValueError as error:
         return _fail(f"denoise {verb}: {error}", 2)
     _log_to_stderr(verbose)
-    from denoise.storage import SettingsError
+    from denoise.places.storage import SettingsError
 
     try:
         with _quiet_stdout():

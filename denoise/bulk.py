@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from numpy.typing import NDArray
 
-from denoise import inputs, manifest, storage
-from denoise.image import (
+from denoise.display.progress import Progress
+from denoise.pixels.image import (
     IMAGE_SUFFIXES,
     MAX_PIXELS,
     ImageError,
@@ -22,16 +22,16 @@ from denoise.image import (
     format_for,
     suffix_of,
 )
-from denoise.noise import check_seed
-from denoise.output import UNFINISHED, Output
-from denoise.progress import Progress
-from denoise.storage import SettingsError
+from denoise.pixels.noise import check_seed
+from denoise.places import inputs, manifest, storage
+from denoise.places.output import UNFINISHED, Output
+from denoise.places.storage import SettingsError
 
 if TYPE_CHECKING:
     from ray.data import Dataset
 
-    from denoise.runtime import Resources
-    from denoise.shards import Tally
+    from denoise.flow.runtime import Resources
+    from denoise.flow.shards import Tally
 
 _log = logging.getLogger(__name__)
 _UPLOADERS = 4
@@ -214,7 +214,7 @@ def _work(
     a time that its driver keeps up."""
     if not any(shards for shards, _ in rounds):
         return
-    from denoise import runtime, shards  # Ray: a finished run does without
+    from denoise.flow import runtime, shards  # Ray: a finished run does without
 
     verbose = _log.isEnabledFor(logging.DEBUG)
     shown = [Progress(verb, sum(len(shard.span) for shard in todo)) for todo, _ in rounds]

@@ -15,14 +15,14 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
-from denoise import storage, tables
-from denoise.image import decode
+from denoise.display.views import SheetRow, contact_sheet
 from denoise.inference import InferConfig, infer
-from denoise.noise import check_sigma
 from denoise.noising import NoisingConfig, noise
-from denoise.storage import join
+from denoise.pixels.image import decode
+from denoise.pixels.noise import check_sigma
+from denoise.places import storage, tables
+from denoise.places.storage import join
 from denoise.training import TrainConfig, train
-from denoise.views import SheetRow, contact_sheet
 
 _log = logging.getLogger(__name__)
 
@@ -102,7 +102,7 @@ def _ray(denoised: str) -> Any:
     """One session for all jobs; none where everything is done already."""
     if storage.exists(join(denoised, "_SUCCESS")):
         return nullcontext()
-    from denoise import runtime
+    from denoise.flow import runtime
 
     return runtime.connected()
 

@@ -11,8 +11,8 @@ from importlib import metadata
 from importlib.util import find_spec
 from typing import Any, Literal
 
-from denoise import storage
-from denoise.storage import SettingsError
+from denoise.places import storage
+from denoise.places.storage import SettingsError
 
 _NEEDED = ("ray", "torch", "numpy", "pyarrow", "pillow", "fsspec", "isal", "simplejpeg", "tyro")
 _STORES = {"s3://": ("s3fs", "s3"), "gs://": ("gcsfs", "gcs"), "az://": ("adlfs", "azure")}
@@ -111,7 +111,7 @@ def _network() -> Check:
     """The shipped network denoises a gray square and leaves it gray."""
     import numpy as np
 
-    from denoise.denoiser import Denoiser
+    from denoise.network.denoiser import Denoiser
 
     start = time.perf_counter()
     gray = np.full((32, 32, 3), 0.5, np.float32)
@@ -126,7 +126,7 @@ def _device() -> Check:
     """What the networks will run on: a product of two matrices on it is right."""
     import torch
 
-    from denoise.model import device
+    from denoise.network.model import device
 
     found = device()
     ones = torch.ones(64, 64, device=found)
@@ -174,7 +174,7 @@ def _temporary_folder() -> Check:
 
 def _ray() -> Check:
     """Ray starts (or the cluster of RAY_ADDRESS answers) and says what it has."""
-    from denoise import runtime
+    from denoise.flow import runtime
 
     start = time.perf_counter()
     with runtime.connected() as resources:

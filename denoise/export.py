@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any, Literal
 
-from denoise import storage
-from denoise.storage import SettingsError
+from denoise.places import storage
+from denoise.places.storage import SettingsError
 
 _TOLERANCE = 1e-5  # a hundredth of a step of eight bits is 4e-5
 
@@ -30,7 +30,7 @@ def export(config: ExportConfig) -> dict[str, Any]:
 
     Raises SettingsError where the model, the packages for ONNX or the place are not there.
     """
-    from denoise import package, portable  # torch: `denoise export --help` does without
+    from denoise.network import package, portable  # torch: `denoise export --help` does without
 
     if config.to == "onnx":
         _check_onnx()

@@ -9,21 +9,23 @@ from importlib.util import find_spec
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from denoise import bulk, package, storage
+from denoise import bulk
 from denoise.bulk import BulkConfig, worker_counts
-from denoise.image import to_pixels
-from denoise.metrics import ssim
-from denoise.noise import check_sigma
-from denoise.pairs import Pair, PairConfig, errors_of
-from denoise.storage import SettingsError
-from denoise.tables import INFER_SCHEMA
+from denoise.flow.pairs import Pair, PairConfig, errors_of
+from denoise.network import package
+from denoise.pixels.image import to_pixels
+from denoise.pixels.metrics import ssim
+from denoise.pixels.noise import check_sigma
+from denoise.places import storage
+from denoise.places.storage import SettingsError
+from denoise.places.tables import INFER_SCHEMA
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from ray.data import Dataset
 
-    from denoise.denoiser import Denoiser
-    from denoise.runtime import Resources
+    from denoise.flow.runtime import Resources
+    from denoise.network.denoiser import Denoiser
 
 _CPU_BATCH = 1 << 16  # pixels that go through the network together: they fit the cache
 _GPU_BATCH = 1 << 24
@@ -126,7 +128,7 @@ def _stages(
     model: str,
 ) -> "Dataset":
     """All of it in one actor a CPU; where there are GPUs, the network alone in actors of theirs."""
-    from denoise import runtime
+    from denoise.flow import runtime
 
     options: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow"}  # a row is a shard
     counts = worker_counts(config.workers)
@@ -167,7 +169,7 @@ class _Everything:
         self._denoiser = denoiser_of(config)
 
     def __call__(self, block: "pa.Table") -> "pa.Table":
-        from denoise import shards
+        from denoise.flow import shards
 
         work = shards.work_of(block, INFER_SCHEMA, only_errors=self._only_errors)
         entries, rows = shards.kept(work)
@@ -190,7 +192,7 @@ class _Network:
 
 def _load_shard(block: "pa.Table", config: InferConfig, *, only_errors: bool) -> "pa.Table":
     """On a CPU: a shard's images, decoded and paired, on their way to a GPU."""
-    from denoise import shards
+    from denoise.flow import shards
 
     work = shards.work_of(block, INFER_SCHEMA, only_errors=only_errors)
     entries, _ = shards.kept(work)
@@ -201,7 +203,7 @@ def _finish_shard(
     block: "pa.Table", config: InferConfig, model: str, *, only_errors: bool
 ) -> "pa.Table":
     """On a CPU again: measures and encodes what came from a GPU, and writes the part file."""
-    from denoise import shards
+    from denoise.flow import shards
 
     work = shards.work_of(block, INFER_SCHEMA, only_errors=only_errors)
     _, rows = shards.kept(work)
@@ -252,7 +254,7 @@ def _rows(
     done: Iterable[tuple[Pair, Any]], config: InferConfig, model: str, output: str
 ) -> Iterator[tuple[dict[str, Any], dict[str, float]]]:
     """The rows of images, and the seconds each took by stage."""
-    from denoise import shards
+    from denoise.flow import shards
 
     def row(one: tuple[Pair, Any]) -> tuple[dict[str, Any], dict[str, float]]:
         pair, denoised = one
@@ -289,6 +291,6 @@ def pairing_of(config: InferConfig) -> PairConfig:
 
 def denoiser_of(config: InferConfig) -> "Denoiser":
     """The network, ready to run."""
-    from denoise.denoiser import Denoiser  # torch: only where the network runs
+    from denoise.network.denoiser import Denoiser  # torch: only where the network runs
 
     return Denoiser.load(config.model, tile=config.tile, level=config.level)

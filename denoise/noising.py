@@ -5,15 +5,15 @@ from typing import TYPE_CHECKING, Any
 
 from denoise import bulk
 from denoise.bulk import BulkConfig, worker_counts
-from denoise.noise import check_sigma
-from denoise.pairs import Pair, PairConfig, errors_of
-from denoise.tables import NOISE_SCHEMA
+from denoise.flow.pairs import Pair, PairConfig, errors_of
+from denoise.pixels.noise import check_sigma
+from denoise.places.tables import NOISE_SCHEMA
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from ray.data import Dataset
 
-    from denoise.runtime import Resources
+    from denoise.flow.runtime import Resources
 
 _SHARD_BYTES = 8 << 20  # a second or two of work: many times faster than a network
 
@@ -42,7 +42,7 @@ def noise(config: NoisingConfig) -> dict[str, Any]:
     def stages(
         shards: "Dataset", resources: "Resources", count: int, only_errors: bool
     ) -> "Dataset":
-        from denoise import runtime
+        from denoise.flow import runtime
 
         return shards.map_batches(
             _Worker,  # an actor: while it works, its next shards wait at its door
@@ -86,7 +86,7 @@ class _Worker:
         self._only_errors = only_errors
 
     def __call__(self, block: "pa.Table") -> "pa.Table":
-        from denoise import shards
+        from denoise.flow import shards
 
         config = self._config
         work = shards.work_of(block, NOISE_SCHEMA, only_errors=self._only_errors)

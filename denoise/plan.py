@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from denoise import inference, inputs, manifest, output, storage
+from denoise import inference
 from denoise.bulk import check_apart, worker_counts
+from denoise.flow.pairs import load
 from denoise.inference import InferConfig
-from denoise.inputs import Entry
-from denoise.pairs import load
-from denoise.storage import SettingsError
+from denoise.places import inputs, manifest, output, storage
+from denoise.places.inputs import Entry
+from denoise.places.storage import SettingsError
 
 _SAMPLE = 64  # images that stand for all
 _SECONDS = 4.0  # of calibration
@@ -155,7 +156,7 @@ def _workers(config: InferConfig) -> tuple[int, str]:
     if "RAY_ADDRESS" not in os.environ:
         cores = os.cpu_count() or 1
         return (min(max(counts), cores) if counts else cores), "this machine"
-    from denoise import runtime
+    from denoise.flow import runtime
 
     with runtime.connected() as found:
         each = {"GPU": config.gpus_per_worker} if found.gpus else {"CPU": 1.0}

@@ -17,11 +17,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from denoise import manifest, output, page, storage, tables
-from denoise.image import MAX_PIXELS, ImageError, decode
-from denoise.pairs import PairConfig, load
-from denoise.storage import SettingsError, join
-from denoise.views import Pixels, View, panels_of, view_of
+from denoise.display import page
+from denoise.display.views import Pixels, View, panels_of, view_of
+from denoise.flow.pairs import PairConfig, load
+from denoise.pixels.image import MAX_PIXELS, ImageError, decode
+from denoise.places import manifest, output, storage, tables
+from denoise.places.storage import SettingsError, join
 
 log = logging.getLogger(__name__)
 

@@ -17,19 +17,21 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from denoise import checkpoints, package, recorder, storage
-from denoise.output import Output, run_of, versions
-from denoise.patches import Recipe
-from denoise.roster import Roster, roster_of
-from denoise.storage import SettingsError, join
+from denoise.learning import checkpoints, recorder
+from denoise.learning.patches import Recipe
+from denoise.learning.roster import Roster, roster_of
+from denoise.network import package
+from denoise.places import storage
+from denoise.places.output import Output, run_of, versions
+from denoise.places.storage import SettingsError, join
 
 if TYPE_CHECKING:
     from ray.train import Result
 
-    from denoise.runtime import Resources
-    from denoise.start import Start
-    from denoise.supply import Supply
-    from denoise.worker import Job
+    from denoise.flow.runtime import Resources
+    from denoise.learning.start import Start
+    from denoise.learning.supply import Supply
+    from denoise.learning.worker import Job
 
 _log = logging.getLogger(__name__)
 RETRIES = 8  # a run outlives so many dying workers
@@ -89,7 +91,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
     Raises SettingsError before any work where flags or places are wrong, RuntimeError where
     training itself fails.
     """
-    from denoise.start import start_of
+    from denoise.learning.start import start_of
 
     place = storage.absolute(config.output)
     tracking = recorder.tracking()
@@ -121,9 +123,9 @@ def _work(
     """Decodes the photos, trains, and writes the package."""
     import ray
 
-    from denoise import runtime
-    from denoise.supply import Limits, supplies_of
-    from denoise.worker import Board, Job
+    from denoise.flow import runtime
+    from denoise.learning.supply import Limits, supplies_of
+    from denoise.learning.worker import Board, Job
 
     with runtime.connected(verbose=_log.isEnabledFor(logging.DEBUG)) as resources:
         _check_cluster(config, output.uri, resources)
@@ -212,9 +214,9 @@ def _trained(config: TrainConfig, job: "Job", resources: "Resources") -> "Result
     from ray.train.torch import TorchTrainer
     from ray.train.v2.api.exceptions import TrainingFailedError
 
-    from denoise import runtime
-    from denoise.group import OnOneMachine
-    from denoise.worker import work
+    from denoise.flow import runtime
+    from denoise.learning.group import OnOneMachine
+    from denoise.learning.worker import work
 
     class Trainer(TorchTrainer):  # type: ignore[misc]  # ray is left out of type checking
         def _register_sigint_handler(self, controller: Any) -> None:
@@ -262,7 +264,7 @@ def _pack(
     config: TrainConfig, job: "Job", start: "Start", roster: Roster, result: "Result"
 ) -> None:
     """Writes the package of the best checkpoint."""
-    from denoise import card
+    from denoise.learning import card
 
     checkpoint, best, last = checkpoints.best_and_last(result)
     model = start.network(config.seed)

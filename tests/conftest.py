@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from denoise import runtime
+from denoise.flow import runtime
 
 
 @pytest.fixture(scope="session")

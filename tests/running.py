@@ -19,7 +19,7 @@ from uuid import uuid4
 
 import pyarrow.parquet as pq
 
-from denoise import storage, tables
+from denoise.places import storage, tables
 from tests.conftest import encoded, photo
 
 ROOT = Path(__file__).parent.parent
@@ -150,7 +150,7 @@ def tiny_model(uri: str | Path) -> str:
     """Saves a `classic` network of few channels with fixed weights; returns its URI."""
     import torch
 
-    from denoise import model, package
+    from denoise.network import model, package
 
     with torch.random.fork_rng():
         torch.manual_seed(0)

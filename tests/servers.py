@@ -26,7 +26,7 @@ from urllib.parse import urlsplit
 import fsspec
 import pytest
 
-from denoise import storage
+from denoise.places import storage
 
 SECRET = "a-planted-secret-that-nobody-may-print"  # what the tests look for in every log
 AZURITE = "3.35.0"  # the newest that Node 20 runs

@@ -13,13 +13,16 @@ import numpy as np
 import pytest
 from conftest import encoded, make_photos, photo
 
-from denoise import InferConfig, bulk, infer, model, package, progress, storage, tables
+from denoise import InferConfig, bulk, infer
 from denoise.bulk import file_of
-from denoise.image import ImageError, Picture, decode, to_floats, to_pixels
-from denoise.metrics import mse, psnr
-from denoise.noise import add_noise, seed_of
+from denoise.display import progress
+from denoise.network import model, package
 from denoise.noising import NoisingConfig, noise
-from denoise.storage import SettingsError
+from denoise.pixels.image import ImageError, Picture, decode, to_floats, to_pixels
+from denoise.pixels.metrics import mse, psnr
+from denoise.pixels.noise import add_noise, seed_of
+from denoise.places import storage, tables
+from denoise.places.storage import SettingsError
 
 
 @pytest.fixture(scope="module")

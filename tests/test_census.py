@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from denoise.census import Census, check
-from denoise.storage import SettingsError
+from denoise.learning.census import Census, check
+from denoise.places.storage import SettingsError
 
 
 def row(path: str, **known: Any) -> dict[str, Any]:

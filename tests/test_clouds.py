@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from denoise import storage
+from denoise.places import storage
 from tests import running, servers
 
 
@@ -136,7 +136,7 @@ def _check_no_secret(store: servers.Store, output: str, *jobs: running.Done) -> 
 
 def test_a_writer_that_is_killed_leaves_nothing_under_the_name():
     writer = (
-        "import sys; from denoise import storage; storage.write(sys.argv[1], bytes(200_000_000))"
+        "import sys; from denoise.places.storage import write; write(sys.argv[1], bytes(200 << 20))"
     )
     with servers.s3() as store:
         process = subprocess.Popen(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from denoise.image import ImageError, decode
+from denoise.pixels.image import ImageError, decode
 from tests.pictures import DEEP, GRAY, HEIGHT, RGB, WIDTH, tiff
 
 PLAIN = b" ".join(b"%d" % value for value in DEEP.ravel())

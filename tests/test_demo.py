@@ -8,9 +8,9 @@ import pytest
 from PIL import Image, ImageOps
 
 import denoise
-from denoise import tables
 from denoise.demo import DemoConfig, demo
-from denoise.image import decode
+from denoise.pixels.image import decode
+from denoise.places import tables
 
 SAMPLES = Path(denoise.__file__).parent / "samples"
 PHOTOGRAPHS = sorted(path for path in SAMPLES.iterdir() if path.suffix != ".md")

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from denoise import package
 from denoise.export import ExportConfig, export
-from denoise.model import build
-from denoise.storage import SettingsError
+from denoise.network import package
+from denoise.network.model import build
+from denoise.places.storage import SettingsError
 
 
 def saved(folder, architecture):

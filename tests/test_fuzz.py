@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from denoise.image import FORMATS, ImageError, Picture, decode, encode
+from denoise.pixels.image import FORMATS, ImageError, Picture, decode, encode
 from tests import pictures
 
 COUNT = int(os.environ.get("DENOISE_FUZZ", "2000"))

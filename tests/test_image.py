@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as arrays
 from PIL import Image, ImageOps
 
 from denoise import InferConfig, bulk
-from denoise.image import (
+from denoise.pixels.image import (
     FORMATS,
     ImageError,
     Picture,
@@ -23,7 +23,7 @@ from denoise.image import (
     to_floats,
     to_pixels,
 )
-from denoise.metrics import mse
+from denoise.pixels.metrics import mse
 from tests import pictures
 from tests.pictures import ALPHA, DEEP, DEEP_ALPHA, GRAY, HEIGHT, RGB, WIDTH, exif, save
 

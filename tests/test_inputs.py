@@ -14,12 +14,12 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import encoded, photo
 
-from denoise import storage
-from denoise.image import ImageError
-from denoise.inputs import Entry, entries, reference_of, source_of
-from denoise.pairs import PairConfig, load
-from denoise.patches import photo_row
-from denoise.storage import SettingsError
+from denoise.flow.pairs import PairConfig, load
+from denoise.learning.patches import photo_row
+from denoise.pixels.image import ImageError
+from denoise.places import storage
+from denoise.places.inputs import Entry, entries, reference_of, source_of
+from denoise.places.storage import SettingsError
 
 
 def found(images: object, output: str | None = None) -> tuple[dict[str, Entry], Counter[str]]:

@@ -8,9 +8,9 @@ import pyarrow as pa
 import pyarrow.dataset
 import pytest
 
-from denoise import manifest, tables
-from denoise.inputs import Entry
-from denoise.tables import NOISE_SCHEMA
+from denoise.places import manifest, tables
+from denoise.places.inputs import Entry
+from denoise.places.tables import NOISE_SCHEMA
 
 
 def entry(number: int, mark: str = "1", size: int = 10) -> Entry:

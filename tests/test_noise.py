@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from denoise.image import to_floats
-from denoise.metrics import mse, psnr
-from denoise.noise import add_noise, noisy_bands, normal, seed_of
 from denoise.noising import NoisingConfig
+from denoise.pixels.image import to_floats
+from denoise.pixels.metrics import mse, psnr
+from denoise.pixels.noise import add_noise, noisy_bands, normal, seed_of
 
 MILLION = normal((1_000_000,), seed_of("a.png", 0)).astype(np.float64)
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from denoise import storage, tables
-from denoise.manifest import Listing
-from denoise.output import Output, run_of
-from denoise.storage import SettingsError
+from denoise.places import storage, tables
+from denoise.places.manifest import Listing
+from denoise.places.output import Output, run_of
+from denoise.places.storage import SettingsError
 
 SETTINGS = {"images": "/in", "sigma": 0.1, "seed": 0}
 
@@ -113,7 +113,7 @@ def test_a_second_driver_is_refused_while_the_first_lives(tmp_path: Path):
 def test_the_lock_of_a_killed_driver_is_free_at_once(tmp_path: Path):
     code = (
         "import os, signal\n"
-        "from denoise.output import Output\n"
+        "from denoise.places.output import Output\n"
         f"Output({str(tmp_path)!r}, 'noise', {SETTINGS!r}).__enter__()\n"
         "os.kill(os.getpid(), signal.SIGKILL)"
     )

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from denoise import package
-from denoise.model import UNTOLD, build
-from denoise.storage import SettingsError
+from denoise.network import package
+from denoise.network.model import UNTOLD, build
+from denoise.places.storage import SettingsError
 
 SMALL = {"widths": [4, 6], "blocks": 1}
 
@@ -54,7 +54,7 @@ def test_saving_twice_gives_the_same_bytes(tmp_path: Path):
 
 @pytest.mark.parametrize("name", package.shipped_names())
 def test_tables_name_a_shipped_model_without_loading_torch(name: str):
-    code = f"from denoise import package; print(package.id_of({name!r}))"
+    code = f"from denoise.network import package; print(package.id_of({name!r}))"
     shown = subprocess.run(
         [sys.executable, "-c", f"{code}; import sys; print('torch' in sys.modules)"],
         capture_output=True,

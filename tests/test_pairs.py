@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from conftest import encoded, photo
 
-from denoise import tables
-from denoise.image import decode
-from denoise.inputs import Entry, entries
+from denoise.flow.pairs import PairConfig, errors_of, load
+from denoise.learning.patches import photo_row
 from denoise.noising import NoisingConfig, row_of
-from denoise.pairs import PairConfig, errors_of, load
-from denoise.patches import photo_row
+from denoise.pixels.image import decode
+from denoise.places import tables
+from denoise.places.inputs import Entry, entries
 
 
 def entry(place: Path, name: str = "a.png") -> Entry:

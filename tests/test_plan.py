@@ -10,12 +10,12 @@ import pytest
 from conftest import encoded, photo
 from running import tiny_model
 
-from denoise import manifest, tables
-from denoise.inputs import Entry, entries
-from denoise.manifest import update
+from denoise.places import manifest, tables
+from denoise.places.inputs import Entry, entries
+from denoise.places.manifest import update
+from denoise.places.storage import SettingsError
+from denoise.places.tables import INFER_SCHEMA
 from denoise.plan import PlanConfig, _Sample, plan
-from denoise.storage import SettingsError
-from denoise.tables import INFER_SCHEMA
 
 
 def nothing(photos: Path) -> None: ...

@@ -15,7 +15,7 @@ import pytest
 import ray
 from conftest import encoded, photo
 
-from denoise import storage
+from denoise.places import storage
 
 servers = pytest.importorskip("servers", reason="needs the packages of the group dev")
 

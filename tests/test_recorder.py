@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from denoise.patches import Recipe
-from denoise.recorder import Recorder, line_of, tracking
-from denoise.storage import SettingsError
+from denoise.learning.patches import Recipe
+from denoise.learning.recorder import Recorder, line_of, tracking
+from denoise.places.storage import SettingsError
 
 RECORD = {"step": 20, "loss": 0.5, "psnr": 30.0, "images_per_second": 8.0, "seconds_per_step": 2.0}
 

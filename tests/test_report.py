@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from denoise import inputs, manifest, storage, tables
-from denoise.metrics import mse, psnr
-from denoise.pairs import PairConfig, errors_of, load
+from denoise.display.views import SheetRow, contact_sheet
+from denoise.flow.pairs import PairConfig, errors_of, load
+from denoise.pixels.metrics import mse, psnr
+from denoise.places import inputs, manifest, storage, tables
 from denoise.report import ReportConfig, report
-from denoise.views import SheetRow, contact_sheet
 
 NASTY = "<b onclick=alert(1)>&\"'.png"
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from conftest import encoded, photo
 
-from denoise.roster import VALIDATED, Roster, held_out, roster_of
-from denoise.storage import SettingsError
+from denoise.learning.roster import VALIDATED, Roster, held_out, roster_of
+from denoise.places.storage import SettingsError
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ import pytest
 from ray.data import ActorPoolStrategy
 from running import run
 
-from denoise.runtime import Resources, _reason, actors
-from denoise.storage import SettingsError
+from denoise.flow.runtime import Resources, _reason, actors
+from denoise.places.storage import SettingsError
 
 TWO_CPUS = Resources(2, 0, 1, fixed=True, by_node=({"CPU": 2.0},))
 CLUSTER = Resources(4, 2, 2, by_node=({"CPU": 4.0}, {"CPU": 0.0, "GPU": 2.0}))

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from denoise import shards, tables
-from denoise.inputs import Entry
-from denoise.tables import INFER_SCHEMA
+from denoise.flow import shards
+from denoise.places import tables
+from denoise.places.inputs import Entry
+from denoise.places.tables import INFER_SCHEMA
 
 
 def test_a_task_that_ray_runs_again_writes_the_same_rows(ray_session: object, tmp_path: Path):

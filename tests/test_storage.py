@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from denoise import storage
-from denoise.storage import SettingsError
+from denoise.places import storage
+from denoise.places.storage import SettingsError
 
 
 def test_a_listing_is_in_the_order_of_names_and_relative_to_its_root(tmp_path: Path):

@@ -14,7 +14,7 @@ from uuid import uuid4
 import pytest
 from running import ROOT, parts_in, rows_of, same, wait_until
 
-from denoise import storage
+from denoise.places import storage
 from tests import running, servers
 
 IMAGES = 40

@@ -21,16 +21,21 @@ from conftest import encoded, photo
 from PIL import Image
 from running import Job, pictures, wait_until
 
-from denoise import package
-from denoise.census import Census
-from denoise.checkpoints import keep_list
-from denoise.group import _join
-from denoise.inputs import Entry
-from denoise.judge import HIGHEST, Judge, Share
-from denoise.learning import Diverged, Learner, learn, learning_rate_at, loss_of, pairs_of, parts
-from denoise.model import UNTOLD, build
-from denoise.output import Output
-from denoise.patches import (
+from denoise.flow.runtime import Resources
+from denoise.learning.census import Census
+from denoise.learning.checkpoints import keep_list
+from denoise.learning.group import _join
+from denoise.learning.judge import HIGHEST, Judge, Share
+from denoise.learning.loop import (
+    Diverged,
+    Learner,
+    learn,
+    learning_rate_at,
+    loss_of,
+    pairs_of,
+    parts,
+)
+from denoise.learning.patches import (
     CROPS,
     GRAY,
     TOLD,
@@ -43,9 +48,12 @@ from denoise.patches import (
     order_of,
     photo_row,
 )
-from denoise.runtime import Resources
-from denoise.storage import SettingsError
-from denoise.supply import Limits, Supply, _blocks, supplies_of
+from denoise.learning.supply import Limits, Supply, _blocks, supplies_of
+from denoise.network import package
+from denoise.network.model import UNTOLD, build
+from denoise.places.inputs import Entry
+from denoise.places.output import Output
+from denoise.places.storage import SettingsError
 from denoise.training import TrainConfig, _check_cluster, _note, train
 
 SMALL = {"widths": [4, 6], "blocks": 1}
@@ -170,7 +178,7 @@ def test_of_a_photo_to_validate_on_only_the_middle_is_kept(tmp_path: Path):
 
 
 def test_streamed_windows_go_through_all_photos_before_any_comes_again():
-    from denoise.supply import window_of
+    from denoise.learning.supply import window_of
 
     entries = [entry(Path(f"{k}.png")) for k in range(10)]
     row = [one for k in range(10) for one in window_of(entries, 0, range(3 * k, 3 * k + 3))]

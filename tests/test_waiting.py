@@ -8,9 +8,10 @@ import pytest
 import ray
 from running import tiny_model, wait_until
 
-from denoise import InferConfig, infer, waiting
-from denoise.runtime import Resources
-from denoise.waiting import in_words, told
+from denoise import InferConfig, infer
+from denoise.flow import waiting
+from denoise.flow.runtime import Resources
+from denoise.flow.waiting import in_words, told
 
 
 @ray.remote

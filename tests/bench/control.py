@@ -12,7 +12,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from denoise import InferConfig, infer, manifest, runtime
+from denoise import InferConfig, infer
+from denoise.flow import runtime
+from denoise.places import manifest
 from tests import running
 from tests.conftest import encoded, photo
 

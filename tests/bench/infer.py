@@ -25,12 +25,13 @@ import numpy as np
 import pyarrow.parquet as pq
 from PIL import Image
 
-from denoise import InferConfig, infer, storage, tables
+from denoise import InferConfig, infer
+from denoise.flow.pairs import PairConfig, load
 from denoise.inference import denoiser_of, pairing_of, row_of
-from denoise.inputs import Entry, entries
 from denoise.noising import NoisingConfig, noise
 from denoise.noising import row_of as noise_row_of
-from denoise.pairs import PairConfig, load
+from denoise.places import storage, tables
+from denoise.places.inputs import Entry, entries
 from tests.running import footer_of
 
 WORKERS = os.cpu_count() or 1
@@ -155,7 +156,7 @@ def textbook(config: InferConfig, listed: list[Entry]) -> float:
     """ray.data.read_images -> map_batches(an actor) -> write_parquet, as tutorials have it."""
     import ray
 
-    from denoise import runtime
+    from denoise.flow import runtime
 
     with runtime.connected(), tempfile.TemporaryDirectory() as place:
         found = ray.data.read_images(

@@ -1,6 +1,6 @@
 """Every kind of file and what came back: python -m tests.bench.kinds"""
 
-from denoise.image import ImageError, decode, encode, format_for
+from denoise.pixels.image import ImageError, decode, encode, format_for
 from tests import pictures
 
 

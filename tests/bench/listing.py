@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from denoise import inputs, manifest, storage
+from denoise.places import inputs, manifest, storage
 
 FOLDER = 1000  # files in a folder
 

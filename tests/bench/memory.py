@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from denoise.image import Picture, encode
+from denoise.pixels.image import Picture, encode
 from tests import running
 from tests.running import Job
 

@@ -14,10 +14,11 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from denoise import package, patches
-from denoise.denoiser import Denoiser
-from denoise.learning import learn
-from denoise.patches import Recipe, Sampler
+from denoise.learning import patches
+from denoise.learning.loop import learn
+from denoise.learning.patches import Recipe, Sampler
+from denoise.network import package
+from denoise.network.denoiser import Denoiser
 from tests.bench.quality import measured, pictures
 from tests.bench.train import decoded
 

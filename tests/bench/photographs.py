@@ -13,7 +13,7 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
-from denoise import inputs, storage
+from denoise.places import inputs, storage
 
 
 def main() -> None:

@@ -38,12 +38,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset
 
-from denoise.inputs import entries, source_of
-from denoise.learning import learn
-from denoise.model import UNTOLD, build
-from denoise.patches import Patches, Photo, Recipe, Sampler, photo_row
-from denoise.recorder import Record
-from denoise.storage import absolute
+from denoise.learning.loop import learn
+from denoise.learning.patches import Patches, Photo, Recipe, Sampler, photo_row
+from denoise.learning.recorder import Record
+from denoise.network.model import UNTOLD, build
+from denoise.places.inputs import entries, source_of
+from denoise.places.storage import absolute
 from denoise.training import TrainConfig, train
 from tests.bench.quality import peak
 

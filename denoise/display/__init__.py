@@ -1,0 +1,1 @@
+"""Arrays only: what a person is shown of images and of work that goes on."""

@@ -1,0 +1,1 @@
+"""Ray, no torch: images on their way through many workers."""

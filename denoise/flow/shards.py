@@ -1,0 +1,236 @@
+"""Ray Data over an output folder's shards: what is not there yet is read, worked on and written.
+
+A shard's part file is its only state: a task that dies is done again from the start and writes the
+same file, so that no row is lost, none doubled, and nothing has to be remembered.
+"""
+
+import json
+import time
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache, partial
+from heapq import merge
+from itertools import islice
+from typing import Any, TypeVar
+
+import pyarrow as pa
+import ray
+from ray.data import Dataset, Datasource, ReadTask
+from ray.data.block import BlockMetadata
+from ray.util.metrics import Counter as Metric
+
+from denoise.flow import runtime
+from denoise.flow.pairs import Pair, PairConfig, fetched, paired
+from denoise.places import tables
+from denoise.places.inputs import Entry
+from denoise.places.manifest import Shard
+
+_FETCHERS = 8  # threads of a worker that fetch ahead: enough to hide a store's latency
+_AHEAD = 256 << 20  # bytes that they may hold
+_T = TypeVar("_T")
+_R = TypeVar("_R")
+
+
+@dataclass(frozen=True)
+class Work:
+    """One shard as the workers see it."""
+
+    output: str
+    shard: int
+    entries: list[Entry]  # in the order of their paths
+    schema: pa.Schema
+    only_errors: bool  # keep the rows that are fine, do the others again
+    started: float  # seconds since the epoch
+
+
+@dataclass
+class Tally:
+    """What is done so far."""
+
+    images: int = 0
+    failed: int = 0
+    pixels: int = 0
+    seconds: Counter[str] = field(default_factory=Counter)  # by stage, summed over workers
+
+
+def dataset(output: str, shards: list[Shard], *, readers: int = 2) -> Dataset:
+    """A row for each shard: its entries, read from the manifest when its turn comes."""
+    return ray.data.read_datasource(
+        _Shards(output, shards),
+        override_num_blocks=max(1, len(shards)),
+        compute=runtime.tasks(readers),
+        num_cpus=0,  # it reads a few kilobytes; a whole CPU for that could starve behind the actors
+    )
+
+
+def work_of(block: pa.Table, schema: pa.Schema, *, only_errors: bool) -> Work:
+    """A shard's work from its row."""
+    (row,) = block.column("work").to_pylist()
+    found = json.loads(row)
+    entries = sorted((Entry(**entry) for entry in found["entries"]), key=lambda one: one.path)
+    return Work(found["output"], found["shard"], entries, schema, only_errors, time.time())
+
+
+def finish(
+    work: Work,
+    kept: Iterable[dict[str, Any]],
+    done: Iterable[tuple[dict[str, Any], Mapping[str, float]]],
+    notes: Iterable[str] = (),
+) -> pa.Table:
+    """Writes the part file of a shard from the rows that were kept and, as each comes, those that
+    are done, with their seconds by stage; returns the one line that the driver counts.
+
+    Both come in the order of paths. `notes` is read at the end.
+    """
+    counted = {"images": 0, "failed": 0, "pixels": 0}
+    seconds: dict[str, float] = defaultdict(float)
+    about: dict[str, Any] = {"started": work.started}
+
+    def rows() -> Iterator[dict[str, Any]]:
+        for row in _merged(kept, _timed(done, seconds)):
+            counted["images"] += 1
+            counted["failed"] += row["error"] is not None
+            counted["pixels"] += (row.get("height") or 0) * (row.get("width") or 0)
+            yield row
+        stages = {stage: spent for stage, spent in seconds.items() if stage != "waited"}
+        about.update(ended=time.time(), notes=sorted(notes), seconds=stages)
+
+    start = time.perf_counter()
+    tables.write_part(work.output, work.shard, rows(), work.schema, about)
+    seconds["write"] = time.perf_counter() - start - seconds.pop("waited")
+    told = {**counted, "seconds": seconds}
+    _meter(told)
+    return pa.table({"counted": [json.dumps(told | {"shard": work.shard})]})
+
+
+def _merged(
+    kept: Iterable[dict[str, Any]], done: Iterable[dict[str, Any]]
+) -> Iterator[dict[str, Any]]:
+    """All of them in the order of paths, each path once.
+
+    A task that Ray runs again finds what it has done itself among what was kept: that is left out.
+    """
+    waiting: dict[str, Any] | None = None  # a row that was kept, if the next is of another path
+    for row, is_kept in merge(
+        ((row, True) for row in kept),
+        ((row, False) for row in done),
+        key=lambda one: str(one[0]["path"]),
+    ):
+        if waiting is not None and waiting["path"] != row["path"]:
+            yield waiting
+        waiting = row if is_kept else None
+        if not is_kept:
+            yield row
+    if waiting is not None:
+        yield waiting
+
+
+def _timed(
+    done: Iterable[tuple[dict[str, Any], Mapping[str, float]]], seconds: dict[str, float]
+) -> Iterator[dict[str, Any]]:
+    """The rows alone; adds up what each stage took, and the time `waited` for a row."""
+    coming = iter(done)
+    while True:
+        start = time.perf_counter()
+        found = next(coming, None)
+        seconds["waited"] += time.perf_counter() - start
+        if found is None:
+            return
+        row, spent = found
+        for stage, one in spent.items():
+            seconds[stage] += one
+        yield row
+
+
+def kept(work: Work) -> tuple[list[Entry], Iterable[dict[str, Any]]]:
+    """The entries to work on, and the rows of an earlier try that are to stay as they are."""
+    if not work.only_errors:
+        return work.entries, []
+    named = tables.part(work.output, work.shard, ["path", "error"])
+    fine = {row["path"] for row in named if row["error"] is None}
+    rows = (row for row in tables.part(work.output, work.shard) if row["path"] in fine)
+    return [entry for entry in work.entries if entry.path not in fine], rows
+
+
+def pairs(entries: list[Entry], config: PairConfig) -> Iterator[Pair]:
+    """The pairs of a shard, their bytes fetched ahead: by fewer threads where they are large."""
+    largest = max((entry.size for entry in entries), default=0)
+    threads = max(1, min(_FETCHERS, _AHEAD // max(1, largest)))
+    ready = ahead(partial(fetched, config=config), entries, threads=threads)
+    return (paired(one, config) for one in ready)
+
+
+def ahead(call: Callable[[_T], _R], items: Iterable[_T], *, threads: int) -> Iterator[_R]:
+    """Calls a function in threads, a few items ahead of what is taken, in order.
+
+    For what waits, for a disk or a store. What computes belongs where its result is taken: a worker
+    has one core, and threads that share it slow each other down. Hence no threads at all with 0.
+    """
+    if threads == 0:
+        yield from map(call, items)
+        return
+    waiting = iter(items)
+    with ThreadPoolExecutor(threads) as pool:
+        running = deque(pool.submit(call, item) for item in islice(waiting, threads))
+        while running:
+            result = running.popleft().result()
+            running.extend(pool.submit(call, item) for item in islice(waiting, 1))
+            yield result
+
+
+def count(done: Dataset, tally: Tally, show: Callable[[Tally], None]) -> None:
+    """Runs a dataset to its end, adding up the lines that `finish` returned."""
+    for batch in done.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+        for line in batch.column("counted").to_pylist():
+            found = json.loads(line)
+            tally.images += found["images"]
+            tally.failed += found["failed"]
+            tally.pixels += found["pixels"]
+            tally.seconds.update(found["seconds"])
+        show(tally)
+
+
+def _meter(counted: Mapping[str, Any]) -> None:
+    """Adds to the counters that Prometheus finds at Ray's nodes: ray_denoise_images_total, ..."""
+    for name, value in (
+        ("images", counted["images"]),
+        ("failed", counted["failed"]),
+        ("megapixels", counted["pixels"] / 1e6),
+        ("model_seconds", counted["seconds"].get("network", 0.0)),
+    ):
+        if value > 0:  # Ray refuses a zero
+            _counter(f"denoise_{name}").inc(value)
+
+
+@lru_cache(maxsize=16)
+def _counter(name: str) -> Metric:
+    return Metric(name, description=f"{name.removeprefix('denoise_')} done by the denoise jobs")
+
+
+class _Shards(Datasource):  # type: ignore[misc]  # ray is left out of type checking
+    """One read task a shard."""
+
+    def __init__(self, output: str, shards: list[Shard]) -> None:
+        super().__init__()
+        self._output = output
+        self._shards = shards
+
+    def estimate_inmemory_data_size(self) -> int:
+        return 200 * sum(len(shard.span) for shard in self._shards)
+
+    def get_read_tasks(self, parallelism: int, *_: Any, **__: Any) -> list[ReadTask]:
+        return [
+            ReadTask(
+                partial(_read, self._output, shard),
+                BlockMetadata(1, 200 * len(shard.span), None, None),
+            )
+            for shard in self._shards
+        ]
+
+
+def _read(output: str, shard: Shard) -> list[pa.Table]:
+    entries = [asdict(entry) for entry in shard.entries(output)]
+    work = {"output": output, "shard": shard.number, "entries": entries}
+    return [pa.table({"work": [json.dumps(work)]})]

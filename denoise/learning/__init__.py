@@ -1,0 +1,1 @@
+"""Training, exact and resumable: from photos to a model package."""

@@ -1,0 +1,325 @@
+"""The training loop of one worker: patches in, a state to save every so often out.
+
+Shapes: clean, noisy [N, 3, P, P] float32 on the device; sigma [N].
+"""
+
+import copy
+import math
+import resource
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from denoise.learning.judge import Judge, Share, added
+from denoise.learning.patches import Patches, Photo, Recipe, Sampler
+from denoise.learning.recorder import Record
+from denoise.network.model import UNTOLD, device
+
+LOG_EVERY = 20  # steps between records
+WARM_UP = 100  # steps in which the learning rate rises to its height
+WEIGHT_DECAY = 1e-4
+CLIP_NORM = 0.3  # twice what is usual here, so that a rare batch cannot throw the weights off
+BETAS = (0.9, 0.99)  # a shorter memory than AdamW's own, for the same reason
+AVERAGE_DECAY = 0.999  # of the weights' moving average, which is what is validated and kept
+
+State = dict[str, Any]
+
+
+class Diverged(ArithmeticError):
+    """The loss is no number any more."""
+
+
+@dataclass
+class Learner:
+    """What training changes: saved whole, it goes on as if nothing had been."""
+
+    model: nn.Module
+    average: nn.Module  # moving average of the weights
+    optimizer: torch.optim.Optimizer
+    step: int = 0  # the next one
+    best: float = -math.inf  # PSNR in dB
+    worse: int = 0  # validations since the best one
+    history: list[Record] = field(default_factory=list)
+
+    def state(self) -> State:
+        return {
+            "model": self.model.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "rest": {key: getattr(self, key) for key in ("step", "best", "worse", "history")},
+        }
+
+    def restore(self, state: State) -> None:
+        for key in ("model", "average", "optimizer"):
+            getattr(self, key).load_state_dict(state[key])
+        for key, value in state["rest"].items():
+            setattr(self, key, value)
+
+
+def learn(
+    recipe: Recipe,
+    model: nn.Module,
+    sampler: Sampler,
+    validation: Sequence[Photo],
+    save: Callable[[Learner], None],
+    **options: Any,
+) -> Learner:
+    """Trains until the last step, or until validation has not improved for `patience` times.
+
+    `save` is called on every worker after each validation. Options: `state` to go on from, `share`,
+    `compiled`, `tell` (called with each record). Raises Diverged with the step and the paths.
+    """
+    share: Share = options.get("share", Share())
+    learner = learner_of(recipe, model, options.get("state"))
+    network = parallel(recipe, learner.model, share, compiled=options.get("compiled", False))
+    judge = Judge(recipe, validation, share)
+    log = Log(recipe, sampler, share, options.get("tell", lambda record: None))
+    batches = log.timed(ahead(parts(recipe, sampler, share, learner.step)))
+    for step in range(learner.step, recipe.steps):
+        if recipe.patience and learner.worse >= recipe.patience:
+            break
+        set_learning_rate(learner.optimizer, recipe, step)
+        loss = backward(network, recipe, batches)
+        nn.utils.clip_grad_norm_(learner.model.parameters(), CLIP_NORM)
+        learner.optimizer.step()
+        follow(learner.average, learner.model, step)
+        learner.step = step + 1
+        log.count(loss)
+        is_last = learner.step == recipe.steps
+        if learner.step % recipe.save_every == 0 or is_last:
+            quality = judge.psnr_of(learner.average)
+            learner.history.append(log.record(learner, quality))
+            if not math.isfinite(quality):
+                raise Diverged(f"validation gave a PSNR of {quality} after step {step}")
+            learner.worse = 0 if quality > learner.best else learner.worse + 1
+            learner.best = max(quality, learner.best)
+            save(learner)
+        elif learner.step % LOG_EVERY == 0:
+            learner.history.append(log.record(learner))
+    return learner
+
+
+def learner_of(recipe: Recipe, model: nn.Module, state: State | None) -> Learner:
+    """The network on its device, its average and its optimizer, fresh or as they were saved."""
+    torch.backends.cudnn.deterministic = True  # else a GPU adds gradients up in any order
+    # channels last: steps of unet, cae-s, classic are 1.10, 1.42, 1.48 times as fast on a CPU core
+    # torch's annotations lack a memory format beside a device
+    model = model.to(device(), memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    average = copy.deepcopy(model).eval().requires_grad_(False)
+    optimizer = torch.optim.AdamW(
+        model.parameters(),
+        recipe.learning_rate,
+        betas=BETAS,
+        weight_decay=WEIGHT_DECAY,
+        fused=True,  # one pass over the weights: half the time of foreach on a CPU
+    )
+    learner = Learner(model, average, optimizer)
+    if state:
+        learner.restore(state)
+    return learner
+
+
+def parallel(recipe: Recipe, model: nn.Module, share: Share, *, compiled: bool) -> nn.Module:
+    """The network as its workers train it together."""
+    # torch.compile's annotation is a callable
+    network: nn.Module = torch.compile(model) if compiled else model  # type: ignore[assignment]
+    if share.world == 1:
+        return network
+    together = DistributedDataParallel(network, gradient_as_bucket_view=True)  # without a copy
+    # Its first pass decides in which order gradients are exchanged from then on. Before the first
+    # step, or a restarted run would add up those of three and more workers in another order.
+    # (find_unused_parameters=True keeps the order too, but a step takes a fifth longer with it.)
+    size = recipe.batch_size // (share.world * recipe.accumulate)
+    nothing = torch.zeros(size, 3, recipe.patch, recipe.patch, device=device())
+    together(nothing, torch.zeros(size, device=device())).mean().backward()
+    together.zero_grad()
+    return together
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some samples of a batch, and how much they weigh in it."""
+
+    patches: Patches
+    weight: float  # the mean over all workers of their parts' weighted losses is the batch's loss
+
+
+def parts(recipe: Recipe, sampler: Sampler, share: Share, first: int) -> Iterator[Part]:
+    """This worker's slice of each batch, in as many parts as are accumulated.
+
+    A batch is cut where it falls into parts of equal size, give or take one sample.
+    """
+    size, count = recipe.batch_size, share.world * recipe.accumulate
+    mine = range(share.rank * recipe.accumulate, (share.rank + 1) * recipe.accumulate)
+    for step in range(first, recipe.steps):
+        for k in mine:
+            start, stop = k * size // count, (k + 1) * size // count
+            patches = sampler.patches(step * size + start, stop - start)
+            yield Part(patches, (stop - start) * share.world / size)
+
+
+def backward(network: nn.Module, recipe: Recipe, batches: Iterator[Part]) -> Tensor:
+    """This worker's share of the loss of one step, its gradients left in the parameters."""
+    network.zero_grad()
+    total = torch.zeros((), device=device())
+    for number in range(recipe.accumulate):
+        part = next(batches)
+        clean, noisy, sigma = pairs_of(part.patches)
+        if isinstance(network, DistributedDataParallel):
+            network.require_backward_grad_sync = number == recipe.accumulate - 1
+        with torch.autocast(device().type, torch.bfloat16, enabled=has_bf16()):
+            denoised = network(noisy, sigma)
+        loss = loss_of(recipe, denoised.float(), clean) * part.weight
+        loss.backward()
+        total += loss.detach()
+    return total
+
+
+def pairs_of(patches: Patches) -> tuple[Tensor, Tensor, Tensor]:
+    """Clean and noisy patches and the level the network is told, on the device."""
+    pixels = on_device(patches.pixels)  # [N, P, P, C]
+    floats = pixels.permute(0, 3, 1, 2).float() / 255  # [N, C, P, P], channels last in memory
+    if floats.shape[1] == 6:  # the pairs are fixed
+        return floats[:, :3], floats[:, 3:], torch.full((len(floats),), UNTOLD, device=device())
+    gray, clipped, told, sigma = (
+        on_device(one) for one in (patches.gray, patches.clipped, patches.told, patches.sigma)
+    )
+    clean = torch.where(each(gray), floats.mean(1, keepdim=True), floats)
+    noisy = clean + each(sigma) * noise_of(patches)
+    stored = torch.round(noisy.clamp(0, 1) * 255) / 255
+    return clean, torch.where(each(clipped), stored, noisy), torch.where(told, sigma, UNTOLD)
+
+
+def noise_of(patches: Patches) -> Tensor:
+    """[N, 3, P, P] standard normal, each sample from its own seed; channels alike where gray."""
+    side = patches.pixels.shape[1]
+    generator = torch.Generator(device())
+    drawn = [
+        torch.randn(
+            (1 if gray else 3, side, side), generator=generator.manual_seed(seed), device=device()
+        ).expand(3, side, side)
+        for seed, gray in zip(patches.seeds.tolist(), patches.gray.tolist(), strict=True)
+    ]
+    return torch.stack(drawn).contiguous(memory_format=torch.channels_last)
+
+
+def on_device(array: NDArray[Any]) -> Tensor:
+    """A copy on the device; a GPU does not stop for it."""
+    tensor = torch.from_numpy(array)
+    if device().type == "cuda":
+        tensor = tensor.pin_memory()  # else the copy waits for all that was asked before
+    return tensor.to(device(), non_blocking=True)
+
+
+def has_bf16() -> bool:
+    """Whether to compute in bfloat16: on GPUs made for it. On most CPUs it is ten times slower."""
+    return device().type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def each(values: Tensor) -> Tensor:
+    """[N] -> [N, 1, 1, 1]."""
+    return values[:, None, None, None]
+
+
+def loss_of(recipe: Recipe, denoised: Tensor, clean: Tensor) -> Tensor:
+    if recipe.loss == "l1":
+        return F.l1_loss(denoised, clean)
+    if recipe.loss == "mse":
+        return F.mse_loss(denoised, clean)
+    return torch.sqrt((denoised - clean) ** 2 + 1e-6).mean()  # Charbonnier et al. 1994
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, recipe: Recipe, step: int) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate_at(recipe, step)
+
+
+def learning_rate_at(recipe: Recipe, step: int) -> float:
+    """A straight rise, then half a cosine down to 1 % at the last step."""
+    rise = min(1.0, (step + 1) / min(WARM_UP, recipe.steps))
+    fall = 0.505 + 0.495 * math.cos(math.pi * step / recipe.steps)
+    return recipe.learning_rate * rise * fall
+
+
+@torch.no_grad()
+def follow(average: nn.Module, model: nn.Module, step: int) -> None:
+    """Moves the average a little towards the weights, faster in the beginning."""
+    decay = min(AVERAGE_DECAY, (1 + step) / (10 + step))
+    torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
+
+
+class Log:
+    """Turns losses and times into a record every so often; finds out when a loss is no number."""
+
+    def __init__(
+        self, recipe: Recipe, sampler: Sampler, share: Share, tell: Callable[[Record], None]
+    ) -> None:
+        self.recipe, self.sampler, self.share, self.tell = recipe, sampler, share, tell
+        self.losses: list[Tensor] = []
+        self.began, self.waited = time.monotonic(), 0.0
+
+    def timed(self, batches: Iterator[Part]) -> Iterator[Part]:
+        """The batches, with the time spent waiting for each."""
+        while True:
+            start = time.monotonic()
+            batch = next(batches, None)
+            self.waited += time.monotonic() - start
+            if batch is None:
+                return
+            yield batch
+
+    def count(self, loss: Tensor) -> None:
+        self.losses.append(loss)
+
+    def record(self, learner: Learner, quality: float | None = None) -> Record:
+        """What has been since the last record. Raises Diverged."""
+        losses = (added(torch.stack(self.losses), self.share) / self.share.world).tolist()
+        self._check(losses, learner.step - len(losses))
+        spent = time.monotonic() - self.began
+        record = {
+            "step": learner.step,
+            "loss": sum(losses) / len(losses),
+            "learning_rate": learning_rate_at(self.recipe, learner.step - 1),
+            "images_per_second": len(losses) * self.recipe.batch_size / spent,
+            "seconds_per_step": spent / len(losses),
+            "data_wait": self.waited / spent,  # share of the time
+            "memory_gib": memory_gib(),
+        } | ({} if quality is None else {"psnr": quality})
+        self.losses, self.began, self.waited = [], time.monotonic(), 0.0
+        self.tell(record)
+        return record
+
+    def _check(self, losses: list[float], first: int) -> None:
+        for step, loss in enumerate(losses, first):
+            if not math.isfinite(loss):
+                batch = self.sampler.patches(step * self.recipe.batch_size, self.recipe.batch_size)
+                paths = ", ".join(sorted(set(batch.paths)))
+                raise Diverged(
+                    f"the loss was {loss} at step {step}; its batch came from {paths}; "
+                    "a lower --learning-rate may help"
+                )
+
+
+def memory_gib() -> float:
+    """The most memory this worker has held: of the GPU where it has one."""
+    if device().type == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def ahead(batches: Iterator[Part], depth: int = 4) -> Iterator[Part]:
+    """The same batches, made by a thread while the network computes."""
+    with ThreadPoolExecutor(1) as thread:
+        ready = deque(thread.submit(next, batches, None) for _ in range(depth))
+        while (batch := ready.popleft().result()) is not None:
+            ready.append(thread.submit(next, batches, None))
+            yield batch

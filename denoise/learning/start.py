@@ -1,0 +1,64 @@
+"""The network that training begins with: a package's, or a fresh one drawn from the seed."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from safetensors.torch import load
+from torch import nn
+
+from denoise.network import package
+from denoise.network.model import build, inherit
+from denoise.places import storage
+from denoise.places.storage import SettingsError, join
+
+DEFAULT = "unet"
+
+
+@dataclass(frozen=True)
+class Start:
+    """What decides it; small enough to hand to each worker."""
+
+    architecture: str
+    arguments: dict[str, Any]
+    weights: bytes | None = None  # a package's model.safetensors
+    digest: str | None = None
+
+    def network(self, seed: int) -> nn.Module:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = build(self.architecture, self.arguments)
+        if self.weights:
+            inherit(model, load(self.weights))
+        return model
+
+
+def start_of(architecture: str | None, init: str | None) -> Start:
+    """Raises SettingsError where the package to start from is not there, not whole or another."""
+    if init is None:
+        fresh = architecture or DEFAULT
+        try:
+            # a Module's attributes have no types
+            return Start(fresh, dict(build(fresh).arguments))  # type: ignore[arg-type]
+        except ValueError as error:
+            raise SettingsError(str(error)) from error
+    found = package.load(init)
+    known, arguments = found.config["architecture"], found.config["arguments"]
+    encoded = storage.read(join(package.uri_of(init), "model.safetensors"))
+    if architecture in (None, known):
+        return Start(known, arguments, encoded, found.digest)
+    return _grown(found, architecture, encoded, storage.shown(init))
+
+
+def _grown(found: package.Package, architecture: str, encoded: bytes, shown: str) -> Start:
+    """A larger network that begins with what a smaller one has learned."""
+    try:
+        larger = build(architecture)
+        inherit(larger, found.model.state_dict())
+    except ValueError as error:
+        raise SettingsError(
+            f"model {shown} is of architecture {found.config['architecture']}, not {architecture}, "
+            f"and cannot grow into that: {error}; leave --architecture out to fine-tune it"
+        ) from error
+    # a Module's attributes have no types
+    return Start(architecture, dict(larger.arguments), encoded, found.digest)  # type: ignore[arg-type]

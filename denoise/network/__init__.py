@@ -1,0 +1,1 @@
+"""torch, no Ray: the networks, saved, loaded and run."""

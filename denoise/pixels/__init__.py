@@ -1,0 +1,1 @@
+"""Arrays only: one image's bytes, pixels, noise and measures."""

@@ -1,0 +1,1 @@
+"""Places and tables: what lies where, what is to be done, what is written."""

@@ -1,0 +1,297 @@
+"""What `--images` may be: folder, glob, file, manifest, Parquet table; as a stream of entries."""
+
+import csv
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from hashlib import blake2b
+from io import TextIOWrapper
+from itertools import islice
+from threading import Lock
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from denoise.pixels.image import IMAGE_SUFFIXES, ImageError, looks_like_image
+from denoise.pixels.kinds import HEAD
+from denoise.places import storage
+from denoise.places.disk import Found
+from denoise.places.embedded import Source, image_in, rows_in
+from denoise.places.storage import SettingsError
+
+# what may go wrong with one image without ending a run: its row tells
+FAILURES = (ImageError, SettingsError, OSError, MemoryError)
+_UNKNOWN = 2 << 20  # bytes that an image of unknown size counts as
+_MANIFESTS = (".txt", ".csv", ".parquet")
+_UNSURE = "its name does not tell"
+_reading = Lock()  # else all threads that fetch ahead read the same names at once
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One input image: a file, or a row of a Parquet file."""
+
+    path: str  # its name relative to the input root: the key of every table, the seed of its noise
+    uri: str  # where its bytes lie
+    size: int  # in bytes, 0 where it is not known
+    mark: str  # tells one version of the file from another, empty where it is not known
+    row: int = -1  # the row of the Parquet file, -1 where the file itself is the image
+
+    @property
+    def likely_size(self) -> int:
+        """In bytes; an ordinary photograph's where it is not known."""
+        return self.size or _UNKNOWN
+
+
+def entries(images: str, left_out: Counter[str], *, output: str | None = None) -> Iterator[Entry]:
+    """Every input image that a URI stands for, each path once, in a stable order.
+
+    What is no image is left out and counted by reason in `left_out`; so is what lies in the output
+    folder. Raises SettingsError where there is nothing to do, or the place cannot be listed.
+    """
+    try:
+        anything = False
+        for entry in _entries_of(images, left_out, output):
+            anything = True
+            yield entry
+    except (OSError, pa.ArrowException, csv.Error) as error:
+        raise SettingsError(
+            f"cannot list {storage.shown(images)}: {storage.words_of(error)}"
+        ) from error
+    if not anything:
+        looked_for = ", ".join(sorted(IMAGE_SUFFIXES & {".jpg", ".png", ".tif", ".webp"}))
+        raise SettingsError(
+            f"no images under {storage.shown(images)} (looked for {looked_for}, ...); "
+            "is the prefix right?"
+        )
+
+
+def source_of(entry: Entry) -> Source:
+    """Fetches the bytes of an entry. Raises OSError, or ImageError where a table's row has none."""
+    if entry.row < 0:
+        return Source(storage.read(entry.uri))
+    return image_in(entry.uri, entry.mark, entry.row)
+
+
+def why(error: BaseException) -> str:
+    """What went wrong with an image, in words that are the same for the same cause."""
+    if isinstance(error, MemoryError):
+        return "not enough memory for an image of this size"
+    return storage.words_of(error) if isinstance(error, OSError) else str(error)
+
+
+def reference_of(reference: str, path: str) -> str:
+    """Where the clean image of a path lies: under the same path, else the same stem.
+
+    Raises ImageError where there is none or more than one.
+    """
+    folder, _, name = path.rpartition("/")
+    place = storage.join(reference, folder) if folder else reference
+    with _reading:
+        if _is_one_image(reference):
+            return reference
+        there = _names(place)
+    if name in there:
+        return storage.join(place, name)
+    alike = [
+        other for other in there if _stem(other) == _stem(name) and _suffix(other) in IMAGE_SUFFIXES
+    ]
+    if len(alike) != 1:
+        raise ImageError(f"{len(alike) or 'no'} references of that name")
+    return storage.join(place, alike[0])
+
+
+def _entries_of(images: str, left_out: Counter[str], output: str | None) -> Iterator[Entry]:
+    """Tells the kinds of inputs apart."""
+    wildcards = r"[*\[]" if images.startswith("http") else r"[*?\[]"
+    if re.search(wildcards, images) and not storage.exists(images):
+        output = output and storage.by_way_of(storage.glob_base(images), output)
+        return _once(_images_among(storage.matches(images), left_out, output), left_out)
+    if storage.is_folder(images):
+        return _folder(images, left_out, output and storage.by_way_of(images, output))
+    if images.lower().endswith(_MANIFESTS):
+        return _once(_manifest(images), left_out)
+    found = storage.info(images)
+    name = storage.shown(images).rsplit("/", 1)[-1]
+    return iter([Entry(_key(name), found.uri, found.size, found.mark)])
+
+
+def _folder(root: str, left_out: Counter[str], output: str | None) -> Iterator[Entry]:
+    """A folder of images, searched recursively; of Parquet tables where it holds no images."""
+    if storage.exists(storage.join(root, "_run.json")):
+        yield from _once(_tables(storage.listing(storage.join(root, "data"))), left_out)
+        return
+    tables: list[Found] = []
+
+    def noted(found: Iterator[Found]) -> Iterator[Found]:
+        for one in found:
+            is_table = _suffix(one.path) == ".parquet" and _reason_by_name(one) is _UNSURE
+            if is_table and not _is_inside(one.uri, output):
+                tables.append(one)
+            yield one
+
+    anything = False
+    found = _images_among(noted(storage.listing(root)), left_out, output)
+    # of a folder's paths those alone that are escaped, or look so, may be called alike
+    for entry in _once(found, left_out, may_collide=lambda path: "\\" in path):
+        anything = True
+        yield entry
+    if not anything and tables:
+        left_out["no image"] -= len(tables)
+        yield from _once(_tables(iter(tables)), left_out)
+
+
+def _images_among(
+    found: Iterator[Found], left_out: Counter[str], output: str | None
+) -> Iterator[Entry]:
+    """The images among files: by suffix, and by content where the suffix tells nothing."""
+    with ThreadPoolExecutor(16) as pool:
+        while batch := list(islice(found, 1000)):
+            by_name = [_reason_by_name(one) for one in batch]
+            unsure = [one for one, why in zip(batch, by_name, strict=True) if why is _UNSURE]
+            by_content = pool.map(_reason_by_content, unsure)  # a thread each, for the store's sake
+            for one, why in zip(batch, by_name, strict=True):
+                reason = next(by_content) if why is _UNSURE else why
+                if _is_inside(one.uri, output):
+                    left_out["inside the output folder"] += not one.is_folder
+                elif reason is None:
+                    yield Entry(_key(one.path), one.uri, one.size, one.mark)
+                elif reason:
+                    left_out[reason] += 1
+
+
+def _reason_by_name(found: Found) -> str | None:
+    """Why a file is no input; None if it is one, empty for a folder, which counts as nothing."""
+    if found.path.startswith(".") or "/." in found.path:
+        return "" if found.is_folder else "hidden"
+    if _suffix(found.path) in IMAGE_SUFFIXES:
+        return None  # also a folder named like an image: an error row says so
+    return "" if found.is_folder else _UNSURE
+
+
+def _reason_by_content(found: Found) -> str | None:
+    try:
+        return None if looks_like_image(storage.head(found.uri, HEAD)) else "no image"
+    except OSError:
+        return "no image"  # neither its name nor its content says that it is one
+
+
+def _is_inside(uri: str, folder: str | None) -> bool:
+    """As `storage.lies_in`, of places that are called by the same way: asked for every file."""
+    return folder is not None and storage.join(uri, "").startswith(storage.join(folder, ""))
+
+
+def _manifest(uri: str) -> Iterator[Entry]:
+    """The entries that a manifest names, relative ones resolved against the manifest's folder."""
+    if uri.lower().endswith(".parquet"):
+        with storage.open_input(uri) as file:
+            if "uri" not in pq.read_schema(file).names:
+                yield from _tables(iter([storage.info(uri)]))
+                return
+    folder = storage.absolute(uri).rsplit("/", 1)[0]
+    for named in _uris_in(uri):
+        where = storage.resolved(folder, named)
+        size, mark = 0, ""
+        if storage.is_local(where):  # on a store this would be a request an image
+            try:
+                found = storage.info(where)
+                size, mark = found.size, found.mark
+            except OSError:
+                pass  # reading it will tell, in its own row
+        below = storage.shown(where).removeprefix(storage.shown(folder) + "/")
+        yield Entry(_key(below.split("://", 1)[-1]), where, size, mark)
+
+
+def _uris_in(uri: str) -> Iterator[str]:
+    """The `uri` column of a manifest, or the lines of a text file."""
+    with storage.open_input(uri) as file:
+        if uri.lower().endswith(".parquet"):
+            for batch in pq.ParquetFile(file).iter_batches(columns=["uri"]):
+                yield from (str(one) for one in batch.column(0).to_pylist() if one)
+            return
+        lines = TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
+        if uri.lower().endswith(".csv"):
+            rows = csv.DictReader(lines)
+            if "uri" not in (rows.fieldnames or []):
+                raise SettingsError(
+                    f"{storage.shown(uri)} has no column `uri` (it has {rows.fieldnames})"
+                )
+            yield from (row["uri"] for row in rows if row["uri"])
+            return
+        for line in lines:
+            if "\0" in line:
+                raise SettingsError(f"{storage.shown(uri)} is no UTF-8 text: save it as UTF-8")
+            named = line.rstrip("\r\n")
+            if named.strip() and named != "uri":
+                yield named
+
+
+def _tables(found: Iterator[Found]) -> Iterator[Entry]:
+    """The rows of Parquet files that hold encoded images."""
+    for one in found:
+        if _suffix(one.path) != ".parquet":
+            continue
+        for row, (name, size) in enumerate(rows_in(one)):
+            yield Entry(_key(name), one.uri, size, one.mark, row)
+
+
+def _once(
+    found: Iterator[Entry],
+    left_out: Counter[str],
+    *,
+    may_collide: Callable[[str], bool] = lambda path: True,
+) -> Iterator[Entry]:
+    """Each image once, each under a path of its own: manifests and tables may name one twice, and
+    two that differ only in what the path leaves out, where a listing cannot."""
+    seen: dict[int, int] = {}  # hashes: of a hundred million names they fit into memory
+    for entry in found:
+        if not may_collide(entry.path):
+            yield entry
+            continue
+        place = repr((storage.shown(entry.uri), entry.row))
+        key, home = _hash(entry.path), _hash(place)
+        while seen.get(key, home) != home:
+            entry = replace(entry, path=f"{entry.path}~{home & 0xFFFFFFFF:08x}")
+            key = _hash(entry.path)
+        if key in seen:
+            left_out["named twice"] += 1
+            continue
+        seen[key] = home
+        yield entry
+
+
+def _hash(text: str) -> int:
+    """64 bits, the same in every process."""
+    return int.from_bytes(blake2b(text.encode("utf-8", "surrogateescape"), digest_size=8).digest())
+
+
+@lru_cache(maxsize=16)
+def _is_one_image(reference: str) -> bool:
+    return _suffix(reference) in IMAGE_SUFFIXES and not storage.is_folder(reference)
+
+
+@lru_cache(maxsize=256)
+def _names(folder: str) -> frozenset[str]:
+    return frozenset(storage.names(folder))
+
+
+def _key(path: str) -> str:
+    """A path as a key: `/`-separated, valid text, never upward."""
+    if path.isascii() and "/." not in path and "//" not in path and path == path.strip("./"):
+        return path  # as nearly all are: a hundred million of them are cleaned for nothing
+    text = path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    parts = ("__" if part == ".." else part for part in text.split("/") if part not in ("", "."))
+    return "/".join(parts) or "__"
+
+
+def _suffix(path: str) -> str:
+    name = path.rsplit("/", 1)[-1]
+    return "." + name.rsplit(".", 1)[1].lower() if "." in name else ""
+
+
+def _stem(path: str) -> str:
+    name = path.rsplit("/", 1)[-1]
+    return name.rsplit(".", 1)[0] if "." in name else name

@@ -1,0 +1,328 @@
+"""What an output folder's inputs are, cut into shards; every later listing is compared with it.
+
+OUTPUT/_manifest/rows-*.parquet      the inputs of one listing, in order
+OUTPUT/_manifest/generation-*.json   how it is cut into shards; written last
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from hashlib import blake2b
+from io import BytesIO
+from itertools import islice
+from typing import Any
+from zlib import crc32
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from denoise.places import storage, tables
+from denoise.places.inputs import Entry
+from denoise.places.storage import join
+
+_CHUNK = 65_536  # rows of a manifest file
+_GROUP = 4_096  # rows of a row group in it: what a worker reads to learn one shard
+SHARD_BYTES = 1 << 20  # of encoded images: a kill costs the work on so much, for each worker
+_LARGEST = 32 << 20  # and no more in a large store: a worker may have a shard's pixels in memory
+_MANY = 64_000  # shards, beyond which they are made larger
+_PLACE = 0xFFFFFF  # the bits that tell where an input lies, of the 64 remembered of its version
+_MANIFEST = pa.schema(
+    [
+        ("path", pa.string()),
+        ("uri", pa.binary()),  # a file's name need not be valid text
+        ("size", pa.int64()),
+        ("mark", pa.string()),
+        ("row", pa.int64()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Generation:
+    """Inputs that one listing found new, cut into shards of equal numbers of rows."""
+
+    number: int
+    rows: int
+    size: int  # bytes of all its images
+    shard_rows: int
+    first_shard: int
+
+    @property
+    def shards(self) -> range:
+        return range(self.first_shard, self.first_shard - (-self.rows // self.shard_rows))
+
+
+@dataclass
+class Listing:
+    """What a listing found, against what the manifest knew."""
+
+    inputs: int = 0
+    added: int = 0
+    changed: int = 0
+    removed: int = 0
+    left_out: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(frozen=True)
+class Foreseen:
+    """What a run would find to do, in images and in shards."""
+
+    done: int  # listed images whose rows would stay
+    to_do: int
+    shards: int
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One unit of work: a run of inputs that ends up in one part file."""
+
+    number: int
+    generation: Generation
+
+    @property
+    def span(self) -> range:
+        """Its rows within the generation."""
+        start = (self.number - self.generation.first_shard) * self.generation.shard_rows
+        return range(start, min(start + self.generation.shard_rows, self.generation.rows))
+
+    def entries(self, uri: str) -> list[Entry]:
+        """Its inputs, from the manifest of the output folder `uri`. Raises OSError."""
+        start, stop = self.span.start, self.span.stop
+        found: list[Entry] = []
+        for chunk in range(start // _CHUNK, (stop - 1) // _CHUNK + 1):
+            first = chunk * _CHUNK
+            place = _chunk_uri(uri, self.generation.number, chunk)
+            found += _entries_in(place, max(start - first, 0), min(stop - first, _CHUNK))
+        return found
+
+
+def update(
+    uri: str, entries: Iterator[Entry], left_out: Counter[str], shard_bytes: int = SHARD_BYTES
+) -> Listing:
+    """Compares a listing with the manifest: what is new becomes a new generation of shards, a shard
+    with a changed input is to be done again, rows of inputs that are gone are kept. Where an input
+    only lies elsewhere than before (under a new signature, say), that is noted and no more."""
+    listing = Listing(left_out=left_out)
+    generations = generations_of(uri)
+    known = _Known(uri, generations)
+    number = len(generations)
+    rows = size = chunk = 0
+    fresh = known.sift(entries, listing, renew=True)
+    while batch := list(islice(fresh, _CHUNK)):
+        _write_chunk(uri, number, chunk, batch)
+        chunk, rows = chunk + 1, rows + len(batch)
+        size += sum(entry.likely_size for entry in batch)
+    if rows or listing.changed:  # before anything is taken back: a kill must not leave it finished
+        storage.remove(join(uri, "_SUCCESS"))
+    if rows:
+        first = generations[-1].shards.stop if generations else 0
+        made = Generation(number, rows, size, shard_rows(rows, size, shard_bytes), first)
+        place = join(uri, "_manifest", f"generation-{number:05d}.json")
+        storage.write(place, json.dumps(asdict(made)).encode())
+    known.take_back()
+    listing.added = rows if generations else 0
+    return listing
+
+
+def foreseen(
+    uri: str, entries: Iterator[Entry], *, retry_errors: bool = False, overwrite: bool = False
+) -> Foreseen:
+    """What `infer` would do with these inputs, by `update`'s own comparison; nothing is written."""
+    generations = [] if overwrite else generations_of(uri)
+    known = _Known(uri, generations)
+    rows = size = 0
+    for entry in known.sift(entries, Listing()):
+        rows, size = rows + 1, size + entry.likely_size
+    shards = -(-rows // shard_rows(rows, size))
+    done, finished, changed = 0, _finished(uri), known.changed_shards()
+    for shard in _shards(generations):
+        if shard.number not in finished or shard.number in changed:
+            rows, shards = rows + len(shard.span), shards + 1
+            continue
+        failed = _failed_in(tables.part_uri(uri, shard.number)) if retry_errors else 0
+        rows, shards = rows + failed, shards + (failed > 0)
+        done += max(0, known.listed_in(shard) - failed)
+    return Foreseen(done, rows, shards)
+
+
+def pending(uri: str) -> list[Shard]:
+    """The shards of an output folder that have no part file yet."""
+    done = _finished(uri)
+    return [shard for shard in _shards(generations_of(uri)) if shard.number not in done]
+
+
+def generations_of(uri: str) -> list[Generation]:
+    """The listings that were finished, first to last."""
+    found = [name for name in storage.names(join(uri, "_manifest")) if name.endswith(".json")]
+    return [Generation(**json.loads(storage.read(join(uri, "_manifest", name)))) for name in found]
+
+
+def with_errors(uri: str) -> list[Shard]:
+    """The shards of an output folder in whose part file an image failed."""
+    done = _finished(uri)
+    return [
+        shard
+        for shard in _shards(generations_of(uri))
+        if shard.number in done and _failed_in(tables.part_uri(uri, shard.number))
+    ]
+
+
+def _shards(generations: list[Generation]) -> Iterator[Shard]:
+    return (Shard(number, made) for made in generations for number in made.shards)
+
+
+def _finished(uri: str) -> set[int]:
+    """The numbers of the shards that have a part file."""
+    return {tables.shard_of(name) for name in storage.names(join(uri, "data"))} - {-1}
+
+
+def _failed_in(part: str) -> int:
+    """How many images of a part file failed."""
+    with storage.open_input(part) as file:
+        errors = pq.ParquetFile(file).read(columns=["error"]).column("error")
+    return len(errors) - int(errors.null_count)
+
+
+class _Known:
+    """The manifest as sorted hashes, 36 bytes an image: fit for a hundred million."""
+
+    def __init__(self, uri: str, generations: list[Generation]) -> None:
+        self._uri = uri
+        ends = np.cumsum([made.rows for made in generations], dtype=int).tolist()
+        self._starts = dict(zip(generations, [0, *ends], strict=False))
+        chunks = [
+            _hashes(_chunk_uri(uri, made.number, chunk))
+            for made in generations
+            for chunk in range(-(-made.rows // _CHUNK))
+        ]
+        self._paths = np.concatenate([c[0] for c in chunks]) if chunks else np.empty(0, "V16")
+        self._marks = np.concatenate([c[1] for c in chunks]) if chunks else np.empty(0, "u8")
+        self._order = np.argsort(self._paths.view("S16"), kind="stable")
+        self._sorted = self._paths.view("S16")[self._order]
+        self._seen = np.zeros(len(self._paths), bool)
+        self._changed: dict[int, Entry] = {}
+
+    def sift(
+        self, entries: Iterator[Entry], listing: Listing, *, renew: bool = False
+    ) -> Iterator[Entry]:
+        """Yields the entries that the manifest does not know; keeps the changed ones in mind.
+
+        With `renew` those that only lie elsewhere than before are noted in the manifest at once: a
+        list whose every URI is signed anew never is in memory.
+        """
+        while batch := list(islice(entries, _CHUNK)):
+            listing.inputs += len(batch)
+            if not len(self._sorted):
+                yield from batch
+                continue
+            keys = np.array([_path_hash(entry.path) for entry in batch], "V16").view("S16")
+            places = np.minimum(np.searchsorted(self._sorted, keys), len(self._sorted) - 1)
+            moved: dict[int, Entry] = {}
+            for entry, key, place in zip(batch, keys, places, strict=True):
+                if self._sorted[place] != key:
+                    yield entry
+                    continue
+                index = int(self._order[place])
+                self._seen[index] = True
+                uri = _bytes_of(entry.uri)
+                mark = _mark_hash(uri, entry.size, entry.mark, entry.row)
+                differs = mark ^ int(self._marks[index])
+                if differs & ~_PLACE:
+                    self._changed[index] = entry
+                elif differs:
+                    moved[index] = entry
+            if renew:
+                self._write(moved)
+        listing.changed = len(self._changed)
+        listing.removed = int(len(self._seen) - self._seen.sum())
+
+    def listed_in(self, shard: Shard) -> int:
+        """How many inputs of a shard were listed again."""
+        start = self._starts[shard.generation]
+        return int(self._seen[start + shard.span.start : start + shard.span.stop].sum())
+
+    def changed_shards(self) -> set[int]:
+        """The shards of changed inputs."""
+        return {
+            made.first_shard + (index - start) // made.shard_rows
+            for made, start in self._starts.items()
+            for index in self._changed
+            if start <= index < start + made.rows
+        }
+
+    def take_back(self) -> None:
+        """Takes back the part files of changed inputs, then notes their new marks: in this order,
+        so that a kill in between only has the work done again."""
+        for shard in self.changed_shards():
+            storage.remove(tables.part_uri(self._uri, shard))
+        self._write(self._changed)
+
+    def _write(self, entries: Mapping[int, Entry]) -> None:
+        """Puts entries in the places of those that the manifest holds."""
+        for made, start in self._starts.items():
+            chunks = {(i - start) // _CHUNK for i in entries if start <= i < start + made.rows}
+            for chunk in sorted(chunks):
+                held = _entries_in(_chunk_uri(self._uri, made.number, chunk))
+                first = start + chunk * _CHUNK
+                renewed = [entries.get(first + i, entry) for i, entry in enumerate(held)]
+                _write_chunk(self._uri, made.number, chunk, renewed)
+
+
+def shard_rows(rows: int, size: int, shard_bytes: int = SHARD_BYTES) -> int:
+    """How many images make a shard: few enough that a kill costs seconds and that every worker has
+    work until the end; more in a large store, so that its files are not too many."""
+    by_bytes, largest = (limit * rows // max(1, size) for limit in (shard_bytes, _LARGEST))
+    wanted = min(by_bytes, max(4, rows // 32), 1000)
+    return max(1, wanted, min(-(-rows // _MANY), largest))
+
+
+def _write_chunk(uri: str, generation: int, chunk: int, entries: list[Entry]) -> None:
+    columns: dict[str, list[Any]] = {
+        name: [getattr(entry, name) for entry in entries] for name in _MANIFEST.names
+    }
+    columns["uri"] = [_bytes_of(uri) for uri in columns["uri"]]
+    table = pa.table(columns, schema=_MANIFEST)
+    buffer = BytesIO()
+    pq.write_table(table, buffer, compression="zstd", row_group_size=_GROUP)
+    storage.write(_chunk_uri(uri, generation, chunk), buffer.getbuffer())
+
+
+def _entries_in(uri: str, start: int = 0, stop: int = _CHUNK) -> list[Entry]:
+    """Rows start to stop of a manifest file; only the row groups that hold them are read."""
+    with storage.open_input(uri) as file:
+        manifest = pq.ParquetFile(file)
+        stop = min(stop, manifest.metadata.num_rows)
+        groups = range(start // _GROUP, -(-stop // _GROUP))
+        table = manifest.read_row_groups(list(groups))
+    rows = table.slice(start - groups.start * _GROUP, stop - start).to_pylist()
+    return [Entry(**row | {"uri": row["uri"].decode("utf-8", "surrogateescape")}) for row in rows]
+
+
+def _hashes(uri: str) -> tuple[Any, Any]:
+    """[n] hashes of the paths of a manifest file, [n] of what tells the versions."""
+    table = pq.read_table(BytesIO(storage.read(uri)))
+    paths, *others = (table.column(name).to_pylist() for name in _MANIFEST.names)
+    hashes = np.array([_path_hash(path) for path in paths], "V16")
+    return hashes, np.array([_mark_hash(*each) for each in zip(*others, strict=True)], "u8")
+
+
+def _bytes_of(uri: str) -> bytes:
+    return uri.encode("utf-8", "surrogateescape")
+
+
+def _path_hash(path: str) -> bytes:
+    # numpy strips zero bytes off the end of a string, so that the last byte must not be one
+    return blake2b(path.encode(), digest_size=15).digest() + b"\x01"
+
+
+def _mark_hash(uri: bytes, size: int, mark: str, row: int) -> int:
+    """In the upper bits what tells the version of an input, in the lower ones where it lies."""
+    version = blake2b(f"{size} {mark}".encode(), digest_size=8).digest()
+    lies = crc32(uri, row + 1) & _PLACE
+    return int.from_bytes(version, "big") & ~_PLACE | lies
+
+
+def _chunk_uri(uri: str, generation: int, chunk: int) -> str:
+    return join(uri, "_manifest", f"rows-{generation:05d}-{chunk:05d}.parquet")

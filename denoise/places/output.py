@@ -1,0 +1,281 @@
+"""An output folder while a job works on it: its settings, its lock, and whether it is finished.
+
+OUTPUT/_run.json            every flag, versions, start, end, state
+OUTPUT/_manifest/           what was listed, see `manifest`
+OUTPUT/data/part-*.parquet  one file a shard, written whole: it is there or not, and that is all
+OUTPUT/_unfinished/          image files on their way: a rename puts each where it belongs
+OUTPUT/_lock.json           who is at work, and a heartbeat
+OUTPUT/_SUCCESS             empty, written last
+"""
+
+import json
+import os
+import platform
+import socket
+import threading
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from importlib import metadata
+from types import MappingProxyType
+from typing import Any
+
+import psutil
+import pyarrow as pa
+
+from denoise.places import storage, tables
+from denoise.places.manifest import Listing
+from denoise.places.storage import SettingsError, join
+
+UNFINISHED = "_unfinished"
+_OURS = ("_SUCCESS", "summary.json", "report.html", "_manifest", UNFINISHED, "_run.json")
+_REMOVERS = 16  # threads: enough to hide a store's latency
+_BEAT = 10.0  # seconds between heartbeats
+_SETTLE = 1.0  # seconds to wait before a lock that others may take as well is ours
+_DEAD = 60.0  # seconds without one after which a driver on another machine counts as dead
+
+
+class Output:
+    """An output folder while a job works on it; a context manager that holds its lock.
+
+    Raises SettingsError where another driver is at work there, where it cannot be written, or where
+    it was made with other settings (named), unless `overwrite`; None where a verb has no such flag.
+    """
+
+    def __init__(
+        self, uri: str, verb: str, settings: Mapping[str, Any], *, overwrite: bool | None = None
+    ) -> None:
+        self.uri = uri
+        self._run: dict[str, Any] = {"verb": verb, "settings": dict(settings)}
+        self._overwrite = overwrite
+        self._stop = threading.Event()
+        self._heart = threading.Thread(target=self._beat, daemon=True)
+        self._is_new = True  # nobody worked here before
+        self._token = f"{socket.gethostname()}:{os.getpid()}:{time.time_ns()}"
+
+    def __enter__(self) -> "Output":
+        storage.check_writable(self.uri)
+        self._lock()
+        try:
+            self._adopt()
+        except BaseException:
+            self._unlock()
+            raise
+        self._heart.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._stop.set()
+        self._heart.join()
+        try:
+            if kind is not None:
+                self._leave(kind)
+        finally:
+            self._unlock()
+
+    def record(self, **fields: Any) -> None:
+        """Adds to _run.json."""
+        self._run |= fields
+        if fields.get("state") in ("done", "failed"):
+            self._run["ended"] = _now()
+        storage.write(join(self.uri, "_run.json"), _json(self._run))
+
+    def begin(self, listing: Listing, flags: Mapping[str, Any] = MappingProxyType({})) -> None:
+        """Records that work starts: from here on the folder is not finished."""
+        storage.remove(join(self.uri, "_SUCCESS"))
+        self._sweep()
+        self._run.setdefault("started", _now())
+        self._run["model"] = self._run["settings"].get("model")
+        self.record(
+            state="running",
+            ended=None,
+            flags=dict(flags),
+            versions=versions(),
+            inputs=listing.inputs,
+            left_out=dict(listing.left_out),
+        )
+
+    def finish(self) -> None:
+        """Records that everything is done; _SUCCESS comes last."""
+        self._sweep()
+        self.record(state="done")
+        storage.write(join(self.uri, "_SUCCESS"), b"")
+
+    def _sweep(self) -> None:
+        """Removes what killed processes left half written."""
+        storage.remove(join(self.uri, UNFINISHED))
+        storage.sweep(join(self.uri, "data"))
+
+    @property
+    def is_finished(self) -> bool:
+        return storage.exists(join(self.uri, "_SUCCESS"))
+
+    def _adopt(self) -> None:
+        """Takes over a run that is there, if its settings are ours."""
+        found = run_of(self.uri)
+        if self._overwrite and found is not None:
+            _discard(self.uri)
+            found = None
+        if found is None:  # the settings come first, so that no manifest is adopted by other ones
+            self.record(state="running")
+            return
+        self._is_new = False
+        differences = differences_between(found, self._run)
+        if differences:
+            has_flag = self._overwrite is not None
+            ways_out = "another --output, or --overwrite" if has_flag else "or another --output"
+            raise SettingsError(
+                f"{storage.shown(self.uri)} was made with other settings: {'; '.join(differences)}."
+                f" Give the same ones{',' if has_flag else ''} {ways_out}"
+            )
+        self._run = found | self._run
+
+    def _leave(self, kind: type[BaseException]) -> None:
+        """Notes how the run ended early; a new folder that saw no work is left as it was."""
+        if self._is_new and issubclass(kind, SettingsError):
+            for name in ("_manifest", "_run.json"):
+                storage.remove(join(self.uri, name))
+        elif not issubclass(kind, SettingsError | KeyboardInterrupt):
+            self.record(state="failed")
+
+    def _lock(self) -> None:
+        place = join(self.uri, "_lock.json")
+        if not storage.create(place, self._heartbeat()):
+            self._refuse_if_held(place)
+            storage.write(place, self._heartbeat())
+        elif storage.is_local(place):
+            return  # a disk lets one only create it
+        time.sleep(_SETTLE)  # whoever saw the same as we did has written by now; the last one stays
+        if not self._is_ours():
+            raise SettingsError(f"another run took {storage.shown(self.uri)} at the same moment")
+
+    def _refuse_if_held(self, place: str) -> None:
+        try:
+            holder = json.loads(storage.read(place))
+        except (OSError, ValueError):
+            holder = {}  # taken away or cut off at this moment: nobody's
+        if _is_alive(holder):
+            raise SettingsError(
+                f"{storage.shown(self.uri)} is being written by process {holder['process']} on "
+                f"{holder['host']}; wait for it, or stop it"
+            )
+
+    def _unlock(self) -> None:
+        if self._is_ours():
+            storage.remove(join(self.uri, "_lock.json"))
+
+    def _is_ours(self) -> bool:
+        """Whether nobody took the lock over, because we seemed dead."""
+        try:
+            holder = json.loads(storage.read(join(self.uri, "_lock.json")))
+        except FileNotFoundError:
+            return False
+        return bool(holder["token"] == self._token)
+
+    def _beat(self) -> None:
+        while not self._stop.wait(_BEAT):
+            try:
+                if not self._is_ours():
+                    return
+                storage.write(join(self.uri, "_lock.json"), self._heartbeat())
+            except OSError:
+                continue  # the next beat may go through; without one for a minute the lock is free
+
+    def _heartbeat(self) -> bytes:
+        return _json(
+            {
+                "host": socket.gethostname(),
+                "process": os.getpid(),
+                "born": _birth_of(os.getpid()),
+                "token": self._token,
+                "beat": time.time(),
+            }
+        )
+
+
+def _discard(uri: str) -> None:
+    """Removes what jobs of ours have made, and nothing that a user may have put beside it: of
+    OUTPUT/data the part files, of OUTPUT/images the files that these name.
+
+    So an image stays that a killed run had written before the part file that names it.
+    """
+    storage.remove(join(uri, "_SUCCESS"))
+    with ThreadPoolExecutor(_REMOVERS) as pool:
+        for part in tables.parts(uri):
+            files = [join(uri, name) for name in _files_of(part)]
+            list(pool.map(storage.remove, files))
+            storage.remove(part)
+    storage.sweep(join(uri, "data"))
+    for folder in (join(uri, "data"), join(uri, "images")):
+        if storage.exists(folder) and all(one.is_folder for one in storage.listing(folder)):
+            storage.remove(folder)
+    for name in _OURS:
+        storage.remove(join(uri, name))
+
+
+def _files_of(part: str) -> list[str]:
+    """The image files that a part file names; none where it cannot be read."""
+    try:
+        return [row["file"] for row in tables.rows_in(part, ["file"]) if row.get("file")]
+    except (OSError, pa.ArrowException):
+        return []
+
+
+def run_of(uri: str) -> dict[str, Any] | None:
+    """_run.json of an output folder; None where there is none."""
+    try:
+        found: dict[str, Any] = json.loads(storage.read(join(uri, "_run.json")))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except ValueError as error:
+        raise SettingsError(f"{storage.shown(uri)}/_run.json is no valid JSON") from error
+    return found
+
+
+def differences_between(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """What two runs' settings differ in, in words."""
+    if found.get("verb") != wanted["verb"]:
+        return [f"it is the output of `{found.get('verb')}`, not of `{wanted['verb']}`"]
+    old, new = found.get("settings", {}), json.loads(json.dumps(wanted["settings"]))
+    return [
+        f"{name} was {old.get(name)!r}, now {new.get(name)!r}"
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name) != new.get(name)
+    ]
+
+
+def versions() -> dict[str, str]:
+    """What a run was made with."""
+    packages = ("ray", "torch", "numpy", "pyarrow", "pillow", "fsspec")
+    found = {name: metadata.version(name) for name in packages}
+    from denoise import __version__
+
+    return {"denoise": __version__, "python": platform.python_version(), **found}
+
+
+def _is_alive(holder: Mapping[str, Any]) -> bool:
+    """Whether the driver that holds a lock lives: its process if here, its heartbeat elsewhere."""
+    if holder.get("host") == socket.gethostname():
+        born = _birth_of(int(holder["process"]))
+        return bool(born and abs(born - holder["born"]) < 2)  # the clock may have been set since
+    return time.time() - float(holder.get("beat", 0)) < _DEAD
+
+
+def _birth_of(process: int) -> float:
+    """When a process started, so that a number used again tells; 0 if it has ended."""
+    try:
+        found = psutil.Process(process)
+        # one that was killed stays a zombie until its parent asks how it ended
+        return 0.0 if found.status() == psutil.STATUS_ZOMBIE else found.create_time()
+    except psutil.NoSuchProcess:
+        return 0.0
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _json(fields: Mapping[str, Any]) -> bytes:
+    text = json.dumps(fields, indent=2, ensure_ascii=False) + "\n"
+    return text.encode(errors="backslashreplace")  # a folder's name need not be valid text

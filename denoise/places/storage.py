@@ -1,0 +1,436 @@
+"""Places, by URI: list them, read them, write them whole or not at all; the one user of fsspec.
+
+A URI is a local path, `file://`, `s3://`, `gs://`, `az://` or whatever else fsspec knows.
+Credentials come from where each store's own tools look (environment, profile, instance). What goes
+wrong is an `OSError`; `words_of` puts it in plain words, the same for the same cause.
+"""
+
+import os
+import random
+import re
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import lru_cache
+from importlib import import_module
+from io import BytesIO
+from posixpath import normpath
+from typing import IO, Any, TypeVar
+from uuid import uuid4
+
+from denoise.places import disk
+from denoise.places.disk import UNFINISHED, Found
+
+_EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"} | dict.fromkeys(
+    ("az", "abfs", "abfss", "adl"), "azure"
+)
+# stores that show an upload when all of it is there; the others get a rename
+_WHOLE_UPLOADS = frozenset(_EXTRAS) | {"memory", "oss", "oci", "hf", "r2"}
+# Each store's library raises exceptions of its own beside OSError; here they all become OSError.
+_FOREIGN = {
+    "s3": ("botocore.exceptions:BotoCoreError", "botocore.exceptions:ClientError"),
+    "gcs": ("gcsfs.retry:HttpError", "google.auth.exceptions:GoogleAuthError"),
+    "azure": ("azure.core.exceptions:AzureError",),
+}
+_ATTEMPTS = 5
+_LISTERS = 16  # folders listed ahead: what they hold is all that is in memory
+_T = TypeVar("_T")
+
+
+class SettingsError(ValueError):
+    """Wrong flags, places or settings, found before any work: one line, exit code 2."""
+
+
+def absolute(uri: str) -> str:
+    """The URI in a form that means the same in every process: local paths made absolute."""
+    protocol, rest = _split(uri)
+    if protocol != "file":
+        return uri.rstrip("/") if len(uri.rstrip("/")) > len(protocol) + 3 else uri
+    return os.path.abspath(os.path.expanduser(rest))
+
+
+def is_local(uri: str) -> bool:
+    """Whether the URI lies on this machine's own disks."""
+    return _split(uri)[0] == "file"
+
+
+def join(root: str, *parts: str) -> str:
+    """A URI below another one."""
+    return "/".join([root.rstrip("/") if root.strip("/") else root, *parts])
+
+
+def resolved(folder: str, named: str) -> str:
+    """The place that a name in a file stands for, which is relative to the file's own folder."""
+    if "://" in named or named.startswith(("/", "~")):
+        return absolute(named)
+    protocol, rest = _split(folder)
+    if protocol == "file":
+        return absolute(join(folder, named))
+    return f"{folder[: len(folder) - len(rest)]}{normpath(join(rest, named))}"
+
+
+def lies_in(uri: str, folder: str) -> bool:
+    """Whether a place is a folder or lies in it, by whatever links one gets to either."""
+    inner, outer = (
+        os.path.realpath(_split(one)[1]) if is_local(one) else one for one in (uri, folder)
+    )
+    return join(inner, "").startswith(join(outer, ""))
+
+
+def by_way_of(root: str, uri: str) -> str:
+    """What a place is called in a listing of a folder that it lies in, whatever links lead to it;
+    elsewhere the place itself."""
+    if not (is_local(root) and is_local(uri) and lies_in(uri, root)):
+        return uri
+    return absolute(join(root, os.path.relpath(os.path.realpath(uri), os.path.realpath(root))))
+
+
+def listing(root: str) -> Iterator[Found]:
+    """Every file and folder below a folder, in the order of names, listed ahead in parallel.
+
+    Links are followed, a folder is never entered twice; what a dangling link names is listed with
+    size 0, so that reading it tells. Raises OSError where a folder cannot be listed.
+    """
+    fs, top = _filesystem(root)
+    seen: set[tuple[int, int]] = set()
+
+    def children(prefix: str, folder: str) -> list[Found]:
+        try:
+            if _is_disk(fs):
+                return disk.children(prefix, folder, seen)
+            return _children(fs, prefix, folder)
+        except PermissionError:
+            if prefix.startswith(".") or "/." in prefix:
+                return []  # as a system keeps its own on a camera's card
+            raise
+
+    with ThreadPoolExecutor(1 if _is_disk(fs) else _LISTERS) as pool:
+        first = top if _is_disk(fs) else root  # what is found keeps the store's protocol
+        waiting: list[tuple[str, str] | Future[list[Found]]] = [("", first)]  # the next one last
+        while waiting:
+            for k, one in enumerate(waiting[-_LISTERS:], max(0, len(waiting) - _LISTERS)):
+                if isinstance(one, tuple):
+                    waiting[k] = pool.submit(_ask, fs, root, children, *one)
+            folder = waiting.pop()
+            assert isinstance(folder, Future)
+            found = folder.result()
+            yield from found
+            waiting += [(one.path + "/", one.uri) for one in reversed(found) if one.is_folder]
+
+
+def read(uri: str) -> bytes:
+    """The bytes of a file. Raises OSError; passing faults of a store are tried again first."""
+    fs, path = _filesystem(uri)
+    if _is_disk(fs):
+        return _ask(fs, uri, disk.read, path)
+    return bytes(_ask(fs, uri, fs.cat_file, path))
+
+
+def head(uri: str, size: int) -> bytes:
+    """The first bytes of a file. Raises OSError."""
+    fs, path = _filesystem(uri)
+    return bytes(_ask(fs, uri, fs.cat_file, path, start=0, end=size))
+
+
+def open_input(uri: str) -> IO[bytes]:
+    """A seekable file to read from, for tables that are read in parts."""
+    fs, path = _filesystem(uri)
+    opened: IO[bytes] = _ask(fs, uri, fs.open, path, "rb")
+    return opened
+
+
+def write(uri: str, content: bytes | memoryview, *, aside: str | None = None) -> None:
+    """Writes a file whole or not at all: on object stores only a finished upload shows, elsewhere
+    a rename is the commit. Raises OSError.
+
+    `aside` is a folder of the same store for what is not written to the end; beside the file if
+    not given.
+    """
+    fs, path = _filesystem(uri)
+    if not _is_disk(fs):
+        _ask(fs, uri, _upload, fs, path, content)
+        return
+    with disk.renamed(path, aside) as file:
+        file.write(content)
+
+
+@contextmanager
+def written(uri: str) -> Iterator[IO[bytes]]:
+    """A file to write to bit by bit, there as a whole when the block ends, or not at all when it
+    raises: a disk takes the bits as they come, a store all of it at the end. Raises OSError."""
+    fs, path = _filesystem(uri)
+    if _is_disk(fs):
+        with disk.renamed(path, None) as file:
+            yield file
+        return
+    buffer = BytesIO()
+    yield buffer
+    _ask(fs, uri, _upload, fs, path, buffer.getbuffer())
+
+
+def create(uri: str, content: bytes) -> bool:
+    """Writes a file only where none is; False where there is one."""
+    fs, path = _filesystem(uri)
+    if _is_disk(fs):
+        return disk.create(path, content)
+    if exists(uri):
+        return False
+    write(uri, content)
+    return True
+
+
+def exists(uri: str) -> bool:
+    """Whether a file or folder is there."""
+    fs, path = _filesystem(uri)
+    return bool(_ask(fs, uri, fs.exists, path))
+
+
+def is_folder(uri: str) -> bool:
+    """Whether a folder is there (on an object store: whether anything lies below that name)."""
+    fs, path = _filesystem(uri)
+    return bool(_ask(fs, uri, fs.isdir, path))
+
+
+def names(folder: str) -> list[str]:
+    """The names of what lies directly in a folder, sorted; none where it is not there."""
+    fs, path = _filesystem(folder)
+    try:
+        found = _ask(fs, folder, fs.ls, path, detail=False)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return sorted({name.rstrip("/").rsplit("/", 1)[-1] for name in found} - {""})
+
+
+def matches(pattern: str) -> Iterator[Found]:
+    """The files a glob stands for, their paths relative to its part before the first wildcard."""
+    base = glob_base(pattern)
+    fs, path = _filesystem(pattern)
+    top = _filesystem(base)[1].rstrip("/")
+    found = _ask(fs, pattern, fs.glob, path, detail=True)
+    for name in sorted(found):
+        if found[name]["type"] != "directory":
+            yield _found(name[len(top) :].lstrip("/"), base, found[name])
+
+
+def glob_base(pattern: str) -> str:
+    """The folder that a glob's paths are relative to."""
+    fixed = re.split(r"[*?\[]", pattern, maxsplit=1)[0]
+    return (fixed.rpartition("/")[0] or "/") if "/" in fixed else "."
+
+
+def info(uri: str) -> Found:
+    """One file's size and mark, its path being its name. Raises OSError."""
+    fs, path = _filesystem(uri)
+    details = _ask(fs, uri, fs.info, path)
+    name = uri.rstrip("/").rsplit("/", 1)[-1]
+    return Found(
+        name, uri, int(details.get("size") or 0), _mark(details), details["type"] == "directory"
+    )
+
+
+def remove(uri: str) -> None:
+    """Removes a file or a whole folder; nothing happens where there is none. Raises OSError."""
+    fs, path = _filesystem(uri)
+    if exists(uri):
+        _ask(fs, uri, fs.rm, path, recursive=True)
+
+
+def arrow_filesystem(uri: str) -> tuple[Any, str]:
+    """A URI as Ray Train takes it: pyarrow's file system, None for this machine's, and the path."""
+    fs, path = _filesystem(uri)
+    if _is_disk(fs):
+        return None, str(path)
+    from pyarrow.fs import FSSpecHandler, PyFileSystem
+
+    return PyFileSystem(FSSpecHandler(fs)), str(path)
+
+
+def sweep(folder: str) -> None:
+    """Removes what killed processes left unfinished directly in a folder."""
+    for name in names(folder):
+        if name.startswith(UNFINISHED):
+            remove(join(folder, name))
+
+
+def check_writable(folder: str) -> None:
+    """Raises SettingsError where nothing can be written below a folder: it tries."""
+    trial = join(folder, UNFINISHED + uuid4().hex)
+    try:
+        write(trial, b"")
+        remove(trial)
+    except OSError as error:
+        raise SettingsError(f"cannot write to {shown(folder)}: {words_of(error)}") from error
+
+
+def words_of(error: BaseException) -> str:
+    """What went wrong with a place, in plain words without names, addresses or credentials."""
+    for kind, words in _WORDS.items():
+        if isinstance(error, kind):
+            return words
+    for name, kind in _ALIKE.items():  # the stores' libraries have exceptions of their own
+        if name in type(error).__name__:
+            return _WORDS[kind]
+    if isinstance(status := getattr(error, "status", None), int):  # of an HTTP request
+        return f"the store answered {status}"
+    text = str(error).splitlines()[0] if str(error) else type(error).__name__
+    if isinstance(error, OSError) and error.strerror and error.errno:
+        text = error.strerror
+    return _without_secrets(text)[:200].lower()
+
+
+def shown(uri: str) -> str:
+    """A URI as it may be printed and recorded: without a user name and password, and without its
+    query where that is signed. Whatever a path is called, it stays."""
+    if "://" not in uri:
+        return uri
+    place, mark, query = _without_user(uri).partition("?")
+    return place if re.search(_SECRETS, query) else place + mark + query
+
+
+_WORDS: dict[type[BaseException], str] = {
+    FileNotFoundError: "no such file",
+    NotADirectoryError: "a part of its path is no folder",
+    IsADirectoryError: "a folder, not a file",
+    PermissionError: "permission denied",
+    TimeoutError: "the store did not answer in time",
+    ConnectionError: "the store could not be reached or broke off",
+}
+
+
+_ALIKE: dict[str, type[BaseException]] = {
+    "Timeout": TimeoutError,
+    "Connect": ConnectionError,
+    "Endpoint": ConnectionError,
+    "Disconnected": ConnectionError,
+    "IncompleteRead": ConnectionError,
+    "ResponseStreaming": ConnectionError,
+    "Payload": ConnectionError,
+}
+_SECRETS = r"(?i)([\w-]*(?:sig|signature|key|token|secret|password|credential)[\w-]*)=[^&;\s]+"
+
+
+def _without_user(text: str) -> str:
+    text = re.sub(r"://[^/@\s]*@", "://", text)
+    # a secret may hold a slash, and a port is none
+    return re.sub(r"://[^/@:\s]+:(?!\d+/)[^@\s]+@", "://", text)
+
+
+def _without_secrets(text: str) -> str:
+    text = re.sub(_SECRETS, r"\1=...", _without_user(text))
+    for name, value in os.environ.items():
+        if len(value) > 7 and re.search(
+            r"(?i)secret|key|token|password|connection_string|sas", name
+        ):
+            text = text.replace(value, "...")
+    return re.sub(r" at 0x[0-9a-f]+", "", text)
+
+
+def _split(uri: str) -> tuple[str, str]:
+    """The protocol and the rest; `file` where there is none."""
+    match = re.match(r"([A-Za-z][A-Za-z0-9+.-]+)(::[A-Za-z0-9+.:-]+)?://", uri)
+    if not match:
+        return "file", uri
+    protocol = match[1].lower()
+    return ("file" if protocol == "local" else protocol), uri[match.end() :]
+
+
+def _filesystem(uri: str) -> tuple[Any, str]:
+    """fsspec's file system for a URI, and the path on it. Raises SettingsError if there is none."""
+    import fsspec  # 0.1 s, and not needed by --help
+
+    protocol, rest = _split(uri)
+    try:
+        if protocol == "file":
+            return _store("file", os.getpid()), os.path.abspath(os.path.expanduser(rest))
+        if protocol in _WHOLE_UPLOADS or protocol.startswith("http"):  # one for all their places
+            fs = _store(protocol, os.getpid())
+            return fs, fs._strip_protocol(uri)
+        return fsspec.core.url_to_fs(uri, use_listings_cache=False)  # one a host
+    except ImportError as error:
+        extra = _EXTRAS.get(protocol)
+        way_out = f"pip install 'denoise[{extra}]'" if extra else str(error)
+        raise SettingsError(f"{protocol}:// needs a package more: {way_out}") from error
+    except (ValueError, TypeError, OSError) as error:
+        raise SettingsError(f"cannot open {protocol}://: {words_of(error)}") from error
+
+
+@lru_cache(maxsize=64)
+def _store(protocol: str, _process: int) -> Any:
+    """One file system a protocol and process: its connections do not survive a fork."""
+    import fsspec
+
+    # listings are never cached: other processes write to the same folders
+    return fsspec.filesystem(protocol, use_listings_cache=False)
+
+
+def _is_disk(fs: Any) -> bool:
+    return "file" in ((fs.protocol,) if isinstance(fs.protocol, str) else fs.protocol)
+
+
+def _ask(fs: Any, uri: str, call: Callable[..., _T], *args: Any, **options: Any) -> _T:
+    """Calls a store, again after a passing fault, and lets nothing but OSError out."""
+    for attempt in range(_ATTEMPTS):
+        try:
+            return call(*args, **options)
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError):
+            raise
+        except _foreign(_split(uri)[0]) as error:
+            if _is_disk(fs) or attempt == _ATTEMPTS - 1:
+                raise error if isinstance(error, OSError) else OSError(words_of(error)) from error
+        # a growing, jittered pause: a hundred workers must not come back all at once
+        time.sleep(0.2 * 2**attempt * random.uniform(0.5, 1.5))
+    raise AssertionError("the last attempt returns or raises")
+
+
+@lru_cache(maxsize=16)
+def _foreign(protocol: str) -> tuple[type[BaseException], ...]:
+    """What a store's library may raise."""
+    if protocol == "file":
+        return (OSError,)
+    kinds: list[type[BaseException]] = [OSError]
+    for place in ("aiohttp:ClientError", *_FOREIGN.get(_EXTRAS.get(protocol, ""), ())):
+        module, _, name = place.partition(":")
+        try:
+            kinds.append(getattr(import_module(module), name))
+        except ModuleNotFoundError:
+            continue  # a store that does without this library raises none of its exceptions
+    return tuple(kinds)
+
+
+def _children(fs: Any, prefix: str, folder: str) -> list[Found]:
+    """One folder of a store."""
+    top = fs._strip_protocol(folder).rstrip("/")
+    children = []
+    for details in sorted(fs.ls(top, detail=True), key=lambda details: details["name"]):
+        name = details["name"].rstrip("/")[len(top) :].lstrip("/")
+        if name:  # some stores list a folder's own marker among its children
+            children.append(_found(name, folder, details, prefix))
+    return children
+
+
+def _found(name: str, folder: str, details: dict[str, Any], prefix: str = "") -> Found:
+    is_folder = details["type"] == "directory"
+    size = int(details.get("size") or 0)
+    return Found(prefix + name, join(folder, name), size, _mark(details), is_folder)
+
+
+def _mark(details: dict[str, Any]) -> str:
+    """What tells one version of a file from another, in each store's own words."""
+    for key in ("ETag", "etag", "md5Hash", "mtime", "LastModified", "last_modified", "updated"):
+        if details.get(key):
+            return str(details[key])
+    return ""
+
+
+def _upload(fs: Any, path: str, content: bytes | memoryview) -> None:
+    """Object stores show an upload when it is finished; other stores get a rename."""
+    protocols = (fs.protocol,) if isinstance(fs.protocol, str) else fs.protocol
+    if not _WHOLE_UPLOADS.isdisjoint(protocols):
+        fs.pipe_file(path, bytes(content))
+        return
+    folder = path.rpartition("/")[0]
+    trial = f"{folder}/{UNFINISHED}{uuid4().hex}"
+    fs.makedirs(folder, exist_ok=True)
+    fs.pipe_file(trial, bytes(content))
+    fs.mv(trial, path)
