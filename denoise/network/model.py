@@ -97,7 +97,7 @@ ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "classic": Classic,  # 13 kMAC a pixel
     "unet": UNet,  # 50
     "cae-s": partial(UNet, widths=(24, 48, 96)),  # 28
-    "cae-m": partial(UNet, widths=(44, 88, 176)),  # 94
+    "cae-m": partial(UNet, blocks=4),  # 96
     "cae-l": partial(UNet, widths=(96, 192, 384), blocks=4),  # 852
 }
 
