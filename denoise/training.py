@@ -45,7 +45,7 @@ class TrainConfig(Recipe):
     output: str  # becomes the model package; run again, it resumes
     validation: str | None = None  # images to validate on; else a tenth of them, by path
     architecture: str | None = None  # unet (the default), cae-s, cae-m, cae-l or classic
-    init: str | None = None  # a model to start from: a shipped one's name or any URI
+    init: str | None = None  # a model to start, or to grow, from: a shipped one's name or any URI
     workers: int | tuple[int, int] = 1  # N, or MIN MAX to go on with what there is
     memory: float = 4.0  # GiB for decoded photos; with more of them, they are streamed
     max_error_rate: float = 0.01  # refuse to train where a larger share does not decode

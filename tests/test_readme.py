@@ -92,8 +92,12 @@ def test_every_file_that_it_names_is_there(name):
 
 
 def test_the_tour_names_modules_that_are_there():
-    for name in re.findall(r"\b(?:denoise|jobs)/\w+\.py", README):
+    for name in re.findall(r"\b(?:denoise|jobs|tests)(?:/\w+)+\.py", README):
         assert (ROOT / name).is_file(), name
     tour = README.partition("## How it works")[2].partition("## How it compares")[0]
-    for name in re.findall(r"\b(\w+\.py)\b", tour):
-        assert any((ROOT / home / name).is_file() for home in ("denoise", "jobs", "tests")), name
+    for line in tour.splitlines():
+        if named := re.match(r"(?:denoise|jobs)/(?:\w+/)?", line):
+            folder = ROOT / named[0]
+            assert folder.is_dir(), folder
+            for name in re.findall(r"\b(\w+\.py)\b", line):
+                assert (folder / name).is_file(), (folder, name)
