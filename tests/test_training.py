@@ -48,6 +48,7 @@ from denoise.learning.patches import (
     order_of,
     photo_row,
 )
+from denoise.learning.start import start_of
 from denoise.learning.supply import Limits, Supply, _blocks, supplies_of
 from denoise.network import package
 from denoise.network.model import UNTOLD, build
@@ -581,12 +582,24 @@ def test_a_run_on_the_pairs_of_the_noise_job(folder: Path, ray_session: Resource
     assert "that of the pairs: sigma 0.2" in card and "sigma 0.1" not in card
 
 
+def test_a_larger_architecture_begins_with_the_pictures_of_a_smaller_model():
+    grown = start_of("unet", "cae-s")
+    assert grown.architecture == "unet" and grown.digest == package.load("cae-s").digest
+    noisy, level = torch.rand(1, 3, 21, 30), torch.tensor([UNTOLD])
+    denoised = grown.network(0).eval()(noisy, level)
+    expected = package.load("cae-s").model(noisy, level)
+    torch.testing.assert_close(denoised, expected, rtol=0, atol=1e-5)
+    assert same(grown.network(0), grown.network(0))
+    assert not same(grown.network(0), grown.network(1))  # its new channels are drawn
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
         ({"architecture": "vgg"}, "one of classic"),
         ({"init": "no-such-model"}, "no-such-model"),
         ({"init": "unet", "architecture": "classic"}, "of architecture unet, not classic"),
+        ({"init": "unet", "architecture": "cae-s"}, "cannot grow into that: .* is .* there and"),
         ({"images": "nowhere"}, "nowhere"),
     ],
 )
