@@ -133,6 +133,7 @@ def _flags(verb: str, config: type, given: list[str]) -> tuple[Any, bool, bool]:
         prog=f"denoise {verb}",
         description=config.__doc__,
         args=given,
+        config=(tyro.conf.FlagCreatePairsOff,),  # --ssim has no --no-ssim: that is what is usual
     )
     return found.config, found.json, found.verbose
 
@@ -149,7 +150,7 @@ def _complete(given: list[str]) -> None:
         for verb, (module, _, config, about) in VERBS.items()
     ]
     any_verb: Any = reduce(or_, verbs)
-    tyro.cli(any_verb, prog="denoise", args=given)
+    tyro.cli(any_verb, prog="denoise", args=given, config=(tyro.conf.FlagCreatePairsOff,))
 
 
 def _command_of(config: type) -> type:

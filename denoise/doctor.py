@@ -26,7 +26,7 @@ class DoctorConfig:
 
     images: str | None = None  # a URI that must answer
     output: str | None = None  # a URI below which must be room to write
-    ray: bool = True  # also start Ray, which takes some seconds
+    no_ray: bool = False  # do not start Ray, which takes some seconds
 
     def __post_init__(self) -> None:
         for name in ("images", "output"):
@@ -56,7 +56,7 @@ def doctor(config: DoctorConfig) -> dict[str, Any]:
         _tried("shared memory", _shared_memory),
         _tried("temporary folder", _temporary_folder),
     ]
-    if config.ray:
+    if not config.no_ray:
         checks.append(_tried("ray", _ray))
     if config.images is not None:
         checks.append(_tried("images", lambda: _answers(str(config.images))))

@@ -8,7 +8,7 @@ from denoise.doctor import DoctorConfig, doctor
 
 
 def checks(**config):
-    found = doctor(DoctorConfig(ray=False, **config))
+    found = doctor(DoctorConfig(no_ray=True, **config))
     return found["ok"], {check["name"]: check for check in found["checks"]}
 
 
@@ -19,7 +19,7 @@ def test_a_machine_that_runs_the_tests_is_well(tmp_path):
 
 
 def test_what_it_says_is_json():
-    found = doctor(DoctorConfig(ray=False))
+    found = doctor(DoctorConfig(no_ray=True))
     assert json.loads(json.dumps(found)) == found
 
 

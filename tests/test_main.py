@@ -62,14 +62,41 @@ def test_the_completion_is_a_script_of_its_shell(scripts: dict[str, Path], shell
     assert all(f"'{verb}'" in scripts[shell].read_text() for verb in VERBS)
 
 
+BULK = """images output seed save format quality strip_metadata max_pixels workers max_error_rate
+    retry_errors overwrite"""
+INFER = f"{BULK} model add_noise float_noise reference level ssim tile gpus_per_worker"
+FLAGS = {
+    "demo": "output overwrite sigma steps",
+    "noise": f"{BULK} sigma",
+    "train": """images output validation architecture init workers memory max_error_rate compile
+        sigma steps batch_size patch seed learning_rate loss accumulate save_every patience""",
+    "infer": INFER,
+    "plan": INFER,
+    "report": "output",
+    "models": "",
+    "export": "model output to",
+    "doctor": "images output no_ray",
+}
+
+
+def config_of(verb: str) -> type:
+    module, _, config, _ = VERBS[verb]
+    found: type = getattr(import_module(f"denoise.{module}"), config)
+    return found
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_the_flags_are_these_and_a_new_one_is_thought_about_twice(verb: str):
+    assert {flag.name for flag in dataclasses.fields(config_of(verb))} == set(FLAGS[verb].split())
+
+
 @pytest.mark.parametrize("verb", [verb for verb in VERBS if verb != "models"])
 def test_every_flag_is_explained(verb: str):
-    module, _, config, _ = VERBS[verb]
     out = io.StringIO()
     with redirect_stdout(out), pytest.raises(SystemExit):
         main([verb, "--help"])
     words = " ".join(out.getvalue().replace("\u2502", " ").split())
-    for flag in dataclasses.fields(getattr(import_module(f"denoise.{module}"), config)):
+    for flag in dataclasses.fields(config_of(verb)):
         name = "--" + flag.name.replace("_", "-")
         assert name in words
         after = words.split(f" {name} ")[-1].split(" --")[0]
