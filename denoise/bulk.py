@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from ray.data import Dataset
 
     from denoise.flow.runtime import Resources
-    from denoise.flow.shards import Tally
+    from denoise.flow.shards import Done
 
 _log = logging.getLogger(__name__)
 _UPLOADERS = 4
@@ -227,14 +227,14 @@ def _work(
                 continue
             progress.begin("starting workers")
 
-            def show(tally: "Tally", progress: Progress = progress) -> None:
-                progress.show(tally.images, tally.failed, tally.pixels, tally.seconds)
+            def show(done: "Done", progress: Progress = progress) -> None:
+                progress.show(done.images, done.failed, done.pixels, done.seconds)
 
-            tally = shards.Tally()
+            done = shards.Done()
             for start in range(0, len(todo), _AT_ONCE):
                 some = todo[start : start + _AT_ONCE]
                 staged = stages(shards.dataset(place, some), resources, len(some), only_errors)
-                shards.count(staged, tally, show)
+                shards.count(staged, done, show)
             progress.end()
 
 

@@ -17,6 +17,7 @@ LAYERS = {
     "places": "disk storage embedded inputs tables manifest output",
     "network": "model package denoiser portable",
     "flow": "pairs waiting runtime shards",
+    "findings": "tally summary gallery",
     "learning": "census roster patches supply start recorder judge loop card checkpoints group "
     "worker",
     "": "training report bulk noising inference plan demo doctor export __main__",

@@ -46,7 +46,7 @@ class Work:
 
 
 @dataclass
-class Tally:
+class Done:
     """What is done so far."""
 
     images: int = 0
@@ -180,16 +180,16 @@ def ahead(call: Callable[[_T], _R], items: Iterable[_T], *, threads: int) -> Ite
             yield result
 
 
-def count(done: Dataset, tally: Tally, show: Callable[[Tally], None]) -> None:
+def count(staged: Dataset, done: Done, show: Callable[[Done], None]) -> None:
     """Runs a dataset to its end, adding up the lines that `finish` returned."""
-    for batch in done.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+    for batch in staged.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
         for line in batch.column("counted").to_pylist():
             found = json.loads(line)
-            tally.images += found["images"]
-            tally.failed += found["failed"]
-            tally.pixels += found["pixels"]
-            tally.seconds.update(found["seconds"])
-        show(tally)
+            done.images += found["images"]
+            done.failed += found["failed"]
+            done.pixels += found["pixels"]
+            done.seconds.update(found["seconds"])
+        show(done)
 
 
 def _meter(counted: Mapping[str, Any]) -> None:
