@@ -23,7 +23,7 @@ from denoise.pixels.image import (
     suffix_of,
 )
 from denoise.pixels.noise import check_seed
-from denoise.places import inputs, manifest, storage
+from denoise.places import inputs, manifest, storage, uris
 from denoise.places.output import UNFINISHED, Output
 from denoise.places.storage import SettingsError
 
@@ -80,7 +80,7 @@ class BulkConfig:
     def settings(self) -> dict[str, Any]:
         """What decides the rows: with anything else here, the output folder is another one."""
         named = ("seed", "save", "format", "quality", "strip_metadata", "max_pixels")
-        return {"images": storage.shown(storage.absolute(self.images))} | {
+        return {"images": uris.shown(uris.absolute(self.images))} | {
             name: getattr(self, name) for name in named
         }
 
@@ -103,10 +103,10 @@ def run(
     Raises SettingsError before any work where flags or places are wrong.
     """
     check_apart(config, needed)
-    place = storage.absolute(config.output)
+    place = uris.absolute(config.output)
     with Output(place, verb, settings, overwrite=config.overwrite) as output:
         left_out: Counter[str] = Counter()
-        found = inputs.entries(storage.absolute(config.images), left_out, output=place)
+        found = inputs.entries(uris.absolute(config.images), left_out, output=place)
         listing = manifest.update(place, found, left_out, shard_bytes)
         _tell(listing)
         missing = manifest.pending(place)
@@ -124,11 +124,11 @@ def run(
 
 def check_apart(config: BulkConfig, needed: tuple[str, ...]) -> None:
     """Raises SettingsError where something that is read lies inside the output folder."""
-    place = storage.absolute(config.output)
-    for uri in (storage.absolute(config.images), *needed):
-        if storage.lies_in(uri, place):
+    place = uris.absolute(config.output)
+    for uri in (uris.absolute(config.images), *needed):
+        if uris.lies_in(uri, place):
             raise SettingsError(
-                f"{storage.shown(uri)} lies inside the output folder {storage.shown(place)}; "
+                f"{uris.shown(uri)} lies inside the output folder {uris.shown(place)}; "
                 "nothing is read from where the job writes"
             )
 
@@ -168,7 +168,7 @@ def save(
 def uploaders(config: BulkConfig, output: str) -> int:
     """Threads to make rows in: one image's file is on its way to a store while the next is made."""
     has_files = config.save in ("files", "both")
-    return _UPLOADERS if has_files and not storage.is_local(output) else 0
+    return _UPLOADERS if has_files and not uris.is_local(output) else 0
 
 
 def _write_file(output: str, name: str, encoded: bytes) -> None:
@@ -177,7 +177,7 @@ def _write_file(output: str, name: str, encoded: bytes) -> None:
     if "\0" in name:
         raise ImageError(_NO_NAME)
     try:
-        uri, aside = (storage.join(output, place) for place in (name, UNFINISHED))
+        uri, aside = (uris.join(output, place) for place in (name, UNFINISHED))
         storage.write(uri, encoded, aside=aside)
     except OSError as error:
         if error.errno in (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST):
@@ -221,7 +221,7 @@ def _work(
     next(progress for progress in shown if progress.total).begin("starting Ray")
     with runtime.connected(verbose=verbose) as resources:
         first = next(shard for todo, _ in rounds for shard in todo).entries(place)[0].uri
-        runtime.check_shared((storage.join(place, "_run.json"), first, *needed))
+        runtime.check_shared((uris.join(place, "_run.json"), first, *needed))
         for (todo, only_errors), progress in zip(rounds, shown, strict=True):
             if not todo:
                 continue
@@ -258,15 +258,15 @@ def _report(place: str) -> dict[str, Any]:
 
 def _summary(place: str) -> dict[str, Any]:
     """The summary of a finished run; made again where somebody removed it."""
-    if not storage.exists(storage.join(place, "summary.json")):
+    if not storage.exists(uris.join(place, "summary.json")):
         return _report(place)
-    found: dict[str, Any] = json.loads(storage.read(storage.join(place, "summary.json")))
+    found: dict[str, Any] = json.loads(storage.read(uris.join(place, "summary.json")))
     return found
 
 
 def _flags_of(config: BulkConfig) -> dict[str, Any]:
     """Every flag as it was given, without credentials."""
     return {
-        name: storage.shown(value) if isinstance(value, str) else value
+        name: uris.shown(value) if isinstance(value, str) else value
         for name, value in asdict(config).items()
     }

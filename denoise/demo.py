@@ -20,8 +20,8 @@ from denoise.inference import InferConfig, infer
 from denoise.noising import NoisingConfig, noise
 from denoise.pixels.image import decode
 from denoise.pixels.noise import check_sigma
-from denoise.places import storage, tables
-from denoise.places.storage import join
+from denoise.places import storage, tables, uris
+from denoise.places.uris import join
 from denoise.training import TrainConfig, train
 
 _log = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ def demo(config: DemoConfig) -> dict[str, Any]:
     together, not how good the model is (`denoise models` says that, of images it has never seen).
     """
     start = time.monotonic()
-    place = storage.absolute(config.output)
+    place = uris.absolute(config.output)
     pairs, model, denoised = (join(place, name) for name in ("pairs", "model", "denoised"))
     storage.check_writable(place)
     if config.overwrite:

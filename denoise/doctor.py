@@ -11,7 +11,7 @@ from importlib import metadata
 from importlib.util import find_spec
 from typing import Any, Literal
 
-from denoise.places import storage
+from denoise.places import storage, uris
 from denoise.places.storage import SettingsError
 
 _NEEDED = ("ray", "torch", "numpy", "pyarrow", "pillow", "fsspec", "isal", "simplejpeg", "tyro")
@@ -188,17 +188,17 @@ def _ray() -> Check:
 
 
 def _answers(uri: str) -> Check:
-    place = storage.absolute(uri)
+    place = uris.absolute(uri)
     if not storage.exists(place):
-        return Check("images", "bad", f"nothing at {storage.shown(place)}", "is the URI right?")
+        return Check("images", "bad", f"nothing at {uris.shown(place)}", "is the URI right?")
     kind = "folder" if storage.is_folder(place) else "file"
-    return Check("images", "ok", f"a {kind} at {storage.shown(place)}")
+    return Check("images", "ok", f"a {kind} at {uris.shown(place)}")
 
 
 def _writable(uri: str) -> Check:
-    place = storage.absolute(uri)
+    place = uris.absolute(uri)
     try:
         storage.check_writable(place)
     except SettingsError as error:
         return Check("output", "bad", str(error), "are the rights and credentials there?")
-    return Check("output", "ok", f"can write to {storage.shown(place)}")
+    return Check("output", "ok", f"can write to {uris.shown(place)}")

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any, Literal
 
-from denoise.places import storage
+from denoise.places import storage, uris
 from denoise.places.storage import SettingsError
 
 _TOLERANCE = 1e-5  # a hundredth of a step of eight bits is 4e-5
@@ -35,7 +35,7 @@ def export(config: ExportConfig) -> dict[str, Any]:
     if config.to == "onnx":
         _check_onnx()
     found = package.load(config.model)
-    place = storage.absolute(config.output)
+    place = uris.absolute(config.output)
     encoded, run = portable.graph_of(found.model, onnx=config.to == "onnx")
     difference = portable.difference(found.model, run)
     if difference > _TOLERANCE:
@@ -47,7 +47,7 @@ def export(config: ExportConfig) -> dict[str, Any]:
     return {
         "model": found.id,
         "to": config.to,
-        "output": storage.shown(place),
+        "output": uris.shown(place),
         "bytes": len(encoded),
         "largest_difference": difference,
         "smallest_side": portable.smallest_side(found.model),
@@ -64,5 +64,5 @@ def _write(place: str, encoded: bytes) -> None:
     try:
         storage.write(place, encoded)
     except OSError as error:
-        shown = storage.shown(place)
+        shown = uris.shown(place)
         raise SettingsError(f"cannot write {shown}: {storage.words_of(error)}") from error

@@ -16,7 +16,7 @@ from denoise.network import package
 from denoise.pixels.image import to_pixels
 from denoise.pixels.metrics import ssim
 from denoise.pixels.noise import check_sigma
-from denoise.places import storage
+from denoise.places import storage, uris
 from denoise.places.storage import SettingsError
 from denoise.places.tables import INFER_SCHEMA
 
@@ -61,7 +61,7 @@ class InferConfig(BulkConfig):
 
     def settings(self) -> dict[str, Any]:
         named = ("add_noise", "float_noise", "level", "ssim", "tile")
-        reference = storage.shown(self.reference) if self.reference else None
+        reference = uris.shown(self.reference) if self.reference else None
         own = {name: getattr(self, name) for name in named} | {"reference": reference}
         return super().settings() | own
 
@@ -82,9 +82,9 @@ def prepared(config: InferConfig) -> tuple[InferConfig, str, tuple[str, ...]]:
     worker needs. Raises SettingsError where one of them is not there."""
     needed = []
     if config.reference:
-        reference = storage.absolute(config.reference)
+        reference = uris.absolute(config.reference)
         if not storage.exists(reference):
-            raise SettingsError(f"no references under {storage.shown(reference)}")
+            raise SettingsError(f"no references under {uris.shown(reference)}")
         config = replace(config, reference=reference)
         needed.append(reference)
     if config.ssim and find_spec("skimage") is None:
@@ -92,7 +92,7 @@ def prepared(config: InferConfig) -> tuple[InferConfig, str, tuple[str, ...]]:
     model = package.id_of(config.model)
     config = replace(config, model=package.absolute(config.model))
     if config.model not in package.shipped_names():
-        needed.append(storage.join(config.model, "config.json"))
+        needed.append(uris.join(config.model, "config.json"))
     return config, model, tuple(needed)
 
 

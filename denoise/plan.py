@@ -15,7 +15,7 @@ from denoise import inference
 from denoise.bulk import check_apart, worker_counts
 from denoise.flow.pairs import load
 from denoise.inference import InferConfig
-from denoise.places import inputs, manifest, output, storage
+from denoise.places import inputs, manifest, output, storage, uris
 from denoise.places.inputs import Entry
 from denoise.places.storage import SettingsError
 
@@ -79,13 +79,13 @@ def plan(config: PlanConfig) -> dict[str, Any]:
     one of its images changed. Raises SettingsError for every wrong flag or place that `infer`
     would refuse before it starts Ray.
     """
-    place = storage.absolute(config.output)
+    place = uris.absolute(config.output)
     ready, model, needed = inference.prepared(config)
     check_apart(ready, needed)
     _check_output(place, ready, model)
     left_out: Counter[str] = Counter()
     sample = _Sample()
-    listed = inputs.entries(storage.absolute(config.images), left_out, output=place)
+    listed = inputs.entries(uris.absolute(config.images), left_out, output=place)
     foreseen = manifest.foreseen(
         place,
         sample.of(listed),
@@ -111,7 +111,7 @@ def plan(config: PlanConfig) -> dict[str, Any]:
 def _check_output(place: str, config: InferConfig, model: str) -> None:
     """What `infer` would refuse about its output folder."""
     near = place
-    while storage.is_local(near) and not storage.exists(near):  # a trial would make the folders
+    while uris.is_local(near) and not storage.exists(near):  # a trial would make the folders
         near = near.rsplit("/", 1)[0] or "/"
     storage.check_writable(near)
     found = output.run_of(place)
@@ -121,7 +121,7 @@ def _check_output(place: str, config: InferConfig, model: str) -> None:
     differences = output.differences_between(found, wanted)
     if differences:
         raise SettingsError(
-            f"{storage.shown(place)} was made with other settings: {'; '.join(differences)}"
+            f"{uris.shown(place)} was made with other settings: {'; '.join(differences)}"
         )
 
 

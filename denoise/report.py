@@ -12,8 +12,9 @@ from denoise.display import page
 from denoise.findings.gallery import views_of
 from denoise.findings.summary import summary_of
 from denoise.findings.tally import tally_of
-from denoise.places import output, storage
-from denoise.places.storage import SettingsError, join
+from denoise.places import output, storage, uris
+from denoise.places.storage import SettingsError
+from denoise.places.uris import join
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,13 +29,13 @@ def report(config: ReportConfig) -> dict[str, Any]:
 
     Raises SettingsError where no job has written a table there.
     """
-    uri = storage.absolute(config.output)
+    uri = uris.absolute(config.output)
     run = output.run_of(uri)
     if run is None:
-        raise SettingsError(f"no output of a job under {storage.shown(uri)} (it has no _run.json)")
+        raise SettingsError(f"no output of a job under {uris.shown(uri)} (it has no _run.json)")
     if run.get("verb") == "train":
         raise SettingsError(
-            f"{storage.shown(uri)} is the output of `train`: a model package, which has no table to"
+            f"{uris.shown(uri)} is the output of `train`: a model package, which has no table to"
             " report on; its numbers are in config.json and README.md there"
         )
     tally = tally_of(uri)

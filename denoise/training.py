@@ -21,9 +21,10 @@ from denoise.learning import checkpoints, recorder
 from denoise.learning.patches import Recipe
 from denoise.learning.roster import Roster, roster_of
 from denoise.network import package
-from denoise.places import storage
+from denoise.places import storage, uris
 from denoise.places.output import Output, run_of, versions
-from denoise.places.storage import SettingsError, join
+from denoise.places.storage import SettingsError
+from denoise.places.uris import join
 
 if TYPE_CHECKING:
     from ray.train import Result
@@ -80,8 +81,8 @@ class TrainConfig(Recipe):
         low, high = self.sigmas
         settings["sigma"] = low if low == high else (low, high)
         places = {key: settings[key] for key in ("images", "validation") if settings[key]}
-        absolute = {key: storage.shown(storage.absolute(uri)) for key, uri in places.items()}
-        init = self.init and storage.shown(package.absolute(self.init))
+        absolute = {key: uris.shown(uris.absolute(uri)) for key, uri in places.items()}
+        init = self.init and uris.shown(package.absolute(self.init))
         return settings | absolute | {"init": init}
 
 
@@ -93,7 +94,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
     """
     from denoise.learning.start import start_of
 
-    place = storage.absolute(config.output)
+    place = uris.absolute(config.output)
     tracking = recorder.tracking()
     start = start_of(config.architecture, config.init)
     told = {"architecture": start.architecture, "init_digest": start.digest}
@@ -179,9 +180,9 @@ def _check_cluster(config: TrainConfig, place: str, resources: "Resources") -> N
             f"asked for {config.worker_range[0]} workers, each with a {kind} of its own, but Ray "
             f"has {resources.cpus:g} CPUs and {resources.gpus:g} GPUs on {resources.nodes} nodes"
         )
-    if resources.nodes > 1 and storage.is_local(place):
+    if resources.nodes > 1 and uris.is_local(place):
         raise SettingsError(
-            f"--output {storage.shown(place)} is a local folder, and the cluster has "
+            f"--output {uris.shown(place)} is a local folder, and the cluster has "
             f"{resources.nodes} nodes; give a place that all of them reach, such as s3://..."
         )
 
@@ -304,4 +305,4 @@ def _pack(
 def _result(place: str, *, nothing_to_do: bool) -> dict[str, Any]:
     """What config.json records, and where it lies."""
     record: dict[str, Any] = json.loads(storage.read(join(place, "config.json")))
-    return record | {"output": storage.shown(place), "nothing_to_do": nothing_to_do}
+    return record | {"output": uris.shown(place), "nothing_to_do": nothing_to_do}

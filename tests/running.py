@@ -19,7 +19,7 @@ from uuid import uuid4
 
 import pyarrow.parquet as pq
 
-from denoise.places import storage, tables
+from denoise.places import storage, tables, uris
 from tests.conftest import encoded, photo
 
 ROOT = Path(__file__).parent.parent
@@ -143,7 +143,7 @@ def pictures(folder: str | Path, count: int, *, side: int = 96, kinds: int = 12)
     made = [encoded(photo(side, side + 8 * kind, seed=kind)) for kind in range(kinds)]
     for number in range(count):
         name = f"{number % 7}/{number:05d}.png"
-        storage.write(storage.join(str(folder), name), made[number % kinds])
+        storage.write(uris.join(str(folder), name), made[number % kinds])
 
 
 def tiny_model(uri: str | Path) -> str:

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from denoise.places import storage
+from denoise.places import storage, uris
 from tests import running, servers
 
 
@@ -180,5 +180,5 @@ def test_a_store_that_is_not_there_is_an_error_without_its_secret(monkeypatch):
 
 
 def test_a_uri_with_a_password_is_shown_without_it():
-    assert storage.shown("sftp://user:pass-word@host/a") == "sftp://host/a"
-    assert "abc123" not in storage.shown("https://x.blob.core.windows.net/a?sv=1&sig=abc123")
+    assert uris.shown("sftp://user:pass-word@host/a") == "sftp://host/a"
+    assert "abc123" not in uris.shown("https://x.blob.core.windows.net/a?sv=1&sig=abc123")

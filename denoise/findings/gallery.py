@@ -12,7 +12,7 @@ from denoise.findings.tally import Tally
 from denoise.flow.pairs import PairConfig, load
 from denoise.pixels.image import MAX_PIXELS, ImageError, decode
 from denoise.places import manifest, storage, tables
-from denoise.places.storage import join
+from denoise.places.uris import join
 
 _log = logging.getLogger(__name__)
 _WORST, _MEDIAN, _BEST = 4, 3, 3  # images shown of each

@@ -19,7 +19,7 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as Affinity
 
 from denoise.flow.waiting import in_words, told
-from denoise.places import storage
+from denoise.places import storage, uris
 from denoise.places.storage import SettingsError
 
 _log = logging.getLogger(__name__)
@@ -123,13 +123,13 @@ def tasks(size: int | None) -> TaskPoolStrategy:
     return TaskPoolStrategy(size=size)
 
 
-def check_shared(uris: tuple[str, ...]) -> None:
+def check_shared(places: tuple[str, ...]) -> None:
     """Raises SettingsError where another node of the cluster does not see what this one does: a
     folder of the laptop's own, a model that only the head has."""
     nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
     if len(nodes) < 2:
         return
-    local = [uri for uri in uris if storage.is_local(uri) and storage.exists(uri)]
+    local = [uri for uri in places if uris.is_local(uri) and storage.exists(uri)]
     looks = [
         (uri, _is_there.options(scheduling_strategy=Affinity(node, soft=True)).remote(uri))
         for uri in local

@@ -10,7 +10,7 @@ from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 from denoise.places import storage
-from denoise.places.storage import join
+from denoise.places.uris import join
 
 if TYPE_CHECKING:
     from ray.train import Checkpoint, Result

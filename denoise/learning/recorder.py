@@ -15,8 +15,9 @@ from typing import Any
 
 from denoise.display.progress import is_live, words_of_time
 from denoise.learning.patches import Recipe
-from denoise.places import storage
-from denoise.places.storage import SettingsError, join
+from denoise.places import storage, uris
+from denoise.places.storage import SettingsError
+from denoise.places.uris import join
 
 Record = dict[str, float]  # what is known of one step
 _TRACKERS = ("MLFLOW_", "WANDB_", "DATABRICKS_")  # what the names of their variables begin with
@@ -93,9 +94,9 @@ def tracking() -> dict[str, str]:
     found = {name: value for name, value in os.environ.items() if name.startswith(_TRACKERS)}
     uri = found.get("MLFLOW_TRACKING_URI", "")
     if uri and "://" not in uri and uri != "databricks":
-        found["MLFLOW_TRACKING_URI"] = storage.absolute(uri)
+        found["MLFLOW_TRACKING_URI"] = uris.absolute(uri)
     elif match := re.fullmatch(r"sqlite:///([^/].*)", uri):
-        found["MLFLOW_TRACKING_URI"] = "sqlite:///" + storage.absolute(match[1])
+        found["MLFLOW_TRACKING_URI"] = "sqlite:///" + uris.absolute(match[1])
     return found
 
 

@@ -12,9 +12,10 @@ from io import BytesIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from denoise.places import inputs, storage
+from denoise.places import inputs, storage, uris
 from denoise.places.inputs import Entry
-from denoise.places.storage import SettingsError, join
+from denoise.places.storage import SettingsError
+from denoise.places.uris import join
 
 HELD_OUT = 0.1  # share of the photos to validate on, where none are named
 VALIDATED = 32  # photos that validation looks at: enough to rank two checkpoints, quickly
@@ -44,7 +45,7 @@ class Roster:
         found = _differences(before, self._versions())
         if found:
             raise SettingsError(
-                f"{storage.shown(place)} was begun with other images: {'; '.join(found)}. Give the "
+                f"{uris.shown(place)} was begun with other images: {'; '.join(found)}. Give the "
                 "same ones as then, or another --output"
             )
 
@@ -94,7 +95,7 @@ def held_out(paths: Sequence[str]) -> list[str]:
 
 
 def _listed(images: str, place: str, left_out: Counter[str]) -> list[Entry]:
-    found = inputs.entries(storage.absolute(images), left_out, output=place)
+    found = inputs.entries(uris.absolute(images), left_out, output=place)
     return sorted(found, key=lambda entry: entry.path)
 
 

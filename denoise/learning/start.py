@@ -9,8 +9,9 @@ from torch import nn
 
 from denoise.network import package
 from denoise.network.model import build, inherit
-from denoise.places import storage
-from denoise.places.storage import SettingsError, join
+from denoise.places import storage, uris
+from denoise.places.storage import SettingsError
+from denoise.places.uris import join
 
 DEFAULT = "unet"
 
@@ -47,7 +48,7 @@ def start_of(architecture: str | None, init: str | None) -> Start:
     encoded = storage.read(join(package.uri_of(init), "model.safetensors"))
     if architecture in (None, known):
         return Start(known, arguments, encoded, found.digest)
-    return _grown(found, architecture, encoded, storage.shown(init))
+    return _grown(found, architecture, encoded, uris.shown(init))
 
 
 def _grown(found: package.Package, architecture: str, encoded: bytes, shown: str) -> Start:

@@ -15,8 +15,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from denoise.places import storage
-from denoise.places.storage import SettingsError, join
+from denoise.places import storage, uris
+from denoise.places.storage import SettingsError
+from denoise.places.uris import join
 
 if TYPE_CHECKING:
     from torch import nn
@@ -86,14 +87,14 @@ def id_of(name_or_uri: str) -> str:
 
 def absolute(name_or_uri: str) -> str:
     """The same for the same package, wherever it is asked for: a shipped one's name, or its URI."""
-    return name_or_uri if name_or_uri in shipped_names() else storage.absolute(name_or_uri)
+    return name_or_uri if name_or_uri in shipped_names() else uris.absolute(name_or_uri)
 
 
 def uri_of(name_or_uri: str) -> str:
     """Where a package lies: beside this module if it is a shipped one's name."""
     if name_or_uri in shipped_names():
         return str(SHIPPED / name_or_uri)
-    return storage.absolute(name_or_uri)
+    return uris.absolute(name_or_uri)
 
 
 def shipped_names() -> list[str]:
@@ -154,7 +155,7 @@ def _files(asked: str) -> tuple[dict[str, Any], bytes]:
     digest = sha256(encoded).hexdigest()
     if digest != config["digest"]:
         raise SettingsError(
-            f"model {storage.shown(asked)}: the weights are not the ones it was saved with "
+            f"model {uris.shown(asked)}: the weights are not the ones it was saved with "
             f"(SHA-256 {digest[:12]}, config.json says {str(config['digest'])[:12]})"
         )
     return config, encoded
@@ -166,9 +167,9 @@ def _config(uri: str, asked: str) -> dict[str, Any]:
         config: dict[str, Any] = json.loads(encoded)
         missing = [key for key in ("architecture", "arguments", "digest") if key not in config]
     except (ValueError, TypeError) as error:
-        raise SettingsError(f"model {storage.shown(asked)}: config.json is no JSON") from error
+        raise SettingsError(f"model {uris.shown(asked)}: config.json is no JSON") from error
     if missing:
-        raise SettingsError(f"model {storage.shown(asked)}: config.json has no {missing[0]}")
+        raise SettingsError(f"model {uris.shown(asked)}: config.json has no {missing[0]}")
     return config
 
 
@@ -178,7 +179,7 @@ def _read(uri: str, asked: str) -> bytes:
     except OSError as error:
         name = uri.rsplit("/", 1)[-1]
         raise SettingsError(
-            f"model {storage.shown(asked)}: cannot read {name}: {storage.words_of(error)}; a model "
+            f"model {uris.shown(asked)}: cannot read {name}: {storage.words_of(error)}; a model "
             f"is a shipped one ({', '.join(shipped_names())}) or the URI of a package folder"
         ) from error
 
@@ -195,5 +196,5 @@ def _network(config: Mapping[str, Any], encoded: bytes, asked: str) -> "nn.Modul
         model.load_state_dict({name: weight.float() for name, weight in weights.items()})
     except (ValueError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise SettingsError(f"model {storage.shown(asked)}: {reason}") from error
+        raise SettingsError(f"model {uris.shown(asked)}: {reason}") from error
     return model.eval()

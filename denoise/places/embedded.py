@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from denoise.pixels.image import ImageError
-from denoise.places import storage
+from denoise.places import storage, uris
 from denoise.places.disk import Found
 from denoise.places.storage import SettingsError
 
@@ -76,7 +76,7 @@ def image_in(uri: str, mark: str, number: int) -> Source:
     if is_ours and row["error"] is not None:
         return Source(b"", error=row["error"])
     if is_ours and row["file"] and not row[column]:  # `--save files` wrote it so
-        encoded = storage.read(storage.join(uri.rsplit("/", 2)[0], row["file"]))
+        encoded = storage.read(uris.join(uri.rsplit("/", 2)[0], row["file"]))
         if column != "noisy":  # by `infer`: it is noisy no more
             return Source(encoded)
         return Source(encoded, sigma=row["sigma"], seed=row["seed"])
@@ -157,7 +157,5 @@ def _bytes_of(image: dict[str, Any] | None, table: str) -> bytes:
     if image and image.get("bytes") is not None:
         return bytes(image["bytes"])
     if image and image.get("path"):
-        return storage.read(
-            storage.resolved(storage.absolute(table).rsplit("/", 1)[0], image["path"])
-        )
+        return storage.read(uris.resolved(uris.absolute(table).rsplit("/", 1)[0], image["path"]))
     raise ImageError("the table's row holds no image")

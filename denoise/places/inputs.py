@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from denoise.pixels.image import IMAGE_SUFFIXES, ImageError, looks_like_image
 from denoise.pixels.kinds import HEAD
-from denoise.places import storage
+from denoise.places import storage, uris
 from denoise.places.disk import Found
 from denoise.places.embedded import Source, image_in, rows_in
 from denoise.places.storage import SettingsError
@@ -59,12 +59,12 @@ def entries(images: str, left_out: Counter[str], *, output: str | None = None) -
             yield entry
     except (OSError, pa.ArrowException, csv.Error) as error:
         raise SettingsError(
-            f"cannot list {storage.shown(images)}: {storage.words_of(error)}"
+            f"cannot list {uris.shown(images)}: {storage.words_of(error)}"
         ) from error
     if not anything:
         looked_for = ", ".join(sorted(IMAGE_SUFFIXES & {".jpg", ".png", ".tif", ".webp"}))
         raise SettingsError(
-            f"no images under {storage.shown(images)} (looked for {looked_for}, ...); "
+            f"no images under {uris.shown(images)} (looked for {looked_for}, ...); "
             "is the prefix right?"
         )
 
@@ -89,40 +89,40 @@ def reference_of(reference: str, path: str) -> str:
     Raises ImageError where there is none or more than one.
     """
     folder, _, name = path.rpartition("/")
-    place = storage.join(reference, folder) if folder else reference
+    place = uris.join(reference, folder) if folder else reference
     with _reading:
         if _is_one_image(reference):
             return reference
         there = _names(place)
     if name in there:
-        return storage.join(place, name)
+        return uris.join(place, name)
     alike = [
         other for other in there if _stem(other) == _stem(name) and _suffix(other) in IMAGE_SUFFIXES
     ]
     if len(alike) != 1:
         raise ImageError(f"{len(alike) or 'no'} references of that name")
-    return storage.join(place, alike[0])
+    return uris.join(place, alike[0])
 
 
 def _entries_of(images: str, left_out: Counter[str], output: str | None) -> Iterator[Entry]:
     """Tells the kinds of inputs apart."""
     wildcards = r"[*\[]" if images.startswith("http") else r"[*?\[]"
     if re.search(wildcards, images) and not storage.exists(images):
-        output = output and storage.by_way_of(storage.glob_base(images), output)
+        output = output and uris.by_way_of(uris.glob_base(images), output)
         return _once(_images_among(storage.matches(images), left_out, output), left_out)
     if storage.is_folder(images):
-        return _folder(images, left_out, output and storage.by_way_of(images, output))
+        return _folder(images, left_out, output and uris.by_way_of(images, output))
     if images.lower().endswith(_MANIFESTS):
         return _once(_manifest(images), left_out)
     found = storage.info(images)
-    name = storage.shown(images).rsplit("/", 1)[-1]
+    name = uris.shown(images).rsplit("/", 1)[-1]
     return iter([Entry(_key(name), found.uri, found.size, found.mark)])
 
 
 def _folder(root: str, left_out: Counter[str], output: str | None) -> Iterator[Entry]:
     """A folder of images, searched recursively; of Parquet tables where it holds no images."""
-    if storage.exists(storage.join(root, "_run.json")):
-        yield from _once(_tables(storage.listing(storage.join(root, "data"))), left_out)
+    if storage.exists(uris.join(root, "_run.json")):
+        yield from _once(_tables(storage.listing(uris.join(root, "data"))), left_out)
         return
     tables: list[Found] = []
 
@@ -180,8 +180,8 @@ def _reason_by_content(found: Found) -> str | None:
 
 
 def _is_inside(uri: str, folder: str | None) -> bool:
-    """As `storage.lies_in`, of places that are called by the same way: asked for every file."""
-    return folder is not None and storage.join(uri, "").startswith(storage.join(folder, ""))
+    """As `uris.lies_in`, of places that are called by the same way: asked for every file."""
+    return folder is not None and uris.join(uri, "").startswith(uris.join(folder, ""))
 
 
 def _manifest(uri: str) -> Iterator[Entry]:
@@ -191,17 +191,17 @@ def _manifest(uri: str) -> Iterator[Entry]:
             if "uri" not in pq.read_schema(file).names:
                 yield from _tables(iter([storage.info(uri)]))
                 return
-    folder = storage.absolute(uri).rsplit("/", 1)[0]
+    folder = uris.absolute(uri).rsplit("/", 1)[0]
     for named in _uris_in(uri):
-        where = storage.resolved(folder, named)
+        where = uris.resolved(folder, named)
         size, mark = 0, ""
-        if storage.is_local(where):  # on a store this would be a request an image
+        if uris.is_local(where):  # on a store this would be a request an image
             try:
                 found = storage.info(where)
                 size, mark = found.size, found.mark
             except OSError:
                 pass  # reading it will tell, in its own row
-        below = storage.shown(where).removeprefix(storage.shown(folder) + "/")
+        below = uris.shown(where).removeprefix(uris.shown(folder) + "/")
         yield Entry(_key(below.split("://", 1)[-1]), where, size, mark)
 
 
@@ -217,13 +217,13 @@ def _uris_in(uri: str) -> Iterator[str]:
             rows = csv.DictReader(lines)
             if "uri" not in (rows.fieldnames or []):
                 raise SettingsError(
-                    f"{storage.shown(uri)} has no column `uri` (it has {rows.fieldnames})"
+                    f"{uris.shown(uri)} has no column `uri` (it has {rows.fieldnames})"
                 )
             yield from (row["uri"] for row in rows if row["uri"])
             return
         for line in lines:
             if "\0" in line:
-                raise SettingsError(f"{storage.shown(uri)} is no UTF-8 text: save it as UTF-8")
+                raise SettingsError(f"{uris.shown(uri)} is no UTF-8 text: save it as UTF-8")
             named = line.rstrip("\r\n")
             if named.strip() and named != "uri":
                 yield named
@@ -251,7 +251,7 @@ def _once(
         if not may_collide(entry.path):
             yield entry
             continue
-        place = repr((storage.shown(entry.uri), entry.row))
+        place = repr((uris.shown(entry.uri), entry.row))
         key, home = _hash(entry.path), _hash(place)
         while seen.get(key, home) != home:
             entry = replace(entry, path=f"{entry.path}~{home & 0xFFFFFFFF:08x}")

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from denoise.places import storage, tables
 from denoise.places.inputs import Entry
-from denoise.places.storage import join
+from denoise.places.uris import join
 
 _CHUNK = 65_536  # rows of a manifest file
 _GROUP = 4_096  # rows of a row group in it: what a worker reads to learn one shard

@@ -24,9 +24,10 @@ from typing import Any
 import psutil
 import pyarrow as pa
 
-from denoise.places import storage, tables
+from denoise.places import storage, tables, uris
 from denoise.places.manifest import Listing
-from denoise.places.storage import SettingsError, join
+from denoise.places.storage import SettingsError
+from denoise.places.uris import join
 
 UNFINISHED = "_unfinished"
 _OURS = ("_SUCCESS", "summary.json", "report.html", "_manifest", UNFINISHED, "_run.json")
@@ -126,7 +127,7 @@ class Output:
             has_flag = self._overwrite is not None
             ways_out = "another --output, or --overwrite" if has_flag else "or another --output"
             raise SettingsError(
-                f"{storage.shown(self.uri)} was made with other settings: {'; '.join(differences)}."
+                f"{uris.shown(self.uri)} was made with other settings: {'; '.join(differences)}."
                 f" Give the same ones{',' if has_flag else ''} {ways_out}"
             )
         self._run = found | self._run
@@ -144,11 +145,11 @@ class Output:
         if not storage.create(place, self._heartbeat()):
             self._refuse_if_held(place)
             storage.write(place, self._heartbeat())
-        elif storage.is_local(place):
+        elif uris.is_local(place):
             return  # a disk lets one only create it
         time.sleep(_SETTLE)  # whoever saw the same as we did has written by now; the last one stays
         if not self._is_ours():
-            raise SettingsError(f"another run took {storage.shown(self.uri)} at the same moment")
+            raise SettingsError(f"another run took {uris.shown(self.uri)} at the same moment")
 
     def _refuse_if_held(self, place: str) -> None:
         try:
@@ -157,7 +158,7 @@ class Output:
             holder = {}  # taken away or cut off at this moment: nobody's
         if _is_alive(holder):
             raise SettingsError(
-                f"{storage.shown(self.uri)} is being written by process {holder['process']} on "
+                f"{uris.shown(self.uri)} is being written by process {holder['process']} on "
                 f"{holder['host']}; wait for it, or stop it"
             )
 
@@ -229,7 +230,7 @@ def run_of(uri: str) -> dict[str, Any] | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except ValueError as error:
-        raise SettingsError(f"{storage.shown(uri)}/_run.json is no valid JSON") from error
+        raise SettingsError(f"{uris.shown(uri)}/_run.json is no valid JSON") from error
     return found
 
 

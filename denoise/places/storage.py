@@ -7,7 +7,6 @@ wrong is an `OSError`; `words_of` puts it in plain words, the same for the same 
 
 import os
 import random
-import re
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,12 +14,12 @@ from contextlib import contextmanager
 from functools import lru_cache
 from importlib import import_module
 from io import BytesIO
-from posixpath import normpath
 from typing import IO, Any, TypeVar
 from uuid import uuid4
 
 from denoise.places import disk
 from denoise.places.disk import UNFINISHED, Found
+from denoise.places.uris import glob_base, join, shown, split, without_secrets
 
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"} | dict.fromkeys(
     ("az", "abfs", "abfss", "adl"), "azure"
@@ -40,50 +39,6 @@ _T = TypeVar("_T")
 
 class SettingsError(ValueError):
     """Wrong flags, places or settings, found before any work: one line, exit code 2."""
-
-
-def absolute(uri: str) -> str:
-    """The URI in a form that means the same in every process: local paths made absolute."""
-    protocol, rest = _split(uri)
-    if protocol != "file":
-        return uri.rstrip("/") if len(uri.rstrip("/")) > len(protocol) + 3 else uri
-    return os.path.abspath(os.path.expanduser(rest))
-
-
-def is_local(uri: str) -> bool:
-    """Whether the URI lies on this machine's own disks."""
-    return _split(uri)[0] == "file"
-
-
-def join(root: str, *parts: str) -> str:
-    """A URI below another one."""
-    return "/".join([root.rstrip("/") if root.strip("/") else root, *parts])
-
-
-def resolved(folder: str, named: str) -> str:
-    """The place that a name in a file stands for, which is relative to the file's own folder."""
-    if "://" in named or named.startswith(("/", "~")):
-        return absolute(named)
-    protocol, rest = _split(folder)
-    if protocol == "file":
-        return absolute(join(folder, named))
-    return f"{folder[: len(folder) - len(rest)]}{normpath(join(rest, named))}"
-
-
-def lies_in(uri: str, folder: str) -> bool:
-    """Whether a place is a folder or lies in it, by whatever links one gets to either."""
-    inner, outer = (
-        os.path.realpath(_split(one)[1]) if is_local(one) else one for one in (uri, folder)
-    )
-    return join(inner, "").startswith(join(outer, ""))
-
-
-def by_way_of(root: str, uri: str) -> str:
-    """What a place is called in a listing of a folder that it lies in, whatever links lead to it;
-    elsewhere the place itself."""
-    if not (is_local(root) and is_local(uri) and lies_in(uri, root)):
-        return uri
-    return absolute(join(root, os.path.relpath(os.path.realpath(uri), os.path.realpath(root))))
 
 
 def listing(root: str) -> Iterator[Found]:
@@ -213,12 +168,6 @@ def matches(pattern: str) -> Iterator[Found]:
             yield _found(name[len(top) :].lstrip("/"), base, found[name])
 
 
-def glob_base(pattern: str) -> str:
-    """The folder that a glob's paths are relative to."""
-    fixed = re.split(r"[*?\[]", pattern, maxsplit=1)[0]
-    return (fixed.rpartition("/")[0] or "/") if "/" in fixed else "."
-
-
 def info(uri: str) -> Found:
     """One file's size and mark, its path being its name. Raises OSError."""
     fs, path = _filesystem(uri)
@@ -276,16 +225,7 @@ def words_of(error: BaseException) -> str:
     text = str(error).splitlines()[0] if str(error) else type(error).__name__
     if isinstance(error, OSError) and error.strerror and error.errno:
         text = error.strerror
-    return _without_secrets(text)[:200].lower()
-
-
-def shown(uri: str) -> str:
-    """A URI as it may be printed and recorded: without a user name and password, and without its
-    query where that is signed. Whatever a path is called, it stays."""
-    if "://" not in uri:
-        return uri
-    place, mark, query = _without_user(uri).partition("?")
-    return place if re.search(_SECRETS, query) else place + mark + query
+    return without_secrets(text)[:200].lower()
 
 
 _WORDS: dict[type[BaseException], str] = {
@@ -307,39 +247,13 @@ _ALIKE: dict[str, type[BaseException]] = {
     "ResponseStreaming": ConnectionError,
     "Payload": ConnectionError,
 }
-_SECRETS = r"(?i)([\w-]*(?:sig|signature|key|token|secret|password|credential)[\w-]*)=[^&;\s]+"
-
-
-def _without_user(text: str) -> str:
-    text = re.sub(r"://[^/@\s]*@", "://", text)
-    # a secret may hold a slash, and a port is none
-    return re.sub(r"://[^/@:\s]+:(?!\d+/)[^@\s]+@", "://", text)
-
-
-def _without_secrets(text: str) -> str:
-    text = re.sub(_SECRETS, r"\1=...", _without_user(text))
-    for name, value in os.environ.items():
-        if len(value) > 7 and re.search(
-            r"(?i)secret|key|token|password|connection_string|sas", name
-        ):
-            text = text.replace(value, "...")
-    return re.sub(r" at 0x[0-9a-f]+", "", text)
-
-
-def _split(uri: str) -> tuple[str, str]:
-    """The protocol and the rest; `file` where there is none."""
-    match = re.match(r"([A-Za-z][A-Za-z0-9+.-]+)(::[A-Za-z0-9+.:-]+)?://", uri)
-    if not match:
-        return "file", uri
-    protocol = match[1].lower()
-    return ("file" if protocol == "local" else protocol), uri[match.end() :]
 
 
 def _filesystem(uri: str) -> tuple[Any, str]:
     """fsspec's file system for a URI, and the path on it. Raises SettingsError if there is none."""
     import fsspec  # 0.1 s, and not needed by --help
 
-    protocol, rest = _split(uri)
+    protocol, rest = split(uri)
     try:
         if protocol == "file":
             return _store("file", os.getpid()), os.path.abspath(os.path.expanduser(rest))
@@ -375,7 +289,7 @@ def _ask(fs: Any, uri: str, call: Callable[..., _T], *args: Any, **options: Any)
             return call(*args, **options)
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError):
             raise
-        except _foreign(_split(uri)[0]) as error:
+        except _foreign(split(uri)[0]) as error:
             if _is_disk(fs) or attempt == _ATTEMPTS - 1:
                 raise error if isinstance(error, OSError) else OSError(words_of(error)) from error
         # a growing, jittered pause: a hundred workers must not come back all at once

@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from denoise.places import storage
+from denoise.places import storage, uris
 from denoise.places.embedded import holds_image
 
 _IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -125,13 +125,13 @@ def part(output: str, shard: int, columns: Sequence[str] | None = None) -> Itera
 
 def parts(output: str) -> list[str]:
     """The URIs of an output folder's part files, in order."""
-    folder = storage.join(output, "data")
-    return [storage.join(folder, name) for name in storage.names(folder) if shard_of(name) >= 0]
+    folder = uris.join(output, "data")
+    return [uris.join(folder, name) for name in storage.names(folder) if shard_of(name) >= 0]
 
 
 def part_uri(output: str, shard: int) -> str:
     """Where the rows of a shard lie: a name that only this shard has."""
-    return storage.join(output, "data", _part_name(shard))
+    return uris.join(output, "data", _part_name(shard))
 
 
 def shard_of(name: str) -> int:

@@ -30,7 +30,7 @@ from denoise.flow.pairs import PairConfig, load
 from denoise.inference import denoiser_of, pairing_of, row_of
 from denoise.noising import NoisingConfig, noise
 from denoise.noising import row_of as noise_row_of
-from denoise.places import storage, tables
+from denoise.places import storage, tables, uris
 from denoise.places.inputs import Entry, entries
 from tests.running import footer_of
 
@@ -47,7 +47,7 @@ def main() -> None:
     given = parser.parse_args()
     place = Path(tempfile.mkdtemp(prefix="bench-infer-"))
     try:
-        listed = list(entries(storage.absolute(given.images), Counter()))[: given.limit]
+        listed = list(entries(uris.absolute(given.images), Counter()))[: given.limit]
         photos = place / "photos.txt"
         photos.write_text("\n".join(entry.uri for entry in listed))
         print(f"{len(listed)} photographs, {WORKERS} processes of one thread, model {given.model}")

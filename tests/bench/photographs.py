@@ -13,7 +13,7 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
-from denoise.places import inputs, storage
+from denoise.places import inputs, uris
 
 
 def main() -> None:
@@ -25,7 +25,7 @@ def main() -> None:
     given = parser.parse_args()
     given.into.mkdir(parents=True, exist_ok=True)
     made = 0
-    for entry in inputs.entries(storage.absolute(given.folder), Counter()):
+    for entry in inputs.entries(uris.absolute(given.folder), Counter()):
         with Image.open(entry.uri) as opened:
             photograph = ImageOps.exif_transpose(opened).convert("RGB")
         photograph.thumbnail((given.side, given.side), Image.Resampling.LANCZOS)

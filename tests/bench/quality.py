@@ -23,7 +23,7 @@ from denoise.pixels.image import decode, to_floats, to_pixels
 from denoise.pixels.metrics import mse, psnr, ssim
 from denoise.pixels.noise import add_noise, seed_of
 from denoise.places.inputs import entries, source_of
-from denoise.places.storage import absolute
+from denoise.places.uris import absolute
 
 Method = Callable[[np.ndarray, float], np.ndarray]  # noisy [H, W, 3] float32, sigma -> denoised
 PEERS = ("bm3d", "nlm", "wavelets")

@@ -43,7 +43,7 @@ from denoise.learning.patches import Patches, Photo, Recipe, Sampler, photo_row
 from denoise.learning.recorder import Record
 from denoise.network.model import UNTOLD, build
 from denoise.places.inputs import entries, source_of
-from denoise.places.storage import absolute
+from denoise.places.uris import absolute
 from denoise.training import TrainConfig, train
 from tests.bench.quality import peak
 

@@ -1,0 +1,94 @@
+"""URIs as text: made absolute, put together, compared, and shown without credentials.
+
+A URI is a local path, `file://`, `s3://`, `gs://`, `az://` or whatever else fsspec knows.
+"""
+
+import os
+import re
+from posixpath import normpath
+
+_SECRETS = r"(?i)([\w-]*(?:sig|signature|key|token|secret|password|credential)[\w-]*)=[^&;\s]+"
+
+
+def absolute(uri: str) -> str:
+    """The URI in a form that means the same in every process: local paths made absolute."""
+    protocol, rest = split(uri)
+    if protocol != "file":
+        return uri.rstrip("/") if len(uri.rstrip("/")) > len(protocol) + 3 else uri
+    return os.path.abspath(os.path.expanduser(rest))
+
+
+def is_local(uri: str) -> bool:
+    """Whether the URI lies on this machine's own disks."""
+    return split(uri)[0] == "file"
+
+
+def join(root: str, *parts: str) -> str:
+    """A URI below another one."""
+    return "/".join([root.rstrip("/") if root.strip("/") else root, *parts])
+
+
+def resolved(folder: str, named: str) -> str:
+    """The place that a name in a file stands for, which is relative to the file's own folder."""
+    if "://" in named or named.startswith(("/", "~")):
+        return absolute(named)
+    protocol, rest = split(folder)
+    if protocol == "file":
+        return absolute(join(folder, named))
+    return f"{folder[: len(folder) - len(rest)]}{normpath(join(rest, named))}"
+
+
+def lies_in(uri: str, folder: str) -> bool:
+    """Whether a place is a folder or lies in it, by whatever links one gets to either."""
+    inner, outer = (
+        os.path.realpath(split(one)[1]) if is_local(one) else one for one in (uri, folder)
+    )
+    return join(inner, "").startswith(join(outer, ""))
+
+
+def by_way_of(root: str, uri: str) -> str:
+    """What a place is called in a listing of a folder that it lies in, whatever links lead to it;
+    elsewhere the place itself."""
+    if not (is_local(root) and is_local(uri) and lies_in(uri, root)):
+        return uri
+    return absolute(join(root, os.path.relpath(os.path.realpath(uri), os.path.realpath(root))))
+
+
+def glob_base(pattern: str) -> str:
+    """The folder that a glob's paths are relative to."""
+    fixed = re.split(r"[*?\[]", pattern, maxsplit=1)[0]
+    return (fixed.rpartition("/")[0] or "/") if "/" in fixed else "."
+
+
+def shown(uri: str) -> str:
+    """A URI as it may be printed and recorded: without a user name and password, and without its
+    query where that is signed. Whatever a path is called, it stays."""
+    if "://" not in uri:
+        return uri
+    place, mark, query = without_user(uri).partition("?")
+    return place if re.search(_SECRETS, query) else place + mark + query
+
+
+def split(uri: str) -> tuple[str, str]:
+    """The protocol and the rest; `file` where there is none."""
+    match = re.match(r"([A-Za-z][A-Za-z0-9+.-]+)(::[A-Za-z0-9+.:-]+)?://", uri)
+    if not match:
+        return "file", uri
+    protocol = match[1].lower()
+    return ("file" if protocol == "local" else protocol), uri[match.end() :]
+
+
+def without_user(text: str) -> str:
+    text = re.sub(r"://[^/@\s]*@", "://", text)
+    # a secret may hold a slash, and a port is none
+    return re.sub(r"://[^/@:\s]+:(?!\d+/)[^@\s]+@", "://", text)
+
+
+def without_secrets(text: str) -> str:
+    text = re.sub(_SECRETS, r"\1=...", without_user(text))
+    for name, value in os.environ.items():
+        if len(value) > 7 and re.search(
+            r"(?i)secret|key|token|password|connection_string|sas", name
+        ):
+            text = text.replace(value, "...")
+    return re.sub(r" at 0x[0-9a-f]+", "", text)

@@ -1,0 +1,65 @@
+"""URIs as text: absolute, put together, compared, and shown without credentials."""
+
+from pathlib import Path
+
+import pytest
+
+from denoise.places import storage, uris
+
+
+@pytest.mark.parametrize(
+    ("uri", "shown"),
+    [
+        ("s3://KEY:ab/cd+ef@bucket/x", "s3://bucket/x"),
+        ("https://TOKEN@host/x", "https://host/x"),
+        ("https://host/x?X-Amz-Date=1&X-Amz-Signature=def&y=1", "https://host/x"),
+        ("https://host/x?page=1", "https://host/x?page=1"),
+        ("s3://bucket/sigma=0.1/monkey=1.png", "s3://bucket/sigma=0.1/monkey=1.png"),
+        ("/home/sigma=0.1/monkey=1.png", "/home/sigma=0.1/monkey=1.png"),
+        ("https://host:8080/a@2x.png", "https://host:8080/a@2x.png"),
+        ("s3://bucket/a@2x.png", "s3://bucket/a@2x.png"),
+    ],
+)  # fmt: skip
+def test_a_uri_is_shown_without_its_secrets_and_otherwise_whole(uri: str, shown: str):
+    assert uris.shown(uri) == shown
+
+
+@pytest.mark.parametrize(
+    ("folder", "named", "place"),
+    [
+        ("/lists", "../a.png", "/a.png"),
+        ("/lists", "/b/a.png", "/b/a.png"),
+        ("s3://bucket/lists", "../photos/./a.png", "s3://bucket/photos/a.png"),
+        ("s3://bucket/lists", "gs://other/a.png", "gs://other/a.png"),
+    ],
+)
+def test_a_name_in_a_file_is_relative_to_the_folder_of_the_file(folder: str, named: str, place):
+    assert uris.resolved(folder, named) == place
+
+
+def test_a_place_lies_in_a_folder_whatever_links_lead_there(tmp_path: Path):
+    (tmp_path / "real" / "photos").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("real")
+    real, link = (str(tmp_path / name / "photos") for name in ("real", "link"))
+    assert uris.lies_in(f"{real}/out", link) and uris.lies_in(link, real)
+    assert not uris.lies_in(f"{real}-2", link)
+    assert uris.by_way_of(link, f"{real}/out") == f"{link}/out"
+    assert uris.by_way_of(link, "s3://bucket/out") == "s3://bucket/out"
+
+
+def test_a_chain_of_stores_is_no_local_path(tmp_path: Path):
+    (tmp_path / "a.txt").write_bytes(b"here")
+    uri = f"simplecache::file://{tmp_path}/a.txt"
+    assert not uris.is_local(uri) and uris.absolute(uri) == uri
+    assert storage.read(uri) == b"here"
+
+
+def test_local_places_are_made_absolute_and_others_left_alone(tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert uris.absolute("photos/") == str(tmp_path / "photos")
+    assert uris.absolute(f"file://{tmp_path}/x") == str(tmp_path / "x")
+    assert uris.absolute("s3://bucket/x/") == "s3://bucket/x"
+
+
+def test_a_glob_begins_at_its_last_folder_without_a_wildcard():
+    assert [uris.glob_base(one) for one in ("/*.png", "/a/*/b.png", "*.png")] == ["/", "/a", "."]
