@@ -7,9 +7,10 @@ import imagecodecs
 import numpy as np
 import pytest
 import tifffile
+from PIL import Image
 
 from denoise.pixels.image import ImageError, decode
-from tests.pictures import DEEP, GRAY, HEIGHT, RGB, WIDTH, tiff
+from tests.pictures import ALPHA, DEEP, GRAY, HEIGHT, RGB, WIDTH, bmp_of, png_of, save, tiff
 
 PLAIN = b" ".join(b"%d" % value for value in DEEP.ravel())
 BIG = {  # kind: BigTIFF's pixels and how they are written
@@ -154,3 +155,63 @@ def test_a_tiff_whose_first_pixels_spell_cr_is_no_camera_raw():
     entries = [struct.pack("<HHLL", tag, 4, 1, value) for tag, value in tags.items()]
     encoded = head + struct.pack("<H", len(tags)) + b"".join(entries) + bytes(4)
     assert decode(encoded).pixels.ravel().tolist() == list(b"CRCR")
+
+
+@pytest.mark.parametrize("format", ["GIF", "PNG", "TIFF"])
+def test_gray_in_a_palette_is_gray(format: str):
+    gray = Image.fromarray(GRAY[..., 0])
+    for picture in (gray, gray.convert("P")):
+        assert np.array_equal(decode(save(picture, format)).pixels, GRAY)
+
+
+def test_gray_in_a_palette_keeps_what_is_transparent():
+    value = int(GRAY[0, 0, 0])
+    encoded = save(Image.fromarray(GRAY[..., 0]).convert("P"), "PNG", transparency=value)
+    picture = decode(encoded)
+    assert np.array_equal(picture.pixels, GRAY)
+    assert np.array_equal(picture.alpha, np.where(GRAY[..., 0] == value, 0, 255))
+
+
+@pytest.mark.parametrize("format", ["TIFF", "WEBP", "GIF", "PNG"])
+def test_the_limit_of_pixels_is_ours_and_not_pillows(format: str, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    encoded = save(Image.fromarray(RGB), format)
+    assert decode(encoded).height == HEIGHT
+    with pytest.raises(ImageError, match="more than 50 pixels \\(the limit is --max-pixels\\)"):
+        decode(encoded, max_pixels=50)
+    assert Image.MAX_IMAGE_PIXELS == 100  # which others in this process may rely on
+
+
+def test_a_canvas_too_large_is_refused_before_it_is_made():
+    side = (60_000 - 1).to_bytes(3, "little")
+    head = b"VP8X" + struct.pack("<LL", 10, 0) + side + side
+    encoded = b"RIFF" + struct.pack("<L", 4 + len(head)) + b"WEBP" + head
+    with pytest.raises(ImageError, match="more than 500,000,000 pixels"):
+        decode(encoded)
+
+
+@pytest.mark.parametrize("encoded", [png_of(0, 5), bmp_of(0, 5), bmp_of(5, 0)])
+def test_a_picture_without_pixels_is_called_so_whatever_its_kind(encoded: bytes):
+    with pytest.raises(ImageError, match="no pixels: the width or the height is zero"):
+        decode(encoded)
+
+
+@pytest.mark.parametrize("pixels", [RGB, DEEP])
+def test_the_resolution_of_a_tiff_is_turned_with_it(pixels: np.ndarray):
+    turned = tiff(pixels, resolution=(300, 150), resolutionunit=2, extratags=[(274, 3, 1, 6, True)])
+    assert decode(turned).dpi == (150, 300)
+
+
+def test_a_fourth_channel_without_a_name_is_carried_as_alpha_at_any_depth():
+    for pixels, fourth in ((RGB, ALPHA), (DEEP, DEEP[..., 0])):
+        picture = decode(tiff(np.dstack([pixels, fourth]), extrasamples=["unspecified"]))
+        assert np.array_equal(picture.pixels, pixels)
+        assert np.array_equal(picture.alpha, fourth)
+
+
+def test_signed_pixels_and_a_fifth_channel_are_refused_and_never_misread():
+    with pytest.raises(ImageError, match="unsupported: 32-bit integer or signed pixels"):
+        decode(tiff(GRAY[..., 0].view(np.int8), photometric="minisblack"))
+    for pixels in (RGB, DEEP):
+        with pytest.raises(ImageError, match="multiplied alpha or more than one"):
+            decode(tiff(np.dstack([pixels, pixels[..., :2]])))

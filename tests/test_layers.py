@@ -12,7 +12,7 @@ import denoise
 HOME = Path(denoise.__file__).parent
 # folder -> its modules; a module imports from folders above its own, and what precedes it there
 LAYERS = {
-    "pixels": "kinds exif writers planes tiff decoders image noise metrics tiles",
+    "pixels": "kinds exif writers planes chunks tiff decoders image noise metrics tiles",
     "display": "views progress page",
     "places": "uris disk storage embedded inputs tables manifest output",
     "network": "model package denoiser portable",

@@ -101,10 +101,7 @@ def fetched(entry: Entry, config: PairConfig) -> Fetched:
         if source.error is not None:
             raise ImageError(source.error)
         if config.sigma is None and config.reference is not None:
-            try:
-                reference = read(reference_of(config.reference, entry.path))
-            except FAILURES as error:  # told if the image is fine
-                reference = why(error)
+            reference = _reference_of(entry.path, config.reference)
     return Fetched(pair, source, reference)
 
 
@@ -121,7 +118,7 @@ def paired(fetched: Fetched, config: PairConfig) -> Pair:
         with pair.stage("reference"):
             if isinstance(fetched.reference, str):
                 raise ImageError(fetched.reference)
-            pair.clean = _matching(decode(fetched.reference, max_pixels=config.max_pixels), pair)
+            pair.clean = _matching(_decoded_reference(fetched.reference, config), pair)
     return pair
 
 
@@ -156,6 +153,25 @@ def _add_noise(pair: Pair, config: PairConfig) -> None:
     pair.noisy = np.empty_like(pair.clean)
     for band, noisy in noisy_bands(pair.clean, to_floats, sigma=config.sigma, seed=seed):
         pair.noisy[band] = to_pixels(noisy, pair.picture.bit_depth)
+
+
+def _reference_of(path: str, references: str) -> bytes | str:
+    """The bytes of a path's reference, or what was wrong with it, told if the image is fine."""
+    try:
+        place = reference_of(references, path)
+    except FAILURES as error:
+        return why(error)
+    try:
+        return read(place)
+    except FAILURES as error:
+        return f"its reference: {why(error)}"
+
+
+def _decoded_reference(encoded: bytes, config: PairConfig) -> Picture:
+    try:
+        return decode(encoded, max_pixels=config.max_pixels)
+    except ImageError as error:
+        raise ImageError(f"its reference: {error}") from error
 
 
 def _matching(reference: Picture, pair: Pair) -> NDArray[Any]:

@@ -13,6 +13,7 @@ from PIL import Image
 from PIL.ImageFile import ImageFile
 
 from denoise.pixels import kinds
+from denoise.pixels.chunks import check_rows, colour_of
 from denoise.pixels.exif import without_prefix
 from denoise.pixels.planes import (
     DECODER_ERRORS,
@@ -22,10 +23,12 @@ from denoise.pixels.planes import (
     extra,
     note_of,
     opened,
+    pillow_limited,
     pillow_planes,
     plausible_dpi,
     stretched,
     to_rgb,
+    too_many,
 )
 from denoise.pixels.tiff import scan_of_tiff
 from denoise.pixels.writers import GRAY_XMP, Planes
@@ -38,7 +41,9 @@ def scan(encoded: bytes, max_pixels: int) -> Scan:
     kind = kinds.kind_of(encoded[: kinds.HEAD])
     if kind is not None and not kinds.is_supported(kind):
         raise ImageError(f"unsupported kind: {kind}")
-    with _in_own_words(kind):
+    with _in_own_words(kind, max_pixels), pillow_limited(max_pixels):
+        if size := kinds.size_of(kind, encoded[: kinds.HEAD]):
+            check_size(*size, max_pixels)
         if kind == "TIFF":
             return scan_of_tiff(encoded, max_pixels)
         image = opened(encoded, kind or "TGA")  # the one format without a magic number
@@ -48,17 +53,20 @@ def scan(encoded: bytes, max_pixels: int) -> Scan:
         format = "JPEG" if image.format == "MPO" else str(image.format)
         icc, dpi = image.info.get("icc_profile"), plausible_dpi(image.info.get("dpi"))
         note = note_of(lambda: getattr(image, "n_frames", 1))
-        return Scan(planes, format, exif, icc, dpi, note)
+        colour = colour_of(encoded) if kind == "PNG" else ()
+        return Scan(planes, format, exif, icc, dpi, note, colour)
 
 
 @contextmanager
-def _in_own_words(kind: str | None) -> Iterator[None]:
+def _in_own_words(kind: str | None, max_pixels: int) -> Iterator[None]:
     """Turns what decoders raise into an ImageError without addresses, offsets and file names."""
     try:
         yield
     except ImageError:
         raise
     except DECODER_ERRORS as error:
+        if isinstance(error, Image.DecompressionBombError):
+            raise ImageError(too_many(max_pixels)) from error
         raise ImageError(_words_for(error, kind)) from error
 
 
@@ -71,8 +79,6 @@ def _words_for(error: BaseException, kind: str | None) -> str:
         return "not enough memory to decode it"
     if "decompressed data too large" in said or "too much memory used in text" in said:
         return f"too much text or too large a profile in {kind}"
-    if "decompression bomb" in said:
-        return "too many pixels"
     if "unsupported" in said or "cannot handle" in said or "not supported" in said:
         return f"unsupported variant of {kind}"
     return f"truncated or damaged {kind}"
@@ -87,11 +93,22 @@ def _planes(image: ImageFile, encoded: bytes) -> Planes:
         inner = encoded[icon.ico.entry[0].offset :]  # of the largest
         if kinds.kind_of(inner[: kinds.HEAD]) == "PNG":
             return _planes(opened(inner, "PNG"), inner)
+    if image.format == "PNG":
+        check_rows(encoded)
+        _scale_transparency(image)
     bits = _depth_of(image, encoded)
     if bits > 8:
         return _deep_planes(str(image.format), encoded, bits)
     planes = pillow_planes(image)
     return planes[..., ::3] if _is_gray_webp(image, planes) else planes
+
+
+def _scale_transparency(image: ImageFile) -> None:
+    """Of gray with 2 or 4 bits: Pillow stretches the pixels to 8, but not what is transparent."""
+    _, raw = (image.tile[0].codec_name, image.tile[0].args) if image.tile else ("", "")
+    transparent = image.info.get("transparency")
+    if isinstance(transparent, int) and raw in ("L;2", "L;4"):
+        image.info["transparency"] = transparent * {"L;2": 85, "L;4": 17}[raw]
 
 
 def _jpeg_planes(image: ImageFile, encoded: bytes) -> Planes:

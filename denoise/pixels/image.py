@@ -17,7 +17,7 @@ from denoise.pixels.decoders import scan
 from denoise.pixels.exif import PREFIX, orientation_of, upright
 from denoise.pixels.kinds import IMAGE_SUFFIXES, looks_like_image
 from denoise.pixels.planes import ImageError, Scan
-from denoise.pixels.writers import Planes
+from denoise.pixels.writers import Colour, Planes
 
 __all__ = [
     "FORMATS",
@@ -52,6 +52,7 @@ class Picture:
     icc: bytes | None = None
     dpi: tuple[float, float] | None = None
     note: str | None = None  # what a user should know, such as "first of 12 frames"
+    colour: Colour = ()  # what a PNG file says of its colours in the place of a profile
 
     @property
     def height(self) -> int:
@@ -94,8 +95,10 @@ def encode(
         kept = {"exif": picture.exif, "icc": picture.icc, "dpi": picture.dpi}
         if format == "jpeg" and picture.exif:
             kept["exif"] = PREFIX + picture.exif
-    if format in ("png", "tiff"):
-        return getattr(writers, format)(planes, **kept)
+    if format == "png":
+        return writers.png(planes, **kept, colour=picture.colour if metadata else ())
+    if format == "tiff":
+        return writers.tiff(planes, **kept)
     options: dict[str, Any] = {"quality": quality or 95, "subsampling": 0}
     if format == "webp":
         options = _webp_options(quality, is_gray=picture.pixels.shape[2] == 1)
@@ -178,6 +181,7 @@ def _upright(raw: Scan) -> Picture:
         icc=icc if icc[16:20] in (b"RGB ", b"GRAY") else None,  # else the pixels were converted
         dpi=dpi,
         note=note,
+        colour=raw.colour,
     )
 
 

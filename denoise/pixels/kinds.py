@@ -1,6 +1,7 @@
 """What a file is, by its first bytes and never by its name."""
 
 import re
+import struct
 
 # What is decoded, by Pillow's names. Nothing that starts other programs (EPS) or only looks like an
 # image (HDF5, GRIB) stands here.
@@ -56,6 +57,19 @@ def kind_of(head: bytes) -> str | None:
             if re.match(magic, head[:HEAD], re.DOTALL):
                 return kind
     return None
+
+
+def size_of(kind: str | None, head: bytes) -> tuple[int, int] | None:
+    """Width and height as the head of a file has them, for kinds that Pillow would not let us look
+    at before it refuses them or takes memory for them; None for others."""
+    if kind == "WEBP" and head[12:16] == b"VP8X":  # the canvas, which is made when it is opened
+        return 1 + int.from_bytes(head[24:27], "little"), 1 + int.from_bytes(head[27:30], "little")
+    layout = {"PNG": (">LL", 16), "QOI": (">LL", 4), "BMP": ("<ll", 18)}.get(kind or "")
+    is_old = kind == "BMP" and head[14:15] == b"\x0c"  # OS/2's, in 16 bits
+    if layout is None or is_old or len(head) < layout[1] + 8:
+        return None
+    width, height = struct.unpack_from(layout[0], head, layout[1])
+    return width, abs(height)  # a BMP from top to bottom has a negative one
 
 
 def is_supported(kind: str) -> bool:

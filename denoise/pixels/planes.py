@@ -5,10 +5,12 @@ Planes are [H, W, N] uint8 or uint16, N 1 (gray), 2 (gray, alpha), 3 (RGB) or 4 
 
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from io import BytesIO
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -16,7 +18,7 @@ import numpy.typing as npt
 from PIL import Image, ImageCms
 from PIL.ImageFile import ImageFile
 
-from denoise.pixels.writers import Planes
+from denoise.pixels.writers import Colour, Planes
 
 
 class ImageError(ValueError):
@@ -58,13 +60,32 @@ class Scan:
     icc: bytes | None
     dpi: tuple[float, float] | None
     note: str | None
+    colour: Colour = ()  # what a PNG file says of its colours instead of an ICC profile
+
+
+_limits = Lock()
+_theirs: list[int | None] = []  # Pillow's own limit, once for each thread that decodes
+
+
+@contextmanager
+def pillow_limited(max_pixels: int) -> Iterator[None]:
+    """Our limit in the place of Pillow's, which is one for the process and knows no flags."""
+    with _limits:
+        _theirs.append(_theirs[0] if _theirs else Image.MAX_IMAGE_PIXELS)
+        Image.MAX_IMAGE_PIXELS = max_pixels
+    try:
+        yield
+    finally:
+        with _limits:
+            theirs = _theirs.pop()
+            if not _theirs:
+                Image.MAX_IMAGE_PIXELS = theirs
 
 
 def opened(encoded: bytes, kind: str) -> ImageFile:
     """Pillow's image with its header read, and nothing else.
 
-    Not through Image.open: that has one limit of pixels for the whole process, and tries decoders
-    that the content does not call for.
+    Not through Image.open, which tries decoders that the content does not call for.
     """
     Image.init()
     opener = Image.OPEN[kind][0]
@@ -76,7 +97,11 @@ def check_size(width: int, height: int, max_pixels: int) -> None:
     if width < 1 or height < 1:
         raise ImageError("no pixels: the width or the height is zero")
     if width * height > max_pixels:
-        raise ImageError(f"more than {max_pixels:,} pixels (the limit is --max-pixels)")
+        raise ImageError(too_many(max_pixels))
+
+
+def too_many(max_pixels: int) -> str:
+    return f"more than {max_pixels:,} pixels (the limit is --max-pixels)"
 
 
 def pillow_planes(image: Image.Image) -> Planes:
@@ -98,7 +123,14 @@ def pillow_planes(image: Image.Image) -> Planes:
     is_gray = mode in ("1", "L", "LA", "La")
     plain = image.convert(("L" if is_gray else "RGB") + ("A" if transparent else ""))
     planes = np.asarray(plain)
-    return planes.reshape(*planes.shape[:2], -1)
+    planes = planes.reshape(*planes.shape[:2], -1)
+    return planes[..., ::3] if _has_gray_palette(image) else planes
+
+
+def _has_gray_palette(image: Image.Image) -> bool:
+    """Whether it can show no colour, as the GIF of a gray picture."""
+    palette = np.array(image.getpalette("RGB") or [], np.uint8).reshape(-1, 3)
+    return len(palette) > 0 and bool((palette == palette[:, :1]).all())
 
 
 def to_rgb(image: Image.Image, icc: bytes | None) -> Image.Image:

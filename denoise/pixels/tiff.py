@@ -26,7 +26,8 @@ from denoise.pixels.writers import Planes, descriptive
 
 # TIFF's tags, by number
 _SUBFILE_TYPE, _WIDTH, _HEIGHT, _BITS, _PHOTOMETRIC, _ORIENTATION = 254, 256, 257, 258, 262, 274
-_SAMPLES, _PLANAR, _SAMPLE_FORMAT, _ICC, _DNG_VERSION = 277, 284, 339, 34675, 50706
+_SAMPLES, _PLANAR, _BESIDE, _SAMPLE_FORMAT = 277, 284, 338, 339
+_ICC, _DNG_VERSION = 34675, 50706
 _STRIP_STARTS, _ROWS_PER_STRIP, _STRIP_LENGTHS = 273, 278, 279
 _TILE_WIDTH, _TILE_HEIGHT, _TILE_STARTS, _TILE_LENGTHS = 322, 323, 324, 325
 
@@ -48,8 +49,10 @@ def scan_of_tiff(encoded: bytes, max_pixels: int) -> Scan:
     image = opened(encoded, "TIFF")
     check_size(*image.size, max_pixels)
     planes = pillow_planes(image)
-    tags[_ORIENTATION] = 1  # Pillow has turned it already
     icc, dpi = image.info.get("icc_profile"), plausible_dpi(image.info.get("dpi"))
+    if dpi and tags.get(_ORIENTATION, 1) > 4:
+        dpi = dpi[::-1]
+    tags[_ORIENTATION] = 1  # Pillow has turned it already
     return Scan(planes, "TIFF", _exif_of_tiff(tags), icc, dpi, note)
 
 
@@ -104,7 +107,11 @@ def _needs_tifffile(tags: Image.Exif) -> bool:
     """Whether Pillow would lose something, silently, or (half floats) not open it."""
     bits, samples = np.atleast_1d(tags.get(_BITS, 1)), tags.get(_SAMPLES, 1)
     if bits.max() <= 8:
-        return False
+        colours = {0: 1, 1: 1, 2: 3}.get(tags.get(_PHOTOMETRIC, -1)) or samples
+        is_signed = 2 in np.atleast_1d(tags.get(_SAMPLE_FORMAT, 1))
+        # a fourth channel of which nobody says what it is, a fifth one: Pillow leaves them out
+        beside = np.atleast_1d(tags.get(_BESIDE, 2))[: samples - colours]
+        return is_signed or samples > colours + 1 or (samples > colours and 0 in beside)
     is_half = bits[0] == 16 and 3 in np.atleast_1d(tags.get(_SAMPLE_FORMAT, 1))
     simple = samples == 1 and tags.get(_PHOTOMETRIC) == 1  # gray, 0 is black
     return not (simple and bits[0] in (16, 32)) or is_half
@@ -117,7 +124,7 @@ def _tifffile_planes(encoded: bytes) -> Planes:
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what it says becomes an ImageError
     with tifffile.TiffFile(BytesIO(encoded)) as file:
         page = file.pages[0]
-        if page.photometric not in (0, 1, 2) or page.sampleformat not in (1, 3):
+        if page.photometric not in (0, 1, 2) or page.sampleformat not in (1, 2, 3):
             raise ImageError("unsupported variant of TIFF: deep pixels neither gray nor RGB")
         planes = page.asarray(maxworkers=1)
         if page.axes == "SYX":

@@ -14,6 +14,7 @@ from isal import isal_zlib
 from PIL import Image, TiffImagePlugin
 
 Planes = npt.NDArray[Any]  # uint8 or uint16
+Colour = tuple[tuple[bytes, bytes], ...]  # names and contents of a PNG file's chunks
 
 # Marks a WebP, which knows colours only, as one of gray: in the words of TIFF, 0 is black
 GRAY_XMP = (
@@ -33,6 +34,7 @@ def png(
     exif: bytes | None = None,
     icc: bytes | None = None,
     dpi: tuple[float, float] | None = None,
+    colour: Colour = (),
 ) -> bytes:
     """A PNG file: the Sub filter in numpy and ISA-L's deflate; see tests/bench/encode.py."""
     height, width, count = planes.shape
@@ -42,6 +44,7 @@ def png(
     chunks = [_chunk(b"IHDR", header)]
     if icc:
         chunks.append(_chunk(b"iCCP", b"ICC profile\x00\x00" + zlib.compress(icc)))
+    chunks += [_chunk(*one) for one in colour]
     if dpi:
         per_metre = [min(round(side / 0.0254), 0x7FFFFFFF) for side in dpi]
         chunks.append(_chunk(b"pHYs", struct.pack(">LLB", *per_metre, 1)))
