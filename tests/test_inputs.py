@@ -3,10 +3,11 @@
 import os
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pyarrow as pa
@@ -110,7 +111,7 @@ def test_an_output_folder_inside_a_folder_of_tables_is_none_of_them(tmp_path: Pa
     (tmp_path / "out" / "_manifest").mkdir(parents=True)
     pq.write_table(pa.table({"x": [1]}), tmp_path / "out" / "_manifest" / "rows.parquet")
     listed, left_out = found(tmp_path, output=str(tmp_path / "out"))
-    assert set(listed) == {"0.png"} and left_out["no image"] == 0
+    assert set(listed) == {"0.png"} and "no image" not in left_out
 
 
 def test_a_csv_without_the_column_says_which_it_has(tmp_path: Path):
@@ -319,12 +320,126 @@ def test_a_systems_own_folder_that_nobody_may_list_is_none_of_ours(tmp_path: Pat
     scandir = os.scandir
 
     def refused(folder: str) -> Any:  # whoever runs the tests may be root
-        if folder.endswith(("Trashes", "private")):
+        if folder.endswith("Trashes"):
             raise PermissionError(folder)
         return scandir(folder)
 
     monkeypatch.setattr("os.scandir", refused)
-    assert list(found(tmp_path)[0]) == ["a.png"]
-    (tmp_path / "private").mkdir()
-    with pytest.raises(SettingsError, match="permission denied"):
-        found(tmp_path)
+    listed, left_out = found(tmp_path)
+    assert list(listed) == ["a.png"] and not left_out
+
+
+@pytest.fixture
+def unprivileged() -> Iterator[Path]:
+    """A folder, and no right to what is locked in it: root would have every right."""
+    with TemporaryDirectory() as place:  # pytest's own folders let nobody else in
+        os.chmod(place, 0o755)
+        storage.exists(place)  # loads what it needs, wherever that may be read by root alone
+        is_root = os.geteuid() == 0
+        if is_root:
+            os.chown(place, 65534, -1)
+            os.seteuid(65534)
+        try:
+            yield Path(place)
+        finally:
+            if is_root:
+                os.seteuid(0)
+            for locked in ("locked", "."):
+                os.chmod(os.path.join(place, locked), 0o755)
+
+
+def test_a_folder_that_may_not_be_read_is_left_out_and_counted(unprivileged: Path):
+    for name in ("a/b.png", "locked/c.png", "z.png"):
+        storage.write(str(unprivileged / name), encoded(photo()))
+    (unprivileged / "locked").chmod(0)
+    listed, left_out = found(unprivileged)
+    assert list(listed) == ["z.png", "a/b.png"] and left_out == {"folders that may not be read": 1}
+
+
+def test_a_root_that_may_not_be_read_is_refused(unprivileged: Path):
+    (unprivileged / "locked").mkdir(mode=0)
+    with pytest.raises(SettingsError, match="locked: permission denied"):
+        found(unprivileged / "locked")
+
+
+def table(place: Path, *paths: str | None) -> None:
+    """A Parquet table of one image a row, which has the name given or none."""
+    rows = [{"bytes": encoded(photo(seed=k)), "path": path} for k, path in enumerate(paths)]
+    place.parent.mkdir(parents=True, exist_ok=True)
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    pq.write_table(pa.table({"image": pa.array(rows, kind)}), place)
+
+
+def test_images_without_a_name_are_called_by_their_table_wherever_it_lies(tmp_path: Path):
+    for place in ("here", "there/too"):
+        table(tmp_path / place / "train" / "p.parquet", None, None)
+        table(tmp_path / place / "test" / "p.parquet", None)
+        listed, left_out = found(tmp_path / place)
+        assert set(listed) == {"train/p/0", "train/p/1", "test/p/0"} and not left_out
+
+
+def test_a_tree_that_is_moved_gives_the_same_names(tmp_path: Path):
+    for place in ("here", "there/too"):
+        for part in ("train", "test"):
+            table(tmp_path / place / part / "p.parquet", "0.png")
+        (tmp_path / place / "list.txt").write_text("x/0.png\n./x/../x/0.png\ns3://x/0.png\n")
+    for images in (".", "*/*.parquet", "list.txt"):
+        first, second = (list(found(tmp_path / one / images)[0]) for one in ("here", "there/too"))
+        assert first == second and len(first) == 2
+
+
+def test_a_glob_of_tables_gives_their_rows(tmp_path: Path):
+    table(tmp_path / "train" / "a.parquet", "0.png", None)
+    table(tmp_path / "train" / "b.parquet", "1.png")
+    listed, left_out = found(tmp_path / "*" / "*.parquet")
+    assert set(listed) == {"0.png", "train/a/1", "1.png"} and not left_out
+    assert source_of(listed["1.png"]).encoded == encoded(photo())
+
+
+def test_tables_beside_images_are_left_out_and_counted(tmp_path: Path):
+    table(tmp_path / "a.parquet", "0.png")
+    (tmp_path / "b.png").write_bytes(encoded(photo()))
+    for images in (tmp_path, tmp_path / "*"):
+        listed, left_out = found(images)
+        assert set(listed) == {"b.png"} and left_out == {"no image": 1}
+
+
+def test_a_folder_named_like_an_image_is_its_rows_error(tmp_path: Path):
+    (tmp_path / "x.png").mkdir()
+    for images in (tmp_path, tmp_path / "*.png"):
+        (entry,) = found(images)[0].values()
+        assert load(entry, PairConfig()).error == "a folder, not a file"
+
+
+def test_nothing_is_counted_that_is_not_there(tmp_path: Path):
+    table(tmp_path / "a.parquet", "0.png")
+    (tmp_path / "out" / "data").mkdir(parents=True)
+    assert dict(found(tmp_path, output=str(tmp_path / "out"))[1]) == {}
+
+
+def test_one_file_that_is_no_image_is_nothing_to_do(tmp_path: Path):
+    (tmp_path / "afile").write_text("no image")
+    with pytest.raises(SettingsError, match="no images under"):
+        found(tmp_path / "afile")
+    (tmp_path / "a.png").write_text("no image either, but its name is a promise")
+    assert set(found(tmp_path / "a.png")[0]) == {"a.png"}
+
+
+def test_a_list_of_numbers_is_refused(tmp_path: Path):
+    pq.write_table(pa.table({"uri": [1, 2]}), tmp_path / "list.parquet")
+    with pytest.raises(SettingsError, match="`uri` must hold text, not int64"):
+        found(tmp_path / "list.parquet")
+
+
+def test_a_list_may_hold_its_names_as_categories(tmp_path: Path):
+    names = pa.array(["a.png", "b.png", "a.png"]).dictionary_encode()
+    pq.write_table(pa.table({"uri": names}), tmp_path / "list.parquet")
+    assert set(found(tmp_path / "list.parquet")[0]) == {"a.png", "b.png"}
+
+
+def test_an_image_beside_its_lists_folder_is_called_by_the_way_there(tmp_path: Path):
+    for place in ("here", "there/too"):
+        lists = tmp_path / place / "lists"
+        lists.mkdir(parents=True)
+        (lists / "list.txt").write_text("../photos/a.png\n../lists/b.png\n/elsewhere/c.png\n")
+        assert set(found(lists / "list.txt")[0]) == {"__/photos/a.png", "b.png", "elsewhere/c.png"}

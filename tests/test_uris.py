@@ -37,6 +37,21 @@ def test_a_name_in_a_file_is_relative_to_the_folder_of_the_file(folder: str, nam
     assert uris.resolved(folder, named) == place
 
 
+@pytest.mark.parametrize(
+    ("uri", "folder", "called"),
+    [
+        ("/lists/x/a.png", "/lists", "x/a.png"),
+        ("/photos/a.png", "/lists", "../photos/a.png"),
+        ("/a.png", "/", "a.png"),
+        ("s3://bucket/photos/a.png", "s3://bucket/lists", "../photos/a.png"),
+        ("s3://bucket/a.png", "gs://bucket", "s3://bucket/a.png"),
+        ("https://me:pw@host/x/a.png?sig=1", "https://host/y", "../x/a.png"),
+    ],
+)
+def test_a_place_has_a_name_as_seen_from_a_folder(uri: str, folder: str, called: str):
+    assert uris.relative(uri, folder) == called
+
+
 def test_a_place_lies_in_a_folder_whatever_links_lead_there(tmp_path: Path):
     (tmp_path / "real" / "photos").mkdir(parents=True)
     (tmp_path / "link").symlink_to("real")

@@ -41,11 +41,11 @@ class Source:
 
 def rows_in(found: Found) -> Iterator[tuple[str, int]]:
     """What the image of each row is called (by the table's `path`, else by the image's own, else by
-    its number), and about how large it is, in bytes.
+    the table's place below the input root and its number), and about how large it is, in bytes.
 
     Raises OSError, ArrowException, and SettingsError where there is no image column.
     """
-    stem = found.path.rsplit("/", 1)[-1].rsplit(".", 1)[0]
+    stem = found.path.rsplit(".", 1)[0]
     with storage.open_input(found.uri) as file:
         table = pq.ParquetFile(file)
         size = found.size // max(1, table.metadata.num_rows)

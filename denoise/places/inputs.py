@@ -108,40 +108,57 @@ def _entries_of(images: str, left_out: Counter[str], output: str | None) -> Iter
     """Tells the kinds of inputs apart."""
     wildcards = r"[*\[]" if images.startswith("http") else r"[*?\[]"
     if re.search(wildcards, images) and not storage.exists(images):
-        output = output and uris.by_way_of(uris.glob_base(images), output)
-        return _once(_images_among(storage.matches(images), left_out, output), left_out)
+        base = uris.glob_base(images)
+        output = output and uris.by_way_of(base, output)
+        return _searched(storage.matches(images), base, left_out, output)
     if storage.is_folder(images):
         return _folder(images, left_out, output and uris.by_way_of(images, output))
     if images.lower().endswith(_MANIFESTS):
-        return _once(_manifest(images), left_out)
-    found = storage.info(images)
+        return _once(_manifest(images), _folder_of(images), left_out)
     name = uris.shown(images).rsplit("/", 1)[-1]
-    return iter([Entry(_key(name), found.uri, found.size, found.mark)])
+    return _images_among(iter([replace(storage.info(images), path=name)]), left_out, output)
 
 
 def _folder(root: str, left_out: Counter[str], output: str | None) -> Iterator[Entry]:
-    """A folder of images, searched recursively; of Parquet tables where it holds no images."""
+    """A folder, searched recursively; of what a job of ours has written the table alone."""
     if storage.exists(uris.join(root, "_run.json")):
-        yield from _once(_tables(storage.listing(uris.join(root, "data"))), left_out)
-        return
-    tables: list[Found] = []
-
-    def noted(found: Iterator[Found]) -> Iterator[Found]:
-        for one in found:
-            is_table = _suffix(one.path) == ".parquet" and _reason_by_name(one) is _UNSURE
-            if is_table and not _is_inside(one.uri, output):
-                tables.append(one)
-            yield one
-
-    anything = False
-    found = _images_among(noted(storage.listing(root)), left_out, output)
+        rows = _tables(storage.listing(uris.join(root, "data"), left_out))
+        return _once(rows, root, left_out)
+    found = storage.listing(root, left_out)
     # of a folder's paths those alone that are escaped, or look so, may be called alike
-    for entry in _once(found, left_out, may_collide=lambda path: "\\" in path):
+    return _searched(found, root, left_out, output, may_collide=lambda path: "\\" in path)
+
+
+def _searched(
+    found: Iterator[Found],
+    root: str,
+    left_out: Counter[str],
+    output: str | None,
+    may_collide: Callable[[str], bool] = lambda path: True,
+) -> Iterator[Entry]:
+    """The images among what was found; the rows of its Parquet tables where it holds no images."""
+    tables: list[Found] = []
+    images = _images_among(_without_tables(found, tables, output), left_out, output)
+    anything = False
+    for entry in _once(images, root, left_out, may_collide=may_collide):
         anything = True
         yield entry
-    if not anything and tables:
-        left_out["no image"] -= len(tables)
-        yield from _once(_tables(iter(tables)), left_out)
+    if not anything:
+        yield from _once(_tables(iter(tables)), root, left_out)
+    elif tables:
+        left_out["no image"] += len(tables)
+
+
+def _without_tables(
+    found: Iterator[Found], tables: list[Found], output: str | None
+) -> Iterator[Found]:
+    """All but the Parquet tables, which are put aside."""
+    for one in found:
+        is_table = _suffix(one.path) == ".parquet" and _reason_by_name(one) is _UNSURE
+        if is_table and not _is_inside(one.uri, output):
+            tables.append(one)
+        else:
+            yield one
 
 
 def _images_among(
@@ -156,8 +173,8 @@ def _images_among(
             for one, why in zip(batch, by_name, strict=True):
                 reason = next(by_content) if why is _UNSURE else why
                 if _is_inside(one.uri, output):
-                    left_out["inside the output folder"] += not one.is_folder
-                elif reason is None:
+                    reason = "" if one.is_folder else "inside the output folder"
+                if reason is None:
                     yield Entry(_key(one.path), one.uri, one.size, one.mark)
                 elif reason:
                     left_out[reason] += 1
@@ -191,7 +208,7 @@ def _manifest(uri: str) -> Iterator[Entry]:
             if "uri" not in pq.read_schema(file).names:
                 yield from _tables(iter([storage.info(uri)]))
                 return
-    folder = uris.absolute(uri).rsplit("/", 1)[0]
+    folder = _folder_of(uri)
     for named in _uris_in(uri):
         where = uris.resolved(folder, named)
         size, mark = 0, ""
@@ -201,16 +218,22 @@ def _manifest(uri: str) -> Iterator[Entry]:
                 size, mark = found.size, found.mark
             except OSError:
                 pass  # reading it will tell, in its own row
-        below = uris.shown(where).removeprefix(uris.shown(folder) + "/")
-        yield Entry(_key(below.split("://", 1)[-1]), where, size, mark)
+        called = uris.relative(where, folder)
+        if called.startswith("../") and not uris.is_relative(named):
+            called = uris.shown(where)
+        yield Entry(_key(called.split("://", 1)[-1]), where, size, mark)
+
+
+def _folder_of(uri: str) -> str:
+    """The folder that a file's names are relative to."""
+    return uris.absolute(uri).rsplit("/", 1)[0]
 
 
 def _uris_in(uri: str) -> Iterator[str]:
     """The `uri` column of a manifest, or the lines of a text file."""
     with storage.open_input(uri) as file:
         if uri.lower().endswith(".parquet"):
-            for batch in pq.ParquetFile(file).iter_batches(columns=["uri"]):
-                yield from (str(one) for one in batch.column(0).to_pylist() if one)
+            yield from _uris_in_table(uri, pq.ParquetFile(file))
             return
         lines = TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
         if uri.lower().endswith(".csv"):
@@ -229,6 +252,21 @@ def _uris_in(uri: str) -> Iterator[str]:
                 yield named
 
 
+def _uris_in_table(uri: str, table: pq.ParquetFile) -> Iterator[str]:
+    """The `uri` column. Raises SettingsError where it holds anything but text."""
+    kind = table.schema_arrow.field("uri").type
+    if not _is_text(kind):
+        raise SettingsError(f"{uris.shown(uri)}: its column `uri` must hold text, not {kind}")
+    for batch in table.iter_batches(columns=["uri"]):
+        yield from filter(None, batch.column(0).to_pylist())
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    if pa.types.is_dictionary(kind):  # as pandas writes a categorical column
+        return _is_text(kind.value_type)
+    return kind in (pa.string(), pa.large_string(), pa.string_view(), pa.null())
+
+
 def _tables(found: Iterator[Found]) -> Iterator[Entry]:
     """The rows of Parquet files that hold encoded images."""
     for one in found:
@@ -240,18 +278,21 @@ def _tables(found: Iterator[Found]) -> Iterator[Entry]:
 
 def _once(
     found: Iterator[Entry],
+    root: str,
     left_out: Counter[str],
     *,
     may_collide: Callable[[str], bool] = lambda path: True,
 ) -> Iterator[Entry]:
     """Each image once, each under a path of its own: manifests and tables may name one twice, and
-    two that differ only in what the path leaves out, where a listing cannot."""
+    two that differ only in what the path leaves out, where a listing cannot. Of two that are called
+    alike the second is told by its place below the root: it is the same wherever all of it lies."""
+    root = uris.absolute(root)
     seen: dict[int, int] = {}  # hashes: of a hundred million names they fit into memory
     for entry in found:
         if not may_collide(entry.path):
             yield entry
             continue
-        place = repr((uris.shown(entry.uri), entry.row))
+        place = repr((uris.relative(entry.uri, root), entry.row))
         key, home = _hash(entry.path), _hash(place)
         while seen.get(key, home) != home:
             entry = replace(entry, path=f"{entry.path}~{home & 0xFFFFFFFF:08x}")

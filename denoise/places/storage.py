@@ -8,12 +8,14 @@ wrong is an `OSError`; `words_of` puts it in plain words, the same for the same 
 import os
 import random
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib import import_module
 from io import BytesIO
+from threading import Lock
 from typing import IO, Any, TypeVar
 from uuid import uuid4
 
@@ -35,31 +37,23 @@ _FOREIGN = {
 _ATTEMPTS = 5
 _LISTERS = 16  # folders listed ahead: what they hold is all that is in memory
 _T = TypeVar("_T")
+_counting = Lock()  # folders are listed by threads
 
 
 class SettingsError(ValueError):
     """Wrong flags, places or settings, found before any work: one line, exit code 2."""
 
 
-def listing(root: str) -> Iterator[Found]:
+def listing(root: str, left_out: Counter[str] | None = None) -> Iterator[Found]:
     """Every file and folder below a folder, in the order of names, listed ahead in parallel.
 
     Links are followed, a folder is never entered twice; what a dangling link names is listed with
-    size 0, so that reading it tells. Raises OSError where a folder cannot be listed.
+    size 0, so that reading it tells. Raises OSError where a folder cannot be listed; but with
+    `left_out` the folders below the root that may not be read are counted there and passed over.
     """
     fs, top = _filesystem(root)
     seen: set[tuple[int, int]] = set()
-
-    def children(prefix: str, folder: str) -> list[Found]:
-        try:
-            if _is_disk(fs):
-                return disk.children(prefix, folder, seen)
-            return _children(fs, prefix, folder)
-        except PermissionError:
-            if prefix.startswith(".") or "/." in prefix:
-                return []  # as a system keeps its own on a camera's card
-            raise
-
+    children = partial(_inside, fs, seen, left_out)
     with ThreadPoolExecutor(1 if _is_disk(fs) else _LISTERS) as pool:
         first = top if _is_disk(fs) else root  # what is found keeps the store's protocol
         waiting: list[tuple[str, str] | Future[list[Found]]] = [("", first)]  # the next one last
@@ -72,6 +66,28 @@ def listing(root: str) -> Iterator[Found]:
             found = folder.result()
             yield from found
             waiting += [(one.path + "/", one.uri) for one in reversed(found) if one.is_folder]
+
+
+def _inside(
+    fs: Any,
+    seen: set[tuple[int, int]],
+    left_out: Counter[str] | None,
+    prefix: str,
+    folder: str,
+) -> list[Found]:
+    """What lies directly in a folder; nothing where it may not be read and that is forgiven."""
+    try:
+        if _is_disk(fs):
+            return disk.children(prefix, folder, seen)
+        return _children(fs, prefix, folder)
+    except PermissionError:
+        if prefix.startswith(".") or "/." in prefix:
+            return []  # as a system keeps its own on a camera's card
+        if left_out is None or not prefix:
+            raise
+        with _counting:
+            left_out["folders that may not be read"] += 1
+        return []
 
 
 def read(uri: str) -> bytes:
@@ -158,14 +174,14 @@ def names(folder: str) -> list[str]:
 
 
 def matches(pattern: str) -> Iterator[Found]:
-    """The files a glob stands for, their paths relative to its part before the first wildcard."""
+    """The files and folders a glob stands for, their paths relative to its part before the first
+    wildcard. Raises OSError."""
     base = glob_base(pattern)
     fs, path = _filesystem(pattern)
     top = _filesystem(base)[1].rstrip("/")
     found = _ask(fs, pattern, fs.glob, path, detail=True)
     for name in sorted(found):
-        if found[name]["type"] != "directory":
-            yield _found(name[len(top) :].lstrip("/"), base, found[name])
+        yield _found(name[len(top) :].lstrip("/"), base, found[name])
 
 
 def info(uri: str) -> Found:

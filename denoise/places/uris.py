@@ -5,7 +5,7 @@ A URI is a local path, `file://`, `s3://`, `gs://`, `az://` or whatever else fss
 
 import os
 import re
-from posixpath import normpath
+from posixpath import normpath, relpath
 
 _SECRETS = r"(?i)([\w-]*(?:sig|signature|key|token|secret|password|credential)[\w-]*)=[^&;\s]+"
 
@@ -30,12 +30,27 @@ def join(root: str, *parts: str) -> str:
 
 def resolved(folder: str, named: str) -> str:
     """The place that a name in a file stands for, which is relative to the file's own folder."""
-    if "://" in named or named.startswith(("/", "~")):
+    if not is_relative(named):
         return absolute(named)
     protocol, rest = split(folder)
     if protocol == "file":
         return absolute(join(folder, named))
     return f"{folder[: len(folder) - len(rest)]}{normpath(join(rest, named))}"
+
+
+def is_relative(named: str) -> bool:
+    """Whether a name stands for a place only together with a folder."""
+    return "://" not in named and not named.startswith(("/", "~"))
+
+
+def relative(uri: str, folder: str) -> str:
+    """What a place is called from a folder, by way of `..` where it lies outside, so that both may
+    move together; the whole URI on another store. Shows no secrets."""
+    place, top = shown(uri), join(shown(folder), "")
+    if place.startswith(top):
+        return place[len(top) :]
+    (store, inner), (other, outer) = split(place), split(top)
+    return relpath(f"/{inner}", f"/{outer}") if store == other else place
 
 
 def lies_in(uri: str, folder: str) -> bool:
