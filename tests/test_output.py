@@ -128,13 +128,48 @@ def test_a_lock_from_another_machine_is_free_when_its_heart_stopped(tmp_path: Pa
     finished(tmp_path)
 
 
-def test_a_new_folder_that_was_refused_is_left_empty(tmp_path: Path):
+def test_folders_that_were_made_for_a_run_that_is_refused_are_gone(tmp_path: Path):
     with (
         pytest.raises(SettingsError, match="no images"),
-        Output(str(tmp_path / "out"), "noise", SETTINGS),
+        Output(str(tmp_path / "fresh" / "deep" / "out"), "noise", SETTINGS),
     ):
         raise SettingsError("no images")
-    assert list((tmp_path / "out").iterdir()) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_folders_that_a_user_has_made_or_filled_stay_where_a_run_is_refused(tmp_path: Path):
+    (tmp_path / "mine").mkdir()
+    with (
+        pytest.raises(SettingsError, match="no images"),
+        Output(str(tmp_path / "mine" / "fresh" / "out"), "noise", SETTINGS),
+    ):
+        (tmp_path / "mine" / "fresh" / "note.txt").write_text("written meanwhile")
+        raise SettingsError("no images")
+    assert [path.name for path in (tmp_path / "mine").rglob("*")] == ["fresh", "note.txt"]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SettingsError), Output(str(tmp_path / "empty"), "noise", SETTINGS):
+        raise SettingsError("no images")
+    assert list((tmp_path / "empty").iterdir()) == []
+
+
+@pytest.mark.parametrize("content", ["[]", "7", "null", "{"])
+def test_a_record_that_none_of_ours_wrote_is_refused(tmp_path: Path, content: str):
+    (tmp_path / "_run.json").write_text(content)
+    with pytest.raises(SettingsError, match=r"_run.json holds no JSON object"):
+        Output(str(tmp_path), "noise", SETTINGS).__enter__()
+
+
+@pytest.mark.parametrize("content", ["[1]", "7", "{", "{}", '"x"'])
+def test_a_lock_that_nobody_can_have_written_is_free(tmp_path: Path, content: str):
+    (tmp_path / "_lock.json").write_text(content)
+    finished(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["[1]", "{", "{}"])
+def test_a_lock_that_is_written_over_is_lost(tmp_path: Path, content: str):
+    with Output(str(tmp_path), "noise", SETTINGS):
+        (tmp_path / "_lock.json").write_text(content)
+    assert (tmp_path / "_lock.json").read_text() == content
 
 
 def test_a_failed_run_says_so_and_can_go_on(tmp_path: Path):

@@ -119,5 +119,23 @@ def _create_at_once(path: str, content: bytes) -> bool:
     return True
 
 
+def missing(folder: str) -> list[str]:
+    """The folders that must be made before something can be written to one, the innermost first."""
+    found = []
+    while not os.path.lexists(folder):
+        found.append(folder)
+        folder = os.path.dirname(folder)
+    return found
+
+
+def remove_empty(folders: list[str]) -> None:
+    """Removes folders, the innermost first, up to one that holds something or is gone already."""
+    for folder in folders:
+        try:
+            os.rmdir(folder)
+        except OSError:
+            return
+
+
 def _make_folder(path: str) -> None:
     os.makedirs(os.path.dirname(path) or ".", exist_ok=True)

@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from importlib import metadata
 from types import MappingProxyType
@@ -24,7 +25,7 @@ from typing import Any
 import psutil
 import pyarrow as pa
 
-from denoise.places import storage, tables, uris
+from denoise.places import disk, storage, tables, uris
 from denoise.places.manifest import Listing
 from denoise.places.storage import SettingsError
 from denoise.places.uris import join
@@ -53,27 +54,27 @@ class Output:
         self._stop = threading.Event()
         self._heart = threading.Thread(target=self._beat, daemon=True)
         self._is_new = True  # nobody worked here before
+        self._at_exit = ExitStack()
         self._token = f"{socket.gethostname()}:{os.getpid()}:{time.time_ns()}"
 
     def __enter__(self) -> "Output":
-        storage.check_writable(self.uri)
-        self._lock()
-        try:
+        with ExitStack() as undone:
+            made = disk.missing(self.uri) if uris.is_local(self.uri) else []
+            undone.callback(disk.remove_empty, made)  # a refusal leaves nothing behind
+            storage.check_writable(self.uri)
+            self._lock()
+            undone.callback(self._unlock)
             self._adopt()
-        except BaseException:
-            self._unlock()
-            raise
+            self._at_exit = undone.pop_all()
         self._heart.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._stop.set()
         self._heart.join()
-        try:
+        with self._at_exit:
             if kind is not None:
                 self._leave(kind)
-        finally:
-            self._unlock()
 
     def record(self, **fields: Any) -> None:
         """Adds to _run.json."""
@@ -133,7 +134,7 @@ class Output:
         self._run = found | self._run
 
     def _leave(self, kind: type[BaseException]) -> None:
-        """Notes how the run ended early; a new folder that saw no work is left as it was."""
+        """Notes how the run ended early; a new folder that was refused is left as it was."""
         if self._is_new and issubclass(kind, SettingsError):
             for name in ("_manifest", "_run.json"):
                 storage.remove(join(self.uri, name))
@@ -153,7 +154,7 @@ class Output:
 
     def _refuse_if_held(self, place: str) -> None:
         try:
-            holder = json.loads(storage.read(place))
+            holder = _object_in(place)
         except (OSError, ValueError):
             holder = {}  # taken away or cut off at this moment: nobody's
         if _is_alive(holder):
@@ -169,10 +170,10 @@ class Output:
     def _is_ours(self) -> bool:
         """Whether nobody took the lock over, because we seemed dead."""
         try:
-            holder = json.loads(storage.read(join(self.uri, "_lock.json")))
-        except FileNotFoundError:
+            holder = _object_in(join(self.uri, "_lock.json"))
+        except (FileNotFoundError, ValueError):
             return False
-        return bool(holder["token"] == self._token)
+        return bool(holder.get("token") == self._token)
 
     def _beat(self) -> None:
         while not self._stop.wait(_BEAT):
@@ -226,11 +227,18 @@ def _files_of(part: str) -> list[str]:
 def run_of(uri: str) -> dict[str, Any] | None:
     """_run.json of an output folder; None where there is none."""
     try:
-        found: dict[str, Any] = json.loads(storage.read(join(uri, "_run.json")))
+        return _object_in(join(uri, "_run.json"))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except ValueError as error:
-        raise SettingsError(f"{uris.shown(uri)}/_run.json is no valid JSON") from error
+        raise SettingsError(f"{uris.shown(uri)}/_run.json holds no JSON object") from error
+
+
+def _object_in(uri: str) -> dict[str, Any]:
+    """What a JSON file holds. Raises OSError, and ValueError where that is no object."""
+    found = json.loads(storage.read(uri))
+    if not isinstance(found, dict):
+        raise ValueError(f"an object was expected, got {type(found).__name__}")
     return found
 
 
