@@ -3,15 +3,18 @@
 import json
 import logging
 import os
+import re
 import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import field, make_dataclass
 from functools import partial, reduce
 from importlib import import_module
+from io import StringIO
 from operator import or_
+from textwrap import shorten
 from typing import Annotated, Any
 
 from denoise import __version__
@@ -35,6 +38,7 @@ VERBS = {
     ),
 }
 _HELP = "usage: denoise VERB FLAGS (denoise VERB --help explains a verb's flags)\n\nverbs:\n"
+_REPEATED = r"\s*(For full helptext|Argument helptext|Got errors)"  # what --help says too
 
 
 def main(arguments: list[str] | None = None, *, verb: str | None = None) -> None:
@@ -51,10 +55,12 @@ def main(arguments: list[str] | None = None, *, verb: str | None = None) -> None
 
 def _verb_of(given: list[str]) -> tuple[str, list[str]]:
     """The verb, and what follows it; --help, --version and a wrong verb end here."""
-    if not given or given[0] in ("-h", "--help", "help"):
+    if not given:
+        sys.exit(_fail(f"denoise: a verb is missing (one of {', '.join(VERBS)})", 2))
+    if given[0] in ("-h", "--help", "help"):
         listed = "".join(f"  {name:8}{about}\n" for name, (*_, about) in VERBS.items())
         sys.stdout.write(_HELP + listed)
-        sys.exit(0 if given else 2)
+        sys.exit(0)
     if given[0] in ("-V", "--version"):
         print(f"denoise {__version__}")
         sys.exit(0)
@@ -125,17 +131,44 @@ def _quiet_stdout() -> Iterator[None]:
 
 
 def _flags(verb: str, config: type, given: list[str]) -> tuple[Any, bool, bool]:
-    """A verb's config from its flags, by tyro; it exits with 2 where a flag is wrong."""
+    """A verb's config from its flags, by tyro. Raises ValueError where one is wrong or missing;
+    --help ends here."""
     import tyro
 
-    found: Any = tyro.cli(
-        _command_of(config),
-        prog=f"denoise {verb}",
-        description=config.__doc__,
-        args=given,
-        config=(tyro.conf.FlagCreatePairsOff,),  # --ssim has no --no-ssim: that is what is usual
-    )
+    said = StringIO()
+    try:
+        with redirect_stderr(said):
+            found: Any = tyro.cli(
+                _command_of(config),
+                prog=f"denoise {verb}",
+                description=config.__doc__,
+                args=given,
+                config=(tyro.conf.FlagCreatePairsOff,),  # --ssim has no --no-ssim: as is usual
+            )
+    except SystemExit as ended:
+        if not ended.code:
+            raise
+        raise ValueError(
+            f"{_words_in(said.getvalue())} (denoise {verb} --help explains the flags)"
+        ) from ended
     return found.config, found.json, found.verbose
+
+
+def _words_in(box: str) -> str:
+    """What tyro says in a box of many lines, without the help that it repeats there."""
+    _, _, inner = box.partition("\n")  # a title stands in the first line
+    bare = re.sub(r"^│| *│?$", "", inner, flags=re.MULTILINE)
+    paragraphs = re.split(r"(?:\n|^)[-─╰╯\s]*(?:\n|$)", bare)
+    said = [_line_of(one) for one in paragraphs if one.strip() and not re.match(_REPEATED, one)]
+    return shorten("; ".join(said).rstrip("."), 300, placeholder=" ...")
+
+
+def _line_of(paragraph: str) -> str:
+    """A paragraph of tyro's on one line; of flags that it explains, their names."""
+    heading, *rest = paragraph.strip().splitlines()
+    flags = re.findall(r"^ {5,6}(\S+)", "\n".join(rest), re.MULTILINE)
+    heading = re.sub("^missing from .*", "missing:", heading[:1].lower() + heading[1:])
+    return " ".join([heading, *([", ".join(flags)] if flags else rest)])
 
 
 def _complete(given: list[str]) -> None:

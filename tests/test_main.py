@@ -109,3 +109,30 @@ def test_a_verb_that_is_nearly_right_is_guessed(capsys: pytest.CaptureFixture[st
         main(["infre"])
     assert ended.value.code == 2
     assert "did you mean infer?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("infer --bogus 3", "missing: --images, --output; unrecognized options: --bogus, 3"),
+        ("infer --images a --output b --bogus 3", "unrecognized options: --bogus, 3"),
+        ("infer --images a", "missing: --output"),
+        ("infer --images a --output b --save x", "invalid choice 'x' for argument '--save'"),
+        ("infer --images a --output b --sav none", "perhaps you meant: --save"),
+        ("noise --images a --output b --seed abc", "error parsing --seed: invalid literal"),
+        ("train --images a --output b --sigma 1 2 3", "error parsing --sigma: no type matching"),
+        ("train --images a --output b --sigma", "error parsing --sigma: no type matching"),
+        ("", "a verb is missing (one of demo, noise, train"),
+    ],
+)
+def test_a_wrong_flag_is_one_clear_line_without_markup(
+    capsys: pytest.CaptureFixture[str], typed: str, said: str
+):
+    with pytest.raises(SystemExit) as ended:
+        main(typed.split())
+    assert ended.value.code == 2
+    out, err = capsys.readouterr()
+    (line,) = err.splitlines()
+    assert line.startswith(f"denoise {typed.split()[0]}: " if typed else "denoise: ")
+    assert said in line and out == ""
+    assert not any(mark in line for mark in ("[bold]", "\x1b", "\u2502", "  "))
