@@ -1,10 +1,13 @@
 """Connecting to Ray: what is wrong with a cluster, or asked for in vain, is one clear line."""
 
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from ray.data import ActorPoolStrategy
-from running import run
+from running import ROOT, run, send
 
 from denoise.flow.runtime import Resources, _reason, actors
 from denoise.places.storage import SettingsError
@@ -66,3 +69,42 @@ def test_a_worker_that_this_machine_can_never_hold_is_refused():
     one_gpu = Resources(8, 1, 1, fixed=True, by_node=({"CPU": 8.0, "GPU": 1.0},))
     with pytest.raises(SettingsError, match=r"takes 2 GPUs; this machine has 8 CPUs and 1 GPUs"):
         actors((), 10, one_gpu, {"GPU": 2.0})
+
+
+LINGERING = """
+import os, subprocess, sys, threading, time
+import psutil, ray
+from denoise.flow import runtime
+
+@ray.remote(num_cpus=0)
+class Lingering:
+    def process(self):
+        threading.Thread(target=time.sleep, args=(600,)).start()  # the interpreter waits for it
+        return os.getpid()
+
+    def leave(self):
+        ray.actor.exit_actor()
+
+with runtime.connected():
+    bystander = subprocess.Popen(["sleep", "600"], stdout=subprocess.DEVNULL)
+    actor = Lingering.remote()
+    process = psutil.Process(ray.get(actor.process.remote()))
+    actor.leave.remote()
+    time.sleep(1)
+    print(ray.nodes()[0]["MetricsExportPort"])
+print(process.pid, process.is_running(), bystander.poll())
+bystander.kill()
+"""
+
+
+def test_a_private_session_has_no_port_for_metrics_and_is_gone_with_a_worker_that_never_ends():
+    """The metrics' port would ask for no token. What Ray did not start is left alone."""
+    done = subprocess.run(
+        [sys.executable, "-c", LINGERING], cwd=ROOT, capture_output=True, text=True, timeout=240
+    )
+    assert done.returncode == 0, done.stderr
+    port, ending = done.stdout.splitlines()
+    process, *found = ending.split()
+    send(int(process), signal.SIGKILL)
+    assert port == "-1"
+    assert found == ["False", "None"]

@@ -7,6 +7,8 @@ import os
 import shutil
 import signal
 import socket
+import subprocess
+import sys
 import tempfile
 from dataclasses import replace
 from datetime import timedelta
@@ -19,7 +21,7 @@ import pytest
 import torch
 from conftest import encoded, photo
 from PIL import Image
-from running import Job, pictures, wait_until
+from running import ROOT, Job, mark_of, marked, pictures, send, wait_until
 
 from denoise.flow.runtime import Resources
 from denoise.learning.census import Census
@@ -671,6 +673,30 @@ def test_an_interrupted_training_says_so_and_leaves_nothing_running(folder: Path
     assert done.code == 130, done.err
     assert "interrupted" in done.err and "Traceback" not in done.err
     assert done.left == []
+
+
+LEFT_ALONE = """
+import os, subprocess, sys
+
+worker = "import os, threading, time; from denoise.learning.worker import _end_with_ray\\n"
+worker += "_end_with_ray(os.getppid()); print(flush=True)\\n"
+worker += "threading.Thread(target=time.sleep, args=(600,)).start()"  # Python waits for it
+subprocess.Popen([sys.executable, "-c", worker], stdout=subprocess.PIPE).stdout.readline()
+os.kill(os.getpid(), 9)
+"""
+
+
+def test_a_worker_whose_upload_never_ends_is_gone_soon_after_ray(tmp_path: Path):
+    """As after a kill -9 of the driver: nobody is left who would end it."""
+    mark = str(tmp_path)
+    subprocess.run([sys.executable, "-c", LEFT_ALONE], cwd=ROOT, env=os.environ | mark_of(mark))
+    left = marked(mark)
+    try:
+        assert len(left) == 1
+        wait_until(lambda: not marked(mark))
+    finally:
+        for process in left:
+            send(process, signal.SIGKILL)
 
 
 def records_in(output: Path) -> int:

@@ -8,11 +8,13 @@ import signal
 import threading
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import grpc
+import psutil
 import ray
 from ray.data import ActorPoolStrategy, DataContext, TaskPoolStrategy
 from ray.exceptions import RayError
@@ -24,6 +26,7 @@ from denoise.places.storage import SettingsError
 
 _log = logging.getLogger(__name__)
 _ANSWER = 10.0  # seconds within which a cluster answers
+_GRACE = 5.0  # seconds that Ray's own processes have to end
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,8 @@ def connected(*, verbose: bool = False) -> Iterator[Resources]:
             yield resources()
     finally:
         if mine:
-            ray.shutdown()
+            with _none_left():
+                ray.shutdown()
 
 
 def resources() -> Resources:
@@ -161,6 +165,31 @@ def _own_signals() -> Iterator[None]:
                 signal.signal(sign, handler)
 
 
+@contextmanager
+def _none_left() -> Iterator[None]:
+    """Ends what is left of a session of ours after its shutdown: Ray forgets a worker that says
+    goodbye, and a thread of it that never ends, such as an upload's, would hold it for ever."""
+    node = ray._private.worker._global_node
+    started = chain(*node.all_processes.values()) if node else ()  # on a cluster, nothing
+    own = [process for one in started for process in _with_descendants(one.process.pid)]
+    try:
+        yield
+    finally:
+        _, left = psutil.wait_procs(own, _GRACE)
+        for process in left:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(left, _GRACE)
+
+
+def _with_descendants(pid: int) -> list[psutil.Process]:
+    try:
+        process = psutil.Process(pid)
+        return [process, *process.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
+
+
 def _connect(*, verbose: bool) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     address = os.environ.get("RAY_ADDRESS")
@@ -173,7 +202,9 @@ def _connect(*, verbose: bool) -> None:
         # to; ours is in this process's environment alone, where Ray would keep one in ~/.ray.
         os.environ.pop("RAY_AUTH_MODE", None)
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-        options |= {"address": "local", "include_dashboard": False}
+        # The one port without a token would be Prometheus's, on every interface
+        metrics = {"enable_metrics_collection": False}
+        options |= {"address": "local", "include_dashboard": False, "_system_config": metrics}
     try:
         with nullcontext() if verbose else _silence():
             ray.init(**options)

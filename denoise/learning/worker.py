@@ -1,6 +1,8 @@
 """What a training worker does in Ray's hands: photos in, checkpoints and records out."""
 
 import os
+import threading
+import time
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -26,6 +28,8 @@ _TOO_LARGE = (
     "a batch does not fit into the GPU's memory; a smaller --batch-size or --patch, or a larger "
     "--accumulate, needs less"
 )
+_LOOK = 1.0  # seconds between two looks at whether Ray is there
+_GRACE = 5.0  # seconds to end by oneself
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,7 @@ class Board:
 
 def work(setup: dict[str, Any]) -> dict[str, Any]:
     """What Ray Train runs in each worker. `failed` is what would only happen again."""
+    _end_with_ray(os.getppid())
     job: Job = setup["job"]
     context = ray_train.get_context()
     share = Share(context.get_world_rank(), context.get_world_size())
@@ -83,6 +88,19 @@ def work(setup: dict[str, Any]) -> dict[str, Any]:
                 raise RuntimeError(_TOO_LARGE) from error
             return {"failed": _TOO_LARGE}
     return {"steps": learner.step}
+
+
+def _end_with_ray(raylet: int) -> None:
+    """Watches the process that started this one: without Ray, after a kill -9 of the driver, say,
+    an upload that nobody takes any more would hold this process for ever."""
+
+    def watch() -> None:
+        while os.getppid() == raylet:
+            time.sleep(_LOOK)
+        time.sleep(_GRACE)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _recorder(job: Job) -> Recorder:
