@@ -3,6 +3,7 @@
 import errno
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -109,3 +110,42 @@ def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path):
     (tmp_path / "file").write_text("")
     with pytest.raises(SettingsError, match=r"cannot write to .*a part of its path is no folder"):
         storage.check_writable(str(tmp_path / "file" / "out"))
+
+
+def attempts(uri: str, error: Exception, monkeypatch: pytest.MonkeyPatch) -> int:
+    """How often a store is asked that always answers with an error."""
+    made = []
+
+    def ask() -> None:
+        made.append(uri)
+        raise error
+
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    store = SimpleNamespace(protocol=uri.partition(":")[0])
+    with pytest.raises(OSError):
+        storage._ask(store, uri, ask)
+    return len(made)
+
+
+@pytest.mark.parametrize(
+    ("uri", "module", "name"),
+    [
+        ("gs://bucket/x", "google.auth.exceptions", "DefaultCredentialsError"),
+        ("gs://bucket/x", "gcsfs.retry", "HttpError"),
+        ("gs://bucket/x", "aiohttp", "ClientConnectionError"),
+        ("s3://bucket/x", "botocore.exceptions", "NoCredentialsError"),
+        ("az://bucket/x", "azure.core.exceptions", "ClientAuthenticationError"),
+    ],
+)
+def test_what_another_attempt_cannot_help_is_asked_once(
+    uri: str, module: str, name: str, monkeypatch: pytest.MonkeyPatch
+):
+    error = getattr(pytest.importorskip(module), name)()
+    assert attempts(uri, error, monkeypatch) == 1
+
+
+@pytest.mark.parametrize("uri", ["gs://bucket/x", "s3://bucket/x", "az://bucket/x"])
+def test_a_store_that_does_not_answer_in_time_is_asked_again(
+    uri: str, monkeypatch: pytest.MonkeyPatch
+):
+    assert attempts(uri, TimeoutError(), monkeypatch) == storage._ATTEMPTS

@@ -31,8 +31,22 @@ _WHOLE_UPLOADS = frozenset(_EXTRAS) | {"memory", "oss", "oci", "hf", "r2"}
 # Each store's library raises exceptions of its own beside OSError; here they all become OSError.
 _FOREIGN = {
     "s3": ("botocore.exceptions:BotoCoreError", "botocore.exceptions:ClientError"),
-    "gcs": ("gcsfs.retry:HttpError", "google.auth.exceptions:GoogleAuthError"),
+    "gcs": (
+        "gcsfs.retry:HttpError",
+        "gcsfs.retry:ChecksumError",
+        "google.auth.exceptions:GoogleAuthError",
+    ),
     "azure": ("azure.core.exceptions:AzureError",),
+}
+# Of these what another attempt cannot help: credentials that are missing, and what the store's
+# library raises only after attempts of its own (gcsfs makes six, which take half a minute).
+_FINAL = {
+    "s3": (
+        "botocore.exceptions:NoCredentialsError",
+        "botocore.exceptions:PartialCredentialsError",
+    ),
+    "gcs": (*_FOREIGN["gcs"], "aiohttp:ClientError", "requests:RequestException"),
+    "azure": ("azure.core.exceptions:ClientAuthenticationError",),
 }
 _ATTEMPTS = 5
 _LISTERS = 16  # folders listed ahead: what they hold is all that is in memory
@@ -306,7 +320,8 @@ def _ask(fs: Any, uri: str, call: Callable[..., _T], *args: Any, **options: Any)
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError):
             raise
         except _foreign(split(uri)[0]) as error:
-            if _is_disk(fs) or attempt == _ATTEMPTS - 1:
+            is_final = _is_disk(fs) or isinstance(error, _final(split(uri)[0]))
+            if is_final or attempt == _ATTEMPTS - 1:
                 raise error if isinstance(error, OSError) else OSError(words_of(error)) from error
         # a growing, jittered pause: a hundred workers must not come back all at once
         time.sleep(0.2 * 2**attempt * random.uniform(0.5, 1.5))
@@ -318,8 +333,20 @@ def _foreign(protocol: str) -> tuple[type[BaseException], ...]:
     """What a store's library may raise."""
     if protocol == "file":
         return (OSError,)
-    kinds: list[type[BaseException]] = [OSError]
-    for place in ("aiohttp:ClientError", *_FOREIGN.get(_EXTRAS.get(protocol, ""), ())):
+    names = ("aiohttp:ClientError", *_FOREIGN.get(_EXTRAS.get(protocol, ""), ()))
+    return (OSError, *_kinds(names))
+
+
+@lru_cache(maxsize=16)
+def _final(protocol: str) -> tuple[type[BaseException], ...]:
+    """What of it is not worth another attempt."""
+    return _kinds(_FINAL.get(_EXTRAS.get(protocol, ""), ()))
+
+
+def _kinds(names: tuple[str, ...]) -> tuple[type[BaseException], ...]:
+    """The exceptions of these names, given as `module:name`, that are installed."""
+    kinds: list[type[BaseException]] = []
+    for place in names:
         module, _, name = place.partition(":")
         try:
             kinds.append(getattr(import_module(module), name))
