@@ -135,6 +135,7 @@ def attempts(uri: str, error: Exception, monkeypatch: pytest.MonkeyPatch) -> int
         ("gs://bucket/x", "aiohttp", "ClientConnectionError"),
         ("s3://bucket/x", "botocore.exceptions", "NoCredentialsError"),
         ("az://bucket/x", "azure.core.exceptions", "ClientAuthenticationError"),
+        ("az://bucket/x", "azure.core.exceptions", "HttpResponseError"),
     ],
 )
 def test_what_another_attempt_cannot_help_is_asked_once(

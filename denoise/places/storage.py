@@ -39,14 +39,15 @@ _FOREIGN = {
     "azure": ("azure.core.exceptions:AzureError",),
 }
 # Of these what another attempt cannot help: credentials that are missing, and what the store's
-# library raises only after attempts of its own (gcsfs makes six, which take half a minute).
+# library raises only after attempts of its own (gcsfs makes six in half a minute, Azure's four in
+# more than one).
 _FINAL = {
     "s3": (
         "botocore.exceptions:NoCredentialsError",
         "botocore.exceptions:PartialCredentialsError",
     ),
     "gcs": (*_FOREIGN["gcs"], "aiohttp:ClientError", "requests:RequestException"),
-    "azure": ("azure.core.exceptions:ClientAuthenticationError",),
+    "azure": _FOREIGN["azure"],
 }
 _ATTEMPTS = 5
 _LISTERS = 16  # folders listed ahead: what they hold is all that is in memory
