@@ -443,3 +443,10 @@ def test_an_image_beside_its_lists_folder_is_called_by_the_way_there(tmp_path: P
         lists.mkdir(parents=True)
         (lists / "list.txt").write_text("../photos/a.png\n../lists/b.png\n/elsewhere/c.png\n")
         assert set(found(lists / "list.txt")[0]) == {"__/photos/a.png", "b.png", "elsewhere/c.png"}
+
+
+def test_a_hidden_file_that_is_named_is_an_input(tmp_path: Path):
+    (tmp_path / ".x.png").write_bytes(encoded(photo()))
+    left_out: Counter[str] = Counter()
+    (entry,) = entries(str(tmp_path / ".x.png"), left_out)
+    assert entry.uri == str(tmp_path / ".x.png") and not left_out

@@ -116,7 +116,10 @@ def _entries_of(images: str, left_out: Counter[str], output: str | None) -> Iter
     if images.lower().endswith(_MANIFESTS):
         return _once(_manifest(images), _folder_of(images), left_out)
     name = uris.shown(images).rsplit("/", 1)[-1]
-    return _images_among(iter([replace(storage.info(images), path=name)]), left_out, output)
+    found = replace(storage.info(images), path=name)
+    if _suffix(name) in IMAGE_SUFFIXES:  # also a hidden one: somebody has named it
+        return iter([Entry(_key(name), found.uri, found.size, found.mark)])
+    return _images_among(iter([found]), left_out, output)
 
 
 def _folder(root: str, left_out: Counter[str], output: str | None) -> Iterator[Entry]:
