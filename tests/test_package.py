@@ -135,6 +135,14 @@ def test_shipped_models_are_whole_small_and_say_what_they_are(name: str):
     assert (package.SHIPPED / name / "README.md").read_text().startswith(f"# {name}\n")
 
 
+def test_the_table_of_models_says_what_each_was_trained_on():
+    found = package.models(package.ModelsConfig())
+    lines = found["table"]
+    for one, line, more in zip(found["models"], lines[::2], lines[1::2], strict=True):
+        assert line.startswith(one["name"])
+        assert more.split() == ["trained", "on", *one["trained_on"].split()]
+
+
 def test_what_is_shipped_is_under_20_mb_in_all_and_names_no_ones_own_folders():
     files = [path for path in package.SHIPPED.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) < 20e6

@@ -115,7 +115,7 @@ class ModelsConfig:
 
 
 def models(_: ModelsConfig) -> dict[str, Any]:
-    """What `denoise models` shows: a record and a line for each shipped model."""
+    """What `denoise models` shows: a record and two lines for each shipped model."""
     found = [
         {
             "name": config["name"],
@@ -130,13 +130,17 @@ def models(_: ModelsConfig) -> dict[str, Any]:
         }
         for config in shipped()
     ]
-    table = [
+    table = [line for one in found for line in _lines_of(one)]
+    return {"models": found, "table": table}
+
+
+def _lines_of(one: Mapping[str, Any]) -> list[str]:
+    return [
         f"{one['name']:10}{one['parameters'] / 1e3:8.0f} k parameters "
         f"{one['macs_per_pixel'] / 1e3:5.0f} kMAC/pixel {one['bytes'] / 1e6:6.1f} MB "
-        f"{one['validation_psnr']:6.2f} dB (validation, sigma 0.1, clipped)"
-        for one in found
+        f"{one['validation_psnr']:6.2f} dB (validation, sigma 0.1, clipped)",
+        f"{'':10}trained on {one['trained_on']}",
     ]
-    return {"models": found, "table": table}
 
 
 def _id(name: str, digest: str) -> str:
