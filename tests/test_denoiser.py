@@ -101,11 +101,18 @@ def test_views_and_read_only_arrays_are_fine(small: Package):
         (np.zeros(4, np.uint8), r"got \[4\]"),
         (np.full((2, 2), np.nan, np.float32), "got nan"),
         (np.full((2, 2), -np.inf, np.float32), "got -inf"),
+        (np.full((2, 2), 200, np.float32), r"scale 0\.\.1, got 200"),
+        (np.full((2, 2), -9, np.float32), r"scale 0\.\.1, got -9"),
     ],
 )
 def test_what_is_no_picture_is_refused_with_the_value(small: Package, wrong, words: str):
     with pytest.raises(ValueError, match=words):
         Denoiser(small)(wrong)
+
+
+def test_noise_far_outside_of_the_scale_is_no_mistake(small: Package):
+    strong = np.array([[-5.5, 6.5], [0, 1]], np.float32)
+    assert np.isfinite(Denoiser(small)(strong)).all()
 
 
 def test_nonsense_settings_are_refused_with_the_value(small: Package):

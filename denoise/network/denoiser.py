@@ -25,6 +25,7 @@ Array = npt.NDArray[Any]  # uint8, uint16 or float32
 # By measurement, see tests/bench/tiles.py: what fits the caches of a CPU, and what fills a GPU
 _CPU_TILE, _CPU_WHOLE = 1024, 1 << 20
 _GPU_TILE, _GPU_WHOLE, _GPU_BATCH = 1024, 1 << 21, 1 << 20
+_FAR = 8.0  # no noise on a picture of 0..1 goes further; numbers on 0..255 do
 
 
 class Denoiser:
@@ -212,3 +213,6 @@ def _check(picture: Array) -> None:
     if picture.dtype == np.float32 and not np.isfinite(picture).all():
         wrong = picture[~np.isfinite(picture)][0]
         raise ValueError(f"a picture holds finite numbers, got {wrong}")
+    if picture.dtype == np.float32 and np.abs(picture).max() > _FAR:
+        wrong = picture.flat[np.abs(picture).argmax()]
+        raise ValueError(f"floats are on the scale 0..1, got {wrong:g}; divide by 255, say")
