@@ -1,5 +1,7 @@
 """Exported models: they give the model's pixels, at sizes they were not exported with."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -28,7 +30,9 @@ def pictures(*shape):
 @pytest.mark.parametrize("architecture", ["classic", "unet"])
 def test_a_torch_export_gives_the_same_pixels_at_any_size(tmp_path, architecture):
     model = saved(tmp_path / "model", architecture)
-    said = export(ExportConfig(model=model, to="torch", output=str(tmp_path / "m.pt2")))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FutureWarning)  # torch's words to itself are no user's
+        said = export(ExportConfig(model=model, to="torch", output=str(tmp_path / "m.pt2")))
     loaded = torch.export.load(tmp_path / "m.pt2").module()
     for shape in [(1, 9, 200), (3, 40, 40)]:
         noisy, sigma = map(torch.from_numpy, pictures(*shape))

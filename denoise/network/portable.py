@@ -5,6 +5,7 @@ denoised [N, 3, H, W], for any N, and any H and W from `smallest_side` up.
 """
 
 import logging
+import warnings
 from collections.abc import Callable
 from io import BytesIO
 from typing import Any
@@ -21,8 +22,10 @@ Run = Callable[[Tensor, Tensor], Tensor]
 
 def graph_of(model: nn.Module, *, onnx: bool) -> tuple[bytes, Run]:
     """The bytes of a file, and what they do once they are loaded again."""
-    program = _program(model)
-    return _onnx(program) if onnx else _torch(program)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of torch, to itself
+        program = _program(model)
+        return _onnx(program) if onnx else _torch(program)
 
 
 def difference(model: nn.Module, run: Run) -> float:
