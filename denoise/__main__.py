@@ -38,6 +38,18 @@ VERBS = {
     ),
 }
 _HELP = "usage: denoise VERB FLAGS (denoise VERB --help explains a verb's flags)\n\nverbs:\n"
+# Libraries of object stores log whole tracebacks of what they raise as well
+_STORES = (
+    "fsspec",
+    "s3fs",
+    "botocore",
+    "aiobotocore",
+    "gcsfs",
+    "google",
+    "adlfs",
+    "azure",
+    "urllib3",
+)
 _REPEATED = r"\s*(For full helptext|Argument helptext|Got errors)"  # what --help says too
 
 
@@ -213,6 +225,8 @@ def _log_to_stderr(verbose: bool) -> None:
         stream=sys.stderr, format=f"{_clear_line()}%(message)s", level=logging.WARNING
     )
     logging.getLogger("denoise").setLevel(logging.DEBUG if verbose else logging.INFO)
+    for name in () if verbose else _STORES:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def _show(found: dict[str, Any], *, as_json: bool) -> None:

@@ -104,6 +104,15 @@ def test_every_flag_is_explained(verb: str):
         assert any(word.islower() and word.isalpha() for word in explained.split()), name
 
 
+@pytest.mark.parametrize("flags", [[], ["-v"]])
+def test_the_stores_libraries_are_silent_unless_asked(flags: list[str]):
+    """What they raise is told in a line of ours; their own words for it are whole tracebacks."""
+    code = "import logging, sys; from denoise.__main__ import _log_to_stderr as log\n"
+    code += "log(bool(sys.argv[1:])); logging.getLogger('gcsfs.retry').error('all of it')"
+    said = subprocess.run([sys.executable, "-c", code, *flags], capture_output=True, text=True)
+    assert ("all of it" in said.stderr) == bool(flags)
+
+
 def test_a_verb_that_is_nearly_right_is_guessed(capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit) as ended:
         main(["infre"])
