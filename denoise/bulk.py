@@ -28,6 +28,7 @@ from denoise.places.output import UNFINISHED, Output
 from denoise.places.storage import SettingsError
 
 if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
     from ray.data import Dataset
 
     from denoise.flow.runtime import Resources
@@ -102,8 +103,8 @@ def run(
     there on every node. Shards hold `shard_bytes` of encoded images: what a kill costs a worker.
     Raises SettingsError before any work where flags or places are wrong.
     """
-    check_apart(config, needed)
     place = uris.absolute(config.output)
+    check_apart(place, uris.absolute(config.images), *needed)
     with Output(place, verb, settings, overwrite=config.overwrite) as output:
         left_out: Counter[str] = Counter()
         found = inputs.entries(uris.absolute(config.images), left_out, output=place)
@@ -113,7 +114,7 @@ def run(
         failed = manifest.with_errors(place) if config.retry_errors else []
         if not missing and not failed and output.is_finished:
             return _summary(place) | {"nothing_to_do": True}
-        output.begin(listing, _flags_of(config))
+        output.begin(listing, flags_of(config))
         start = time.monotonic()
         _work(config, verb, place, [(missing, False), (failed, True)], stages, needed)
         output.record(seconds=time.monotonic() - start)
@@ -122,10 +123,9 @@ def run(
         return summary | {"nothing_to_do": False}
 
 
-def check_apart(config: BulkConfig, needed: tuple[str, ...]) -> None:
+def check_apart(place: str, *read: str) -> None:
     """Raises SettingsError where something that is read lies inside the output folder."""
-    place = uris.absolute(config.output)
-    for uri in (uris.absolute(config.images), *needed):
+    for uri in read:
         if uris.lies_in(uri, place):
             raise SettingsError(
                 f"{uris.shown(uri)} lies inside the output folder {uris.shown(place)}; "
@@ -264,7 +264,7 @@ def _summary(place: str) -> dict[str, Any]:
     return found
 
 
-def _flags_of(config: BulkConfig) -> dict[str, Any]:
+def flags_of(config: "DataclassInstance") -> dict[str, Any]:
     """Every flag as it was given, without credentials."""
     return {
         name: uris.shown(value) if isinstance(value, str) else value

@@ -81,7 +81,7 @@ def plan(config: PlanConfig) -> dict[str, Any]:
     """
     place = uris.absolute(config.output)
     ready, model, needed = inference.prepared(config)
-    check_apart(ready, needed)
+    check_apart(place, uris.absolute(ready.images), *needed)
     _check_output(place, ready, model)
     left_out: Counter[str] = Counter()
     sample = _Sample()

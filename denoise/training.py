@@ -17,11 +17,13 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from denoise.bulk import check_apart, flags_of
 from denoise.learning import checkpoints, recorder
 from denoise.learning.patches import Recipe
 from denoise.learning.roster import Roster, roster_of
 from denoise.network import package
 from denoise.places import storage, uris
+from denoise.places.manifest import Listing
 from denoise.places.output import Output, run_of, versions
 from denoise.places.storage import SettingsError
 from denoise.places.uris import join
@@ -95,6 +97,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
     from denoise.learning.start import start_of
 
     place = uris.absolute(config.output)
+    _check_apart(config, place)
     tracking = recorder.tracking()
     start = start_of(config.architecture, config.init)
     told = {"architecture": start.architecture, "init_digest": start.digest}
@@ -104,18 +107,19 @@ def train(config: TrainConfig) -> dict[str, Any]:
         roster.check(place)
         if output.is_finished:
             return _result(place, nothing_to_do=True)
-        output.record(
-            state="running",
-            left_out=dict(left_out),
-            workers=config.workers,
-            inputs=len(roster.chosen),
-            inputs_digest=roster.digest,
-        )
+        output.begin(Listing(len(roster.chosen), left_out=left_out), flags_of(config))
+        output.record(workers=config.workers, inputs_digest=roster.digest)
         began = time.monotonic()
         _work(config, output, start, roster, tracking)
         output.record(seconds=time.monotonic() - began)
         output.finish()
         return _result(place, nothing_to_do=False)
+
+
+def _check_apart(config: TrainConfig, place: str) -> None:
+    """Raises SettingsError where something that is read lies inside the output folder."""
+    given = [uris.absolute(uri) for uri in (config.images, config.validation) if uri]
+    check_apart(place, *given, *([package.uri_of(config.init)] if config.init else []))
 
 
 def _work(

@@ -404,6 +404,7 @@ def test_a_run_leaves_a_package_with_its_record_card_and_scalars(run: Path):
     card = (run / "README.md").read_text()
     for name in ("curve.png", "samples.jpg"):
         assert f"({name})" in card and Image.open(run / name).width > 300
+    assert "| noise level | not taken notice of" in card  # by `classic`
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [record["step"] for record in records] == [20, 40]
     keys = {"loss", "psnr", "learning_rate", "images_per_second", "data_wait", "memory_gib"}
@@ -411,6 +412,24 @@ def test_a_run_leaves_a_package_with_its_record_card_and_scalars(run: Path):
     events = EventAccumulator(str(run / "tensorboard")).Reload()
     read_back = [(event.step, event.value) for event in events.Scalars("loss")]
     assert read_back == [(r["step"], pytest.approx(r["loss"])) for r in records]
+
+
+def test_a_run_records_its_flags_versions_and_times(run: Path):
+    record = json.loads((run / "_run.json").read_text())
+    assert record["flags"]["workers"] == 1 and record["flags"]["save_every"] == 20
+    assert record["versions"].keys() >= {"denoise", "ray", "torch"}
+    assert record["started"] <= record["ended"] and record["state"] == "done"
+
+
+@pytest.mark.parametrize("flag", ["images", "validation", "init"])
+def test_nothing_is_read_from_the_output_folder(folder: Path, tmp_path: Path, flag: str):
+    asked = config(folder, tmp_path / "out")
+    (tmp_path / "out" / "more").mkdir(parents=True)
+    inside = str(tmp_path / "out" / "more")
+    with pytest.raises(SettingsError, match="more lies inside the output folder"):
+        train(replace(asked, **{flag: inside}))
+    with pytest.raises(SettingsError, match="out lies inside the output folder"):
+        train(replace(asked, **{flag: asked.output}))
 
 
 def test_a_finished_run_does_nothing_and_with_other_settings_it_is_refused(run: Path, folder: Path):

@@ -53,6 +53,9 @@ _DRAWN = (
     f"{{sigma}} of the 0..1 scale; in {UNCLIPPED:.0%} of the samples not clipped",
     f"told in {TOLD:.0%} of the samples; else the network judges it by itself",
 )
+_DEAF = {
+    "classic": "not taken notice of: it knows the noise that it was trained on"
+}  # architectures
 _PAIRS = (
     "that of the pairs: {sigma} of the 0..1 scale, clipped and rounded",
     "never told: the network judges it by itself",
@@ -73,7 +76,7 @@ def text(name: str, fields: Mapping[str, Any], model: nn.Module, history: Sequen
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         macs=float(model.macs_per_pixel) / 1e3,  # type: ignore[arg-type]  # untyped in torch
         noise=noise.format(sigma=_words_of(fields["sigma"])),
-        level=level,
+        level=_DEAF.get(fields["architecture"], level),
         judged=_words_of(metrics["validation_sigma"]) + ", clipped",
         images_per_second=np.median([record["images_per_second"] for record in history]),
         psnr=metrics["validation_psnr"],
