@@ -9,7 +9,7 @@ demo: .venv/.ready ## the main jobs on the sample photographs
 	@$(BIN)/denoise demo --output demo
 
 test: .venv/.ready-dev ## the whole test suite
-	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	@$(BIN)/python -m pytest
 
 lint: .venv/.ready-dev ## what .ci/run checks before the tests
 	$(BIN)/ruff format --check .
