@@ -10,14 +10,6 @@ from PIL import Image
 
 from denoise.flow import runtime
 
-# What takes minutes comes first: of two processes that take the files in turn, none is left with it
-_LONG = {f"test_{name}" for name in ("training", "nodes", "faults", "bulk", "clouds", "submit")}
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: item.path.stem not in _LONG)
-
-
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[runtime.Resources]:
     """One private Ray for all tests that need one in this process."""
