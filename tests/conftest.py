@@ -10,6 +10,7 @@ from PIL import Image
 
 from denoise.flow import runtime
 
+
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[runtime.Resources]:
     """One private Ray for all tests that need one in this process."""
