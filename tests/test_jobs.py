@@ -99,22 +99,3 @@ def test_every_verb_explains_its_flags():
             text=True,
         )
         assert done.returncode == 0 and "--json" in done.stdout, verb
-
-
-FLAGS = {
-    "noise": """images output seed save format quality strip-metadata max-pixels workers
-        max-error-rate retry-errors overwrite sigma json verbose help""",
-    "infer": """images output seed save format quality strip-metadata max-pixels workers
-        max-error-rate retry-errors overwrite model add-noise float-noise reference level ssim tile
-        gpus-per-worker json verbose help""",
-}
-
-
-@pytest.mark.parametrize("verb", FLAGS)
-def test_the_flags_are_these_and_no_others(verb: str):
-    shown = subprocess.run(
-        [sys.executable, "-m", "denoise", verb, "--help"], cwd=ROOT, capture_output=True, text=True
-    ).stdout
-    found = set(re.findall(r"--([a-z][a-z-]+)", shown.split("options")[1]))
-    found = {flag for flag in found if not flag.startswith("no-")}
-    assert found == set(FLAGS[verb].split())
