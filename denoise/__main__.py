@@ -3,21 +3,16 @@
 import json
 import logging
 import os
-import re
 import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr
-from dataclasses import field, make_dataclass
-from functools import partial, reduce
+from contextlib import contextmanager
+from functools import partial
 from importlib import import_module
-from io import StringIO
-from operator import or_
-from textwrap import shorten
-from typing import Annotated, Any
+from typing import Any
 
-from denoise import __version__
+from denoise import __version__, flags
 from denoise.display.progress import is_live
 
 # verb -> (module, function, config, what it does)
@@ -50,7 +45,6 @@ _STORES = (
     "azure",
     "urllib3",
 )
-_REPEATED = r"\s*(For full helptext|Argument helptext|Got errors)"  # what --help says too
 
 
 def main(arguments: list[str] | None = None, *, verb: str | None = None) -> None:
@@ -77,14 +71,15 @@ def _verb_of(given: list[str]) -> tuple[str, list[str]]:
         print(f"denoise {__version__}")
         sys.exit(0)
     if given[0].startswith("--tyro-"):
-        _complete(given)
+        flags.complete(
+            {name: (_config_of(name), about) for name, (*_, about) in VERBS.items()}, given
+        )
     if given[0] not in VERBS:
         from difflib import get_close_matches
 
         meant = get_close_matches(given[0], VERBS, 1)
         guess = f"; did you mean {meant[0]}?" if meant else f" (one of {', '.join(VERBS)})"
-        print(f"denoise: no verb {given[0]!r}{guess}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(_fail(f"denoise: no verb {given[0]!r}{guess}", 2))
     return given[0], given[1:]
 
 
@@ -97,10 +92,9 @@ def _run(verb: str, given: list[str], interrupted: list[int]) -> int:
 
 
 def _done(verb: str, given: list[str], interrupted: list[int]) -> int:
-    module, function, config_name, _ = VERBS[verb]
-    home = import_module(f"denoise.{module}")
+    module, function, *_ = VERBS[verb]
     try:
-        config, as_json, verbose = _flags(verb, getattr(home, config_name), given)
+        config, as_json, verbose = flags.read(verb, _config_of(verb), given)
     except ValueError as error:
         return _fail(f"denoise {verb}: {error}", 2)
     _log_to_stderr(verbose)
@@ -108,7 +102,7 @@ def _done(verb: str, given: list[str], interrupted: list[int]) -> int:
 
     try:
         with _quiet_stdout():
-            found = getattr(home, function)(config)
+            found = getattr(import_module(f"denoise.{module}"), function)(config)
     except SettingsError as error:
         return _fail(f"denoise {verb}: {error}", 2)
     except Exception as error:
@@ -128,6 +122,12 @@ def _done(verb: str, given: list[str], interrupted: list[int]) -> int:
     return 3 if found.get("failed", 0) > limit * max(1, found.get("images", 0)) else 0
 
 
+def _config_of(verb: str) -> type:
+    module, _, config, _ = VERBS[verb]
+    found: type = getattr(import_module(f"denoise.{module}"), config)
+    return found
+
+
 @contextmanager
 def _quiet_stdout() -> Iterator[None]:
     """Keeps stdout for the result; what Ray says of lost nodes, say, goes to stderr."""
@@ -140,84 +140,6 @@ def _quiet_stdout() -> Iterator[None]:
         sys.stdout.flush()
         os.dup2(stdout, 1)
         os.close(stdout)
-
-
-def _flags(verb: str, config: type, given: list[str]) -> tuple[Any, bool, bool]:
-    """A verb's config from its flags, by tyro. Raises ValueError where one is wrong or missing;
-    --help ends here."""
-    import tyro
-
-    said = StringIO()
-    try:
-        with redirect_stderr(said):
-            found: Any = tyro.cli(
-                _command_of(config),
-                prog=f"denoise {verb}",
-                description=config.__doc__,
-                args=given,
-                config=(tyro.conf.FlagCreatePairsOff,),  # --ssim has no --no-ssim: as is usual
-            )
-    except SystemExit as ended:
-        if not ended.code:
-            raise
-        raise ValueError(
-            f"{_words_in(said.getvalue())} (denoise {verb} --help explains the flags)"
-        ) from ended
-    return found.config, found.json, found.verbose
-
-
-def _words_in(box: str) -> str:
-    """What tyro says in a box of many lines, without the help that it repeats there."""
-    _, _, inner = box.partition("\n")  # a title stands in the first line
-    bare = re.sub(r"^│| *│?$", "", inner, flags=re.MULTILINE)
-    paragraphs = re.split(r"(?:\n|^)[-─╰╯\s]*(?:\n|$)", bare)
-    said = [_line_of(one) for one in paragraphs if one.strip() and not re.match(_REPEATED, one)]
-    return shorten("; ".join(said).rstrip("."), 300, placeholder=" ...")
-
-
-def _line_of(paragraph: str) -> str:
-    """A paragraph of tyro's on one line; of flags that it explains, their names."""
-    heading, *rest = paragraph.strip().splitlines()
-    flags = re.findall(r"^ {5,6}(\S+)", "\n".join(rest), re.MULTILINE)
-    heading = re.sub("^missing from .*", "missing:", heading[:1].lower() + heading[1:])
-    return " ".join([heading, *([", ".join(flags)] if flags else rest)])
-
-
-def _complete(given: list[str]) -> None:
-    """Prints what a shell needs to complete all verbs and flags, and exits."""
-    import tyro
-
-    verbs: list[Any] = [
-        Annotated[
-            _command_of(getattr(import_module(f"denoise.{module}"), config)),
-            tyro.conf.subcommand(verb, description=about),
-        ]
-        for verb, (module, _, config, about) in VERBS.items()
-    ]
-    any_verb: Any = reduce(or_, verbs)
-    tyro.cli(any_verb, prog="denoise", args=given, config=(tyro.conf.FlagCreatePairsOff,))
-
-
-def _command_of(config: type) -> type:
-    """What can be given to a verb: its config, and the flags that all of them have."""
-    import tyro
-
-    says = "one line of JSON on stdout and nothing else there"
-    return make_dataclass(
-        "Command",
-        [
-            ("config", Annotated[config, tyro.conf.arg(name="")]),
-            ("json", Annotated[bool, tyro.conf.arg(help=says)], field(default=False)),
-            (
-                "verbose",
-                Annotated[
-                    bool, tyro.conf.arg(aliases=["-v"], help="Ray's own log and progress too")
-                ],
-                field(default=False),
-            ),
-        ],
-        frozen=True,
-    )
 
 
 def _log_to_stderr(verbose: bool) -> None:

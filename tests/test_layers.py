@@ -20,7 +20,7 @@ LAYERS = {
     "findings": "tally summary gallery",
     "learning": "census roster patches supply start recorder judge loop card checkpoints group "
     "worker",
-    "": "report bulk training noising inference plan demo doctor export __main__",
+    "": "report bulk training noising inference plan demo doctor export flags __main__",
 }
 ORDER = [
     f"{folder}.{name}".lstrip(".") for folder, names in LAYERS.items() for name in names.split()

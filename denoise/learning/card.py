@@ -53,9 +53,8 @@ _DRAWN = (
     f"{{sigma}} of the 0..1 scale; in {UNCLIPPED:.0%} of the samples not clipped",
     f"told in {TOLD:.0%} of the samples; else the network judges it by itself",
 )
-_DEAF = {
-    "classic": "not taken notice of: it knows the noise that it was trained on"
-}  # architectures
+# architectures that have no input for the level
+_DEAF = {"classic": "not taken notice of: it knows the noise that it was trained on"}
 _PAIRS = (
     "that of the pairs: {sigma} of the 0..1 scale, clipped and rounded",
     "never told: the network judges it by itself",

@@ -128,7 +128,7 @@ def inherit(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
         new = own[name]
         if old.dim() != new.dim() or any(a > b for a, b in zip(old.shape, new.shape, strict=True)):
             raise ValueError(f"{name} is {list(old.shape)} there and {list(new.shape)} here")
-        new[: len(old)] = 0  # old channels read nothing but
+        new[: len(old)] = 0  # old channels read old ones alone
         new[tuple(slice(size) for size in old.shape)] = old
     for name, block in model.named_modules():
         if isinstance(block, Residual) and f"{name}.two.weight" not in weights:

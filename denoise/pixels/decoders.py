@@ -105,10 +105,10 @@ def _planes(image: ImageFile, encoded: bytes) -> Planes:
 
 def _scale_transparency(image: ImageFile) -> None:
     """Of gray with 2 or 4 bits: Pillow stretches the pixels to 8, but not what is transparent."""
-    _, raw = (image.tile[0].codec_name, image.tile[0].args) if image.tile else ("", "")
+    raw = image.tile[0].args if image.tile else ""
     transparent = image.info.get("transparency")
     if isinstance(transparent, int) and raw in ("L;2", "L;4"):
-        image.info["transparency"] = transparent * {"L;2": 85, "L;4": 17}[raw]
+        image.info["transparency"] = transparent * (85 if raw == "L;2" else 17)
 
 
 def _jpeg_planes(image: ImageFile, encoded: bytes) -> Planes:

@@ -157,5 +157,5 @@ def _bytes_of(image: dict[str, Any] | None, table: str) -> bytes:
     if image and image.get("bytes") is not None:
         return bytes(image["bytes"])
     if image and image.get("path"):
-        return storage.read(uris.resolved(uris.absolute(table).rsplit("/", 1)[0], image["path"]))
+        return storage.read(uris.resolved(uris.folder_of(table), image["path"]))
     raise ImageError("the table's row holds no image")

@@ -114,7 +114,7 @@ def _entries_of(images: str, left_out: Counter[str], output: str | None) -> Iter
     if storage.is_folder(images):
         return _folder(images, left_out, output and uris.by_way_of(images, output))
     if images.lower().endswith(_MANIFESTS):
-        return _once(_manifest(images), _folder_of(images), left_out)
+        return _once(_manifest(images), uris.folder_of(images), left_out)
     name = uris.shown(images).rsplit("/", 1)[-1]
     found = replace(storage.info(images), path=name)
     if _suffix(name) in IMAGE_SUFFIXES:  # also a hidden one: somebody has named it
@@ -211,7 +211,7 @@ def _manifest(uri: str) -> Iterator[Entry]:
             if "uri" not in pq.read_schema(file).names:
                 yield from _tables(iter([storage.info(uri)]))
                 return
-    folder = _folder_of(uri)
+    folder = uris.folder_of(uri)
     for named in _uris_in(uri):
         where = uris.resolved(folder, named)
         size, mark = 0, ""
@@ -225,11 +225,6 @@ def _manifest(uri: str) -> Iterator[Entry]:
         if called.startswith("../") and not uris.is_relative(named):
             called = uris.shown(where)
         yield Entry(_key(called.split("://", 1)[-1]), where, size, mark)
-
-
-def _folder_of(uri: str) -> str:
-    """The folder that a file's names are relative to."""
-    return uris.absolute(uri).rsplit("/", 1)[0]
 
 
 def _uris_in(uri: str) -> Iterator[str]:

@@ -28,6 +28,11 @@ def join(root: str, *parts: str) -> str:
     return "/".join([root.rstrip("/") if root.strip("/") else root, *parts])
 
 
+def folder_of(uri: str) -> str:
+    """The folder that a file lies in, which names inside the file are relative to."""
+    return absolute(uri).rsplit("/", 1)[0]
+
+
 def resolved(folder: str, named: str) -> str:
     """The place that a name in a file stands for, which is relative to the file's own folder."""
     if not is_relative(named):

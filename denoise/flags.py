@@ -1,0 +1,89 @@
+"""A verb's flags, made from its config by tyro: read, completed in a shell, refused in one line."""
+
+import re
+from collections.abc import Mapping
+from contextlib import redirect_stderr
+from dataclasses import field, make_dataclass
+from functools import reduce
+from io import StringIO
+from operator import or_
+from textwrap import shorten
+from typing import Annotated, Any
+
+_REPEATED = r"\s*(For full helptext|Argument helptext|Got errors)"  # what --help says too
+
+
+def read(verb: str, config: type, given: list[str]) -> tuple[Any, bool, bool]:
+    """A verb's config from its flags, by tyro. Raises ValueError where one is wrong or missing;
+    --help ends here."""
+    import tyro
+
+    said = StringIO()
+    try:
+        with redirect_stderr(said):
+            found: Any = tyro.cli(
+                _command_of(config),
+                prog=f"denoise {verb}",
+                description=config.__doc__,
+                args=given,
+                config=(tyro.conf.FlagCreatePairsOff,),  # --ssim has no --no-ssim: as is usual
+            )
+    except SystemExit as ended:
+        if not ended.code:
+            raise
+        raise ValueError(
+            f"{_words_in(said.getvalue())} (denoise {verb} --help explains the flags)"
+        ) from ended
+    return found.config, found.json, found.verbose
+
+
+def complete(verbs: Mapping[str, tuple[type, str]], given: list[str]) -> None:
+    """Prints what a shell needs to complete all verbs (each with its config, and what it does) and
+    their flags, and exits."""
+    import tyro
+
+    commands: list[Any] = [
+        Annotated[_command_of(config), tyro.conf.subcommand(verb, description=about)]
+        for verb, (config, about) in verbs.items()
+    ]
+    any_verb: Any = reduce(or_, commands)
+    tyro.cli(any_verb, prog="denoise", args=given, config=(tyro.conf.FlagCreatePairsOff,))
+
+
+def _command_of(config: type) -> type:
+    """What can be given to a verb: its config, and the flags that all of them have."""
+    import tyro
+
+    says = "one line of JSON on stdout and nothing else there"
+    return make_dataclass(
+        "Command",
+        [
+            ("config", Annotated[config, tyro.conf.arg(name="")]),
+            ("json", Annotated[bool, tyro.conf.arg(help=says)], field(default=False)),
+            (
+                "verbose",
+                Annotated[
+                    bool, tyro.conf.arg(aliases=["-v"], help="Ray's own log and progress too")
+                ],
+                field(default=False),
+            ),
+        ],
+        frozen=True,
+    )
+
+
+def _words_in(box: str) -> str:
+    """What tyro says in a box of many lines, without the help that it repeats there."""
+    _, _, inner = box.partition("\n")  # a title stands in the first line
+    bare = re.sub(r"^│| *│?$", "", inner, flags=re.MULTILINE)
+    paragraphs = re.split(r"(?:\n|^)[-─╰╯\s]*(?:\n|$)", bare)
+    said = [_line_of(one) for one in paragraphs if one.strip() and not re.match(_REPEATED, one)]
+    return shorten("; ".join(said).rstrip("."), 300, placeholder=" ...")
+
+
+def _line_of(paragraph: str) -> str:
+    """A paragraph of tyro's on one line; of flags that it explains, their names."""
+    heading, *rest = paragraph.strip().splitlines()
+    flags = re.findall(r"^ {5,6}(\S+)", "\n".join(rest), re.MULTILINE)
+    heading = re.sub("^missing from .*", "missing:", heading[:1].lower() + heading[1:])
+    return " ".join([heading, *([", ".join(flags)] if flags else rest)])
