@@ -259,6 +259,16 @@ def test_accumulating_parts_changes_the_losses_by_rounding_only():
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
+def test_training_in_bfloat16_has_other_losses_but_learns_the_same():
+    """In the arithmetic alone: weights, losses and judgements stay float32."""
+    recipe = replace(RECIPE, steps=80, save_every=80, sigma=0.1, learning_rate=3e-3)
+    exact, short = (trained(replace(recipe, precision=one))[0] for one in ("float32", "bfloat16"))
+    losses = [[record["loss"] for record in one.history] for one in (exact, short)]
+    assert losses[0] != losses[1] and losses[1] == pytest.approx(losses[0], rel=0.01)
+    assert short.best == pytest.approx(exact.best, abs=0.1)
+    assert {one.dtype for one in short.model.parameters()} == {torch.float32}
+
+
 @pytest.mark.parametrize("loss", ["l1", "charbonnier", "mse"])
 def test_training_on_any_loss_beats_doing_nothing(loss: str):
     recipe = replace(RECIPE, steps=80, save_every=80, sigma=0.1, loss=loss, learning_rate=3e-3)
@@ -348,6 +358,7 @@ def test_the_average_follows_the_weights_and_is_what_is_judged():
         ({"workers": (1, 5), "accumulate": 4}, "at least 20"),
         ({"learning_rate": -1.0}, "learning-rate must lie in 0..1, got -1.0"),
         ({"loss": "huber"}, "loss must be one of l1, charbonnier, mse, got huber"),
+        ({"precision": "half"}, "precision must be one of auto, float32, bfloat16, got half"),
         ({"memory": 0.0}, "memory must be above 0"),
         ({"memory": float("nan")}, "memory must be above 0 GiB, got nan"),
         ({"max_error_rate": 2.0}, "max-error-rate must lie in 0..1, got 2.0"),

@@ -24,6 +24,7 @@ GRAY = 0.1  # share of samples made gray, with the same noise in all three chann
 CROPS = 32  # taken of a photo before the next window of them, where not all fit into memory
 VALIDATION_SIDE = 256  # photos are validated on their middle
 Loss = Literal["l1", "charbonnier", "mse"]
+Precision = Literal["auto", "float32", "bfloat16"]
 
 PHOTO_SCHEMA = pa.schema(
     [
@@ -48,6 +49,7 @@ class Recipe:
     seed: int = 0  # sample i is a function of this and i
     learning_rate: float = 1e-3  # at its height, after a short warm-up and before the cosine
     loss: Loss = "l1"  # what training makes small
+    precision: Precision = "auto"  # of convolutions: bfloat16 on GPUs made for it, else float32
     accumulate: int = 1  # parts that a worker's share of a batch is cut into, to save memory
     save_every: int = 500  # steps between validations; each one is a checkpoint to resume from
     patience: int = 0  # stop after so many validations without a better PSNR; 0: never
@@ -65,8 +67,10 @@ class Recipe:
                 raise ValueError(f"{flag} must be at least 1, got {getattr(self, name)}")
         if not 0 < self.learning_rate <= 1:
             raise ValueError(f"learning-rate must lie in 0..1, got {self.learning_rate}")
-        if self.loss not in get_args(Loss):
-            raise ValueError(f"loss must be one of {', '.join(get_args(Loss))}, got {self.loss}")
+        for name, choices in (("loss", get_args(Loss)), ("precision", get_args(Precision))):
+            if getattr(self, name) not in choices:
+                chosen = getattr(self, name)
+                raise ValueError(f"{name} must be one of {', '.join(choices)}, got {chosen}")
         if self.patience < 0:
             raise ValueError(f"patience must be at least 0, got {self.patience}")
 
