@@ -112,14 +112,23 @@ def _done(verb: str, given: list[str], interrupted: list[int]) -> int:
             time.sleep(1)
         if interrupted:
             raise KeyboardInterrupt from error
-        if verbose or not isinstance(error, RuntimeError):
+        if verbose or not isinstance(error, RuntimeError | OSError):
             raise
-        return _fail(f"denoise {verb}: {error} (-v shows where)", 1)
+        return _fail(f"denoise {verb}: {_words_of(error)} (-v shows where)", 1)
     _show(found, as_json=as_json)
     if found.get("ok") is False:
         return 1
     limit = getattr(config, "max_error_rate", 1.0)
     return 3 if found.get("failed", 0) > limit * max(1, found.get("images", 0)) else 0
+
+
+def _words_of(error: Exception) -> str:
+    if not isinstance(error, OSError):
+        return str(error)
+    from denoise.places.storage import words_of
+
+    cause = getattr(error, "cause", error)  # where a task of Ray's raised it
+    return ": ".join(filter(None, (cause.filename, words_of(cause))))
 
 
 def _config_of(verb: str) -> type:

@@ -259,7 +259,8 @@ def _trained(config: TrainConfig, job: "Job", resources: "Resources") -> "Result
     try:
         result = trainer.fit()
     except TrainingFailedError as error:
-        raise RuntimeError(f"training failed: {error}") from error
+        last = [line for line in str(error).splitlines() if line.strip()][-1]  # of a traceback
+        raise RuntimeError(f"training failed: {last}") from error
     if result.return_value and "failed" in result.return_value:
         raise RuntimeError(result.return_value["failed"])
     return result

@@ -178,3 +178,16 @@ def test_a_failed_run_says_so_and_can_go_on(tmp_path: Path):
         raise ZeroDivisionError
     assert (run_of(str(tmp_path)) or {})["state"] == "failed"
     finished(tmp_path)
+
+
+def test_an_end_that_cannot_be_noted_does_not_hide_why_the_run_ended(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    with pytest.raises(ZeroDivisionError), Output(str(tmp_path), "noise", SETTINGS) as output:
+        output.begin(Listing())
+        for name in ("_run.json", "_lock.json"):
+            (tmp_path / name).unlink()
+            (tmp_path / name).mkdir()
+        raise ZeroDivisionError
+    assert "its end could not be noted: a folder, not a file" in caplog.text
+    assert "its lock could not be removed: a folder, not a file" in caplog.text

@@ -30,3 +30,13 @@ def test_a_task_that_ray_runs_again_writes_the_same_rows(ray_session: object, tm
         assert json.loads(line.column("counted").to_pylist()[0])["images"] == 4
         found = [(row["path"], row["error"]) for row in tables.part(output, 0)]
         assert found == [("a", None), ("b", None), ("c", None), ("d", "bad")]
+
+
+def test_a_part_file_that_cannot_be_written_is_told_in_plain_words(tmp_path: Path):
+    (tmp_path / "data").write_text("in the way")
+    work = shards.Work(str(tmp_path), 3, [], INFER_SCHEMA, only_errors=False, started=0.0)
+    line = shards.finish(work, [], [])
+    told = json.loads(line.column("counted").to_pylist()[0])
+    name = f"{tmp_path}/data/part-00000003.parquet"
+    assert told["stopped"] == f"{name} could not be written: file exists"
+    assert "FileExistsError" in told["where"]

@@ -23,6 +23,7 @@ from denoise.learning.recorder import Record, Recorder
 from denoise.learning.start import Start
 from denoise.learning.supply import Supply
 from denoise.network.model import hardware
+from denoise.places import storage, uris
 
 _TOO_LARGE = (
     "a batch does not fit into the GPU's memory; a smaller --batch-size or --patch, or a larger "
@@ -87,6 +88,10 @@ def work(setup: dict[str, Any]) -> dict[str, Any]:
             if share.world > 1:  # the others would wait for this one: Ray ends them all
                 raise RuntimeError(_TOO_LARGE) from error
             return {"failed": _TOO_LARGE}
+        except OSError as error:
+            if share.world > 1 or not uris.is_local(job.place):  # a store may come back
+                raise
+            return {"failed": f"{uris.shown(job.place)}: {storage.words_of(error)}"}
     return {"steps": learner.step}
 
 

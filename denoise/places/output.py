@@ -9,6 +9,7 @@ OUTPUT/_SUCCESS             empty, written last
 """
 
 import json
+import logging
 import os
 import platform
 import socket
@@ -30,6 +31,7 @@ from denoise.places.manifest import Listing
 from denoise.places.storage import SettingsError
 from denoise.places.uris import join
 
+_log = logging.getLogger(__name__)
 UNFINISHED = "_unfinished"
 _OURS = ("_SUCCESS", "summary.json", "report.html", "_manifest", UNFINISHED, "_run.json")
 _REMOVERS = 16  # threads: enough to hide a store's latency
@@ -135,11 +137,14 @@ class Output:
 
     def _leave(self, kind: type[BaseException]) -> None:
         """Notes how the run ended early; a new folder that was refused is left as it was."""
-        if self._is_new and issubclass(kind, SettingsError):
-            for name in ("_manifest", "_run.json"):
-                storage.remove(join(self.uri, name))
-        elif not issubclass(kind, SettingsError | KeyboardInterrupt):
-            self.record(state="failed")
+        try:
+            if self._is_new and issubclass(kind, SettingsError):
+                for name in ("_manifest", "_run.json"):
+                    storage.remove(join(self.uri, name))
+            elif not issubclass(kind, SettingsError | KeyboardInterrupt):
+                self.record(state="failed")
+        except OSError as error:  # must not hide why the run ended
+            self._warn("its end could not be noted", error)
 
     def _lock(self) -> None:
         place = join(self.uri, "_lock.json")
@@ -164,8 +169,14 @@ class Output:
             )
 
     def _unlock(self) -> None:
-        if self._is_ours():
-            storage.remove(join(self.uri, "_lock.json"))
+        try:
+            if self._is_ours():
+                storage.remove(join(self.uri, "_lock.json"))
+        except OSError as error:  # nor must this; the lock is free as soon as nobody keeps it alive
+            self._warn("its lock could not be removed", error)
+
+    def _warn(self, words: str, error: OSError) -> None:
+        _log.warning("%s: %s: %s", uris.shown(self.uri), words, storage.words_of(error))
 
     def _is_ours(self) -> bool:
         """Whether nobody took the lock over, because we seemed dead."""
