@@ -5,6 +5,7 @@ python -m tests.bench.train IMAGES [--architecture unet] [--steps 120] [--batch-
 
 fed      a worker that draws its samples from decoded photos, as `denoise train` does
 ready    the same worker, given one batch over and over: what the network alone can do
+short    as ready, with `--precision bfloat16`, on a CPU that is made for it
 apart    two workers that know nothing of each other, with half a batch each: what two CPUs can do
 job      `denoise train` with 1 worker on one core, and with 2 on two; the time to its first step
 peer     torch's DataLoader (two processes that decode, crop and add noise) with plain DDP
@@ -26,6 +27,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
@@ -73,6 +75,7 @@ def main() -> None:
     shares = {
         "ready": arithmetic(asked.architecture, recipe, best["ready"]),
         "fed": f"{best['fed'] / best['ready']:.3f} of ready",
+        "short": f"{best['short'] / best['ready']:.2f} of ready",
         "compiled": f"{best['compiled'] / best['ready']:.2f} of ready",
         "apart": f"{best['apart'] / best['ready']:.2f} of ready",
         "job, 2": f"{best['job, 2'] / best['job, 1']:.2f} of job, 1",
@@ -94,6 +97,10 @@ def a_round(
         "fed": rate_here(asked.architecture, recipe, sampler, photos[:1]),
     }
     gpus = torch.cuda.device_count()
+    made_for = torch.cpu.get_capabilities()
+    if not gpus and (made_for.get("avx512_bf16") or made_for.get("amx_bf16")):
+        short = replace(recipe, precision="bfloat16")
+        rates["short"] = rate_here(asked.architecture, short, ready, photos[:1])
     if gpus:
         rates["compiled"] = rate_here(asked.architecture, recipe, ready, photos[:1], compiled=True)
         rates["job, 1"], first = rate_of_job(asked, workers=1)
