@@ -110,10 +110,7 @@ def plan(config: PlanConfig) -> dict[str, Any]:
 
 def _check_output(place: str, config: InferConfig, model: str) -> None:
     """What `infer` would refuse about its output folder."""
-    near = place
-    while uris.is_local(near) and not storage.exists(near):  # a trial would make the folders
-        near = near.rsplit("/", 1)[0] or "/"
-    storage.check_writable(near)
+    storage.check_writable(place)
     found = output.run_of(place)
     if found is None or config.overwrite:
         return

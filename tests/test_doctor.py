@@ -38,6 +38,7 @@ def test_an_output_that_cannot_be_written_is_bad(tmp_path):
 
 def test_it_leaves_nothing_behind_where_it_tried_to_write(tmp_path):
     checks(output=str(tmp_path))
+    checks(output=str(tmp_path / "fresh" / "out"))
     assert list(tmp_path.iterdir()) == []
 
 

@@ -17,7 +17,6 @@ import grpc
 import psutil
 import ray
 from ray.data import ActorPoolStrategy, DataContext, TaskPoolStrategy
-from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as Affinity
 
 from denoise.flow.waiting import in_words, told
@@ -208,7 +207,7 @@ def _connect(*, verbose: bool) -> None:
     try:
         with nullcontext() if verbose else _silence():
             ray.init(**options)
-    except (ConnectionError, RayError, RuntimeError, ValueError) as error:
+    except Exception as error:  # that is what Ray raises where its own processes are too slow
         where = f"the Ray cluster at {address}" if address else "a local Ray"
         raise SettingsError(f"cannot start or reach {where}: {_reason(error)}") from error
 

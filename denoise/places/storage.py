@@ -21,7 +21,7 @@ from uuid import uuid4
 
 from denoise.places import disk
 from denoise.places.disk import UNFINISHED, Found
-from denoise.places.uris import glob_base, join, shown, split, without_secrets
+from denoise.places.uris import glob_base, is_local, join, shown, split, without_secrets
 
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"} | dict.fromkeys(
     ("az", "abfs", "abfss", "adl"), "azure"
@@ -234,13 +234,17 @@ def sweep(folder: str) -> None:
 
 
 def check_writable(folder: str) -> None:
-    """Raises SettingsError where nothing can be written below a folder: it tries."""
+    """Raises SettingsError where nothing can be written below a folder: it tries, and leaves no
+    trace, nor the folder where it was not there."""
+    made = disk.missing(folder) if is_local(folder) else []
     trial = join(folder, UNFINISHED + uuid4().hex)
     try:
         write(trial, b"")
         remove(trial)
     except OSError as error:
         raise SettingsError(f"cannot write to {shown(folder)}: {words_of(error)}") from error
+    finally:
+        disk.remove_empty(made)
 
 
 def words_of(error: BaseException) -> str:
