@@ -156,8 +156,13 @@ def _log_to_stderr(verbose: bool) -> None:
         stream=sys.stderr, format=f"{_clear_line()}%(message)s", level=logging.WARNING
     )
     logging.getLogger("denoise").setLevel(logging.DEBUG if verbose else logging.INFO)
-    for name in () if verbose else _STORES:
+    if verbose:
+        return
+    for name in _STORES:
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    # At an early end Ray ends its own workers, and says of each that it will be tried again; it
+    # looks here when it is imported
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "killed by `ray.kill`")
 
 
 def _show(found: dict[str, Any], *, as_json: bool) -> None:

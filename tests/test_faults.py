@@ -75,7 +75,7 @@ def test_an_interrupted_job_says_so_leaves_nothing_running_and_resumes(
     send(job.process.pid, sign)
     done = job.done(60)
     assert done.code == 130, done.err
-    assert "Traceback" not in done.err
+    assert "Traceback" not in done.err and "ray.kill" not in done.err
     assert "interrupted" in done.err
     assert done.left == []
     assert run("infer", *flags).code == 0
@@ -216,7 +216,7 @@ def _flags(images: Path | str, output: Path | str, model: str) -> list[str]:
 
 def _last_line(done: Done) -> str:
     """What a job said at last, without its part file's number; a traceback is no way to say it."""
-    assert "Traceback" not in done.err
+    assert "Traceback" not in done.err and "ray.kill" not in done.err
     return re.sub(r"part-\d+", "part-XX", done.err.strip().splitlines()[-1])
 
 
