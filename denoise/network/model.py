@@ -98,7 +98,7 @@ ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "unet": UNet,  # 50
     "cae-s": partial(UNet, widths=(24, 48, 96)),  # 28
     "cae-m": partial(UNet, blocks=4),  # 96
-    "cae-l": partial(UNet, widths=(96, 192, 384), blocks=4),  # 852
+    "cae-l": partial(UNet, widths=(144, 72, 128), blocks=4),  # 826; 10 MB of weights
 }
 
 
