@@ -98,23 +98,25 @@ def _done(verb: str, given: list[str], interrupted: list[int]) -> int:
     except ValueError as error:
         return _fail(f"denoise {verb}: {error}", 2)
     _log_to_stderr(verbose)
+    _set_up_ray(verbose)
     from denoise.places.storage import SettingsError
 
     try:
         with _quiet_stdout():
             found = getattr(import_module(f"denoise.{module}"), function)(config)
-    except SettingsError as error:
-        return _fail(f"denoise {verb}: {error}", 2)
     except Exception as error:
         # A signal to the whole group, as from a terminal or systemd, ends Ray's processes too: the
         # job may fail of that before it is told itself
-        if not interrupted:
+        if not interrupted and not isinstance(error, SettingsError):
             time.sleep(1)
         if interrupted:
             raise KeyboardInterrupt from error
-        if verbose or not isinstance(error, RuntimeError | OSError):
+        if isinstance(error, SettingsError):
+            return _fail(f"denoise {verb}: {error}", 2)
+        words = _words_of(error)
+        if verbose or words is None:
             raise
-        return _fail(f"denoise {verb}: {_words_of(error)} (-v shows where)", 1)
+        return _fail(f"denoise {verb}: {words} (-v shows where)", 1)
     _show(found, as_json=as_json)
     if found.get("ok") is False:
         return 1
@@ -122,13 +124,17 @@ def _done(verb: str, given: list[str], interrupted: list[int]) -> int:
     return 3 if found.get("failed", 0) > limit * max(1, found.get("images", 0)) else 0
 
 
-def _words_of(error: Exception) -> str:
-    if not isinstance(error, OSError):
-        return str(error)
-    from denoise.places.storage import words_of
+def _words_of(error: Exception) -> str | None:
+    """What went wrong, on one line, or nothing: then it is a bug, and where it happened matters."""
+    from denoise.places import storage, uris
 
-    cause = getattr(error, "cause", error)  # where a task of Ray's raised it
-    return ": ".join(filter(None, (cause.filename, words_of(cause))))
+    cause = getattr(error, "cause", error)  # of what a task of Ray's raised
+    if isinstance(cause, OSError):
+        name = uris.shown(str(cause.filename or ""))
+        words = storage.words_of(cause) if cause.errno else uris.without_secrets(str(cause))
+        return f"{name}: {words}" if name else words
+    is_ours = cause is error and isinstance(error, RuntimeError)
+    return str(cause) if is_ours or isinstance(cause, storage.WriteError) else None
 
 
 def _config_of(verb: str) -> type:
@@ -156,13 +162,16 @@ def _log_to_stderr(verbose: bool) -> None:
         stream=sys.stderr, format=f"{_clear_line()}%(message)s", level=logging.WARNING
     )
     logging.getLogger("denoise").setLevel(logging.DEBUG if verbose else logging.INFO)
-    if verbose:
-        return
-    for name in _STORES:
+    for name in () if verbose else _STORES:
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    # At an early end Ray ends its own workers, and says of each that it will be tried again; it
-    # looks here when it is imported
-    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "killed by `ray.kill`")
+
+
+def _set_up_ray(verbose: bool) -> None:
+    """What Ray looks for in the environment when it is imported."""
+    # At an early end a thread of Ray Data's may outlive the session, and would begin another one
+    os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
+    if not verbose:  # nor does Ray say of each worker that it ended itself that it is tried again
+        os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "killed by `ray.kill`")
 
 
 def _show(found: dict[str, Any], *, as_json: bool) -> None:

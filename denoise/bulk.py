@@ -25,7 +25,7 @@ from denoise.pixels.image import (
 from denoise.pixels.noise import check_seed
 from denoise.places import inputs, manifest, storage, uris
 from denoise.places.output import UNFINISHED, Output
-from denoise.places.storage import SettingsError
+from denoise.places.storage import SettingsError, WriteError
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -147,7 +147,8 @@ def save(
     """Encodes a picture, writes its file if asked to: the columns `image` and `file`, and the
     pixels as they are stored, which differ from the picture's where the format is lossy.
 
-    Raises ImageError where the format cannot hold the picture, OSError where it cannot be written.
+    Raises ImageError where the format cannot hold the picture, WriteError where nothing can be
+    written.
     """
     kind = format_for(picture, config.format)
     encoded = encode(
@@ -182,7 +183,7 @@ def _write_file(output: str, name: str, encoded: bytes) -> None:
     except OSError as error:
         if error.errno in (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST):
             raise ImageError(_NO_NAME) from error
-        raise RuntimeError(f"cannot write images: {storage.words_of(error)}") from error
+        raise WriteError(f"cannot write images: {storage.words_of(error)}") from error
 
 
 def file_of(path: str, suffix: str, *, keep_name: bool) -> str:

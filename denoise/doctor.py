@@ -198,7 +198,7 @@ def _answers(uri: str) -> Check:
 def _writable(uri: str) -> Check:
     place = uris.absolute(uri)
     try:
-        storage.check_writable(place)
+        storage.check_writable(storage.standing(place))
     except SettingsError as error:
         return Check("output", "bad", str(error), "are the rights and credentials there?")
     return Check("output", "ok", f"can write to {uris.shown(place)}")

@@ -110,7 +110,7 @@ def plan(config: PlanConfig) -> dict[str, Any]:
 
 def _check_output(place: str, config: InferConfig, model: str) -> None:
     """What `infer` would refuse about its output folder."""
-    storage.check_writable(place)
+    storage.check_writable(storage.standing(place))
     found = output.run_of(place)
     if found is None or config.overwrite:
         return

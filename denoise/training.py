@@ -12,6 +12,7 @@ With MLFLOW_TRACKING_URI or WANDB_PROJECT set, MLflow or Weights & Biases get th
 import json
 import logging
 import os
+import re
 import time
 from collections import Counter
 from dataclasses import asdict, dataclass
@@ -30,6 +31,7 @@ from denoise.places.uris import join
 
 if TYPE_CHECKING:
     from ray.train import Result
+    from ray.train.v2.api.exceptions import TrainingFailedError
 
     from denoise.flow.runtime import Resources
     from denoise.learning.start import Start
@@ -259,11 +261,18 @@ def _trained(config: TrainConfig, job: "Job", resources: "Resources") -> "Result
     try:
         result = trainer.fit()
     except TrainingFailedError as error:
-        last = [line for line in str(error).splitlines() if line.strip()][-1]  # of a traceback
-        raise RuntimeError(f"training failed: {last}") from error
+        raise RuntimeError(f"training failed: {_cause_of(error)}") from error
     if result.return_value and "failed" in result.return_value:
         raise RuntimeError(result.return_value["failed"])
     return result
+
+
+def _cause_of(error: "TrainingFailedError") -> str:
+    """What went wrong first, without the traceback around it."""
+    failures = getattr(error, "worker_failures", {})  # by rank
+    text = str(failures[min(failures)] if failures else error)
+    raised = re.findall(r"^[\w.]*(?:Error|Exception|Interrupt)\w*: .+", text, re.MULTILINE)
+    return raised[-1] if raised else " ".join(text.split())[:500]
 
 
 def _pack(

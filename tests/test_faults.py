@@ -126,7 +126,8 @@ def test_a_training_on_a_full_disk_ends_at_once_in_plain_words(images: Path, sma
     done = run("train", *flags, *recipe)
     assert done.code == 1
     assert _last_line(done) == (
-        f"denoise train: {small_disk}/out: no space left on device (-v shows where)"
+        f"denoise train: no space left for {small_disk}/out, or for Ray's own files "
+        "(-v shows where)"
     )
 
 

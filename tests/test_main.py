@@ -1,6 +1,7 @@
 """The command line: every flag explains itself, and shells complete verbs and flags."""
 
 import dataclasses
+import errno
 import io
 import shutil
 import subprocess
@@ -11,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from denoise.__main__ import VERBS, main
+from denoise.__main__ import VERBS, _words_of, main
+from denoise.places.storage import WriteError
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +105,30 @@ def test_every_flag_is_explained(verb: str):
         after = words.split(f" {name} ")[-1].split(" --")[0]
         explained = after.split(" (default:")[0].split(" (required)")[0]
         assert any(word.islower() and word.isalpha() for word in explained.split()), name
+
+
+class OfRay(RuntimeError):
+    """As Ray raises what one of its tasks raised: with all of the traceback for a text."""
+
+    def __init__(self, cause: Exception) -> None:
+        super().__init__("Traceback ...")
+        self.cause = cause
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (RuntimeError("training failed"), "training failed"),
+        (OfRay(WriteError("part-1: no space")), "part-1: no space"),
+        (OfRay(OSError(errno.ENOSPC, "No space left on device")), "no space left on device"),
+        (PermissionError(errno.EACCES, "Permission denied", "/a/b"), "/a/b: permission denied"),
+        (ConnectionError("Client is shutting down."), "Client is shutting down."),
+        (OfRay(RuntimeError("shapes differ")), None),
+        (KeyError("bug"), None),
+    ],
+)
+def test_what_fails_is_said_in_words_but_a_bug_shows_where_it_is(error: Exception, words):
+    assert _words_of(error) == words
 
 
 @pytest.mark.parametrize("flags", [[], ["-v"]])

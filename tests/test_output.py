@@ -2,8 +2,10 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -125,6 +127,18 @@ def test_the_lock_of_a_killed_driver_is_free_at_once(tmp_path: Path):
 def test_a_lock_from_another_machine_is_free_when_its_heart_stopped(tmp_path: Path):
     holder = {"host": "elsewhere", "process": 1, "born": 1.0, "token": "x", "beat": 0.0}
     (tmp_path / "_lock.json").write_text(json.dumps(holder))
+    finished(tmp_path)
+
+
+def test_a_lock_that_an_earlier_run_of_this_process_could_not_remove_is_free_after_a_while(
+    tmp_path: Path,
+):
+    host, here = socket.gethostname(), os.getpid()
+    holder = {"host": host, "process": here, "born": 1.0, "token": "x", "beat": time.time()}
+    (tmp_path / "_lock.json").write_text(json.dumps(holder))
+    with pytest.raises(SettingsError, match="being written by process"):
+        finished(tmp_path)
+    (tmp_path / "_lock.json").write_text(json.dumps(holder | {"beat": 0.0}))
     finished(tmp_path)
 
 

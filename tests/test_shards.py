@@ -5,10 +5,12 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pyarrow as pa
+import pytest
 
 from denoise.flow import shards
 from denoise.places import tables
 from denoise.places.inputs import Entry
+from denoise.places.storage import WriteError
 from denoise.places.tables import INFER_SCHEMA
 
 
@@ -35,8 +37,5 @@ def test_a_task_that_ray_runs_again_writes_the_same_rows(ray_session: object, tm
 def test_a_part_file_that_cannot_be_written_is_told_in_plain_words(tmp_path: Path):
     (tmp_path / "data").write_text("in the way")
     work = shards.Work(str(tmp_path), 3, [], INFER_SCHEMA, only_errors=False, started=0.0)
-    line = shards.finish(work, [], [])
-    told = json.loads(line.column("counted").to_pylist()[0])
-    name = f"{tmp_path}/data/part-00000003.parquet"
-    assert told["stopped"] == f"{name} could not be written: file exists"
-    assert "FileExistsError" in told["where"]
+    with pytest.raises(WriteError, match=r"/data/part-00000003\.parquet could not be .*: file exi"):
+        shards.finish(work, [], [])

@@ -272,9 +272,10 @@ def _quieten(*, verbose: bool) -> None:
     context.enable_progress_bars = verbose
     context.target_max_block_size = None  # one shard is one block, however large its images
     context.print_on_execution_start = verbose
+    context.raise_original_map_exception = True  # else none could tell a full disk from a bug
     if not verbose:
         warnings.filterwarnings("ignore", module=r"ray\.data")  # of pools larger than their work
-        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # an error is raised as well
         logging.getLogger("ray.train").setLevel(logging.ERROR)
 
 

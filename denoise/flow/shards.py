@@ -5,9 +5,7 @@ same file, so that no row is lost, none doubled, and nothing has to be remembere
 """
 
 import json
-import logging
 import time
-import traceback
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -28,8 +26,8 @@ from denoise.flow.pairs import Pair, PairConfig, fetched, paired
 from denoise.places import storage, tables, uris
 from denoise.places.inputs import Entry
 from denoise.places.manifest import Shard
+from denoise.places.storage import WriteError
 
-_log = logging.getLogger(__name__)
 _FETCHERS = 8  # threads of a worker that fetch ahead: enough to hide a store's latency
 _AHEAD = 256 << 20  # bytes that they may hold
 _T = TypeVar("_T")
@@ -85,8 +83,7 @@ def finish(
     """Writes the part file of a shard from the rows that were kept and, as each comes, those that
     are done, with their seconds by stage; returns the one line that the driver counts.
 
-    Both come in the order of paths. `notes` is read at the end. What cannot be written is told in
-    the line, not raised: Ray would bury it in its own traceback.
+    Both come in the order of paths. `notes` is read at the end. Raises WriteError.
     """
     counted = {"images": 0, "failed": 0, "pixels": 0}
     seconds: dict[str, float] = defaultdict(float)
@@ -104,23 +101,13 @@ def finish(
     start = time.perf_counter()
     try:
         tables.write_part(work.output, work.shard, rows(), work.schema, about)
-    except (OSError, RuntimeError) as error:
-        return _line({"stopped": _words_of(error, work), "where": traceback.format_exc()})
+    except OSError as error:
+        place = uris.shown(tables.part_uri(work.output, work.shard))
+        raise WriteError(f"{place} could not be written: {storage.words_of(error)}") from error
     seconds["write"] = time.perf_counter() - start - seconds.pop("waited")
     told = {**counted, "seconds": seconds}
     _meter(told)
-    return _line(told | {"shard": work.shard})
-
-
-def _line(told: Mapping[str, Any]) -> pa.Table:
-    return pa.table({"counted": [json.dumps(told)]})
-
-
-def _words_of(error: Exception, work: Work) -> str:
-    if not isinstance(error, OSError):
-        return str(error)
-    place = uris.shown(tables.part_uri(work.output, work.shard))
-    return f"{place} could not be written: {storage.words_of(error)}"
+    return pa.table({"counted": [json.dumps(told | {"shard": work.shard})]})
 
 
 def _merged(
@@ -199,16 +186,10 @@ def ahead(call: Callable[[_T], _R], items: Iterable[_T], *, threads: int) -> Ite
 
 
 def count(staged: Dataset, done: Done, show: Callable[[Done], None]) -> None:
-    """Runs a dataset to its end, adding up the lines that `finish` returned.
-
-    Raises RuntimeError with the first of them that tells of a shard that could not be written.
-    """
+    """Runs a dataset to its end, adding up the lines that `finish` returned."""
     for batch in staged.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
         for line in batch.column("counted").to_pylist():
             found = json.loads(line)
-            if "stopped" in found:
-                _log.debug("%s", found["where"])
-                raise RuntimeError(found["stopped"])
             done.images += found["images"]
             done.failed += found["failed"]
             done.pixels += found["pixels"]

@@ -221,7 +221,7 @@ def on_device(array: NDArray[Any]) -> Tensor:
 
 
 def in_bfloat16(recipe: Recipe) -> bool:
-    """Whether convolutions are computed in bfloat16; weights and their sums stay in float32.
+    """Whether convolutions are computed in bfloat16; weights, their average and losses never are.
 
     On a CPU only where asked for: with AVX-512 BF16 or AMX a step takes half the time, without them
     ten times as long. Losses then depend on the number of workers by more than 1e-5.

@@ -1,5 +1,6 @@
 """What a training worker does in Ray's hands: photos in, checkpoints and records out."""
 
+import errno
 import os
 import threading
 import time
@@ -23,12 +24,13 @@ from denoise.learning.recorder import Record, Recorder
 from denoise.learning.start import Start
 from denoise.learning.supply import Supply
 from denoise.network.model import hardware
-from denoise.places import storage, uris
+from denoise.places import uris
 
 _TOO_LARGE = (
     "a batch does not fit into the GPU's memory; a smaller --batch-size or --patch, or a larger "
     "--accumulate, needs less"
 )
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 _LOOK = 1.0  # seconds between two looks at whether Ray is there
 _GRACE = 5.0  # seconds to end by oneself
 
@@ -89,9 +91,9 @@ def work(setup: dict[str, Any]) -> dict[str, Any]:
                 raise RuntimeError(_TOO_LARGE) from error
             return {"failed": _TOO_LARGE}
         except OSError as error:
-            if share.world > 1 or not uris.is_local(job.place):  # a store may come back
+            if error.errno not in _FULL or share.world > 1:  # else the others would wait
                 raise
-            return {"failed": f"{uris.shown(job.place)}: {storage.words_of(error)}"}
+            return {"failed": f"no space left for {uris.shown(job.place)}, or for Ray's own files"}
     return {"steps": learner.step}
 
 

@@ -172,7 +172,7 @@ class Output:
         try:
             if self._is_ours():
                 storage.remove(join(self.uri, "_lock.json"))
-        except OSError as error:  # nor must this; the lock is free as soon as nobody keeps it alive
+        except OSError as error:  # nor this; without a heartbeat the lock is free after a minute
             self._warn("its lock could not be removed", error)
 
     def _warn(self, words: str, error: OSError) -> None:
@@ -275,8 +275,9 @@ def versions() -> dict[str, str]:
 
 
 def _is_alive(holder: Mapping[str, Any]) -> bool:
-    """Whether the driver that holds a lock lives: its process if here, its heartbeat elsewhere."""
-    if holder.get("host") == socket.gethostname():
+    """Whether the driver that holds a lock lives: its process if here, its heartbeat elsewhere, and
+    in this process, of which an earlier run may have failed to let go."""
+    if holder.get("host") == socket.gethostname() and holder["process"] != os.getpid():
         born = _birth_of(int(holder["process"]))
         return bool(born and abs(born - holder["born"]) < 2)  # the clock may have been set since
     return time.time() - float(holder.get("beat", 0)) < _DEAD

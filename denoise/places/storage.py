@@ -55,6 +55,10 @@ _T = TypeVar("_T")
 _counting = Lock()  # folders are listed by threads
 
 
+class WriteError(RuntimeError):
+    """What a job has made cannot be written, which ends it; the text says where and why."""
+
+
 class SettingsError(ValueError):
     """Wrong flags, places or settings, found before any work: one line, exit code 2."""
 
@@ -234,17 +238,21 @@ def sweep(folder: str) -> None:
 
 
 def check_writable(folder: str) -> None:
-    """Raises SettingsError where nothing can be written below a folder: it tries, and leaves no
-    trace, nor the folder where it was not there."""
-    made = disk.missing(folder) if is_local(folder) else []
+    """Raises SettingsError where nothing can be written below a folder: it tries. The folder stays
+    where it was not there; who only looks tries `standing(folder)`."""
     trial = join(folder, UNFINISHED + uuid4().hex)
     try:
         write(trial, b"")
         remove(trial)
     except OSError as error:
         raise SettingsError(f"cannot write to {shown(folder)}: {words_of(error)}") from error
-    finally:
-        disk.remove_empty(made)
+
+
+def standing(folder: str) -> str:
+    """A folder on a disk if it is there, else the nearest one above it; on a store, itself."""
+    while is_local(folder) and not exists(folder):
+        folder = os.path.dirname(folder)
+    return folder
 
 
 def words_of(error: BaseException) -> str:
