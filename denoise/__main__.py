@@ -129,12 +129,14 @@ def _words_of(error: Exception) -> str | None:
     from denoise.places import storage, uris
 
     cause = getattr(error, "cause", error)  # of what a task of Ray's raised
+    text = uris.without_secrets(str(cause).partition("\n")[0])  # Ray puts its own advice below
     if isinstance(cause, OSError):
         name = uris.shown(str(cause.filename or ""))
-        words = storage.words_of(cause) if cause.errno else uris.without_secrets(str(cause))
+        words = storage.words_of(cause) if cause.errno else text
         return f"{name}: {words}" if name else words
-    is_ours = cause is error and isinstance(error, RuntimeError)
-    return str(cause) if is_ours or isinstance(cause, storage.WriteError) else None
+    if isinstance(cause, storage.WriteError):
+        return text
+    return str(error) if cause is error and isinstance(error, RuntimeError) else None
 
 
 def _config_of(verb: str) -> type:

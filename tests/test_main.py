@@ -119,7 +119,7 @@ class OfRay(RuntimeError):
     ("error", "words"),
     [
         (RuntimeError("training failed"), "training failed"),
-        (OfRay(WriteError("part-1: no space")), "part-1: no space"),
+        (OfRay(WriteError("part-1: no space\nTo change retry ...")), "part-1: no space"),
         (OfRay(OSError(errno.ENOSPC, "No space left on device")), "no space left on device"),
         (PermissionError(errno.EACCES, "Permission denied", "/a/b"), "/a/b: permission denied"),
         (ConnectionError("Client is shutting down."), "Client is shutting down."),
