@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from denoise.places import storage, tables
@@ -133,12 +134,16 @@ def test_a_lock_from_another_machine_is_free_when_its_heart_stopped(tmp_path: Pa
 def test_a_lock_that_an_earlier_run_of_this_process_could_not_remove_is_free_after_a_while(
     tmp_path: Path,
 ):
-    host, here = socket.gethostname(), os.getpid()
-    holder = {"host": host, "process": here, "born": 1.0, "token": "x", "beat": time.time()}
+    here = psutil.Process()
+    born, beat = here.create_time(), time.time()
+    holder = {"host": socket.gethostname(), "process": here.pid, "born": born, "beat": beat}
     (tmp_path / "_lock.json").write_text(json.dumps(holder))
     with pytest.raises(SettingsError, match="being written by process"):
         finished(tmp_path)
     (tmp_path / "_lock.json").write_text(json.dumps(holder | {"beat": 0.0}))
+    finished(tmp_path)
+    # a container that is started again has the name and the process numbers of the one before
+    (tmp_path / "_lock.json").write_text(json.dumps(holder | {"born": born - 100}))
     finished(tmp_path)
 
 

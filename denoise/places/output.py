@@ -276,10 +276,12 @@ def versions() -> dict[str, str]:
 
 def _is_alive(holder: Mapping[str, Any]) -> bool:
     """Whether the driver that holds a lock lives: its process if here, its heartbeat elsewhere, and
-    in this process, of which an earlier run may have failed to let go."""
-    if holder.get("host") == socket.gethostname() and holder["process"] != os.getpid():
+    in this very process, of which an earlier run may have failed to let go."""
+    if holder.get("host") == socket.gethostname():
         born = _birth_of(int(holder["process"]))
-        return bool(born and abs(born - holder["born"]) < 2)  # the clock may have been set since
+        lives = bool(born and abs(born - holder["born"]) < 2)  # the clock may have been set since
+        if not lives or holder["process"] != os.getpid():
+            return lives
     return time.time() - float(holder.get("beat", 0)) < _DEAD
 
 
