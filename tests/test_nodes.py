@@ -198,11 +198,13 @@ def test_a_node_lost_in_the_middle_costs_no_row_and_a_node_added_is_used(
     output = f"{nodes.root}/lost-and-added"
     job = nodes.job("infer", *_flags(nodes, output), "--workers", "1", "3")
     nodes.watch(job, lambda: parts_in(output) >= 1)
-    _going.clear()  # a busy machine might be through before the node has joined
-    nodes.nodes.pop().kill()
-    added = nodes.add(1)
-    _going.set()
-    nodes.watch(job, lambda: False)
+    _going.clear()  # a busy machine might be through before the node has joined and got a worker
+    try:
+        nodes.nodes.pop().kill()
+        added = nodes.add(1)
+        wait_until(lambda: added.runs("MapWorker") or job.process.poll() is not None, 120)
+    finally:
+        _going.set()
     done = job.done()
     assert done.code == 0, done.err
     assert same(rows_of(output), rows_of(denoised)) == []
