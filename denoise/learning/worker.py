@@ -91,7 +91,7 @@ def work(setup: dict[str, Any]) -> dict[str, Any]:
                 raise RuntimeError(_TOO_LARGE) from error
             return {"failed": _TOO_LARGE}
         except OSError as error:
-            if error.errno not in _FULL or share.world > 1:  # else the others would wait
+            if error.errno not in _FULL or share.world > 1:  # as above
                 raise
             return {"failed": f"no space left for {uris.shown(job.place)}, or for Ray's own files"}
     return {"steps": learner.step}

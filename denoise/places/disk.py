@@ -75,7 +75,7 @@ def renamed(path: str, aside: str | None) -> Iterator[IO[bytes]]:
             file.flush()
             os.fsync(file.fileno())
         _move(trial, path)
-    except BaseException:
+    except BaseException:  # Ctrl-C too leaves nothing half written
         if os.path.exists(trial):
             os.remove(trial)
         raise

@@ -97,14 +97,14 @@ def a_round(
         "fed": rate_here(asked.architecture, recipe, sampler, photos[:1]),
     }
     gpus = torch.cuda.device_count()
-    made_for = torch.cpu.get_capabilities()
-    if not gpus and (made_for.get("avx512_bf16") or made_for.get("amx_bf16")):
-        short = replace(recipe, precision="bfloat16")
-        rates["short"] = rate_here(asked.architecture, short, ready, photos[:1])
     if gpus:
         rates["compiled"] = rate_here(asked.architecture, recipe, ready, photos[:1], compiled=True)
         rates["job, 1"], first = rate_of_job(asked, workers=1)
     else:
+        made_for = torch.cpu.get_capabilities()
+        if made_for.get("avx512_bf16") or made_for.get("amx_bf16"):
+            short = replace(recipe, precision="bfloat16")
+            rates["short"] = rate_here(asked.architecture, short, ready, photos[:1])
         rates["apart"], rates["peer"] = rate_apart(asked), rate_of_peer(asked)
         with on_one_core():
             rates["job, 1"], first = rate_of_job(asked, workers=1)
