@@ -71,8 +71,8 @@ FLAGS = {
     "demo": "output overwrite sigma steps",
     "noise": f"{BULK} sigma",
     "train": """images output validation architecture init workers memory max_error_rate compile
-        sigma steps batch_size patch seed learning_rate loss precision accumulate save_every
-        patience""",
+        sigma steps batch_size patch seed learning_rate loss optimizer precision accumulate
+        save_every patience""",
     "infer": INFER,
     "plan": INFER,
     "report": "output",

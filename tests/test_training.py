@@ -13,7 +13,7 @@ import tempfile
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import psutil
@@ -42,6 +42,7 @@ from denoise.learning.patches import (
     GRAY,
     TOLD,
     UNCLIPPED,
+    Optimizer,
     Photo,
     Recipe,
     Sampler,
@@ -59,7 +60,7 @@ from denoise.places.output import Output
 from denoise.places.storage import SettingsError
 from denoise.training import TrainConfig, _cause_of, _check_cluster, _note, train
 
-SMALL = {"widths": [4, 6], "blocks": 1}
+SMALL = {"widths": [16, 24], "blocks": 1}  # wide enough for Muon
 RECIPE = Recipe(steps=8, batch_size=4, patch=16, save_every=4, sigma=(0.0, 0.2))
 ODD = replace(RECIPE, steps=6, batch_size=16, save_every=2)  # for three workers: 5, 5 and 6
 PHOTOS = [Photo(f"{k}.png", photo(24 + k, 32, seed=k)) for k in range(5)]
@@ -269,6 +270,12 @@ def test_training_in_bfloat16_has_other_losses_but_learns_the_same():
     assert {one.dtype for one in short.model.parameters()} == {torch.float32}
 
 
+def test_in_as_many_steps_muon_learns_more_than_adamw():
+    recipe = replace(RECIPE, steps=200, save_every=200, sigma=0.1, learning_rate=1e-2)
+    muon, adamw = (trained(replace(recipe, optimizer=one))[0].best for one in get_args(Optimizer))
+    assert muon > adamw + 0.2
+
+
 @pytest.mark.parametrize("loss", ["l1", "charbonnier", "mse"])
 def test_training_on_any_loss_beats_doing_nothing(loss: str):
     recipe = replace(RECIPE, steps=80, save_every=80, sigma=0.1, loss=loss, learning_rate=3e-3)
@@ -299,7 +306,7 @@ def test_a_network_that_gives_no_numbers_is_not_the_best_of_all():
     """Its last step may spoil it, after which no loss is computed."""
     torch.manual_seed(0)
     model = build("cae-m")
-    recipe = replace(RECIPE, steps=2, save_every=1, learning_rate=1.0)
+    recipe = replace(RECIPE, steps=2, save_every=1, learning_rate=1.0, optimizer="adamw")
     saved = []
     with pytest.raises(Diverged, match=r"PSNR of nan after step \d"):
         learn(
@@ -358,6 +365,7 @@ def test_the_average_follows_the_weights_and_is_what_is_judged():
         ({"workers": (1, 5), "accumulate": 4}, "at least 20"),
         ({"learning_rate": -1.0}, "learning-rate must lie in 0..1, got -1.0"),
         ({"loss": "huber"}, "loss must be one of l1, charbonnier, mse, got huber"),
+        ({"optimizer": "sgd"}, "optimizer must be one of muon, adamw, got sgd"),
         ({"precision": "half"}, "precision must be one of auto, float32, bfloat16, got half"),
         ({"memory": 0.0}, "memory must be above 0"),
         ({"memory": float("nan")}, "memory must be above 0 GiB, got nan"),

@@ -34,7 +34,7 @@ denoise: `denoise infer --images photos --output denoised --model {name}`
 | noise level | {level} |
 | trained on | {photos} photos ({images}), patches of {patch} pixels, {batch_size} a step |
 | steps | {last_step} of {steps}, kept is step {best_step} |
-| optimizer | AdamW, {learning_rate:g} falling by a cosine, {loss} loss, moving average of weights |
+| optimizer | {by}, {learning_rate:g} falling by a cosine, {loss} loss, moving average of weights |
 | seed | {seed} |
 | hardware | {hardware}, {workers} worker(s), {images_per_second:.0f} patches/s |
 | validation | **{psnr:.2f} dB**: {validated_on} of {validation_listed} photos (middles), {judged} |
@@ -55,6 +55,7 @@ _DRAWN = (
 )
 # architectures that have no input for the level
 _DEAF = {"classic": "not taken notice of: it knows the noise that it was trained on"}
+_OPTIMIZERS = {"muon": "Muon (for biases AdamW)", "adamw": "AdamW"}
 _PAIRS = (
     "that of the pairs: {sigma} of the 0..1 scale, clipped and rounded",
     "never told: the network judges it by itself",
@@ -69,6 +70,7 @@ def text(name: str, fields: Mapping[str, Any], model: nn.Module, history: Sequen
     return _TEXT.format(
         **{key: training[key] for key in training if key not in ("sigma", "architecture")},
         name=name,
+        by=_OPTIMIZERS[training["optimizer"]],
         given="PAIRS" if is_pairs else "PHOTOS",
         flags=" ".join(_flags(training, is_pairs=is_pairs)),
         architecture=fields["architecture"],

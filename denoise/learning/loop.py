@@ -20,15 +20,14 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from denoise.learning.judge import Judge, Share, added
+from denoise.learning.optimizer import optimizers_for
 from denoise.learning.patches import Patches, Photo, Recipe, Sampler
 from denoise.learning.recorder import Record
 from denoise.network.model import UNTOLD, device
 
 LOG_EVERY = 20  # steps between records
 WARM_UP = 100  # steps in which the learning rate rises to its height
-WEIGHT_DECAY = 1e-4
 CLIP_NORM = 0.3  # twice what is usual here, so that a rare batch cannot throw the weights off
-BETAS = (0.9, 0.99)  # a shorter memory than AdamW's own, for the same reason
 AVERAGE_DECAY = 0.999  # of the weights' moving average, which is what is validated and kept
 
 State = dict[str, Any]
@@ -44,7 +43,7 @@ class Learner:
 
     model: nn.Module
     average: nn.Module  # moving average of the weights
-    optimizer: torch.optim.Optimizer
+    optimizers: list[torch.optim.Optimizer]
     step: int = 0  # the next one
     best: float = -math.inf  # PSNR in dB
     worse: int = 0  # validations since the best one
@@ -54,13 +53,15 @@ class Learner:
         return {
             "model": self.model.state_dict(),
             "average": self.average.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizers": [one.state_dict() for one in self.optimizers],
             "rest": {key: getattr(self, key) for key in ("step", "best", "worse", "history")},
         }
 
     def restore(self, state: State) -> None:
-        for key in ("model", "average", "optimizer"):
-            getattr(self, key).load_state_dict(state[key])
+        self.model.load_state_dict(state["model"])
+        self.average.load_state_dict(state["average"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
         for key, value in state["rest"].items():
             setattr(self, key, value)
 
@@ -87,10 +88,11 @@ def learn(
     for step in range(learner.step, recipe.steps):
         if recipe.patience and learner.worse >= recipe.patience:
             break
-        set_learning_rate(learner.optimizer, recipe, step)
+        set_learning_rate(learner.optimizers, learning_rate_at(recipe, step))
         loss = backward(network, recipe, batches)
         nn.utils.clip_grad_norm_(learner.model.parameters(), CLIP_NORM)
-        learner.optimizer.step()
+        for optimizer in learner.optimizers:
+            optimizer.step()
         follow(learner.average, learner.model, step)
         learner.step = step + 1
         log.count(loss)
@@ -109,20 +111,13 @@ def learn(
 
 
 def learner_of(recipe: Recipe, model: nn.Module, state: State | None) -> Learner:
-    """The network on its device, its average and its optimizer, fresh or as they were saved."""
+    """The network on its device, its average and its optimizers, fresh or as they were saved."""
     torch.backends.cudnn.deterministic = True  # else a GPU adds gradients up in any order
     # channels last: steps of unet, cae-s, classic are 1.10, 1.42, 1.48 times as fast on a CPU core
     # torch's annotations lack a memory format beside a device
     model = model.to(device(), memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     average = copy.deepcopy(model).eval().requires_grad_(False)
-    optimizer = torch.optim.AdamW(
-        model.parameters(),
-        recipe.learning_rate,
-        betas=BETAS,
-        weight_decay=WEIGHT_DECAY,
-        fused=True,  # one pass over the weights: half the time of foreach on a CPU
-    )
-    learner = Learner(model, average, optimizer)
+    learner = Learner(model, average, optimizers_for(recipe, model))
     if state:
         learner.restore(state)
     return learner
@@ -244,9 +239,10 @@ def loss_of(recipe: Recipe, denoised: Tensor, clean: Tensor) -> Tensor:
     return torch.sqrt((denoised - clean) ** 2 + 1e-6).mean()  # Charbonnier et al. 1994
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, recipe: Recipe, step: int) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = learning_rate_at(recipe, step)
+def set_learning_rate(optimizers: Sequence[torch.optim.Optimizer], rate: float) -> None:
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = rate
 
 
 def learning_rate_at(recipe: Recipe, step: int) -> float:

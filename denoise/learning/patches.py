@@ -18,12 +18,13 @@ from denoise.pixels.image import ImageError, decode, to_floats, to_pixels
 from denoise.pixels.noise import check_seed, check_sigma
 from denoise.places.inputs import FAILURES, Entry, source_of, why
 
-UNCLIPPED = 0.3  # share of samples whose noise is neither clipped nor rounded, as the literature's
+UNCLIPPED = 0.4  # share of samples whose noise is neither clipped nor rounded, as the literature's
 TOLD = 0.3  # share of samples whose noise level the network is told
 GRAY = 0.1  # share of samples made gray, with the same noise in all three channels
 CROPS = 32  # taken of a photo before the next window of them, where not all fit into memory
 VALIDATION_SIDE = 256  # photos are validated on their middle
 Loss = Literal["l1", "charbonnier", "mse"]
+Optimizer = Literal["muon", "adamw"]
 Precision = Literal["auto", "float32", "bfloat16"]
 
 PHOTO_SCHEMA = pa.schema(
@@ -47,8 +48,9 @@ class Recipe:
     batch_size: int = 16  # patches a step, over all workers together
     patch: int = 64  # side of a training patch in pixels
     seed: int = 0  # sample i is a function of this and i
-    learning_rate: float = 1e-3  # at its height, after a short warm-up and before the cosine
+    learning_rate: float = 3e-3  # at its height, after a short warm-up and before the cosine
     loss: Loss = "l1"  # what training makes small
+    optimizer: Optimizer = "muon"  # how: adamw takes three times the time for the same quality
     precision: Precision = "auto"  # of convolutions: bfloat16 on GPUs made for it, else float32
     accumulate: int = 1  # parts that a worker's share of a batch is cut into, to save memory
     save_every: int = 500  # steps between validations; each one is a checkpoint to resume from
@@ -67,10 +69,10 @@ class Recipe:
                 raise ValueError(f"{flag} must be at least 1, got {getattr(self, name)}")
         if not 0 < self.learning_rate <= 1:
             raise ValueError(f"learning-rate must lie in 0..1, got {self.learning_rate}")
-        for name, choices in (("loss", get_args(Loss)), ("precision", get_args(Precision))):
-            if getattr(self, name) not in choices:
-                chosen = getattr(self, name)
-                raise ValueError(f"{name} must be one of {', '.join(choices)}, got {chosen}")
+        for name, kind in (("loss", Loss), ("optimizer", Optimizer), ("precision", Precision)):
+            if getattr(self, name) not in get_args(kind):
+                choices, chosen = ", ".join(get_args(kind)), getattr(self, name)
+                raise ValueError(f"{name} must be one of {choices}, got {chosen}")
         if self.patience < 0:
             raise ValueError(f"patience must be at least 0, got {self.patience}")
 

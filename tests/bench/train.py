@@ -41,6 +41,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset
 
 from denoise.learning.loop import learn
+from denoise.learning.optimizer import optimizers_for
 from denoise.learning.patches import Patches, Photo, Recipe, Sampler, photo_row
 from denoise.learning.recorder import Record
 from denoise.network.model import UNTOLD, build
@@ -265,14 +266,15 @@ def peer(rank: int, asked: argparse.Namespace, port: int, results: mp.Queue) -> 
     network = DistributedDataParallel(
         build(asked.architecture).to(memory_format=torch.channels_last)
     )
-    optimizer = torch.optim.AdamW(network.parameters(), 1e-3)
+    optimizers = optimizers_for(Recipe(), network.module)
     times = []
     for clean, noisy in DataLoader(images, each, num_workers=1, prefetch_factor=4):
-        optimizer.zero_grad()
+        network.zero_grad()
         loss = (network(noisy, torch.full((each,), UNTOLD)) - clean).abs().mean()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()
         times.append(time.perf_counter())
     if rank == 0:
         later = np.diff(times[len(times) // 4 :])
