@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from denoise.bulk import check_apart, flags_of
 from denoise.learning import checkpoints, recorder
-from denoise.learning.patches import Recipe
+from denoise.learning.patches import FRESH_RATE, TRAINED_RATE, Recipe
 from denoise.learning.roster import Roster, roster_of
 from denoise.network import package
 from denoise.places import storage, uris
@@ -73,6 +73,10 @@ class TrainConfig(Recipe):
                 f"batch-size {self.batch_size} is too small for workers {self.workers} and "
                 f"accumulate {self.accumulate}: it must be at least {high * self.accumulate}"
             )
+
+    @property
+    def usual_rate(self) -> float:
+        return TRAINED_RATE if self.init else FRESH_RATE
 
     @property
     def worker_range(self) -> tuple[int, int]:

@@ -329,6 +329,13 @@ def test_one_photo_that_is_restored_perfectly_does_not_outweigh_the_others():
     assert Judge(RECIPE, photos, Share()).psnr_of(Black()) == pytest.approx(expected)
 
 
+def test_weights_that_are_trained_already_are_trained_on_more_gently():
+    places = {"images": "in", "output": "out"}
+    assert TrainConfig(**places).learning_rate == Recipe().learning_rate == 3e-3
+    assert TrainConfig(**places, init="unet").learning_rate == 3e-4
+    assert TrainConfig(**places, init="unet", learning_rate=0.01).learning_rate == 0.01
+
+
 def test_the_learning_rate_rises_and_falls():
     recipe = Recipe(steps=1000, learning_rate=1e-3)
     rates = [learning_rate_at(recipe, step) for step in range(1000)]

@@ -22,6 +22,7 @@ UNCLIPPED = 0.4  # share of samples whose noise is neither clipped nor rounded, 
 TOLD = 0.3  # share of samples whose noise level the network is told
 GRAY = 0.1  # share of samples made gray, with the same noise in all three channels
 CROPS = 32  # taken of a photo before the next window of them, where not all fit into memory
+FRESH_RATE, TRAINED_RATE = 3e-3, 3e-4  # learning rates for fresh weights and for trained ones
 VALIDATION_SIDE = 256  # photos are validated on their middle
 Loss = Literal["l1", "charbonnier", "mse"]
 Optimizer = Literal["muon", "adamw"]
@@ -48,7 +49,7 @@ class Recipe:
     batch_size: int = 16  # patches a step, over all workers together
     patch: int = 64  # side of a training patch in pixels
     seed: int = 0  # sample i is a function of this and i
-    learning_rate: float = 3e-3  # at its height, after a short warm-up and before the cosine
+    learning_rate: float = 0.0  # after warm-up, before the cosine; 0: 0.003, with init 0.0003
     loss: Loss = "l1"  # what training makes small
     optimizer: Optimizer = "muon"  # how: adamw takes three times the time for the same quality
     precision: Precision = "auto"  # of convolutions: bfloat16 on GPUs made for it, else float32
@@ -57,6 +58,7 @@ class Recipe:
     patience: int = 0  # stop after so many validations without a better PSNR; 0: never
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "learning_rate", self.learning_rate or self.usual_rate)
         low, high = self.sigmas
         check_sigma("sigma", low)
         check_sigma("sigma", high)
@@ -75,6 +77,10 @@ class Recipe:
                 raise ValueError(f"{name} must be one of {choices}, got {chosen}")
         if self.patience < 0:
             raise ValueError(f"patience must be at least 0, got {self.patience}")
+
+    @property
+    def usual_rate(self) -> float:
+        return FRESH_RATE
 
     @property
     def sigmas(self) -> tuple[float, float]:
