@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from denoise.bulk import check_apart, flags_of
 from denoise.learning import checkpoints, recorder
-from denoise.learning.patches import FRESH_RATE, TRAINED_RATE, Recipe
+from denoise.learning.patches import RATES, Recipe
 from denoise.learning.roster import Roster, roster_of
 from denoise.network import package
 from denoise.places import storage, uris
@@ -75,12 +75,19 @@ class TrainConfig(Recipe):
             )
 
     @property
-    def usual_rate(self) -> float:
-        return TRAINED_RATE if self.init else FRESH_RATE
+    def rate(self) -> float:
+        """As in Recipe, but gentler with weights that are trained already."""
+        _, trained = RATES[self.optimizer]
+        return trained if self.init and self.learning_rate is None else super().rate
 
     @property
     def worker_range(self) -> tuple[int, int]:
         return self.workers if isinstance(self.workers, tuple) else (self.workers, self.workers)
+
+    def recipe(self) -> Recipe:
+        """What of it decides the weights, with nothing left open."""
+        given = {name: getattr(self, name) for name in asdict(Recipe())}
+        return Recipe(**given | {"learning_rate": self.rate})
 
     def settings(self) -> dict[str, Any]:
         """What decides the weights: with anything else here, the output folder is another one."""
@@ -88,6 +95,7 @@ class TrainConfig(Recipe):
         settings = {key: value for key, value in asdict(self).items() if key not in free}
         low, high = self.sigmas
         settings["sigma"] = low if low == high else (low, high)
+        settings["learning_rate"] = self.rate
         places = {key: settings[key] for key in ("images", "validation") if settings[key]}
         absolute = {key: uris.shown(uris.absolute(uri)) for key, uri in places.items()}
         init = self.init and uris.shown(package.absolute(self.init))
@@ -154,7 +162,7 @@ def _work(
         roster.keep(output.uri)
         board = ray.remote(num_cpus=0)(Board).remote()
         job = Job(
-            recipe=Recipe(**{name: getattr(config, name) for name in asdict(Recipe())}),
+            recipe=config.recipe(),
             start=ray.put(start),
             supply=supply,
             validation=validation,

@@ -72,8 +72,9 @@ def test_an_interrupted_job_says_so_leaves_nothing_running_and_resumes(
     flags = _flags(images, tmp_path / "out", model)
     job = Job("infer", *flags)
     _wait_for_the_middle(job, tmp_path / "out")
-    ours = {os.getpgid(pid) for pid in (*job.processes("raylet"), *job.processes("gcs_server"))}
-    assert ours and job.process.pid not in ours  # Ray, which must outlive us, hears no such signal
+    ray = [*job.processes("raylet/raylet"), *job.processes("gcs/gcs_server")]
+    groups = [os.getpgid(pid) for pid in ray]
+    assert groups and job.process.pid not in groups  # Ray, which must outlive us, hears no signal
     send(job.process.pid, sign)
     done = job.done(60)
     assert done.code == 130, done.err

@@ -89,6 +89,10 @@ def test_biases_and_the_few_channels_of_a_picture_are_left_to_adamw():
     assert isinstance(adamw, torch.optim.AdamW)
 
 
-def test_a_network_without_matrices_is_all_adamw():
-    (adamw,) = optimizers_for(RECIPE, torch.nn.Conv2d(3, 3, 3))
+def test_a_network_may_be_all_thin_or_all_matrices_or_have_a_number_to_learn():
+    thin = torch.nn.Conv2d(3, 3, 3)
+    thin.gain = torch.nn.Parameter(torch.tensor(1.0))
+    (adamw,) = optimizers_for(RECIPE, thin)
     assert isinstance(adamw, torch.optim.AdamW)
+    (muon,) = optimizers_for(RECIPE, torch.nn.Conv2d(16, 16, 3, bias=False))
+    assert isinstance(muon, Muon)

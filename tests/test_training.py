@@ -330,10 +330,12 @@ def test_one_photo_that_is_restored_perfectly_does_not_outweigh_the_others():
 
 
 def test_weights_that_are_trained_already_are_trained_on_more_gently():
-    places = {"images": "in", "output": "out"}
-    assert TrainConfig(**places).learning_rate == Recipe().learning_rate == 3e-3
-    assert TrainConfig(**places, init="unet").learning_rate == 3e-4
-    assert TrainConfig(**places, init="unet", learning_rate=0.01).learning_rate == 0.01
+    fresh = TrainConfig(images="in", output="out")
+    assert fresh.rate == fresh.recipe().rate == Recipe().rate == 3e-3
+    trained = replace(fresh, init="unet")
+    assert trained.rate == trained.recipe().rate == trained.settings()["learning_rate"] == 3e-4
+    assert replace(trained, optimizer="adamw").rate == 1e-4
+    assert replace(trained, learning_rate=3e-3).recipe().rate == 3e-3
 
 
 def test_the_learning_rate_rises_and_falls():
@@ -371,6 +373,7 @@ def test_the_average_follows_the_weights_and_is_what_is_judged():
         ({"workers": 17}, "batch-size 16 is too small for workers 17.*at least 17"),
         ({"workers": (1, 5), "accumulate": 4}, "at least 20"),
         ({"learning_rate": -1.0}, "learning-rate must lie in 0..1, got -1.0"),
+        ({"learning_rate": 0.0}, "learning-rate must lie in 0..1, got 0.0"),
         ({"loss": "huber"}, "loss must be one of l1, charbonnier, mse, got huber"),
         ({"optimizer": "sgd"}, "optimizer must be one of muon, adamw, got sgd"),
         ({"precision": "half"}, "precision must be one of auto, float32, bfloat16, got half"),

@@ -5,11 +5,13 @@ import os
 import re
 import secrets
 import signal
+import sys
 import threading
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from functools import cache
 from itertools import chain
 from typing import Any
 
@@ -189,21 +191,36 @@ def _with_descendants(pid: int) -> list[psutil.Process]:
         return []
 
 
-_forks_apart = False
-os.register_at_fork(after_in_child=lambda: os.setpgid(0, 0) if _forks_apart else None)
-
-
 @contextmanager
 def _apart() -> Iterator[None]:
-    """What is started here gets a process group of its own. A signal to all of ours, as a terminal
-    and systemd send it, would end Ray before us, and Ray's end is ours, at once and without a word.
+    """What Ray starts here gets a process group of its own, on Linux. A SIGTERM to all of ours, as
+    systemd sends it, would end Ray before us, and Ray's end is ours, at once and without a word.
     Ray's processes still end when we do: the kernel sees to that (PR_SET_PDEATHSIG)."""
-    global _forks_apart
-    _forks_apart = True
+    forks = _forks()
+    forks.apart = sys.platform == "linux"
     try:
         yield
     finally:
-        _forks_apart = False
+        forks.apart = False
+
+
+@dataclass
+class _Forks:
+    """What becomes of this process's forks."""
+
+    apart: bool = False
+
+    def begin(self) -> None:
+        if self.apart:
+            os.setpgid(0, 0)
+
+
+@cache
+def _forks() -> _Forks:
+    """Asked by every fork from now on. Of subprocess's, those with a preexec_fn: Ray's have one."""
+    forks = _Forks()
+    os.register_at_fork(after_in_child=forks.begin)
+    return forks
 
 
 def _connect(*, verbose: bool) -> None:

@@ -55,7 +55,7 @@ _DRAWN = (
 )
 # architectures that have no input for the level
 _DEAF = {"classic": "not taken notice of: it knows the noise that it was trained on"}
-_OPTIMIZERS = {"muon": "Muon (for biases AdamW)", "adamw": "AdamW"}
+_OPTIMIZERS = {"muon": "Muon (AdamW for biases and few channels)", "adamw": "AdamW"}
 _PAIRS = (
     "that of the pairs: {sigma} of the 0..1 scale, clipped and rounded",
     "never told: the network judges it by itself",
@@ -96,10 +96,11 @@ def _flags(training: Mapping[str, Any], *, is_pairs: bool) -> Iterator[str]:
     """What on the command line made the model, but for what goes without saying."""
     yield from ("--validation OTHERS",) if training.get("validation") else ()
     yield from (f"--init {training['init']}",) if training.get("init") else ()
-    yield f"--architecture {training['architecture']}"
+    yield f"--architecture {training['architecture']} --learning-rate {training['learning_rate']}"
     for name, usual in asdict(Recipe()).items():
         value = training.get(name, usual)
-        if value != usual and not (is_pairs and name == "sigma"):
+        is_said = name == "learning_rate" or (is_pairs and name == "sigma")
+        if value != usual and not is_said:
             values = value if isinstance(value, list | tuple) else [value]
             yield f"--{name.replace('_', '-')} {' '.join(map(str, values))}"
 

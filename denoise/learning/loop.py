@@ -249,7 +249,7 @@ def learning_rate_at(recipe: Recipe, step: int) -> float:
     """A straight rise, then half a cosine down to 1 % at the last step."""
     rise = min(1.0, (step + 1) / min(WARM_UP, recipe.steps))
     fall = 0.505 + 0.495 * math.cos(math.pi * step / recipe.steps)
-    return recipe.learning_rate * rise * fall
+    return recipe.rate * rise * fall
 
 
 @torch.no_grad()

@@ -22,11 +22,12 @@ UNCLIPPED = 0.4  # share of samples whose noise is neither clipped nor rounded, 
 TOLD = 0.3  # share of samples whose noise level the network is told
 GRAY = 0.1  # share of samples made gray, with the same noise in all three channels
 CROPS = 32  # taken of a photo before the next window of them, where not all fit into memory
-FRESH_RATE, TRAINED_RATE = 3e-3, 3e-4  # learning rates for fresh weights and for trained ones
 VALIDATION_SIDE = 256  # photos are validated on their middle
 Loss = Literal["l1", "charbonnier", "mse"]
 Optimizer = Literal["muon", "adamw"]
 Precision = Literal["auto", "float32", "bfloat16"]
+# optimizer -> the usual learning rates of fresh weights and of trained ones
+RATES = {"muon": (3e-3, 3e-4), "adamw": (1e-3, 1e-4)}
 
 PHOTO_SCHEMA = pa.schema(
     [
@@ -49,16 +50,15 @@ class Recipe:
     batch_size: int = 16  # patches a step, over all workers together
     patch: int = 64  # side of a training patch in pixels
     seed: int = 0  # sample i is a function of this and i
-    learning_rate: float = 0.0  # after warm-up, before the cosine; 0: 0.003, with init 0.0003
+    learning_rate: float | None = None  # at its height; else 0.003, from --init on 0.0003
     loss: Loss = "l1"  # what training makes small
-    optimizer: Optimizer = "muon"  # how: adamw takes three times the time for the same quality
+    optimizer: Optimizer = "muon"  # how: Muon, or AdamW for all
     precision: Precision = "auto"  # of convolutions: bfloat16 on GPUs made for it, else float32
     accumulate: int = 1  # parts that a worker's share of a batch is cut into, to save memory
     save_every: int = 500  # steps between validations; each one is a checkpoint to resume from
     patience: int = 0  # stop after so many validations without a better PSNR; 0: never
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "learning_rate", self.learning_rate or self.usual_rate)
         low, high = self.sigmas
         check_sigma("sigma", low)
         check_sigma("sigma", high)
@@ -69,18 +69,20 @@ class Recipe:
             if getattr(self, name) < 1:
                 flag = name.replace("_", "-")
                 raise ValueError(f"{flag} must be at least 1, got {getattr(self, name)}")
-        if not 0 < self.learning_rate <= 1:
-            raise ValueError(f"learning-rate must lie in 0..1, got {self.learning_rate}")
         for name, kind in (("loss", Loss), ("optimizer", Optimizer), ("precision", Precision)):
             if getattr(self, name) not in get_args(kind):
                 choices, chosen = ", ".join(get_args(kind)), getattr(self, name)
                 raise ValueError(f"{name} must be one of {choices}, got {chosen}")
         if self.patience < 0:
             raise ValueError(f"patience must be at least 0, got {self.patience}")
+        if not 0 < self.rate <= 1:
+            raise ValueError(f"learning-rate must lie in 0..1, got {self.rate}")
 
     @property
-    def usual_rate(self) -> float:
-        return FRESH_RATE
+    def rate(self) -> float:
+        """The learning rate, after the warm-up and before the cosine."""
+        fresh, _ = RATES[self.optimizer]
+        return fresh if self.learning_rate is None else self.learning_rate
 
     @property
     def sigmas(self) -> tuple[float, float]:

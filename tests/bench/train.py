@@ -1,7 +1,7 @@
 """How fast training is fed, and what more workers bring, beside a plain DataLoader with DDP.
 
 python -m tests.bench.train IMAGES [--architecture unet] [--steps 120] [--batch-size 16]
-    [--rounds 3]
+    [--rounds 3] [--optimizer muon]
 
 fed      a worker that draws its samples from decoded photos, as `denoise train` does
 ready    the same worker, given one batch over and over: what the network alone can do
@@ -58,12 +58,11 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=120)
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--optimizer", default=Recipe().optimizer)
     asked = parser.parse_args()
     torch.set_num_threads(1)
     os.environ.setdefault("RAY_worker_niceness", "0")  # else Ray's alone make way for all others
-    recipe = Recipe(
-        steps=asked.steps, batch_size=asked.batch_size, sigma=(0.0, 0.2), save_every=asked.steps
-    )
+    recipe = recipe_of(asked, asked.batch_size)
     photos = decoded(asked.images, recipe.patch)
     print(f"{asked.architecture}, {len(photos)} photos, batches of {recipe.batch_size}")
     best: Counter[str] = Counter()
@@ -183,10 +182,19 @@ def rate_apart(asked: argparse.Namespace) -> float:
     return results.get() + results.get()
 
 
+def recipe_of(asked: argparse.Namespace, batch_size: int) -> Recipe:
+    return Recipe(
+        steps=asked.steps,
+        batch_size=batch_size,
+        sigma=(0.0, 0.2),
+        optimizer=asked.optimizer,
+        save_every=asked.steps,
+    )
+
+
 def alone(_: int, asked: argparse.Namespace, results: mp.Queue) -> None:
     torch.set_num_threads(1)
-    half = asked.batch_size // 2
-    recipe = Recipe(steps=asked.steps, batch_size=half, sigma=(0.0, 0.2), save_every=asked.steps)
+    recipe = recipe_of(asked, asked.batch_size // 2)
     photos = decoded(asked.images, recipe.patch)
     sampler = Sampler(recipe, lambda window: photos)
     results.put(rate_here(asked.architecture, recipe, sampler, photos[:1]))
@@ -210,11 +218,8 @@ def rate_of_job(asked: argparse.Namespace, *, workers: int) -> tuple[float, floa
             images=asked.images,
             output=output,
             architecture=asked.architecture,
-            steps=asked.steps,
-            batch_size=asked.batch_size,
-            save_every=asked.steps,
-            sigma=(0.0, 0.2),
             workers=workers,
+            **vars(recipe_of(asked, asked.batch_size)),
         )
         began = time.time()
         train(config)
@@ -266,7 +271,7 @@ def peer(rank: int, asked: argparse.Namespace, port: int, results: mp.Queue) -> 
     network = DistributedDataParallel(
         build(asked.architecture).to(memory_format=torch.channels_last)
     )
-    optimizers = optimizers_for(Recipe(), network.module)
+    optimizers = optimizers_for(recipe_of(asked, each), network.module)
     times = []
     for clean, noisy in DataLoader(images, each, num_workers=1, prefetch_factor=4):
         network.zero_grad()
