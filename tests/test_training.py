@@ -24,6 +24,7 @@ from PIL import Image
 from running import ROOT, Job, mark_of, marked, pictures, send, wait_until
 
 from denoise.flow.runtime import Resources
+from denoise.learning import card
 from denoise.learning.census import Census
 from denoise.learning.checkpoints import keep_list
 from denoise.learning.group import _join
@@ -336,6 +337,12 @@ def test_weights_that_are_trained_already_are_trained_on_more_gently():
     assert trained.rate == trained.recipe().rate == trained.settings()["learning_rate"] == 3e-4
     assert replace(trained, optimizer="adamw").rate == 1e-4
     assert replace(trained, learning_rate=3e-3).recipe().rate == 3e-3
+
+
+def test_a_card_names_a_rate_that_goes_without_saying_for_fresh_weights_alone():
+    training = {"architecture": "unet", "init": "unet", "learning_rate": Recipe().rate}
+    flags = " ".join(card._flags(training, is_pairs=False))
+    assert flags == "--init unet --architecture unet --learning-rate 0.003"
 
 
 def test_the_learning_rate_rises_and_falls():

@@ -196,31 +196,20 @@ def _apart() -> Iterator[None]:
     """What Ray starts here gets a process group of its own, on Linux. A SIGTERM to all of ours, as
     systemd sends it, would end Ray before us, and Ray's end is ours, at once and without a word.
     Ray's processes still end when we do: the kernel sees to that (PR_SET_PDEATHSIG)."""
-    forks = _forks()
-    forks.apart = sys.platform == "linux"
+    if sys.platform == "linux":
+        _forks_apart().set()
     try:
         yield
     finally:
-        forks.apart = False
-
-
-@dataclass
-class _Forks:
-    """What becomes of this process's forks."""
-
-    apart: bool = False
-
-    def begin(self) -> None:
-        if self.apart:
-            os.setpgid(0, 0)
+        _forks_apart().clear()
 
 
 @cache
-def _forks() -> _Forks:
+def _forks_apart() -> threading.Event:
     """Asked by every fork from now on. Of subprocess's, those with a preexec_fn: Ray's have one."""
-    forks = _Forks()
-    os.register_at_fork(after_in_child=forks.begin)
-    return forks
+    apart = threading.Event()
+    os.register_at_fork(after_in_child=lambda: os.setpgid(0, 0) if apart.is_set() else None)
+    return apart
 
 
 def _connect(*, verbose: bool) -> None:

@@ -96,11 +96,10 @@ def _flags(training: Mapping[str, Any], *, is_pairs: bool) -> Iterator[str]:
     """What on the command line made the model, but for what goes without saying."""
     yield from ("--validation OTHERS",) if training.get("validation") else ()
     yield from (f"--init {training['init']}",) if training.get("init") else ()
-    yield f"--architecture {training['architecture']} --learning-rate {training['learning_rate']}"
+    yield f"--architecture {training['architecture']}"
     for name, usual in asdict(Recipe()).items():
         value = training.get(name, usual)
-        is_said = name == "learning_rate" or (is_pairs and name == "sigma")
-        if value != usual and not is_said:
+        if value != usual and not (is_pairs and name == "sigma"):
             values = value if isinstance(value, list | tuple) else [value]
             yield f"--{name.replace('_', '-')} {' '.join(map(str, values))}"
 

@@ -10,7 +10,7 @@ other, and computes in bfloat16, for which most CPUs take ten times as long.)
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -51,7 +51,7 @@ class Muon(torch.optim.Optimizer):
         super().__init__(parameters, {"lr": lr})
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
+    def step(self) -> None:  # type: ignore[override]  # torch's may be given a closure
         """Changes every parameter by its gradient."""
         for group in self.param_groups:
             alike = defaultdict(list)  # one product for all of a shape
@@ -62,7 +62,7 @@ class Muon(torch.optim.Optimizer):
                 self._step(parameters, group["lr"])
 
     def _step(self, parameters: list[Tensor], rate: float) -> None:
-        gradients = [one.grad for one in parameters if one.grad is not None]
+        gradients: list[Any] = [one.grad for one in parameters]  # tensors, as `step` has seen to
         averages = [self._average_of(one) for one in parameters]
         torch._foreach_lerp_(averages, gradients, 1 - MOMENTUM)
         ahead = torch._foreach_lerp(gradients, averages, MOMENTUM)
