@@ -105,13 +105,15 @@ def _done(verb: str, given: list[str], interrupted: list[int]) -> int:
         with _quiet_stdout():
             found = getattr(import_module(f"denoise.{module}"), function)(config)
     except Exception as error:
+        # what a task of Ray's raised is a SettingsError too, and has a cause: work had begun
+        is_refused = isinstance(error, SettingsError) and not hasattr(error, "cause")
         # A signal to the whole group, as from a terminal or systemd, ends Ray's processes too: the
         # job may fail of that before it is told itself
-        if not interrupted and not isinstance(error, SettingsError):
+        if not interrupted and not is_refused:
             time.sleep(1)
         if interrupted:
             raise KeyboardInterrupt from error
-        if isinstance(error, SettingsError):
+        if is_refused:
             return _fail(f"denoise {verb}: {error}", 2)
         words = _words_of(error)
         if verbose or words is None:
@@ -134,7 +136,7 @@ def _words_of(error: Exception) -> str | None:
         name = uris.shown(str(cause.filename or ""))
         words = storage.words_of(cause) if cause.errno else text
         return f"{name}: {words}" if name else words
-    if isinstance(cause, storage.WriteError):
+    if isinstance(cause, storage.WriteError | storage.SettingsError):
         return text
     return str(error) if cause is error and isinstance(error, RuntimeError) else None
 

@@ -3,7 +3,6 @@
 import errno
 import json
 import logging
-import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -115,9 +114,8 @@ def run(
         if not missing and not failed and output.is_finished:
             return _summary(place) | {"nothing_to_do": True}
         output.begin(listing, flags_of(config))
-        start = time.monotonic()
-        _work(config, verb, place, [(missing, False), (failed, True)], stages, needed)
-        output.record(seconds=time.monotonic() - start)
+        _work(config, verb, output, [(missing, False), (failed, True)], stages, needed)
+        output.end()
         summary = _report(place)
         output.finish()
         return summary | {"nothing_to_do": False}
@@ -206,7 +204,7 @@ def file_of(path: str, suffix: str, *, keep_name: bool) -> str:
 def _work(
     config: BulkConfig,
     verb: str,
-    place: str,
+    output: Output,
     rounds: list[tuple[list[manifest.Shard], bool]],
     stages: Stages,
     needed: tuple[str, ...],
@@ -221,6 +219,7 @@ def _work(
     shown = [Progress(verb, sum(len(shard.span) for shard in todo)) for todo, _ in rounds]
     next(progress for progress in shown if progress.total).begin("starting Ray")
     with runtime.connected(verbose=verbose) as resources:
+        place = output.uri
         first = next(shard for todo, _ in rounds for shard in todo).entries(place)[0].uri
         runtime.check_shared((uris.join(place, "_run.json"), first, *needed))
         for (todo, only_errors), progress in zip(rounds, shown, strict=True):
@@ -229,6 +228,7 @@ def _work(
             progress.begin("starting workers")
 
             def show(done: "Done", progress: Progress = progress) -> None:
+                output.check()
                 progress.show(done.images, done.failed, done.pixels, done.seconds)
 
             done = shards.Done()
@@ -247,8 +247,10 @@ def _tell(listing: manifest.Listing) -> None:
         _log.info("%d images were added since", listing.added)
     if listing.changed:
         _log.warning("%d images changed since; their shards are done again", listing.changed)
-    if listing.removed:
-        _log.warning("%d images are gone since; their rows are kept", listing.removed)
+    if kept := listing.removed - listing.lost:
+        _log.warning("%d images are gone since; their rows are kept", kept)
+    if listing.lost:
+        _log.warning("%d more are gone, whose shards are done again: now error rows", listing.lost)
 
 
 def _report(place: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ OUTPUT/contact_sheet.png
 import logging
 import time
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -21,6 +21,8 @@ from denoise.noising import NoisingConfig, noise
 from denoise.pixels.image import decode
 from denoise.pixels.noise import check_sigma
 from denoise.places import storage, tables, uris
+from denoise.places.output import run_of
+from denoise.places.storage import SettingsError
 from denoise.places.uris import join
 from denoise.training import TrainConfig, train
 
@@ -34,7 +36,7 @@ class DemoConfig:
     output: str = "demo"  # a folder; run again, it goes on where it was, or says it is done
     steps: int = 60  # of training, from the shipped weights
     sigma: float = 0.1  # standard deviation of the noise, on the 0..1 scale
-    overwrite: bool = False  # begin anew
+    overwrite: bool = False  # discard what an earlier demo made there
 
     def __post_init__(self) -> None:
         if not self.output:
@@ -54,10 +56,8 @@ def demo(config: DemoConfig) -> dict[str, Any]:
     place = uris.absolute(config.output)
     pairs, model, denoised = (join(place, name) for name in ("pairs", "model", "denoised"))
     storage.check_writable(place)
-    if config.overwrite:
-        for folder in (pairs, model, denoised):
-            storage.remove(folder)
-    with as_file(files("denoise").joinpath("samples")) as samples, _ray(denoised):
+    is_done = storage.exists(join(denoised, "_SUCCESS")) and not config.overwrite
+    with as_file(files("denoise").joinpath("samples")) as samples, _ray(needed=not is_done):
         _run(config, samples, pairs, model, denoised)
     rows = _rows(pairs, denoised)
     sheet = join(place, "contact_sheet.png")
@@ -79,8 +79,11 @@ def demo(config: DemoConfig) -> dict[str, Any]:
 def _run(config: DemoConfig, samples: Path, pairs: str, model: str, denoised: str) -> None:
     """The three jobs, each of which does nothing where it is finished already."""
     _log.info("adding noise to the sample photographs")
-    noise(NoisingConfig(images=str(samples), output=pairs, sigma=config.sigma))
+    again = config.overwrite
+    noise(NoisingConfig(images=str(samples), output=pairs, sigma=config.sigma, overwrite=again))
     _log.info("training for %d steps from the shipped weights", config.steps)
+    if again:
+        _discard_trained(model)
     train(
         TrainConfig(
             images=pairs,
@@ -95,12 +98,21 @@ def _run(config: DemoConfig, samples: Path, pairs: str, model: str, denoised: st
         )
     )
     _log.info("denoising with the freshly trained model")
-    infer(InferConfig(images=pairs, output=denoised, model=model))
+    infer(InferConfig(images=pairs, output=denoised, model=model, overwrite=again))
 
 
-def _ray(denoised: str) -> Any:
+def _discard_trained(model: str) -> None:
+    """Removes what `train` made there. Raises SettingsError where it was something else."""
+    found = run_of(model)
+    if found and found.get("verb") != "train":
+        raise SettingsError(f"{uris.shown(model)} is the output of `{found.get('verb')}`")
+    if found:
+        storage.remove(model)
+
+
+def _ray(*, needed: bool) -> AbstractContextManager[Any]:
     """One session for all jobs; none where everything is done already."""
-    if storage.exists(join(denoised, "_SUCCESS")):
+    if not needed:
         return nullcontext()
     from denoise.flow import runtime
 

@@ -178,7 +178,7 @@ def _ray() -> Check:
 
     start = time.perf_counter()
     with runtime.connected() as resources:
-        where = "cluster" if os.environ.get("RAY_ADDRESS") else "private session"
+        where = "private session" if runtime.is_private() else "cluster"
         found = (
             f"{where} of {resources.nodes} nodes, {resources.cpus:g} CPUs, {resources.gpus:g} GPUs"
         )

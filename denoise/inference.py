@@ -99,23 +99,26 @@ def prepared(config: InferConfig) -> tuple[InferConfig, str, tuple[str, ...]]:
 def row_of(pair: Pair, denoised: Any, config: InferConfig, output: str) -> dict[str, Any]:
     """One row of the table: the denoised image as it is stored, how far it is from the clean."""
     row: dict[str, Any] = {}
-    if pair.error is None:
+    if pair.picture is not None and pair.error is None:
         with pair.stage("encode"):
-            row = _measured(pair, denoised, config, output)
+            pixels = to_pixels(denoised, pair.picture.bit_depth) if config.float_noise else denoised
+            picture = replace(pair.picture, pixels=pixels)
+            row, stored = bulk.save(picture, pair.path, config, output)
+    if row:
+        with pair.stage("measure"):
+            row |= _metrics(pair, stored, config)
     return row | pair.about() if pair.error is None else pair.about()
 
 
-def _measured(pair: Pair, denoised: Any, config: InferConfig, output: str) -> dict[str, Any]:
-    assert pair.picture is not None
-    pixels = to_pixels(denoised, pair.picture.bit_depth) if config.float_noise else denoised
-    columns, stored = bulk.save(replace(pair.picture, pixels=pixels), pair.path, config, output)
-    with pair.stage("measure"):
-        columns["mse_noisy"], columns["psnr_noisy"] = errors_of(pair.noisy, pair.clean)
-        columns["mse"], columns["psnr"] = errors_of(stored, pair.clean)
-        if config.ssim and pair.clean is not None:
-            if pair.noisy is not None and not config.float_noise:
-                columns["ssim_noisy"] = ssim(pair.noisy, pair.clean)
-            columns["ssim"] = ssim(stored, pair.clean)
+def _metrics(pair: Pair, stored: Any, config: InferConfig) -> dict[str, Any]:
+    """The columns that say how far the noisy and the stored pixels are from the clean ones."""
+    columns: dict[str, Any] = {}
+    columns["mse_noisy"], columns["psnr_noisy"] = errors_of(pair.noisy, pair.clean)
+    columns["mse"], columns["psnr"] = errors_of(stored, pair.clean)
+    if config.ssim and pair.clean is not None:
+        if pair.noisy is not None and not config.float_noise:
+            columns["ssim_noisy"] = ssim(pair.noisy, pair.clean)
+        columns["ssim"] = ssim(stored, pair.clean)
     return columns
 
 
@@ -196,7 +199,8 @@ def _load_shard(block: "pa.Table", config: InferConfig, *, only_errors: bool) ->
 
     work = shards.work_of(block, INFER_SCHEMA, only_errors=only_errors)
     entries, _ = shards.kept(work)
-    return _block_of(block, shards.pairs(entries, pairing_of(config)))
+    begun = shards.begun(block, work)
+    return _block_of(begun, shards.pairs(entries, pairing_of(config)))
 
 
 def _finish_shard(
@@ -269,7 +273,8 @@ def _block_of(block: "pa.Table", pairs: Iterable[Any], notes: Iterable[str] = ()
 
     pickled = pa.array([pickle.dumps(list(pairs), protocol=5)], pa.large_binary())
     noted = pa.array([sorted(notes)], pa.list_(pa.string()))
-    return pa.table({"work": block.column("work"), "pairs": pickled, "notes": noted})
+    shard = block.select(["work", "started"])
+    return shard.append_column("pairs", pickled).append_column("notes", noted)
 
 
 def _pairs_in(block: "pa.Table") -> list[Any]:

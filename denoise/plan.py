@@ -1,6 +1,5 @@
 """What `infer` with the same flags would do and cost, from a listing and a few seconds' work."""
 
-import os
 import random
 import time
 from collections import Counter
@@ -149,16 +148,17 @@ def _calibrated(sample: list[Entry], config: InferConfig) -> Iterable[_Measured]
 
 def _workers(config: InferConfig) -> tuple[int, str]:
     """How many workers there would be, and where: a cluster is asked, this machine counted."""
-    counts = worker_counts(config.workers)
-    if "RAY_ADDRESS" not in os.environ:
-        cores = os.cpu_count() or 1
-        return (min(max(counts), cores) if counts else cores), "this machine"
     from denoise.flow import runtime
 
-    with runtime.connected() as found:
-        each = {"GPU": config.gpus_per_worker} if found.gpus else {"CPU": 1.0}
-        room = found.room(each)
-        return (max(counts) if counts else max(1, room)), f"a cluster of {found.nodes} nodes"
+    if runtime.is_private():
+        there, where = runtime.local(), "this machine"
+    else:
+        with runtime.connected() as there:
+            where = f"a cluster of {there.nodes} nodes"
+    each = {"GPU": config.gpus_per_worker} if there.gpus else {"CPU": 1.0}
+    room = max(1, there.room(each))
+    wanted = max(worker_counts(config.workers), default=room)
+    return (min(wanted, room) if there.fixed else wanted), where
 
 
 def _estimates(

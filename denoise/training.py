@@ -13,12 +13,11 @@ import json
 import logging
 import os
 import re
-import time
 from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from denoise.bulk import check_apart, flags_of
+from denoise.bulk import check_apart, flags_of, worker_counts
 from denoise.learning import checkpoints, recorder
 from denoise.learning.patches import RATES, Recipe
 from denoise.learning.roster import Roster, roster_of
@@ -61,9 +60,7 @@ class TrainConfig(Recipe):
         for name in ("images", "output"):
             if not getattr(self, name):
                 raise ValueError(f"{name} must not be empty")
-        low, high = self.worker_range
-        if not 1 <= low <= high:
-            raise ValueError(f"workers must be N or MIN MAX, at least 1, got {self.workers}")
+        _, high = self.worker_range
         if not self.memory > 0:
             raise ValueError(f"memory must be above 0 GiB, got {self.memory}")
         if not 0 <= self.max_error_rate <= 1:
@@ -82,7 +79,8 @@ class TrainConfig(Recipe):
 
     @property
     def worker_range(self) -> tuple[int, int]:
-        return self.workers if isinstance(self.workers, tuple) else (self.workers, self.workers)
+        counts = worker_counts(self.workers)
+        return counts[0], counts[-1]
 
     def recipe(self) -> Recipe:
         """What of it decides the weights, with nothing left open."""
@@ -123,9 +121,8 @@ def train(config: TrainConfig) -> dict[str, Any]:
             return _result(place, nothing_to_do=True)
         output.begin(Listing(len(roster.chosen), left_out=left_out), flags_of(config))
         output.record(workers=config.workers, inputs_digest=roster.digest)
-        began = time.monotonic()
         _work(config, output, start, roster, tracking)
-        output.record(seconds=time.monotonic() - began)
+        output.end()
         output.finish()
         return _result(place, nothing_to_do=False)
 

@@ -18,6 +18,8 @@ from typing import Any
 import grpc
 import psutil
 import ray
+from ray._private.accelerators import get_accelerator_manager_for_resource
+from ray._private.utils import get_num_cpus
 from ray.data import ActorPoolStrategy, DataContext, TaskPoolStrategy
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as Affinity
 
@@ -27,6 +29,12 @@ from denoise.places.storage import SettingsError
 
 _log = logging.getLogger(__name__)
 _ANSWER = 10.0  # seconds within which a cluster answers
+_QUIET = {
+    "enable_progress_bars": False,
+    "print_on_execution_start": False,
+    "target_max_block_size": None,  # one shard is one block, however large its images
+    "raise_original_map_exception": True,  # else none could tell a full disk from a bug
+}
 _GRACE = 5.0  # seconds that Ray's own processes have to end
 
 
@@ -43,7 +51,7 @@ class Resources:
     @property
     def hands(self) -> int | None:
         """How many tasks, of a CPU each, run at once; on a cluster, which may grow, what fits."""
-        return max(1, int(self.cpus)) if self.nodes == 1 else None
+        return max(1, int(self.cpus)) if self.fixed else None
 
     def room(self, each: Mapping[str, float]) -> int:
         """How many workers fit that take so much "CPU" and "GPU", each of them on one node."""
@@ -71,18 +79,31 @@ def connected(*, verbose: bool = False) -> Iterator[Resources]:
     may hold what the job needs, the log says so when it has waited for a minute.
     """
     mine = not ray.is_initialized()
-    if mine:
-        with _own_signals():
-            _connect(verbose=verbose)
-    _quieten(verbose=verbose)
-    alone = mine and os.environ.get("RAY_ADDRESS", "local") in ("", "local")
-    try:
-        with nullcontext() if alone else told():
-            yield resources()
-    finally:
+    with _as_before():
         if mine:
-            with _none_left():
-                ray.shutdown()
+            with _own_signals():
+                _connect(verbose=verbose)
+        _quieten(verbose=verbose)
+        alone = mine and is_private()
+        try:
+            with nullcontext() if alone else told():
+                yield resources()
+        finally:
+            if mine:
+                with _none_left():
+                    ray.shutdown()
+
+
+def is_private() -> bool:
+    """Whether a job starts a local session of its own, where there is none yet."""
+    return os.environ.get("RAY_ADDRESS", "") in ("", "local")
+
+
+def local() -> Resources:
+    """What a private session would have on this machine; none is started."""
+    gpus = get_accelerator_manager_for_resource("GPU").get_current_node_num_accelerators()
+    has = {"CPU": float(get_num_cpus()), "GPU": float(gpus)}
+    return Resources(has["CPU"], has["GPU"], 1, fixed=True, by_node=(has,))
 
 
 def resources() -> Resources:
@@ -155,6 +176,28 @@ def _is_there(uri: str) -> bool:
 
 
 @contextmanager
+def _as_before() -> Iterator[None]:
+    """Puts back what Ray takes from this process, which may be a notebook with plans of its own."""
+    context = DataContext.get_current()
+    quiet = {name: getattr(context, name) for name in _QUIET}
+    environment = {name: os.environ.get(name) for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN")}
+    try:
+        yield
+    finally:
+        for name, setting in quiet.items():
+            setattr(context, name, setting)
+        for name, value in environment.items():
+            os.environ.pop(name, None)
+            os.environ |= {} if value is None else {name: value}
+
+
+@cache
+def _token() -> str:
+    """The same for all sessions of this process: Ray's C++ side reads it once."""
+    return secrets.token_hex(32)
+
+
+@contextmanager
 def _own_signals() -> Iterator[None]:
     """Ray puts handlers of its own in place, which abort at SIGTERM: ours come back afterwards."""
     ours = {sign: signal.getsignal(sign) for sign in (signal.SIGTERM, signal.SIGINT)}
@@ -214,16 +257,16 @@ def _forks_apart() -> threading.Event:
 
 def _connect(*, verbose: bool) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    address = os.environ.get("RAY_ADDRESS")
+    address = os.environ.get("RAY_ADDRESS", "")
     options: dict[str, Any] = {"log_to_driver": verbose, "logging_level": _level(verbose)}
-    if address and address != "local":
+    if not is_private():
         _check_answers(address)
         options["address"] = address
     else:
         # Nobody but us: Ray asks for a token on every port of a local session, unless this says not
         # to; ours is in this process's environment alone, where Ray would keep one in ~/.ray.
         os.environ.pop("RAY_AUTH_MODE", None)
-        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        os.environ.setdefault("RAY_AUTH_TOKEN", _token())
         # The one port without a token would be Prometheus's, on every interface
         metrics = {"enable_metrics_collection": False}
         options |= {"address": "local", "include_dashboard": False, "_system_config": metrics}
@@ -292,10 +335,9 @@ def _silence() -> Iterator[None]:
 def _quieten(*, verbose: bool) -> None:
     """Ray's own progress bars and log lines give way to ours."""
     context = DataContext.get_current()
-    context.enable_progress_bars = verbose
-    context.target_max_block_size = None  # one shard is one block, however large its images
-    context.print_on_execution_start = verbose
-    context.raise_original_map_exception = True  # else none could tell a full disk from a bug
+    for name, setting in _QUIET.items():
+        setattr(context, name, setting)
+    context.enable_progress_bars = context.print_on_execution_start = verbose
     if not verbose:
         warnings.filterwarnings("ignore", module=r"ray\.data")  # of pools larger than their work
         logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # an error is raised as well

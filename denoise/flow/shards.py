@@ -67,11 +67,17 @@ def dataset(output: str, shards: list[Shard], *, readers: int = 2) -> Dataset:
 
 
 def work_of(block: pa.Table, schema: pa.Schema, *, only_errors: bool) -> Work:
-    """A shard's work from its row."""
-    (row,) = block.column("work").to_pylist()
-    found = json.loads(row)
+    """A shard's work from its row: begun now, unless another worker began it."""
+    found = json.loads(block.column("work")[0].as_py())
     entries = sorted((Entry(**entry) for entry in found["entries"]), key=lambda one: one.path)
-    return Work(found["output"], found["shard"], entries, schema, only_errors, time.time())
+    is_begun = "started" in block.column_names
+    started = block.column("started")[0].as_py() if is_begun else time.time()
+    return Work(found["output"], found["shard"], entries, schema, only_errors, started)
+
+
+def begun(block: pa.Table, work: Work) -> pa.Table:
+    """A shard's row for the workers that go on with it: it tells when its work began."""
+    return block.append_column("started", pa.array([work.started]))
 
 
 def finish(

@@ -50,7 +50,8 @@ class Recipe:
     batch_size: int = 16  # patches a step, over all workers together
     patch: int = 64  # side of a training patch in pixels
     seed: int = 0  # sample i is a function of this and i
-    learning_rate: float | None = None  # at its height; else 0.003, from --init on 0.0003
+    # at its height; else 0.003, or 0.0003 from --init on (with adamw 0.001, or 0.0001)
+    learning_rate: float | None = None
     loss: Loss = "l1"  # what training makes small
     optimizer: Optimizer = "muon"  # how: Muon, or AdamW for all
     precision: Precision = "auto"  # of convolutions: bfloat16 on GPUs made for it, else float32

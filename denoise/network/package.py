@@ -9,6 +9,7 @@ folder whose weights are not the ones it was saved with is refused. Nothing is u
 """
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
@@ -22,6 +23,7 @@ from denoise.places.uris import join
 if TYPE_CHECKING:
     from torch import nn
 
+_log = logging.getLogger(__name__)
 SHIPPED = Path(__file__).parents[1] / "models"
 
 
@@ -82,6 +84,8 @@ def id_of(name_or_uri: str) -> str:
     config, encoded = _files(name_or_uri)
     if name_or_uri not in shipped_names():
         _network(config, encoded, name_or_uri)
+    elif storage.exists(join(uris.absolute(name_or_uri), "config.json")):
+        _log.warning("%s is the shipped model; ./%s would be the one here", *[name_or_uri] * 2)
     return _id(_name_of(name_or_uri), config["digest"])
 
 
@@ -125,6 +129,7 @@ def models(_: ModelsConfig) -> dict[str, Any]:
             "bytes": (SHIPPED / config["name"] / "model.safetensors").stat().st_size,
             "sigma": config.get("sigma"),
             "trained_on": config.get("training", {}).get("images"),
+            "validated_on": config.get("training", {}).get("validation"),
             "validation_psnr": config.get("metrics", {}).get("validation_psnr"),
             "digest": config["digest"],
         }
@@ -139,7 +144,7 @@ def _lines_of(one: Mapping[str, Any]) -> list[str]:
         f"{one['name']:10}{one['parameters'] / 1e3:8.0f} k parameters "
         f"{one['macs_per_pixel'] / 1e3:5.0f} kMAC/pixel {one['bytes'] / 1e6:6.1f} MB "
         f"{one['validation_psnr']:6.2f} dB (validation, sigma 0.1, clipped)",
-        f"{'':10}trained on {one['trained_on']}",
+        f"{'':10}trained on {one['trained_on']}; validated on {one['validated_on']}",
     ]
 
 

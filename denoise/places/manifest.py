@@ -7,10 +7,11 @@ OUTPUT/_manifest/generation-*.json   how it is cut into shards; written last
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
 from io import BytesIO
-from itertools import islice
+from itertools import islice, repeat
 from typing import Any
 from zlib import crc32
 
@@ -27,6 +28,7 @@ _GROUP = 4_096  # rows of a row group in it: what a worker reads to learn one sh
 SHARD_BYTES = 1 << 20  # of encoded images: a kill costs the work on so much, for each worker
 _LARGEST = 32 << 20  # and no more in a large store: a worker may have a shard's pixels in memory
 _MANY = 64_000  # shards, beyond which they are made larger
+_READERS = 16  # threads: enough to hide a store's latency
 _PLACE = 0xFFFFFF  # the bits that tell where an input lies, of the 64 remembered of its version
 _MANIFEST = pa.schema(
     [
@@ -62,6 +64,7 @@ class Listing:
     added: int = 0
     changed: int = 0
     removed: int = 0
+    lost: int = 0  # of the removed those in a shard that is done again
     left_out: Counter[str] = field(default_factory=Counter)
 
 
@@ -102,8 +105,9 @@ def update(
     uri: str, entries: Iterator[Entry], left_out: Counter[str], shard_bytes: int = SHARD_BYTES
 ) -> Listing:
     """Compares a listing with the manifest: what is new becomes a new generation of shards, a shard
-    with a changed input is to be done again, rows of inputs that are gone are kept. Where an input
-    only lies elsewhere than before (under a new signature, say), that is noted and no more."""
+    with a changed input is to be done again, rows of inputs that are gone are kept, unless they are
+    of such a shard. Where an input only lies elsewhere than before (under a new signature, say),
+    that is noted and no more."""
     listing = Listing(left_out=left_out)
     generations = generations_of(uri)
     known = _Known(uri, generations)
@@ -121,6 +125,7 @@ def update(
         made = Generation(number, rows, size, shard_rows(rows, size, shard_bytes), first)
         place = join(uri, "_manifest", f"generation-{number:05d}.json")
         storage.write(place, json.dumps(asdict(made)).encode())
+    listing.lost = known.lost()
     known.take_back()
     listing.added = rows if generations else 0
     return listing
@@ -136,12 +141,15 @@ def foreseen(
     for entry in known.sift(entries, Listing()):
         rows, size = rows + 1, size + entry.likely_size
     shards = -(-rows // shard_rows(rows, size))
-    done, finished, changed = 0, _finished(uri), known.changed_shards()
+    done, finished = 0, _finished(uri) - known.changed_shards()
+    stay = []
     for shard in _shards(generations):
-        if shard.number not in finished or shard.number in changed:
+        if shard.number in finished:
+            stay.append(shard)
+        else:
             rows, shards = rows + len(shard.span), shards + 1
-            continue
-        failed = _failed_in(tables.part_uri(uri, shard.number)) if retry_errors else 0
+    failures = _failures(uri, stay) if retry_errors else repeat(0)
+    for shard, failed in zip(stay, failures, strict=False):
         rows, shards = rows + failed, shards + (failed > 0)
         done += max(0, known.listed_in(shard) - failed)
     return Foreseen(done, rows, shards)
@@ -162,11 +170,9 @@ def generations_of(uri: str) -> list[Generation]:
 def with_errors(uri: str) -> list[Shard]:
     """The shards of an output folder in whose part file an image failed."""
     done = _finished(uri)
-    return [
-        shard
-        for shard in _shards(generations_of(uri))
-        if shard.number in done and _failed_in(tables.part_uri(uri, shard.number))
-    ]
+    there = [shard for shard in _shards(generations_of(uri)) if shard.number in done]
+    failures = _failures(uri, there)
+    return [shard for shard, failed in zip(there, failures, strict=True) if failed]
 
 
 def _shards(generations: list[Generation]) -> Iterator[Shard]:
@@ -176,6 +182,12 @@ def _shards(generations: list[Generation]) -> Iterator[Shard]:
 def _finished(uri: str) -> set[int]:
     """The numbers of the shards that have a part file."""
     return {tables.shard_of(name) for name in storage.names(join(uri, "data"))} - {-1}
+
+
+def _failures(uri: str, shards: list[Shard]) -> Iterator[int]:
+    """How many images failed in each shard's part file; many are asked for at a time."""
+    with ThreadPoolExecutor(_READERS) as pool:
+        yield from pool.map(_failed_in, (tables.part_uri(uri, one.number) for one in shards))
 
 
 def _failed_in(part: str) -> int:
@@ -251,6 +263,16 @@ class _Known:
             for index in self._changed
             if start <= index < start + made.rows
         }
+
+    def lost(self) -> int:
+        """How many inputs are gone whose rows are of a shard that is done again."""
+        spans = [
+            start + np.array(Shard(number, made).span)
+            for number in self.changed_shards()
+            for made, start in self._starts.items()
+            if number in made.shards
+        ]
+        return int(sum((~self._seen[span]).sum() for span in spans))
 
     def take_back(self) -> None:
         """Takes back the part files of changed inputs, then notes their new marks: in this order,

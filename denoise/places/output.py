@@ -28,7 +28,7 @@ import pyarrow as pa
 
 from denoise.places import disk, storage, tables, uris
 from denoise.places.manifest import Listing
-from denoise.places.storage import SettingsError
+from denoise.places.storage import SettingsError, WriteError
 from denoise.places.uris import join
 
 _log = logging.getLogger(__name__)
@@ -55,7 +55,9 @@ class Output:
         self._overwrite = overwrite
         self._stop = threading.Event()
         self._heart = threading.Thread(target=self._beat, daemon=True)
+        self._lost = threading.Event()  # another run took over, because we seemed dead
         self._is_new = True  # nobody worked here before
+        self._began: float | None = None  # on the monotonic clock
         self._at_exit = ExitStack()
         self._token = f"{socket.gethostname()}:{os.getpid()}:{time.time_ns()}"
 
@@ -67,6 +69,7 @@ class Output:
             self._lock()
             undone.callback(self._unlock)
             self._adopt()
+            storage.sweep(self.uri)  # before the heartbeat, which writes there, begins
             self._at_exit = undone.pop_all()
         self._heart.start()
         return self
@@ -78,17 +81,27 @@ class Output:
             if kind is not None:
                 self._leave(kind)
 
+    def check(self) -> None:
+        """Raises WriteError once another run has taken over; it costs nothing to ask often."""
+        if self._lost.is_set():
+            raise WriteError(
+                f"{uris.shown(self.uri)}: another run took over, as this one gave no sign of life, "
+                "or _lock.json was removed; this one writes no more"
+            )
+
     def record(self, **fields: Any) -> None:
-        """Adds to _run.json."""
+        """Adds to _run.json. Raises WriteError as `check` does."""
+        if not self._is_ours():
+            self._lost.set()
+        self.check()
         self._run |= fields
-        if fields.get("state") in ("done", "failed"):
-            self._run["ended"] = _now()
         storage.write(join(self.uri, "_run.json"), _json(self._run))
 
     def begin(self, listing: Listing, flags: Mapping[str, Any] = MappingProxyType({})) -> None:
         """Records that work starts: from here on the folder is not finished."""
         storage.remove(join(self.uri, "_SUCCESS"))
         self._sweep()
+        self._began = time.monotonic()
         self._run.setdefault("started", _now())
         self._run["model"] = self._run["settings"].get("model")
         self.record(
@@ -100,16 +113,22 @@ class Output:
             left_out=dict(listing.left_out),
         )
 
+    def end(self, **fields: Any) -> None:
+        """Records that the work has ended and how long it took, this time."""
+        spent = None if self._began is None else time.monotonic() - self._began
+        self.record(ended=_now(), seconds=spent, **fields)
+
     def finish(self) -> None:
         """Records that everything is done; _SUCCESS comes last."""
-        self._sweep()
         self.record(state="done")
+        self._sweep()
         storage.write(join(self.uri, "_SUCCESS"), b"")
 
     def _sweep(self) -> None:
         """Removes what killed processes left half written."""
         storage.remove(join(self.uri, UNFINISHED))
-        storage.sweep(join(self.uri, "data"))
+        for folder in ("data", "_manifest"):
+            storage.sweep(join(self.uri, folder))
 
     @property
     def is_finished(self) -> bool:
@@ -136,14 +155,19 @@ class Output:
         self._run = found | self._run
 
     def _leave(self, kind: type[BaseException]) -> None:
-        """Notes how the run ended early; a new folder that was refused is left as it was."""
+        """Notes how the run ended early; a new folder that was refused is left as it was, but for
+        one that has rows: a worker may find out late that it lacks what a place needs."""
+        if self._lost.is_set():
+            return
         try:
-            if self._is_new and issubclass(kind, SettingsError):
+            is_refused = self._is_new and issubclass(kind, SettingsError)
+            if is_refused and not tables.parts(self.uri):
                 for name in ("_manifest", "_run.json"):
                     storage.remove(join(self.uri, name))
-            elif not issubclass(kind, SettingsError | KeyboardInterrupt):
-                self.record(state="failed")
-        except OSError as error:  # must not hide why the run ended
+            elif self._is_new or self._began is not None:
+                is_stopped = issubclass(kind, KeyboardInterrupt)
+                self.end(state="interrupted" if is_stopped else "failed")
+        except (OSError, WriteError) as error:  # must not hide why the run ended
             self._warn("its end could not be noted", error)
 
     def _lock(self) -> None:
@@ -175,8 +199,9 @@ class Output:
         except OSError as error:  # nor this; without a heartbeat the lock is free after a minute
             self._warn("its lock could not be removed", error)
 
-    def _warn(self, words: str, error: OSError) -> None:
-        _log.warning("%s: %s: %s", uris.shown(self.uri), words, storage.words_of(error))
+    def _warn(self, words: str, error: OSError | WriteError) -> None:
+        why = storage.words_of(error) if isinstance(error, OSError) else error
+        _log.warning("%s: %s: %s", uris.shown(self.uri), words, why)
 
     def _is_ours(self) -> bool:
         """Whether nobody took the lock over, because we seemed dead."""
@@ -190,6 +215,7 @@ class Output:
         while not self._stop.wait(_BEAT):
             try:
                 if not self._is_ours():
+                    self._lost.set()
                     return
                 storage.write(join(self.uri, "_lock.json"), self._heartbeat())
             except OSError:
