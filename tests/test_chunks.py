@@ -9,7 +9,7 @@ from PIL import Image
 
 from denoise.pixels.chunks import check_rows, colour_of
 from denoise.pixels.image import ImageError, decode, encode
-from tests.pictures import ALPHA, DEEP, GRAY, HEIGHT, RGB, WIDTH, save
+from tests.pictures import ALPHA, DEEP, GRAY, HEIGHT, RGB, WIDTH, exif, save
 
 PASSES = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2)]
 PASSES += [(0, 1, 1, 2)]
@@ -43,6 +43,18 @@ def png(bits: int, kind: int, lines: bytes, *more: bytes, interlaced: int = 0) -
     palette = chunk(b"PLTE", RGB.tobytes()[:768]) if kind == 3 else b""
     start = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + b"".join(more) + palette
     return start + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("kind", ["RGB", "RGB, 16 bits"])
+def test_exif_behind_the_pixels_counts_as_exif_before_them(kind: str):
+    bits, colours, pixels = KINDS[kind]
+    plain = png(bits, colours, lines_of(pixels))
+    turned = chunk(b"eXIf", exif(6)[6:])
+    before = decode(png(bits, colours, lines_of(pixels), turned))
+    behind = decode(plain[:-12] + turned + plain[-12:])
+    assert np.array_equal(behind.pixels, np.rot90(pixels, -1))
+    assert np.array_equal(behind.pixels, before.pixels)
+    assert behind.exif == before.exif is not None
 
 
 @pytest.mark.parametrize("kind", KINDS)

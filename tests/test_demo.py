@@ -8,9 +8,10 @@ import pytest
 from PIL import Image, ImageOps
 
 import denoise
-from denoise.demo import DemoConfig, demo
+from denoise.demo import DemoConfig, _discard_trained, demo
 from denoise.pixels.image import decode
 from denoise.places import tables
+from denoise.places.storage import SettingsError
 
 SAMPLES = Path(denoise.__file__).parent / "samples"
 PHOTOGRAPHS = sorted(path for path in SAMPLES.iterdir() if path.suffix != ".md")
@@ -45,6 +46,27 @@ def test_running_it_again_says_the_same_and_works_no_more(shown):
     again = demo(DemoConfig(output=str(folder), steps=2))
     assert again["gains_db"] == said["gains_db"]
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.parquet")} == before
+
+
+def test_to_overwrite_takes_only_what_jobs_made(shown):
+    said, folder = shown
+    mine = [folder / name / "mine.txt" for name in ("pairs", "denoised")]
+    for file in mine:
+        file.write_text("kept")
+    before = (folder / "model" / "config.json").stat().st_mtime_ns
+    again = demo(DemoConfig(output=str(folder), steps=3, overwrite=True))
+    assert all(file.read_text() == "kept" for file in mine)
+    assert (folder / "model" / "config.json").stat().st_mtime_ns > before
+    assert again["gains_db"].keys() == said["gains_db"].keys()
+
+
+def test_a_folder_that_another_job_made_is_not_taken_for_a_model(tmp_path: Path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "_run.json").write_text('{"verb": "infer"}')
+    with pytest.raises(SettingsError, match=r"/model is the output of `infer`"):
+        _discard_trained(str(folder))
+    assert (folder / "_run.json").exists()
 
 
 def test_the_photographs_are_small_and_each_names_its_licence():

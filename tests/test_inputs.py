@@ -404,11 +404,12 @@ def test_tables_beside_images_are_left_out_and_counted(tmp_path: Path):
         assert set(listed) == {"b.png"} and left_out == {"no image": 1}
 
 
-def test_a_folder_named_like_an_image_is_its_rows_error(tmp_path: Path):
+def test_a_folder_named_like_an_image_is_a_folder_like_any_other(tmp_path: Path):
     (tmp_path / "x.png").mkdir()
-    for images in (tmp_path, tmp_path / "*.png"):
-        (entry,) = found(images)[0].values()
-        assert load(entry, PairConfig()).error == "a folder, not a file"
+    for name in ("x.png/1.png", "2.png"):
+        (tmp_path / name).write_bytes(encoded(photo()))
+    assert list(found(tmp_path)[0]) == ["2.png", "x.png/1.png"]
+    assert list(found(tmp_path / "*.png")[0]) == ["2.png"]
 
 
 def test_nothing_is_counted_that_is_not_there(tmp_path: Path):

@@ -11,9 +11,10 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+import ray
 
 from denoise.__main__ import VERBS, _words_of, main
-from denoise.places.storage import WriteError
+from denoise.places.storage import SettingsError, WriteError
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +122,7 @@ class OfRay(RuntimeError):
         (RuntimeError("training failed"), "training failed"),
         (OfRay(WriteError("part-1: no space\nTo change retry ...")), "part-1: no space"),
         (OfRay(OSError(errno.ENOSPC, "No space left on device")), "no space left on device"),
+        (OfRay(SettingsError("s3:// needs a package more")), "s3:// needs a package more"),
         (PermissionError(errno.EACCES, "Permission denied", "/a/b"), "/a/b: permission denied"),
         (ConnectionError("Client is shutting down."), "Client is shutting down."),
         (OfRay(RuntimeError("shapes differ")), None),
@@ -129,6 +131,21 @@ class OfRay(RuntimeError):
 )
 def test_what_fails_is_said_in_words_but_a_bug_shows_where_it_is(error: Exception, words):
     assert _words_of(error) == words
+
+
+def test_what_a_worker_lacks_is_a_failure_and_no_wrong_flag(
+    ray_session: object, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    @ray.remote
+    def late() -> None:
+        raise SettingsError("s3:// needs a package more")
+
+    monkeypatch.setattr("denoise.doctor.doctor", lambda config: ray.get(late.remote()))
+    with pytest.raises(SystemExit) as ended:
+        main(["doctor"])
+    assert ended.value.code == 1
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said == "denoise doctor: s3:// needs a package more (-v shows where)"
 
 
 @pytest.mark.parametrize("flags", [[], ["-v"]])

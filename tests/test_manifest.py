@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -112,6 +113,18 @@ def test_inputs_that_are_gone_are_told_and_their_rows_kept(tmp_path: Path):
     assert update(tmp_path, map(entry, range(40))).removed == 10
     assert manifest.pending(str(tmp_path)) == []
     assert len(list(tables.rows(str(tmp_path), ["path"]))) == 50
+
+
+def test_inputs_that_are_gone_from_a_shard_that_is_done_again_are_told_apart(tmp_path: Path):
+    update(tmp_path, map(entry, range(50)))
+    (first, *_) = shards = manifest.pending(str(tmp_path))
+    done(tmp_path, shards)
+    changed, gone, *_ = first.entries(str(tmp_path))
+    new = replace(changed, mark="new")
+    rest = [one for one in map(entry, range(49)) if one.path not in (changed.path, gone.path)]
+    listing = update(tmp_path, [new, *rest])
+    assert (listing.changed, listing.removed, listing.lost) == (1, 2, 1)
+    assert manifest.pending(str(tmp_path)) == [first]
 
 
 def test_a_listing_that_was_cut_off_is_made_again(tmp_path: Path):

@@ -14,7 +14,7 @@ import pytest
 from denoise.places import storage, tables
 from denoise.places.manifest import Listing
 from denoise.places.output import Output, run_of
-from denoise.places.storage import SettingsError
+from denoise.places.storage import SettingsError, WriteError
 
 SETTINGS = {"images": "/in", "sigma": 0.1, "seed": 0}
 
@@ -22,6 +22,7 @@ SETTINGS = {"images": "/in", "sigma": 0.1, "seed": 0}
 def finished(place: Path) -> None:
     with Output(str(place), "noise", SETTINGS) as output:
         output.begin(Listing(inputs=3))
+        output.end()
         output.finish()
 
 
@@ -29,7 +30,7 @@ def test_a_run_is_recorded_from_start_to_end(tmp_path: Path):
     finished(tmp_path)
     run = run_of(str(tmp_path)) or {}
     assert run["settings"] == SETTINGS and run["state"] == "done" and run["inputs"] == 3
-    assert run["started"] <= run["ended"] and run["versions"]["denoise"]
+    assert run["started"] <= run["ended"] and run["seconds"] >= 0 and run["versions"]["denoise"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["_SUCCESS", "_run.json"]
 
 
@@ -197,6 +198,57 @@ def test_a_failed_run_says_so_and_can_go_on(tmp_path: Path):
         raise ZeroDivisionError
     assert (run_of(str(tmp_path)) or {})["state"] == "failed"
     finished(tmp_path)
+
+
+def test_an_interrupted_run_is_running_no_more_and_one_that_did_nothing_leaves_the_record_alone(
+    tmp_path: Path,
+):
+    with pytest.raises(KeyboardInterrupt), Output(str(tmp_path), "noise", SETTINGS) as output:
+        output.begin(Listing())
+        raise KeyboardInterrupt
+    assert (run_of(str(tmp_path)) or {})["state"] == "failed"
+    finished(tmp_path)
+    with pytest.raises(KeyboardInterrupt), Output(str(tmp_path), "noise", SETTINGS):
+        raise KeyboardInterrupt
+    assert (run_of(str(tmp_path)) or {})["state"] == "done"
+
+
+def test_rows_keep_their_settings_where_a_worker_finds_out_late_that_it_lacks_something(
+    tmp_path: Path,
+):
+    with (
+        pytest.raises(SettingsError, match="needs a package"),
+        Output(str(tmp_path), "noise", SETTINGS) as output,
+    ):
+        output.begin(Listing())
+        tables.write_part(str(tmp_path), 0, [{"path": "a.png"}], tables.NOISE_SCHEMA, {})
+        raise SettingsError("s3:// needs a package more")
+    assert (run_of(str(tmp_path)) or {})["state"] == "failed"
+    with pytest.raises(SettingsError, match="seed was 0, now 7"):
+        Output(str(tmp_path), "noise", SETTINGS | {"seed": 7}).__enter__()
+
+
+def test_a_run_whose_folder_was_taken_over_writes_no_more(tmp_path: Path):
+    theirs = json.dumps({"host": "elsewhere", "process": 1, "token": "theirs", "beat": time.time()})
+    with pytest.raises(WriteError, match="another run took over"):
+        with Output(str(tmp_path), "noise", SETTINGS) as output:
+            output.begin(Listing())
+            output.check()
+            (tmp_path / "_lock.json").write_text(theirs)
+            (tmp_path / "_run.json").write_text("theirs")
+            output.finish()
+    assert (tmp_path / "_run.json").read_text() == "theirs"
+    assert (tmp_path / "_lock.json").read_text() == theirs
+    assert not (tmp_path / "_SUCCESS").exists()
+    with pytest.raises(WriteError, match="another run took over"):
+        output.check()
+
+
+def test_what_killed_processes_left_half_written_is_gone(tmp_path: Path):
+    for folder in ("", "data", "_manifest"):
+        storage.write(str(tmp_path / folder / ".denoise-0123"), b"half")
+    finished(tmp_path)
+    assert list(tmp_path.rglob(".denoise-*")) == []
 
 
 def test_an_end_that_cannot_be_noted_does_not_hide_why_the_run_ended(

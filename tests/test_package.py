@@ -52,6 +52,17 @@ def test_saving_twice_gives_the_same_bytes(tmp_path: Path):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 
+def test_a_folder_that_is_called_as_a_shipped_model_is_told_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    monkeypatch.chdir(tmp_path)
+    shipped = package.id_of("cae-s")
+    assert caplog.text == ""
+    saved(tmp_path / "cae-s")
+    assert package.id_of("cae-s") == shipped != package.id_of("./cae-s")
+    assert "cae-s is the shipped model; ./cae-s would be the one here" in caplog.text
+
+
 @pytest.mark.parametrize("name", package.shipped_names())
 def test_tables_name_a_shipped_model_without_loading_torch(name: str):
     code = f"from denoise.network import package; print(package.id_of({name!r}))"
@@ -135,12 +146,13 @@ def test_shipped_models_are_whole_small_and_say_what_they_are(name: str):
     assert (package.SHIPPED / name / "README.md").read_text().startswith(f"# {name}\n")
 
 
-def test_the_table_of_models_says_what_each_was_trained_on():
+def test_the_table_of_models_says_what_each_was_trained_and_validated_on():
     found = package.models(package.ModelsConfig())
     lines = found["table"]
-    for one, line, more in zip(found["models"], lines[::2], lines[1::2], strict=True):
-        assert line.startswith(one["name"])
-        assert more.split() == ["trained", "on", *one["trained_on"].split()]
+    for one, *said in zip(found["models"], lines[::3], lines[1::3], lines[2::3], strict=True):
+        assert said[0].startswith(one["name"])
+        assert said[1].split() == ["trained", "on", *one["trained_on"].split()]
+        assert said[2].split() == ["validated", "on", *one["validated_on"].split()]
 
 
 def test_what_is_shipped_is_under_20_mb_in_all_and_names_no_ones_own_folders():

@@ -1,6 +1,7 @@
 """A pair: an image fetched, decoded and paired, or the words for why not."""
 
 import gc
+import time
 from collections import Counter
 from pathlib import Path
 from weakref import ref
@@ -10,6 +11,8 @@ import pytest
 from conftest import encoded, photo
 
 from denoise.flow.pairs import PairConfig, errors_of, load
+from denoise.inference import InferConfig, pairing_of
+from denoise.inference import row_of as inferred_row
 from denoise.learning.patches import photo_row
 from denoise.noising import NoisingConfig, row_of
 from denoise.pixels.image import decode
@@ -109,6 +112,18 @@ def test_noisy_files_without_their_clean_selves_are_never_taken_for_clean_ones(t
     assert np.array_equal(again.noisy, decode((out / "images/a.png.png").read_bytes()).pixels)
     assert load(listed, PairConfig(sigma=0.1)).error == "noisy already, as its table says"
     assert photo_row(listed, 16)["error"] == "noisy, and its table brings no clean image along"
+
+
+def test_no_second_of_an_image_counts_for_two_stages(tmp_path: Path):
+    (tmp_path / "a.png").write_bytes(encoded(photo(200, 300)))
+    config = InferConfig(images=str(tmp_path), output=str(tmp_path / "out"), add_noise=0.1)
+    start = time.perf_counter()
+    pair = load(entry(tmp_path), pairing_of(config))
+    row = inferred_row(pair, pair.noisy, config, config.output)
+    spent = time.perf_counter() - start
+    assert row["mse"] == row["mse_noisy"] > 0
+    assert {"encode", "measure"} <= pair.seconds.keys()
+    assert sum(pair.seconds.values()) <= spent
 
 
 def test_a_broken_image_is_told_before_its_missing_reference(tmp_path: Path):

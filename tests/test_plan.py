@@ -1,6 +1,5 @@
 """A plan counts what a run would do, and does nothing."""
 
-import os
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -10,6 +9,7 @@ import pytest
 from conftest import encoded, photo
 from running import tiny_model
 
+from denoise.flow.runtime import Resources
 from denoise.places import manifest, tables
 from denoise.places.inputs import Entry, entries
 from denoise.places.manifest import update
@@ -119,8 +119,16 @@ def test_it_leaves_no_folder_behind_on_the_way_to_the_output(config: PlanConfig,
     assert not (tmp_path / "x").exists()
 
 
-def test_workers_beyond_this_machine_are_not_counted(config: PlanConfig):
-    assert plan(replace(config, workers=4096))["workers"] == os.cpu_count()
+@pytest.mark.parametrize("address", [None, "", "local"])
+def test_workers_beyond_this_machine_are_not_counted(
+    config: PlanConfig, ray_session: Resources, monkeypatch: pytest.MonkeyPatch, address: str | None
+):
+    """An address of nobody is none: `infer` would start a session of its own."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    if address is not None:
+        monkeypatch.setenv("RAY_ADDRESS", address)
+    found = plan(replace(config, workers=4096))
+    assert (found["workers"], found["where"]) == (int(ray_session.cpus), "this machine")
 
 
 def test_a_sample_is_fair():

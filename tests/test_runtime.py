@@ -3,13 +3,14 @@
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from ray.data import ActorPoolStrategy
-from running import ROOT, run, send
+from running import ROOT, clean_environment, run, send
 
-from denoise.flow.runtime import Resources, _reason, actors
+from denoise.flow.runtime import Resources, _reason, actors, local
 from denoise.places.storage import SettingsError
 
 TWO_CPUS = Resources(2, 0, 1, fixed=True, by_node=({"CPU": 2.0},))
@@ -53,6 +54,17 @@ def test_a_cluster_may_grow_to_as_many_workers_as_were_asked_for():
     assert _sizes(actors((1, 8), 5, CLUSTER, {"CPU": 1})) == (1, 5)
 
 
+def test_tasks_are_limited_only_where_nobody_can_add_a_node():
+    assert TWO_CPUS.hands == 2
+    assert CLUSTER.hands is None
+    assert replace(TWO_CPUS, fixed=False).hands is None  # a cluster that begins with one node
+
+
+def test_this_machine_has_what_a_private_session_finds(ray_session: Resources):
+    assert (local().cpus, local().gpus) == (ray_session.cpus, ray_session.gpus)
+    assert local().room({"CPU": 1}) == ray_session.room({"CPU": 1})
+
+
 def test_as_many_workers_as_fit_are_the_default():
     assert _sizes(actors((), 100, CLUSTER, {"CPU": 1})) == (4, 4)
     assert _sizes(actors((), 100, CLUSTER, {"GPU": 0.5})) == (4, 4)
@@ -69,6 +81,36 @@ def test_a_worker_that_this_machine_can_never_hold_is_refused():
     one_gpu = Resources(8, 1, 1, fixed=True, by_node=({"CPU": 8.0, "GPU": 1.0},))
     with pytest.raises(SettingsError, match=r"takes 2 GPUs; this machine has 8 CPUs and 1 GPUs"):
         actors((), 10, one_gpu, {"GPU": 2.0})
+
+
+TWICE = """
+import os
+from ray.data import DataContext
+from denoise.flow import runtime
+
+os.environ["RAY_AUTH_MODE"] = "disabled"
+context = DataContext.get_current()
+context.target_max_block_size = 123
+for _ in range(2):
+    with runtime.connected() as there:
+        print(there.nodes, context.target_max_block_size, "RAY_AUTH_TOKEN" in os.environ)
+    tokens = [os.environ.get("RAY_AUTH_" + name) for name in ("TOKEN", "MODE")]
+    print(context.target_max_block_size, *tokens)
+"""
+
+
+def test_a_session_leaves_the_process_as_it_was_and_another_can_follow():
+    env = clean_environment()
+    done = subprocess.run(
+        [sys.executable, "-c", TWICE],
+        cwd=ROOT,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["1 None True", "123 None disabled"] * 2
 
 
 LINGERING = """

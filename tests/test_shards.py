@@ -1,15 +1,20 @@
 """Shards: the rows of a part file, also where a task that wrote them is run again."""
 
 import json
+import time
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from running import tiny_model
 
 from denoise.flow import shards
+from denoise.inference import InferConfig, _finish_shard, _load_shard, _Network
 from denoise.places import tables
-from denoise.places.inputs import Entry
+from denoise.places.inputs import Entry, entries
 from denoise.places.storage import WriteError
 from denoise.places.tables import INFER_SCHEMA
 
@@ -32,6 +37,35 @@ def test_a_task_that_ray_runs_again_writes_the_same_rows(ray_session: object, tm
         assert json.loads(line.column("counted").to_pylist()[0])["images"] == 4
         found = [(row["path"], row["error"]) for row in tables.part(output, 0)]
         assert found == [("a", None), ("b", None), ("c", None), ("d", "bad")]
+
+
+def test_a_shard_that_workers_hand_on_was_begun_by_the_first_of_them(tmp_path: Path):
+    told = {"output": str(tmp_path), "shard": 0, "entries": []}
+    block = pa.table({"work": [json.dumps(told)]})
+    first = shards.work_of(block, INFER_SCHEMA, only_errors=False)
+    begun = shards.begun(block, first)
+    time.sleep(0.01)
+    assert shards.work_of(begun, INFER_SCHEMA, only_errors=False).started == first.started
+    assert shards.work_of(block, INFER_SCHEMA, only_errors=False).started > first.started
+
+
+def test_on_a_gpu_a_shard_takes_from_its_first_byte_to_its_last(
+    ray_session: object, photos: Path, tmp_path: Path
+):
+    """The three kinds of workers, one after the other, as they follow on a machine with a GPU."""
+    output, model = str(tmp_path / "out"), tiny_model(tmp_path / "model")
+    config = InferConfig(images=str(photos), output=output, model=model, add_noise=0.1)
+    told = [asdict(one) for one in entries(str(photos), Counter())]
+    block = pa.table({"work": [json.dumps({"output": output, "shard": 0, "entries": told})]})
+    start = time.time()
+    block = _load_shard(block, config, only_errors=False)
+    loaded = time.time()
+    block = _Network(config)(block)
+    _finish_shard(block, config, "tiny@0", only_errors=False)
+    (part,) = tables.parts(output)
+    about = json.loads(pq.read_metadata(part).metadata[b"denoise"])
+    assert start <= about["started"] <= loaded <= about["ended"]
+    assert sum(row["error"] is None for row in tables.part(output, 0)) == 7
 
 
 def test_a_part_file_that_cannot_be_written_is_told_in_plain_words(tmp_path: Path):

@@ -28,6 +28,19 @@ def test_a_folder_is_entered_once_though_links_lead_back(tmp_path: Path):
     assert paths == ["a.png", "dangling.png"]
 
 
+@pytest.mark.parametrize("siblings", [0, 14, 40])
+def test_a_folder_with_two_names_goes_by_the_first_whatever_lies_beside_it(
+    tmp_path: Path, siblings: int
+):
+    (tmp_path / "z").mkdir()
+    (tmp_path / "z" / "1.png").write_bytes(b"1")
+    (tmp_path / "a").symlink_to("z")
+    for number in range(siblings):
+        (tmp_path / f"b{number}").mkdir()
+    files = [found.path for found in storage.listing(str(tmp_path)) if not found.is_folder]
+    assert files == ["a/1.png"]
+
+
 @pytest.mark.parametrize("name", ["a b", "ü", "a#b", "100%", "q?x", "[1]", "x&y=z"])
 def test_what_is_written_is_read_back_whatever_its_name(tmp_path: Path, name: str):
     uri = uris.join(str(tmp_path), "deep", name)

@@ -119,7 +119,7 @@ class ModelsConfig:
 
 
 def models(_: ModelsConfig) -> dict[str, Any]:
-    """What `denoise models` shows: a record and two lines for each shipped model."""
+    """What `denoise models` shows: a record and three lines for each shipped model."""
     found = [
         {
             "name": config["name"],
@@ -144,7 +144,8 @@ def _lines_of(one: Mapping[str, Any]) -> list[str]:
         f"{one['name']:10}{one['parameters'] / 1e3:8.0f} k parameters "
         f"{one['macs_per_pixel'] / 1e3:5.0f} kMAC/pixel {one['bytes'] / 1e6:6.1f} MB "
         f"{one['validation_psnr']:6.2f} dB (validation, sigma 0.1, clipped)",
-        f"{'':10}trained on {one['trained_on']}; validated on {one['validated_on']}",
+        f"{'':10}trained on {one['trained_on']}",
+        f"{'':10}validated on {one['validated_on']}",
     ]
 
 

@@ -39,6 +39,11 @@ def colour_of(encoded: bytes) -> Colour:
     return tuple(found.items())
 
 
+def exif_of(encoded: bytes) -> bytes | None:
+    """The EXIF of a PNG file, which may also stand behind its pixels."""
+    return next((bytes(content) for name, content in _chunks(encoded) if name == b"eXIf"), None)
+
+
 def check_rows(encoded: bytes) -> None:
     """ImageError where the pixels of a PNG file end before its last row: decoders take a stream
     that ends cleanly for a whole one, and leave the other rows black."""

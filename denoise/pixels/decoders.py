@@ -13,7 +13,7 @@ from PIL import Image
 from PIL.ImageFile import ImageFile
 
 from denoise.pixels import kinds
-from denoise.pixels.chunks import check_rows, colour_of
+from denoise.pixels.chunks import check_rows, colour_of, exif_of
 from denoise.pixels.exif import without_prefix
 from denoise.pixels.planes import (
     DECODER_ERRORS,
@@ -48,7 +48,7 @@ def scan(encoded: bytes, max_pixels: int) -> Scan:
             return scan_of_tiff(encoded, max_pixels)
         image = opened(encoded, kind or "TGA")  # the one format without a magic number
         check_size(*image.size, max_pixels)
-        exif = _exif_of(image)
+        exif = _exif_of(image, encoded)
         planes = _planes(image, encoded)
         format = "JPEG" if image.format == "MPO" else str(image.format)
         icc, dpi = image.info.get("icc_profile"), plausible_dpi(image.info.get("dpi"))
@@ -171,9 +171,9 @@ def _is_gray_webp(image: ImageFile, planes: Planes) -> bool:
     return marked and bool((planes[..., :1] == planes[..., 1:3]).all())
 
 
-def _exif_of(image: Image.Image) -> bytes | None:
+def _exif_of(image: Image.Image, encoded: bytes) -> bytes | None:
     """Raw EXIF from wherever the format keeps it."""
-    exif = image.info.get("exif")
+    exif = exif_of(encoded) if image.format == "PNG" else image.info.get("exif")
     if raw := image.info.get("Raw profile type exif"):  # ImageMagick's PNG: lines of hexadecimals
         try:
             exif = exif or bytes.fromhex("".join(raw.split("\n")[3:]))

@@ -27,12 +27,14 @@ class Found:
     is_folder: bool = False
 
 
-def children(prefix: str, folder: str, seen: set[tuple[int, int]]) -> list[Found]:
-    """One folder of a disk; none where it was entered before, through a link."""
+def identity(folder: str) -> tuple[int, int]:
+    """The same for a folder and for links to it."""
     here = os.stat(folder)
-    if (here.st_dev, here.st_ino) in seen:
-        return []
-    seen.add((here.st_dev, here.st_ino))
+    return here.st_dev, here.st_ino
+
+
+def children(prefix: str, folder: str) -> list[Found]:
+    """One folder of a disk."""
     found = []
     with os.scandir(folder) as entries:
         for entry in sorted(entries, key=lambda entry: entry.name):

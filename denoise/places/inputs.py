@@ -185,11 +185,11 @@ def _images_among(
 
 def _reason_by_name(found: Found) -> str | None:
     """Why a file is no input; None if it is one, empty for a folder, which counts as nothing."""
+    if found.is_folder:
+        return ""  # also one that is named like an image: what lies in it is listed
     if found.path.startswith(".") or "/." in found.path:
-        return "" if found.is_folder else "hidden"
-    if _suffix(found.path) in IMAGE_SUFFIXES:
-        return None  # also a folder named like an image: an error row says so
-    return "" if found.is_folder else _UNSURE
+        return "hidden"
+    return None if _suffix(found.path) in IMAGE_SUFFIXES else _UNSURE
 
 
 def _reason_by_content(found: Found) -> str | None:

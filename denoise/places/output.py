@@ -165,8 +165,7 @@ class Output:
                 for name in ("_manifest", "_run.json"):
                     storage.remove(join(self.uri, name))
             elif self._is_new or self._began is not None:
-                is_stopped = issubclass(kind, KeyboardInterrupt)
-                self.end(state="interrupted" if is_stopped else "failed")
+                self.end(state="failed")
         except (OSError, WriteError) as error:  # must not hide why the run ended
             self._warn("its end could not be noted", error)
 

@@ -63,50 +63,57 @@ class SettingsError(ValueError):
     """Wrong flags, places or settings, found before any work: one line, exit code 2."""
 
 
+_Listed = tuple[Any, list[Found]]  # a folder's identity, and its children
+
+
 def listing(root: str, left_out: Counter[str] | None = None) -> Iterator[Found]:
     """Every file and folder below a folder, in the order of names, listed ahead in parallel.
 
-    Links are followed, a folder is never entered twice; what a dangling link names is listed with
-    size 0, so that reading it tells. Raises OSError where a folder cannot be listed; but with
-    `left_out` the folders below the root that may not be read are counted there and passed over.
+    Links are followed; a folder that several names lead to is entered by the first of them. What a
+    dangling link names is listed with size 0, so that reading it tells. Raises OSError where a
+    folder cannot be listed; but with `left_out` the folders below the root that may not be read are
+    counted there and passed over.
     """
     fs, top = _filesystem(root)
-    seen: set[tuple[int, int]] = set()
-    children = partial(_inside, fs, seen, left_out)
+    seen: set[Any] = set()  # in the order of names, whatever is listed ahead
+    children = partial(_inside, fs, left_out)
     with ThreadPoolExecutor(1 if _is_disk(fs) else _LISTERS) as pool:
         first = top if _is_disk(fs) else root  # what is found keeps the store's protocol
-        waiting: list[tuple[str, str] | Future[list[Found]]] = [("", first)]  # the next one last
+        waiting: list[tuple[str, str] | Future[_Listed]] = [("", first)]  # the next one last
         while waiting:
             for k, one in enumerate(waiting[-_LISTERS:], max(0, len(waiting) - _LISTERS)):
                 if isinstance(one, tuple):
                     waiting[k] = pool.submit(_ask, fs, root, children, *one)
             folder = waiting.pop()
             assert isinstance(folder, Future)
-            found = folder.result()
+            identity, found = folder.result()
+            if identity in seen:
+                continue
+            seen.add(identity)
             yield from found
             waiting += [(one.path + "/", one.uri) for one in reversed(found) if one.is_folder]
 
 
 def _inside(
     fs: Any,
-    seen: set[tuple[int, int]],
     left_out: Counter[str] | None,
     prefix: str,
     folder: str,
-) -> list[Found]:
-    """What lies directly in a folder; nothing where it may not be read and that is forgiven."""
+) -> _Listed:
+    """What a folder is, and what lies directly in it; nothing where it may not be read and that is
+    forgiven."""
     try:
         if _is_disk(fs):
-            return disk.children(prefix, folder, seen)
-        return _children(fs, prefix, folder)
+            return disk.identity(folder), disk.children(prefix, folder)
+        return folder, _children(fs, prefix, folder)
     except PermissionError:
         if prefix.startswith(".") or "/." in prefix:
-            return []  # as a system keeps its own on a camera's card
+            return folder, []  # as a system keeps its own on a camera's card
         if left_out is None or not prefix:
             raise
         with _counting:
             left_out["folders that may not be read"] += 1
-        return []
+        return folder, []
 
 
 def read(uri: str) -> bytes:
