@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
 
@@ -15,7 +14,9 @@ from denoise.display.views import SheetRow, contact_sheet
 from denoise.learning.judge import Judge, Share
 from denoise.learning.patches import TOLD, UNCLIPPED, Photo, Recipe
 from denoise.learning.recorder import Record
+from denoise.network.denoiser import from_network
 from denoise.network.model import UNTOLD
+from denoise.pixels.image import to_pixels
 from denoise.pixels.metrics import mse, psnr
 
 _SHOWN = 4  # photos before and after
@@ -163,7 +164,9 @@ def _line(
 @torch.no_grad()
 def _row(model: nn.Module, path: str, noisy: Tensor, clean: Tensor) -> SheetRow:
     denoised = model(noisy, torch.tensor([UNTOLD]))
-    original, before, after = (_pixels(tensor) for tensor in (clean, noisy, denoised))
+    original, before, after = (
+        to_pixels(from_network(one)[0], 8) for one in (clean, noisy, denoised)
+    )
     return SheetRow(
         path.rsplit("/", 1)[-1],
         original,
@@ -172,9 +175,3 @@ def _row(model: nn.Module, path: str, noisy: Tensor, clean: Tensor) -> SheetRow:
         psnr_noisy=psnr(mse(original, before)),
         psnr=psnr(mse(original, after)),
     )
-
-
-def _pixels(tensor: Tensor) -> NDArray[np.uint8]:
-    """[1, 3, H, W] 0..1 -> [H, W, 3] integers"""
-    pixels = (tensor[0].permute(1, 2, 0).clamp(0, 1) * 255).round()
-    return pixels.to(torch.uint8).numpy()

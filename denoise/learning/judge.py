@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from denoise.learning.patches import Photo, Recipe, middle_of
+from denoise.network.denoiser import to_network
 from denoise.network.model import UNTOLD, device
 from denoise.pixels.metrics import psnr
 from denoise.pixels.noise import add_noise, seed_of
@@ -64,7 +65,7 @@ class Judge:
 
 def to_batch(floats: Any) -> Tensor:
     """[H, W, C] -> [1, C, H, W]"""
-    return torch.from_numpy(np.ascontiguousarray(floats, np.float32)).permute(2, 0, 1)[None]
+    return to_network(np.asarray(floats, np.float32)[None])
 
 
 def added(values: Tensor, share: Share) -> Tensor:
