@@ -404,6 +404,16 @@ def test_tables_beside_images_are_left_out_and_counted(tmp_path: Path):
         assert set(listed) == {"b.png"} and left_out == {"no image": 1}
 
 
+def test_what_is_neither_file_nor_folder_is_counted_and_never_read(tmp_path: Path):
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "1.png").write_bytes(encoded(photo()))
+    for images in (tmp_path, tmp_path / "*.png"):
+        listed, left_out = found(images)
+        assert list(listed) == ["1.png"] and left_out == {"neither file nor folder": 1}
+    with pytest.raises(SettingsError, match="no images"):
+        found(tmp_path / "pipe.png")
+
+
 def test_a_folder_named_like_an_image_is_a_folder_like_any_other(tmp_path: Path):
     (tmp_path / "x.png").mkdir()
     for name in ("x.png/1.png", "2.png"):

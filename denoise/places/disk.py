@@ -25,6 +25,7 @@ class Found:
     size: int
     mark: str
     is_folder: bool = False
+    is_special: bool = False  # a pipe or a device: reading it might never end
 
 
 def identity(folder: str) -> tuple[int, int]:
@@ -44,8 +45,6 @@ def children(prefix: str, folder: str) -> list[Found]:
                 found.append(Found(prefix + entry.name, entry.path, 0, ""))
                 continue
             is_folder = stat.S_ISDIR(status.st_mode)
-            if not is_folder and not stat.S_ISREG(status.st_mode):
-                continue  # a pipe or a device: reading it might never end
             found.append(
                 Found(
                     prefix + entry.name,
@@ -53,6 +52,7 @@ def children(prefix: str, folder: str) -> list[Found]:
                     status.st_size,
                     str(status.st_mtime_ns),
                     is_folder,
+                    is_special=not is_folder and not stat.S_ISREG(status.st_mode),
                 )
             )
     return found

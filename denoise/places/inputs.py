@@ -117,7 +117,8 @@ def _entries_of(images: str, left_out: Counter[str], output: str | None) -> Iter
         return _once(_manifest(images), uris.folder_of(images), left_out)
     name = uris.shown(images).rsplit("/", 1)[-1]
     found = replace(storage.info(images), path=name)
-    if _suffix(name) in IMAGE_SUFFIXES:  # also a hidden one: somebody has named it
+    # also a hidden one: somebody has named it
+    if _suffix(name) in IMAGE_SUFFIXES and not found.is_special:
         return iter([Entry(_key(name), found.uri, found.size, found.mark)])
     return _images_among(iter([found]), left_out, output)
 
@@ -189,6 +190,8 @@ def _reason_by_name(found: Found) -> str | None:
         return ""  # also one that is named like an image: what lies in it is listed
     if found.path.startswith(".") or "/." in found.path:
         return "hidden"
+    if found.is_special:
+        return "neither file nor folder"
     return None if _suffix(found.path) in IMAGE_SUFFIXES else _UNSURE
 
 

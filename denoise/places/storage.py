@@ -207,17 +207,15 @@ def matches(pattern: str) -> Iterator[Found]:
     top = _filesystem(base)[1].rstrip("/")
     found = _ask(fs, pattern, fs.glob, path, detail=True)
     for name in sorted(found):
-        yield _found(name[len(top) :].lstrip("/"), base, found[name])
+        path = name[len(top) :].lstrip("/")
+        yield _found(path, join(base, path), found[name])
 
 
 def info(uri: str) -> Found:
     """One file's size and mark, its path being its name. Raises OSError."""
     fs, path = _filesystem(uri)
     details = _ask(fs, uri, fs.info, path)
-    name = uri.rstrip("/").rsplit("/", 1)[-1]
-    return Found(
-        name, uri, int(details.get("size") or 0), _mark(details), details["type"] == "directory"
-    )
+    return _found(uri.rstrip("/").rsplit("/", 1)[-1], uri, details)
 
 
 def remove(uri: str) -> None:
@@ -382,14 +380,14 @@ def _children(fs: Any, prefix: str, folder: str) -> list[Found]:
     for details in sorted(fs.ls(top, detail=True), key=lambda details: details["name"]):
         name = details["name"].rstrip("/")[len(top) :].lstrip("/")
         if name:  # some stores list a folder's own marker among its children
-            children.append(_found(name, folder, details, prefix))
+            children.append(_found(prefix + name, join(folder, name), details))
     return children
 
 
-def _found(name: str, folder: str, details: dict[str, Any], prefix: str = "") -> Found:
-    is_folder = details["type"] == "directory"
-    size = int(details.get("size") or 0)
-    return Found(prefix + name, join(folder, name), size, _mark(details), is_folder)
+def _found(path: str, uri: str, details: dict[str, Any]) -> Found:
+    kind, size = details["type"], int(details.get("size") or 0)
+    is_folder, is_special = kind == "directory", kind == "other"
+    return Found(path, uri, size, _mark(details), is_folder, is_special)
 
 
 def _mark(details: dict[str, Any]) -> str:
