@@ -246,11 +246,9 @@ def _tell(listing: manifest.Listing) -> None:
     if listing.added:
         _log.info("%d images were added since", listing.added)
     if listing.changed:
-        _log.warning("%d images changed since; their shards are done again", listing.changed)
-    if kept := listing.removed - listing.lost:
-        _log.warning("%d images are gone since; their rows are kept", kept)
-    if listing.lost:
-        _log.warning("%d more are gone, whose shards are done again: now error rows", listing.lost)
+        _log.warning("%d images changed since; they are done again", listing.changed)
+    if listing.removed:
+        _log.warning("%d images are gone since; their rows are kept", listing.removed)
 
 
 def _report(place: str) -> dict[str, Any]:

@@ -64,16 +64,44 @@ def test_inputs_added_since_become_shards_of_their_own(tmp_path: Path):
     assert paths(tmp_path, manifest.pending(str(tmp_path))) == wanted
 
 
-def test_a_changed_input_has_its_shard_done_again_once(tmp_path: Path):
+def test_a_changed_input_alone_is_done_again_once(tmp_path: Path):
+    output = str(tmp_path)
     update(tmp_path, map(entry, range(50)))
-    done(tmp_path, manifest.pending(str(tmp_path)))
+    done(tmp_path, manifest.pending(output))
     changed = [entry(number, mark="2" if number == 17 else "1") for number in range(50)]
     assert update(tmp_path, changed).changed == 1
-    (shard,) = manifest.pending(str(tmp_path))
-    assert entry(17).path in paths(tmp_path, [shard])
-    done(tmp_path, [shard])
+    assert update(tmp_path, changed).changed == 0  # a kill before anything was done
+    (shard,) = manifest.pending(output)
+    assert shard.is_again and entry(17).path in paths(tmp_path, [shard])
+    assert manifest.paths_again(output, shard.number) == {entry(17).path}
+    manifest.done_again(output, shard.number)
     assert update(tmp_path, changed).changed == 0
-    assert manifest.pending(str(tmp_path)) == []
+    assert manifest.pending(output) == []
+
+
+def test_what_changes_before_an_earlier_change_was_done_is_done_with_it(tmp_path: Path):
+    output = str(tmp_path)
+    update(tmp_path, map(entry, range(50)))
+    (first, *_) = shards = manifest.pending(output)
+    done(tmp_path, shards)
+    one, two, *rest = first.entries(output)
+    update(tmp_path, [replace(one, mark="2"), two, *rest])
+    update(tmp_path, [replace(one, mark="2"), replace(two, mark="2"), *rest])
+    assert manifest.paths_again(output, first.number) == {one.path, two.path}
+
+
+def test_a_part_file_that_was_taken_away_is_made_anew_whatever_had_changed(tmp_path: Path):
+    output = str(tmp_path)
+    update(tmp_path, map(entry, range(50)))
+    (first, *_) = shards = manifest.pending(output)
+    done(tmp_path, shards)
+    changed = [entry(number, mark="2" if number == 0 else "1") for number in range(50)]
+    update(tmp_path, changed)
+    Path(tables.part_uri(output, first.number)).unlink()
+    update(tmp_path, changed)
+    assert manifest.pending(output) == [first]
+    done(tmp_path, [first])
+    assert manifest.pending(output) == []
 
 
 def test_an_input_under_a_new_signature_is_noted_and_not_done_again(tmp_path: Path):
@@ -113,18 +141,6 @@ def test_inputs_that_are_gone_are_told_and_their_rows_kept(tmp_path: Path):
     assert update(tmp_path, map(entry, range(40))).removed == 10
     assert manifest.pending(str(tmp_path)) == []
     assert len(list(tables.rows(str(tmp_path), ["path"]))) == 50
-
-
-def test_inputs_that_are_gone_from_a_shard_that_is_done_again_are_told_apart(tmp_path: Path):
-    update(tmp_path, map(entry, range(50)))
-    (first, *_) = shards = manifest.pending(str(tmp_path))
-    done(tmp_path, shards)
-    changed, gone, *_ = first.entries(str(tmp_path))
-    new = replace(changed, mark="new")
-    rest = [one for one in map(entry, range(49)) if one.path not in (changed.path, gone.path)]
-    listing = update(tmp_path, [new, *rest])
-    assert (listing.changed, listing.removed, listing.lost) == (1, 2, 1)
-    assert manifest.pending(str(tmp_path)) == [first]
 
 
 def test_a_listing_that_was_cut_off_is_made_again(tmp_path: Path):

@@ -39,6 +39,26 @@ def test_a_task_that_ray_runs_again_writes_the_same_rows(ray_session: object, tm
         assert found == [("a", None), ("b", None), ("c", None), ("d", "bad")]
 
 
+def test_of_a_shard_that_is_done_again_only_what_changed_is_worked_on(
+    ray_session: object, tmp_path: Path
+):
+    output = str(tmp_path)
+    entries = [asdict(Entry(name, f"/in/{name}", 10, "1")) for name in ("a", "b", "c")]
+    told = {"output": output, "shard": 0, "entries": entries}
+    whole = shards.work_of(pa.table({"work": [json.dumps(told)]}), INFER_SCHEMA, only_errors=False)
+    rows = [{"path": "a", "error": "bad"}, {"path": "b", "width": 1}, {"path": "c", "width": 1}]
+    shards.finish(whole, [], ((row | {"error": row.get("error")}, {}) for row in rows))
+
+    block = pa.table({"work": [json.dumps(told | {"again": ["b"]})]})
+    work = shards.work_of(block, INFER_SCHEMA, only_errors=False)
+    for _ in range(2):  # as where Ray runs it again
+        todo, kept = shards.kept(work)
+        assert [entry.path for entry in todo] == ["b"]
+        shards.finish(work, kept, [({"path": "b", "width": 2, "error": None}, {})])
+        found = [(row["path"], row["width"], row["error"]) for row in tables.part(output, 0)]
+        assert found == [("a", None, "bad"), ("b", 2, None), ("c", 1, None)]
+
+
 def test_a_shard_that_workers_hand_on_was_begun_by_the_first_of_them(tmp_path: Path):
     told = {"output": str(tmp_path), "shard": 0, "entries": []}
     block = pa.table({"work": [json.dumps(told)]})
@@ -70,6 +90,6 @@ def test_on_a_gpu_a_shard_takes_from_its_first_byte_to_its_last(
 
 def test_a_part_file_that_cannot_be_written_is_told_in_plain_words(tmp_path: Path):
     (tmp_path / "data").write_text("in the way")
-    work = shards.Work(str(tmp_path), 3, [], INFER_SCHEMA, only_errors=False, started=0.0)
+    work = shards.Work(str(tmp_path), 3, [], INFER_SCHEMA, False, again=None, started=0.0)
     with pytest.raises(WriteError, match=r"/data/part-00000003\.parquet could not be .*: file exi"):
         shards.finish(work, [], [])

@@ -23,7 +23,7 @@ from ray.util.metrics import Counter as Metric
 
 from denoise.flow import runtime
 from denoise.flow.pairs import Pair, PairConfig, fetched, paired
-from denoise.places import storage, tables, uris
+from denoise.places import manifest, storage, tables, uris
 from denoise.places.inputs import Entry
 from denoise.places.manifest import Shard
 from denoise.places.storage import WriteError
@@ -43,6 +43,7 @@ class Work:
     entries: list[Entry]  # in the order of their paths
     schema: pa.Schema
     only_errors: bool  # keep the rows that are fine, do the others again
+    again: frozenset[str] | None  # the paths of what changed, do these alone; None: all
     started: float  # seconds since the epoch
 
 
@@ -70,9 +71,10 @@ def work_of(block: pa.Table, schema: pa.Schema, *, only_errors: bool) -> Work:
     """A shard's work from its row: begun now, unless another worker began it."""
     found = json.loads(block.column("work")[0].as_py())
     entries = sorted((Entry(**entry) for entry in found["entries"]), key=lambda one: one.path)
+    again = None if found.get("again") is None else frozenset(found["again"])
     is_begun = "started" in block.column_names
     started = block.column("started")[0].as_py() if is_begun else time.time()
-    return Work(found["output"], found["shard"], entries, schema, only_errors, started)
+    return Work(found["output"], found["shard"], entries, schema, only_errors, again, started)
 
 
 def begun(block: pa.Table, work: Work) -> pa.Table:
@@ -107,6 +109,8 @@ def finish(
     start = time.perf_counter()
     try:
         tables.write_part(work.output, work.shard, rows(), work.schema, about)
+        if work.again is not None:
+            manifest.done_again(work.output, work.shard)
     except OSError as error:
         place = uris.shown(tables.part_uri(work.output, work.shard))
         raise WriteError(f"{place} could not be written: {storage.words_of(error)}") from error
@@ -157,12 +161,15 @@ def _timed(
 
 def kept(work: Work) -> tuple[list[Entry], Iterable[dict[str, Any]]]:
     """The entries to work on, and the rows of an earlier try that are to stay as they are."""
-    if not work.only_errors:
+    if not work.only_errors and work.again is None:
         return work.entries, []
     named = tables.part(work.output, work.shard, ["path", "error"])
-    fine = {row["path"] for row in named if row["error"] is None}
-    rows = (row for row in tables.part(work.output, work.shard) if row["path"] in fine)
-    return [entry for entry in work.entries if entry.path not in fine], rows
+    if work.again is not None:
+        stay = {row["path"] for row in named} - work.again
+    else:
+        stay = {row["path"] for row in named if row["error"] is None}
+    rows = (row for row in tables.part(work.output, work.shard) if row["path"] in stay)
+    return [entry for entry in work.entries if entry.path not in stay], rows
 
 
 def pairs(entries: list[Entry], config: PairConfig) -> Iterator[Pair]:
@@ -243,5 +250,6 @@ class _Shards(Datasource):  # type: ignore[misc]  # ray is left out of type chec
 
 def _read(output: str, shard: Shard) -> list[pa.Table]:
     entries = [asdict(entry) for entry in shard.entries(output)]
-    work = {"output": output, "shard": shard.number, "entries": entries}
+    again = sorted(manifest.paths_again(output, shard.number)) if shard.is_again else None
+    work = {"output": output, "shard": shard.number, "entries": entries, "again": again}
     return [pa.table({"work": [json.dumps(work)]})]

@@ -2,13 +2,14 @@
 
 OUTPUT/_manifest/rows-*.parquet      the inputs of one listing, in order
 OUTPUT/_manifest/generation-*.json   how it is cut into shards; written last
+OUTPUT/_manifest/again-*             the paths of a finished shard whose images changed since
 """
 
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from hashlib import blake2b
 from io import BytesIO
 from itertools import islice, repeat
@@ -28,6 +29,7 @@ _GROUP = 4_096  # rows of a row group in it: what a worker reads to learn one sh
 SHARD_BYTES = 1 << 20  # of encoded images: a kill costs the work on so much, for each worker
 _LARGEST = 32 << 20  # and no more in a large store: a worker may have a shard's pixels in memory
 _MANY = 64_000  # shards, beyond which they are made larger
+_AGAIN = "again-"
 _READERS = 16  # threads: enough to hide a store's latency
 _PLACE = 0xFFFFFF  # the bits that tell where an input lies, of the 64 remembered of its version
 _MANIFEST = pa.schema(
@@ -64,7 +66,6 @@ class Listing:
     added: int = 0
     changed: int = 0
     removed: int = 0
-    lost: int = 0  # of the removed those in a shard that is done again
     left_out: Counter[str] = field(default_factory=Counter)
 
 
@@ -83,6 +84,7 @@ class Shard:
 
     number: int
     generation: Generation
+    is_again: bool = False  # it has a part file, of which a few rows are to be made again
 
     @property
     def span(self) -> range:
@@ -104,10 +106,9 @@ class Shard:
 def update(
     uri: str, entries: Iterator[Entry], left_out: Counter[str], shard_bytes: int = SHARD_BYTES
 ) -> Listing:
-    """Compares a listing with the manifest: what is new becomes a new generation of shards, a shard
-    with a changed input is to be done again, rows of inputs that are gone are kept, unless they are
-    of such a shard. Where an input only lies elsewhere than before (under a new signature, say),
-    that is noted and no more."""
+    """Compares a listing with the manifest: what is new becomes a new generation of shards, what
+    changed is to be done again, rows of inputs that are gone are kept. Where an input only lies
+    elsewhere than before (under a new signature, say), that is noted and no more."""
     listing = Listing(left_out=left_out)
     generations = generations_of(uri)
     known = _Known(uri, generations)
@@ -118,15 +119,14 @@ def update(
         _write_chunk(uri, number, chunk, batch)
         chunk, rows = chunk + 1, rows + len(batch)
         size += sum(entry.likely_size for entry in batch)
-    if rows or listing.changed:  # before anything is taken back: a kill must not leave it finished
+    if rows or listing.changed:  # first of all: a kill must not leave it finished
         storage.remove(join(uri, "_SUCCESS"))
     if rows:
         first = generations[-1].shards.stop if generations else 0
         made = Generation(number, rows, size, shard_rows(rows, size, shard_bytes), first)
         place = join(uri, "_manifest", f"generation-{number:05d}.json")
         storage.write(place, json.dumps(asdict(made)).encode())
-    listing.lost = known.lost()
-    known.take_back()
+    known.renew()
     listing.added = rows if generations else 0
     return listing
 
@@ -141,24 +141,44 @@ def foreseen(
     for entry in known.sift(entries, Listing()):
         rows, size = rows + 1, size + entry.likely_size
     shards = -(-rows // shard_rows(rows, size))
-    done, finished = 0, _finished(uri) - known.changed_shards()
-    stay = []
+    done, finished, again = 0, _finished(uri), known.changed_paths()
+    for number in _again(uri):
+        again[number] |= paths_again(uri, number)
+    there = []
     for shard in _shards(generations):
         if shard.number in finished:
-            stay.append(shard)
+            there.append(shard)
         else:
             rows, shards = rows + len(shard.span), shards + 1
-    failures = _failures(uri, stay) if retry_errors else repeat(0)
-    for shard, failed in zip(stay, failures, strict=False):
-        rows, shards = rows + failed, shards + (failed > 0)
-        done += max(0, known.listed_in(shard) - failed)
+    failures = _failures(uri, there) if retry_errors else repeat(0)
+    for shard, failed in zip(there, failures, strict=False):
+        redone = len(again[shard.number])
+        rows, shards = rows + redone + failed, shards + (redone > 0) + (failed > 0)
+        done += max(0, known.listed_in(shard) - redone - failed)
     return Foreseen(done, rows, shards)
 
 
 def pending(uri: str) -> list[Shard]:
-    """The shards of an output folder that have no part file yet."""
-    done = _finished(uri)
-    return [shard for shard in _shards(generations_of(uri)) if shard.number not in done]
+    """The shards of an output folder that have no part file yet, or one with rows to make again."""
+    done, again = _finished(uri), _again(uri)
+    return [
+        replace(shard, is_again=shard.number in done)
+        for shard in _shards(generations_of(uri))
+        if shard.number not in done or shard.number in again
+    ]
+
+
+def paths_again(uri: str, shard: int) -> set[str]:
+    """The paths of a shard that changed since it was done; none once they are done again."""
+    try:
+        return set(json.loads(storage.read(_again_uri(uri, shard))))
+    except FileNotFoundError:
+        return set()
+
+
+def done_again(uri: str, shard: int) -> None:
+    """Notes that a shard's part file has the rows of what had changed."""
+    storage.remove(_again_uri(uri, shard))
 
 
 def generations_of(uri: str) -> list[Generation]:
@@ -182,6 +202,16 @@ def _shards(generations: list[Generation]) -> Iterator[Shard]:
 def _finished(uri: str) -> set[int]:
     """The numbers of the shards that have a part file."""
     return {tables.shard_of(name) for name in storage.names(join(uri, "data"))} - {-1}
+
+
+def _again(uri: str) -> set[int]:
+    """The numbers of the shards of which something is to be done again."""
+    names = storage.names(join(uri, "_manifest"))
+    return {int(name.removeprefix(_AGAIN)) for name in names if name.startswith(_AGAIN)}
+
+
+def _again_uri(uri: str, shard: int) -> str:
+    return join(uri, "_manifest", f"{_AGAIN}{shard:08d}")
 
 
 def _failures(uri: str, shards: list[Shard]) -> Iterator[int]:
@@ -255,30 +285,24 @@ class _Known:
         start = self._starts[shard.generation]
         return int(self._seen[start + shard.span.start : start + shard.span.stop].sum())
 
-    def changed_shards(self) -> set[int]:
-        """The shards of changed inputs."""
-        return {
-            made.first_shard + (index - start) // made.shard_rows
-            for made, start in self._starts.items()
-            for index in self._changed
-            if start <= index < start + made.rows
-        }
+    def changed_paths(self) -> defaultdict[int, set[str]]:
+        """The changed inputs of each shard."""
+        found: defaultdict[int, set[str]] = defaultdict(set)
+        for made, start in self._starts.items():
+            for index, entry in self._changed.items():
+                if start <= index < start + made.rows:
+                    found[made.first_shard + (index - start) // made.shard_rows].add(entry.path)
+        return found
 
-    def lost(self) -> int:
-        """How many inputs are gone whose rows are of a shard that is done again."""
-        spans = [
-            start + np.array(Shard(number, made).span)
-            for number in self.changed_shards()
-            for made, start in self._starts.items()
-            if number in made.shards
-        ]
-        return int(sum((~self._seen[span]).sum() for span in spans))
-
-    def take_back(self) -> None:
-        """Takes back the part files of changed inputs, then notes their new marks: in this order,
-        so that a kill in between only has the work done again."""
-        for shard in self.changed_shards():
-            storage.remove(tables.part_uri(self._uri, shard))
+    def renew(self) -> None:
+        """Notes what of finished shards is to be done again, then the new marks: in this order, so
+        that a kill in between only has the work done again."""
+        changed, finished = self.changed_paths(), _finished(self._uri)
+        for shard in _again(self._uri) - finished:  # somebody took its part file away
+            done_again(self._uri, shard)
+        for shard in changed.keys() & finished:
+            paths = changed[shard] | paths_again(self._uri, shard)
+            storage.write(_again_uri(self._uri, shard), json.dumps(sorted(paths)).encode())
         self._write(self._changed)
 
     def _write(self, entries: Mapping[int, Entry]) -> None:
