@@ -74,8 +74,8 @@ def plan(config: PlanConfig) -> dict[str, Any]:
     """Counts, sizes and times of an `infer` run that is not started. Nothing is written but an
     empty file, to see whether the output can be, and that is removed.
 
-    What is to do can be more than was listed and is not done: all of a shard is done again where
-    one of its images changed. Raises SettingsError for every wrong flag or place that `infer`
+    What is to do can be more than was listed: what is gone since keeps its place in a shard that is
+    not done yet. Raises SettingsError for every wrong flag or place that `infer`
     would refuse before it starts Ray.
     """
     place = uris.absolute(config.output)

@@ -172,6 +172,7 @@ def _work(
             result = _trained(config, job, resources)
         if supply.stream:  # all of them were seen by now
             _note(output, supply, validation, goes_on=False)
+        output.check()
         _pack(config, job, start, roster, result)
 
 

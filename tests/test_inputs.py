@@ -412,6 +412,21 @@ def test_what_is_neither_file_nor_folder_is_counted_and_never_read(tmp_path: Pat
         assert list(listed) == ["1.png"] and left_out == {"neither file nor folder": 1}
     with pytest.raises(SettingsError, match="no images"):
         found(tmp_path / "pipe.png")
+    (tmp_path / "list.txt").write_text("pipe.png\n")
+    (named,) = found(tmp_path / "list.txt")[0].values()
+    assert load(named, PairConfig()).error == "neither file nor folder"
+
+
+def test_links_are_followed_by_a_folder_and_by_a_glob_alike(tmp_path: Path):
+    (tmp_path / "real.bin").write_bytes(encoded(photo()))
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.png").symlink_to(tmp_path / "real.bin")
+    (tmp_path / "photos" / "b.png").symlink_to(tmp_path / "nowhere")
+    whole, by_glob = (found(tmp_path / "photos" / end)[0] for end in ("", "*.png"))
+    assert list(whole) == list(by_glob) == ["a.png", "b.png"]
+    assert whole["a.png"].size == by_glob["a.png"].size == (tmp_path / "real.bin").stat().st_size
+    assert load(by_glob["a.png"], PairConfig()).error is None
+    assert load(by_glob["b.png"], PairConfig()).error == "no such file"
 
 
 def test_a_folder_named_like_an_image_is_a_folder_like_any_other(tmp_path: Path):

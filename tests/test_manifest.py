@@ -74,7 +74,7 @@ def test_a_changed_input_alone_is_done_again_once(tmp_path: Path):
     (shard,) = manifest.pending(output)
     assert shard.is_again and entry(17).path in paths(tmp_path, [shard])
     assert manifest.paths_again(output, shard.number) == {entry(17).path}
-    manifest.done_again(output, shard.number)
+    manifest.done_again(output, shard.number, {entry(17).path})
     assert update(tmp_path, changed).changed == 0
     assert manifest.pending(output) == []
 
@@ -88,6 +88,10 @@ def test_what_changes_before_an_earlier_change_was_done_is_done_with_it(tmp_path
     update(tmp_path, [replace(one, mark="2"), two, *rest])
     update(tmp_path, [replace(one, mark="2"), replace(two, mark="2"), *rest])
     assert manifest.paths_again(output, first.number) == {one.path, two.path}
+    manifest.done_again(output, first.number, {one.path})  # by a worker of a run that was killed
+    assert manifest.paths_again(output, first.number) == {two.path}
+    (tmp_path / "_manifest" / "again-00000000 (1)").write_text("a synchronised copy")
+    assert manifest.pending(output) == [replace(first, is_again=True)]
 
 
 def test_a_part_file_that_was_taken_away_is_made_anew_whatever_had_changed(tmp_path: Path):

@@ -34,8 +34,12 @@ def take_away(photos: Path) -> None:
     (photos / "more" / "wide.jpg").unlink()
 
 
+def mend(photos: Path) -> None:
+    (photos / "broken.png").write_bytes(encoded(photo(30, 30, seed=22)))
+
+
 def everything(photos: Path) -> None:
-    for one in (add, change, take_away):
+    for one in (add, change, take_away, mend):
         one(photos)
 
 
@@ -63,7 +67,7 @@ def test_it_sees_what_is_done_already(config: PlanConfig, photos: Path):
     assert plan(config)["already_done"] == len(shard.span)
 
 
-@pytest.mark.parametrize("since", [nothing, add, change, take_away, everything])
+@pytest.mark.parametrize("since", [nothing, add, change, take_away, mend, everything])
 @pytest.mark.parametrize("retry_errors", [False, True])
 def test_it_says_what_a_run_would_find_to_do(
     config: PlanConfig, photos: Path, since: Callable[[Path], None], retry_errors: bool
@@ -82,10 +86,11 @@ def test_it_says_what_a_run_would_find_to_do(
     update(place, entries(str(photos), Counter()), Counter())
     pending = manifest.pending(place)
     failed = manifest.with_errors(place) if retry_errors else []
-    again = [manifest.paths_again(place, one.number) for one in pending if one.is_again]
-    whole = [one.span for one in pending if not one.is_again]
-    assert found["to_do"] == sum(map(len, whole + again)) + len(failed)
-    assert found["shards"] == len(pending) + len(failed)
+    to_do = {entry.path for one in pending if not one.is_again for entry in one.entries(place)}
+    for one in pending:
+        to_do |= manifest.paths_again(place, one.number) if one.is_again else set()
+    assert found["to_do"] == len(to_do | {"broken.png"} if failed else to_do)
+    assert found["shards"] == len({one.number for one in pending + failed})
     assert bool(found["seconds"]) == bool(pending or failed)
     assert found["already_done"] + found["to_do"] == found["images"]
 

@@ -25,8 +25,10 @@ def test_a_task_that_ray_runs_again_writes_the_same_rows(ray_session: object, tm
     told = {"output": output, "shard": 0, "entries": [asdict(entry) for entry in entries]}
     block = pa.table({"work": [json.dumps(told)]})
     failed = [{"path": one.path, "error": "bad" if one.path in "acd" else None} for one in entries]
+    whole = shards.work_of(block, INFER_SCHEMA, only_errors=False)
+    shards.finish(whole, [], ((row, {"decode": 1.0}) for row in failed), ["tiles of 512 pixels"])
+    before = tables.about(output, 0)
     work = shards.work_of(block, INFER_SCHEMA, only_errors=True)
-    shards.finish(work, [], ((row, {}) for row in failed))
 
     todo, _ = shards.kept(work)
     assert [entry.path for entry in todo] == ["a", "c", "d"]
@@ -37,6 +39,12 @@ def test_a_task_that_ray_runs_again_writes_the_same_rows(ray_session: object, tm
         assert json.loads(line.column("counted").to_pylist()[0])["images"] == 4
         found = [(row["path"], row["error"]) for row in tables.part(output, 0)]
         assert found == [("a", None), ("b", None), ("c", None), ("d", "bad")]
+    after = tables.about(output, 0)
+    assert after["seconds"] == before["seconds"] == {"decode": 4.0}, (
+        "rows that stay took their time"
+    )
+    assert after["notes"] == before["notes"] == ["tiles of 512 pixels"]
+    assert after["ended"] - after["started"] > before["ended"] - before["started"]
 
 
 def test_of_a_shard_that_is_done_again_only_what_changed_is_worked_on(

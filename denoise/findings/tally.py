@@ -1,6 +1,5 @@
 """One pass over the numbers of an output folder's table: 32 bytes an image stay in memory."""
 
-import json
 from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -76,8 +75,7 @@ def _numbers_of(part: str) -> tuple[pa.Table, dict[str, Any]]:
         parquet = pq.ParquetFile(file)
         names = set(parquet.schema_arrow.names)
         wanted = [name for name in (*_COLUMNS, *NUMBERS) if name in names]
-        metadata = parquet.metadata.metadata or {}
-        return parquet.read(columns=wanted), json.loads(metadata.get(b"denoise", b"{}"))
+        return parquet.read(columns=wanted), tables.about_in(parquet.metadata)
 
 
 def _count(tally: Tally, table: pa.Table, about: dict[str, Any]) -> None:

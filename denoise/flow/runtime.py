@@ -101,7 +101,10 @@ def is_private() -> bool:
 
 def local() -> Resources:
     """What a private session would have on this machine; none is started."""
-    gpus = get_accelerator_manager_for_resource("GPU").get_current_node_num_accelerators()
+    manager = get_accelerator_manager_for_resource("GPU")
+    gpus = manager.get_current_node_num_accelerators()
+    visible = manager.get_current_process_visible_accelerator_ids()  # CUDA_VISIBLE_DEVICES
+    gpus = gpus if visible is None else min(gpus, len(visible))
     has = {"CPU": float(get_num_cpus()), "GPU": float(gpus)}
     return Resources(has["CPU"], has["GPU"], 1, fixed=True, by_node=(has,))
 
@@ -177,7 +180,8 @@ def _is_there(uri: str) -> bool:
 
 @contextmanager
 def _as_before() -> Iterator[None]:
-    """Puts back what Ray takes from this process, which may be a notebook with plans of its own."""
+    """Puts back how Ray's data sets and connections are set up in this process, which may be a
+    notebook with plans of its own."""
     context = DataContext.get_current()
     quiet = {name: getattr(context, name) for name in _QUIET}
     environment = {name: os.environ.get(name) for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN")}
@@ -274,7 +278,7 @@ def _connect(*, verbose: bool) -> None:
         with _apart(), nullcontext() if verbose else _silence():
             ray.init(**options)
     except Exception as error:  # that is what Ray raises where its own processes are too slow
-        where = f"the Ray cluster at {address}" if address else "a local Ray"
+        where = "a local Ray" if is_private() else f"the Ray cluster at {address}"
         raise SettingsError(f"cannot start or reach {where}: {_reason(error)}") from error
 
 

@@ -1,7 +1,7 @@
 """Ray Data over an output folder's shards: what is not there yet is read, worked on and written.
 
-A shard's part file is its only state: a task that dies is done again from the start and writes the
-same file, so that no row is lost, none doubled, and nothing has to be remembered.
+A shard's part file is there or not: a task that dies is done again from the start and writes the
+same file, so that no row is lost and none doubled. What changed since is noted in the manifest.
 """
 
 import json
@@ -45,6 +45,11 @@ class Work:
     only_errors: bool  # keep the rows that are fine, do the others again
     again: frozenset[str] | None  # the paths of what changed, do these alone; None: all
     started: float  # seconds since the epoch
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether there is a part file, some of whose rows are kept."""
+        return self.only_errors or self.again is not None
 
 
 @dataclass
@@ -93,31 +98,53 @@ def finish(
 
     Both come in the order of paths. `notes` is read at the end. Raises WriteError.
     """
-    counted = {"images": 0, "failed": 0, "pixels": 0}
+    counted: Counter[str] = Counter(images=0, failed=0, pixels=0)
+    fresh: Counter[str] = Counter()  # of them those that were not kept
     seconds: dict[str, float] = defaultdict(float)
-    about: dict[str, Any] = {"started": work.started}
+    before = tables.about(work.output, work.shard) if work.is_partial else {}
+    about: dict[str, Any] = {}
 
     def rows() -> Iterator[dict[str, Any]]:
-        for row in _merged(kept, _timed(done, seconds)):
-            counted["images"] += 1
-            counted["failed"] += row["error"] is not None
-            counted["pixels"] += (row.get("height") or 0) * (row.get("width") or 0)
+        for row in _merged(kept, _timed(done, seconds, fresh)):
+            _count(row, counted)
             yield row
         stages = {stage: spent for stage, spent in seconds.items() if stage != "waited"}
-        about.update(ended=time.time(), notes=sorted(notes), seconds=stages)
+        about.update(_about(work, before, set(notes), stages))
 
     start = time.perf_counter()
     try:
         tables.write_part(work.output, work.shard, rows(), work.schema, about)
         if work.again is not None:
-            manifest.done_again(work.output, work.shard)
+            manifest.done_again(work.output, work.shard, work.again)
     except OSError as error:
         place = uris.shown(tables.part_uri(work.output, work.shard))
         raise WriteError(f"{place} could not be written: {storage.words_of(error)}") from error
     seconds["write"] = time.perf_counter() - start - seconds.pop("waited")
-    told = {**counted, "seconds": seconds}
-    _meter(told)
-    return pa.table({"counted": [json.dumps(told | {"shard": work.shard})]})
+    _meter(fresh, seconds)
+    told = {**counted, "seconds": seconds, "shard": work.shard}
+    return pa.table({"counted": [json.dumps(told)]})
+
+
+def _about(
+    work: Work, before: Mapping[str, Any], notes: set[str], seconds: Mapping[str, float]
+) -> dict[str, Any]:
+    """What a part file says of its making. Where rows were kept, so is what they took: as if they
+    had been made just before the others."""
+    took = before.get("ended", 0.0) - before.get("started", 0.0)
+    earlier = before.get("seconds", {})
+    stages = earlier.keys() | seconds.keys()
+    return {
+        "started": work.started - took,
+        "ended": time.time(),
+        "notes": sorted(notes.union(before.get("notes", []))),
+        "seconds": {name: earlier.get(name, 0.0) + seconds.get(name, 0.0) for name in stages},
+    }
+
+
+def _count(row: Mapping[str, Any], counted: Counter[str]) -> None:
+    counted["images"] += 1
+    counted["failed"] += row["error"] is not None
+    counted["pixels"] += (row.get("height") or 0) * (row.get("width") or 0)
 
 
 def _merged(
@@ -143,9 +170,11 @@ def _merged(
 
 
 def _timed(
-    done: Iterable[tuple[dict[str, Any], Mapping[str, float]]], seconds: dict[str, float]
+    done: Iterable[tuple[dict[str, Any], Mapping[str, float]]],
+    seconds: dict[str, float],
+    counted: Counter[str],
 ) -> Iterator[dict[str, Any]]:
-    """The rows alone; adds up what each stage took, and the time `waited` for a row."""
+    """The rows alone, counted; adds up what each stage took, and the time `waited` for a row."""
     coming = iter(done)
     while True:
         start = time.perf_counter()
@@ -156,12 +185,13 @@ def _timed(
         row, spent = found
         for stage, one in spent.items():
             seconds[stage] += one
+        _count(row, counted)
         yield row
 
 
 def kept(work: Work) -> tuple[list[Entry], Iterable[dict[str, Any]]]:
     """The entries to work on, and the rows of an earlier try that are to stay as they are."""
-    if not work.only_errors and work.again is None:
+    if not work.is_partial:
         return work.entries, []
     named = tables.part(work.output, work.shard, ["path", "error"])
     if work.again is not None:
@@ -210,13 +240,13 @@ def count(staged: Dataset, done: Done, show: Callable[[Done], None]) -> None:
         show(done)
 
 
-def _meter(counted: Mapping[str, Any]) -> None:
+def _meter(counted: Mapping[str, int], seconds: Mapping[str, float]) -> None:
     """Adds to the counters that Prometheus finds at Ray's nodes: ray_denoise_images_total, ..."""
     for name, value in (
         ("images", counted["images"]),
         ("failed", counted["failed"]),
         ("megapixels", counted["pixels"] / 1e6),
-        ("model_seconds", counted["seconds"].get("network", 0.0)),
+        ("model_seconds", seconds.get("network", 0.0)),
     ):
         if value > 0:  # Ray refuses a zero
             _counter(f"denoise_{name}").inc(value)

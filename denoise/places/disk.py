@@ -59,7 +59,10 @@ def children(prefix: str, folder: str) -> list[Found]:
 
 
 def read(path: str) -> bytes:
-    """All of a file."""
+    """All of a file; what is neither file nor folder is an error, as reading it might never end."""
+    mode = os.stat(path).st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise OSError(errno.EINVAL, "neither file nor folder", path)
     with open(path, "rb") as file:
         return file.read()
 

@@ -6,8 +6,9 @@ OUTPUT/_manifest/again-*             the paths of a finished shard whose images 
 """
 
 import json
+import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from hashlib import blake2b
@@ -29,7 +30,6 @@ _GROUP = 4_096  # rows of a row group in it: what a worker reads to learn one sh
 SHARD_BYTES = 1 << 20  # of encoded images: a kill costs the work on so much, for each worker
 _LARGEST = 32 << 20  # and no more in a large store: a worker may have a shard's pixels in memory
 _MANY = 64_000  # shards, beyond which they are made larger
-_AGAIN = "again-"
 _READERS = 16  # threads: enough to hide a store's latency
 _PLACE = 0xFFFFFF  # the bits that tell where an input lies, of the 64 remembered of its version
 _MANIFEST = pa.schema(
@@ -150,11 +150,11 @@ def foreseen(
             there.append(shard)
         else:
             rows, shards = rows + len(shard.span), shards + 1
-    failures = _failures(uri, there) if retry_errors else repeat(0)
+    failures: Iterable[set[str]] = _failures(uri, there) if retry_errors else repeat(set())
     for shard, failed in zip(there, failures, strict=False):
-        redone = len(again[shard.number])
-        rows, shards = rows + redone + failed, shards + (redone > 0) + (failed > 0)
-        done += max(0, known.listed_in(shard) - redone - failed)
+        redone = len(again[shard.number] | failed)
+        rows, shards = rows + redone, shards + (redone > 0)
+        done += max(0, known.listed_in(shard) - redone)
     return Foreseen(done, rows, shards)
 
 
@@ -176,9 +176,16 @@ def paths_again(uri: str, shard: int) -> set[str]:
         return set()
 
 
-def done_again(uri: str, shard: int) -> None:
-    """Notes that a shard's part file has the rows of what had changed."""
-    storage.remove(_again_uri(uri, shard))
+def done_again(uri: str, shard: int, paths: Set[str]) -> None:
+    """Notes that a shard's part file has the rows of these; what else changed since stays noted."""
+    _note_again(uri, shard, paths_again(uri, shard) - paths)
+
+
+def _note_again(uri: str, shard: int, paths: Set[str]) -> None:
+    if paths:
+        storage.write(_again_uri(uri, shard), json.dumps(sorted(paths)).encode())
+    else:
+        storage.remove(_again_uri(uri, shard))
 
 
 def generations_of(uri: str) -> list[Generation]:
@@ -207,24 +214,29 @@ def _finished(uri: str) -> set[int]:
 def _again(uri: str) -> set[int]:
     """The numbers of the shards of which something is to be done again."""
     names = storage.names(join(uri, "_manifest"))
-    return {int(name.removeprefix(_AGAIN)) for name in names if name.startswith(_AGAIN)}
+    numbers = (name.removeprefix("again-") for name in names if name.startswith("again-"))
+    return {int(number) for number in numbers if re.fullmatch(r"\d{8,}", number)}
 
 
 def _again_uri(uri: str, shard: int) -> str:
-    return join(uri, "_manifest", f"{_AGAIN}{shard:08d}")
+    return join(uri, "_manifest", f"again-{shard:08d}")
 
 
-def _failures(uri: str, shards: list[Shard]) -> Iterator[int]:
-    """How many images failed in each shard's part file; many are asked for at a time."""
+def _failures(uri: str, shards: list[Shard]) -> Iterator[set[str]]:
+    """What failed in each shard's part file; many are asked for at a time."""
     with ThreadPoolExecutor(_READERS) as pool:
         yield from pool.map(_failed_in, (tables.part_uri(uri, one.number) for one in shards))
 
 
-def _failed_in(part: str) -> int:
-    """How many images of a part file failed."""
+def _failed_in(part: str) -> set[str]:
+    """The paths of the images of a part file that failed."""
     with storage.open_input(part) as file:
-        errors = pq.ParquetFile(file).read(columns=["error"]).column("error")
-    return len(errors) - int(errors.null_count)
+        rows = pq.ParquetFile(file)
+        errors = rows.read(columns=["error"]).column("error")
+        if errors.null_count == len(errors):
+            return set()
+        paths = rows.read(columns=["path"]).column("path")
+    return set(paths.filter(errors.is_valid()).to_pylist())
 
 
 class _Known:
@@ -297,12 +309,15 @@ class _Known:
     def renew(self) -> None:
         """Notes what of finished shards is to be done again, then the new marks: in this order, so
         that a kill in between only has the work done again."""
-        changed, finished = self.changed_paths(), _finished(self._uri)
-        for shard in _again(self._uri) - finished:  # somebody took its part file away
-            done_again(self._uri, shard)
-        for shard in changed.keys() & finished:
-            paths = changed[shard] | paths_again(self._uri, shard)
-            storage.write(_again_uri(self._uri, shard), json.dumps(sorted(paths)).encode())
+        changed, finished, again = self.changed_paths(), _finished(self._uri), _again(self._uri)
+
+        def note(shard: int) -> None:
+            paths = changed[shard] | (paths_again(self._uri, shard) if shard in again else set())
+            _note_again(self._uri, shard, paths if shard in finished else set())
+
+        # of those that have no part file any more nothing needs to be known
+        with ThreadPoolExecutor(_READERS) as pool:
+            list(pool.map(note, sorted((changed.keys() & finished) | (again - finished))))
         self._write(self._changed)
 
     def _write(self, entries: Mapping[int, Entry]) -> None:

@@ -55,6 +55,7 @@ class Output:
         self._overwrite = overwrite
         self._stop = threading.Event()
         self._heart = threading.Thread(target=self._beat, daemon=True)
+        self._beating = threading.Lock()  # nobody reads a heartbeat that is half written
         self._lost = threading.Event()  # another run took over, because we seemed dead
         self._is_new = True  # nobody worked here before
         self._began: float | None = None  # on the monotonic clock
@@ -91,8 +92,9 @@ class Output:
 
     def record(self, **fields: Any) -> None:
         """Adds to _run.json. Raises WriteError as `check` does."""
-        if not self._is_ours():
-            self._lost.set()
+        with self._beating:
+            if not self._is_ours():
+                self._lost.set()
         self.check()
         self._run |= fields
         storage.write(join(self.uri, "_run.json"), _json(self._run))
@@ -213,10 +215,11 @@ class Output:
     def _beat(self) -> None:
         while not self._stop.wait(_BEAT):
             try:
-                if not self._is_ours():
-                    self._lost.set()
-                    return
-                storage.write(join(self.uri, "_lock.json"), self._heartbeat())
+                with self._beating:
+                    if not self._is_ours():
+                        self._lost.set()
+                        return
+                    storage.write(join(self.uri, "_lock.json"), self._heartbeat())
             except OSError:
                 continue  # the next beat may go through; without one for a minute the lock is free
 

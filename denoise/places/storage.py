@@ -207,8 +207,19 @@ def matches(pattern: str) -> Iterator[Found]:
     top = _filesystem(base)[1].rstrip("/")
     found = _ask(fs, pattern, fs.glob, path, detail=True)
     for name in sorted(found):
-        path = name[len(top) :].lstrip("/")
-        yield _found(path, join(base, path), found[name])
+        path, details = name[len(top) :].lstrip("/"), found[name]
+        if details.get("islink"):
+            details = _followed(fs, name, details)
+        yield _found(path, join(base, path), details)
+
+
+def _followed(fs: Any, path: str, link: dict[str, Any]) -> dict[str, Any]:
+    """What a link leads to, of which a glob tells nothing; a dangling one is a file of size 0."""
+    try:
+        found: dict[str, Any] = fs.info(path)
+    except OSError:
+        return link | {"type": "file", "size": 0}
+    return found
 
 
 def info(uri: str) -> Found:

@@ -123,6 +123,18 @@ def part(output: str, shard: int, columns: Sequence[str] | None = None) -> Itera
     return rows_in(part_uri(output, shard), columns)
 
 
+def about(output: str, shard: int) -> dict[str, Any]:
+    """What `write_part` was told of a shard's making. Raises OSError."""
+    with storage.open_input(part_uri(output, shard)) as file:
+        return about_in(pq.read_metadata(file))
+
+
+def about_in(metadata: pq.FileMetaData) -> dict[str, Any]:
+    """The same, from the footer of a part file."""
+    found: dict[str, Any] = json.loads((metadata.metadata or {}).get(b"denoise", b"{}"))
+    return found
+
+
 def parts(output: str) -> list[str]:
     """The URIs of an output folder's part files, in order."""
     folder = uris.join(output, "data")
