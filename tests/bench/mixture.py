@@ -40,6 +40,7 @@ def main() -> None:
         batch_size=8,
         learning_rate=3e-4,
         loss="mse",
+        optimizer="adamw",
         save_every=asked.steps,
         seed=3,
     )
