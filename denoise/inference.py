@@ -273,8 +273,8 @@ def _block_of(block: "pa.Table", pairs: Iterable[Any], notes: Iterable[str] = ()
 
     pickled = pa.array([pickle.dumps(list(pairs), protocol=5)], pa.large_binary())
     noted = pa.array([sorted(notes)], pa.list_(pa.string()))
-    shard = block.select(["work", "started"])
-    return shard.append_column("pairs", pickled).append_column("notes", noted)
+    begun = {name: block.column(name) for name in ("work", "started")}
+    return pa.table({**begun, "pairs": pickled, "notes": noted})
 
 
 def _pairs_in(block: "pa.Table") -> list[Any]:

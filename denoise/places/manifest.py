@@ -309,7 +309,10 @@ class _Known:
     def renew(self) -> None:
         """Notes what of finished shards is to be done again, then the new marks: in this order, so
         that a kill in between only has the work done again."""
-        changed, finished, again = self.changed_paths(), _finished(self._uri), _again(self._uri)
+        changed, again = self.changed_paths(), _again(self._uri)
+        if not changed and not again:
+            return  # as nearly always: the part files need not be listed for it
+        finished = _finished(self._uri)
 
         def note(shard: int) -> None:
             paths = changed[shard] | (paths_again(self._uri, shard) if shard in again else set())
