@@ -141,6 +141,7 @@ def test_what_a_worker_lacks_is_a_failure_and_no_wrong_flag(
         raise SettingsError("s3:// needs a package more")
 
     monkeypatch.setattr("denoise.doctor.doctor", lambda config: ray.get(late.remote()))
+    monkeypatch.setattr("denoise.__main__._set_up_ray", lambda verbose: None)  # it is there already
     with pytest.raises(SystemExit) as ended:
         main(["doctor"])
     assert ended.value.code == 1

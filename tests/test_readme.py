@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import ray
 from conftest import encoded, photo
+from running import clean_environment
 
 from denoise.places import storage
 
@@ -65,12 +66,13 @@ def bucket(place):
 def test_a_command_of_the_readme_runs(kind, code, place, ray_session, request):
     path = f"{place / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}"
     home = {"HOME": str(place), "HF_HOME": str(place / "hf"), "HF_HUB_OFFLINE": "1"}
-    environment = {**os.environ, **home, "PYTHONPATH": str(ROOT), "PATH": path}
+    environment = clean_environment() | home | {"PYTHONPATH": str(ROOT), "PATH": path}
     if "s3://" in code:  # a Ray of its own, whose workers know where the bucket is
         environment |= request.getfixturevalue("bucket").env
     elif "import ray" in code:  # a Ray of its own, which works in the reader's folder
         environment["RAY_ADDRESS"] = "local"
     else:
+        environment |= {name: os.environ[name] for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN")}
         environment["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
         where = {"runtime_env": {"env_vars": {"PYTHONPATH": str(ROOT)}}}  # as `ray job submit` does
         environment["RAY_JOB_CONFIG_JSON_ENV_VAR"] = json.dumps(where)
