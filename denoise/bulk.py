@@ -6,6 +6,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from numpy.typing import NDArray
@@ -104,10 +105,17 @@ def run(
     """
     place = uris.absolute(config.output)
     check_apart(place, uris.absolute(config.images), *needed)
+    left_out: Counter[str] = Counter()
+    found = inputs.entries(uris.absolute(config.images), left_out, output=place)
+    first = next(found)  # raises where there is none
+    if (
+        config.overwrite
+    ):  # all of what may be wrong comes before an earlier run's rows are discarded
+        from denoise.flow import runtime
+
+        runtime.check_reachable()
     with Output(place, verb, settings, overwrite=config.overwrite) as output:
-        left_out: Counter[str] = Counter()
-        found = inputs.entries(uris.absolute(config.images), left_out, output=place)
-        listing = manifest.update(place, found, left_out, shard_bytes)
+        listing = manifest.update(place, chain([first], found), left_out, shard_bytes)
         _tell(listing)
         missing = manifest.pending(place)
         failed = manifest.with_errors(place) if config.retry_errors else []

@@ -16,6 +16,7 @@ from conftest import encoded, make_photos, photo
 from denoise import InferConfig, bulk, infer
 from denoise.bulk import file_of
 from denoise.display import progress
+from denoise.flow import runtime
 from denoise.network import model, package
 from denoise.noising import NoisingConfig, noise
 from denoise.pixels.image import ImageError, Picture, decode, to_floats, to_pixels
@@ -316,6 +317,22 @@ def test_wrong_places_are_refused_before_any_work(
     with pytest.raises(SettingsError, match=words):
         infer(replace(config, **{k: v and v.format(out=config.output) for k, v in change.items()}))
     assert not storage.exists(str(tmp_path / "out" / "data"))
+
+
+@pytest.mark.parametrize(
+    ("images", "address", "words"),
+    [("nowhere", "", "nowhere"), ("{0}", "127.0.0.1:1", "no Ray cluster answers at 127.0.0.1:1")],
+)
+def test_nothing_is_discarded_before_what_may_be_wrong_was_looked_at(
+    denoised: InferConfig, monkeypatch: pytest.MonkeyPatch, images: str, address: str, words: str
+):
+    monkeypatch.setattr(runtime, "_ANSWER", 0.5)
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    before = rows_of(denoised.output)
+    changed = replace(denoised, images=images.format(denoised.images), seed=9, overwrite=True)
+    with pytest.raises(SettingsError, match=words):
+        infer(changed)
+    assert rows_of(denoised.output) == before
 
 
 @pytest.mark.parametrize(

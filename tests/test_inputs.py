@@ -47,6 +47,22 @@ def test_an_image_is_known_by_its_content_where_its_name_says_nothing(tmp_path: 
     assert left_out == {"no image": 1}
 
 
+def test_what_cannot_be_read_now_and_may_be_an_image_is_an_input(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    for name, content in (("no_suffix", b"?"), ("gone", b"?"), ("_SUCCESS", b"")):
+        (tmp_path / name).write_bytes(content)
+
+    def head(uri: str, size: int) -> bytes:
+        raise {"no_suffix": OSError(5, "the store answered 503"), "gone": FileNotFoundError(2, "")}[
+            uri.rpartition("/")[2]  # of the empty one nobody asks: S3 gives no part of nothing
+        ]
+
+    monkeypatch.setattr(storage, "head", head)
+    listed, left_out = found(tmp_path)
+    assert set(listed) == {"no_suffix"} and left_out == {"no image": 2}
+
+
 def test_the_output_folder_is_no_input_though_it_lies_inside(photos: Path):
     (photos / "out" / "images").mkdir(parents=True)
     (photos / "out" / "images" / "0.png.png").write_bytes(encoded(photo()))
@@ -227,6 +243,14 @@ def test_an_image_that_is_signed_anew_is_the_same_input(tmp_path: Path):
     (tmp_path / "list.txt").write_text("".join(f"https://h/a.png?sig={n}\n" for n in range(2)))
     listed, left_out = found(tmp_path / "list.txt")
     assert list(listed) == ["h/a.png"] and left_out == {"named twice": 1}
+
+
+def test_images_that_a_query_names_are_told_apart_without_its_secret(tmp_path: Path):
+    uris = [f"https://h/image?id={n}&api_key=abc" for n in range(5)]
+    (tmp_path / "list.txt").write_text("\n".join(uris))
+    listed, left_out = found(tmp_path / "list.txt")
+    assert {entry.uri for entry in listed.values()} == set(uris) and not left_out
+    assert "h/image" in listed and not any("abc" in path for path in listed)
 
 
 def test_each_of_many_images_of_one_name_has_a_path_of_its_own(tmp_path: Path):

@@ -18,6 +18,7 @@ from denoise.places import storage, uris
         ("/home/sigma=0.1/monkey=1.png", "/home/sigma=0.1/monkey=1.png"),
         ("https://host:8080/a@2x.png", "https://host:8080/a@2x.png"),
         ("s3://bucket/a@2x.png", "s3://bucket/a@2x.png"),
+        ("abfs://photos@account.dfs.core.windows.net/a", "abfs://photos@account.dfs.core.windows.net/a"),
     ],
 )  # fmt: skip
 def test_a_uri_is_shown_without_its_secrets_and_otherwise_whole(uri: str, shown: str):
@@ -50,6 +51,23 @@ def test_a_name_in_a_file_is_relative_to_the_folder_of_the_file(folder: str, nam
 )
 def test_a_place_has_a_name_as_seen_from_a_folder(uri: str, folder: str, called: str):
     assert uris.relative(uri, folder) == called
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("https://host/i?id=1&api_key=a", "https://host/i?id=2&api_key=a", False),
+        ("https://host/i?id=1&keyword=cat", "https://host/i?id=2&keyword=cat", False),
+        ("https://host/i?se=1", "https://host/i?se=2", False),
+        ("https://host/i?se=1&sig=a&id=3", "https://host/i?se=2&sig=b&id=3", True),
+        ("https://host/i?X-Amz-Date=1&X-Amz-Signature=a", "https://host/i?X-Amz-Signature=b", True),
+        ("https://me:pw@host/i", "https://you:word@host/i", True),
+        ("abfs://one@account/i", "abfs://two@account/i", False),
+        ("/home/i?sig=1", "/home/i?sig=2", False),
+    ],
+)
+def test_places_are_told_apart_but_not_by_their_signatures(one: str, other: str, same: bool):
+    assert (uris.identity(one, "/lists") == uris.identity(other, "/lists")) == same
 
 
 def test_a_place_lies_in_a_folder_whatever_links_lead_there(tmp_path: Path):

@@ -93,12 +93,10 @@ def reference_of(reference: str, path: str) -> str:
     with _reading:
         if _is_one_image(reference):
             return reference
-        there = _names(place)
+        there, by_stem = _names(place)
     if name in there:
         return uris.join(place, name)
-    alike = [
-        other for other in there if _stem(other) == _stem(name) and _suffix(other) in IMAGE_SUFFIXES
-    ]
+    alike = by_stem.get(_stem(name), [])
     if len(alike) != 1:
         raise ImageError(f"{len(alike) or 'no'} references of that name")
     return uris.join(place, alike[0])
@@ -130,7 +128,11 @@ def _folder(root: str, left_out: Counter[str], output: str | None) -> Iterator[E
         return _once(rows, root, left_out)
     found = storage.listing(root, left_out)
     # of a folder's paths those alone that are escaped, or look so, may be called alike
-    return _searched(found, root, left_out, output, may_collide=lambda path: "\\" in path)
+    return _searched(found, root, left_out, output, _looks_escaped)
+
+
+def _looks_escaped(path: str) -> bool:
+    return "\\" in path or f"{storage.NAMELESS}/" in path
 
 
 def _searched(
@@ -196,10 +198,15 @@ def _reason_by_name(found: Found) -> str | None:
 
 
 def _reason_by_content(found: Found) -> str | None:
+    """As by name; what cannot be read now may be an image: its row will tell."""
+    if not found.size and not found.uri.startswith("http"):  # which does not say
+        return "no image"  # stores refuse to give a part of nothing
     try:
         return None if looks_like_image(storage.head(found.uri, HEAD)) else "no image"
-    except OSError:
+    except (FileNotFoundError, PermissionError):
         return "no image"  # neither its name nor its content says that it is one
+    except OSError:
+        return None
 
 
 def _is_inside(uri: str, folder: str | None) -> bool:
@@ -293,7 +300,7 @@ def _once(
         if not may_collide(entry.path):
             yield entry
             continue
-        place = repr((uris.relative(entry.uri, root), entry.row))
+        place = repr((uris.identity(entry.uri, root), entry.row))
         key, home = _hash(entry.path), _hash(place)
         while seen.get(key, home) != home:
             entry = replace(entry, path=f"{entry.path}~{home & 0xFFFFFFFF:08x}")
@@ -316,8 +323,14 @@ def _is_one_image(reference: str) -> bool:
 
 
 @lru_cache(maxsize=256)
-def _names(folder: str) -> frozenset[str]:
-    return frozenset(storage.names(folder))
+def _names(folder: str) -> tuple[frozenset[str], dict[str, list[str]]]:
+    """What lies in a folder, and the images among it by their stems."""
+    there = storage.names(folder)
+    by_stem: dict[str, list[str]] = {}
+    for name in there:
+        if _suffix(name) in IMAGE_SUFFIXES:
+            by_stem.setdefault(_stem(name), []).append(name)
+    return frozenset(there), by_stem
 
 
 def _key(path: str) -> str:

@@ -49,6 +49,7 @@ _FINAL = {
     "gcs": (*_FOREIGN["gcs"], "aiohttp:ClientError", "requests:RequestException"),
     "azure": _FOREIGN["azure"],
 }
+NAMELESS = "__"  # what a part of a key is called that is empty, as in `photos//a.png`
 _ATTEMPTS = 5
 _LISTERS = 16  # folders listed ahead: what they hold is all that is in memory
 _T = TypeVar("_T")
@@ -390,9 +391,20 @@ def _children(fs: Any, prefix: str, folder: str) -> list[Found]:
     children = []
     for details in sorted(fs.ls(top, detail=True), key=lambda details: details["name"]):
         name = details["name"].rstrip("/")[len(top) :].lstrip("/")
-        if name:  # some stores list a folder's own marker among its children
+        if name:
             children.append(_found(prefix + name, join(folder, name), details))
+        elif details["type"] == "directory":  # a file would be a store's marker of the folder
+            children += _below_nameless(fs, prefix, folder, top)
     return children
+
+
+def _below_nameless(fs: Any, prefix: str, folder: str, top: str) -> Iterator[Found]:
+    """The files behind an empty part of a key, which no listing of one folder enters."""
+    for key, details in sorted(fs.find(top, detail=True).items()):
+        name = key[len(top) + 1 :]
+        if name.startswith("/") and not name.endswith("/"):
+            path = "/".join(part or NAMELESS for part in name.split("/"))
+            yield _found(prefix + path, join(folder, name), details)
 
 
 def _found(path: str, uri: str, details: dict[str, Any]) -> Found:

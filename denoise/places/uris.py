@@ -8,6 +8,12 @@ import re
 from posixpath import normpath, relpath
 
 _SECRETS = r"(?i)([\w-]*(?:sig|signature|key|token|secret|password|credential)[\w-]*)=[^&;\s]+"
+_SIGNATURE = r"sig|signature|x-[a-z]+-signature"
+# what S3, Google, CloudFront and Azure put beside one: the next signature changes it
+_SIGNED = (
+    r"x-(?:amz|goog)-.+|awsaccesskeyid|googleaccessid|key-pair-id|expires|policy"
+    r"|s[veptrsi]|spr|sip|srt|sdd|ses|skoid|sktid|sk[tesv]|saoid|suoid|scid"
+)
 
 
 def absolute(uri: str) -> str:
@@ -51,7 +57,24 @@ def is_relative(named: str) -> bool:
 def relative(uri: str, folder: str) -> str:
     """What a place is called from a folder, by way of `..` where it lies outside, so that both may
     move together; the whole URI on another store. Shows no secrets."""
-    place, top = shown(uri), join(shown(folder), "")
+    return _seen_from(folder, shown(uri))
+
+
+def identity(uri: str, folder: str) -> str:
+    """What tells a place from all others, as seen from a folder: its query too, but for a signature
+    and what came with it. May hold secrets."""
+    if "://" not in uri:
+        return _seen_from(folder, uri)
+    place, mark, query = without_user(uri).partition("?")
+    fields = {field: field.partition("=")[0].lower() for field in query.split("&")}
+    if any(re.fullmatch(_SIGNATURE, name) for name in fields.values()):
+        signed = f"{_SIGNATURE}|{_SIGNED}"
+        query = "&".join(one for one, name in fields.items() if not re.fullmatch(signed, name))
+    return _seen_from(folder, place + mark + query)
+
+
+def _seen_from(folder: str, place: str) -> str:
+    top = join(shown(folder), "")
     if place.startswith(top):
         return place[len(top) :]
     (store, inner), (other, outer) = split(place), split(top)
@@ -99,7 +122,8 @@ def split(uri: str) -> tuple[str, str]:
 
 
 def without_user(text: str) -> str:
-    text = re.sub(r"://[^/@\s]*@", "://", text)
+    """Without a user name and password; Azure's containers stand in that place and stay."""
+    text = re.sub(r"(?<!\baz)(?<!\babfs)(?<!\babfss)://[^/@\s]*@", "://", text)
     # a secret may hold a slash, and a port is none
     return re.sub(r"://[^/@:\s]+:(?!\d+/)[^@\s]+@", "://", text)
 
