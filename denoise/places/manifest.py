@@ -240,7 +240,8 @@ def _failed_in(part: str) -> set[str]:
 
 
 class _Known:
-    """The manifest as sorted hashes, 36 bytes an image: fit for a hundred million."""
+    """The manifest as sorted hashes, 33 bytes an image, half as many again while they are sorted:
+    fit for a hundred million."""
 
     def __init__(self, uri: str, generations: list[Generation]) -> None:
         self._uri = uri
@@ -251,11 +252,11 @@ class _Known:
             for made in generations
             for chunk in range(-(-made.rows // _CHUNK))
         ]
-        self._paths = np.concatenate([c[0] for c in chunks]) if chunks else np.empty(0, "V16")
+        paths = np.concatenate([c[0] for c in chunks]) if chunks else np.empty(0, "V16")
         self._marks = np.concatenate([c[1] for c in chunks]) if chunks else np.empty(0, "u8")
-        self._order = np.argsort(self._paths.view("S16"), kind="stable")
-        self._sorted = self._paths.view("S16")[self._order]
-        self._seen = np.zeros(len(self._paths), bool)
+        self._order = np.argsort(paths.view("S16"), kind="stable")
+        self._sorted = paths.view("S16")[self._order]
+        self._seen = np.zeros(len(paths), bool)
         self._changed: dict[int, Entry] = {}
 
     def sift(

@@ -9,7 +9,7 @@ import os
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import lru_cache, partial
@@ -64,7 +64,7 @@ class SettingsError(ValueError):
     """Wrong flags, places or settings, found before any work: one line, exit code 2."""
 
 
-_Listed = tuple[Any, list[Found]]  # a folder's identity, and its children
+_Listed = tuple[Any, Iterable[Found]]  # a folder's identity, and its children
 
 
 def listing(root: str, left_out: Counter[str] | None = None) -> Iterator[Found]:
@@ -91,8 +91,12 @@ def listing(root: str, left_out: Counter[str] | None = None) -> Iterator[Found]:
             if identity in seen:
                 continue
             seen.add(identity)
-            yield from found
-            waiting += [(one.path + "/", one.uri) for one in reversed(found) if one.is_folder]
+            folders = []
+            for child in found:
+                yield child
+                if child.is_folder:
+                    folders.append((child.path + "/", child.uri))
+            waiting += reversed(folders)
 
 
 def _inside(

@@ -1,6 +1,7 @@
 """Listing a store of many images: how long, and how much memory the driver takes.
 
-python -m tests.bench.listing [PATHS]      (1,000,000 by default; a folder of empty files is made)
+python -m tests.bench.listing [PATHS [IN_A_FOLDER]]   (1,000,000 empty files by default, of which
+                                                       1,000 to a folder)
 
 What is measured is what `infer` does before its first image: list, keep what looks like an image,
 write the manifest, find out which shards are missing; then the same again over what is there.
@@ -16,25 +17,24 @@ from pathlib import Path
 
 from denoise.places import inputs, manifest, storage
 
-FOLDER = 1000  # files in a folder
-
 
 def main() -> None:
-    paths = int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000
+    asked = [int(number) for number in sys.argv[1:]]
+    paths, in_a_folder = asked + [1_000_000, 1_000][len(asked) :]
     with tempfile.TemporaryDirectory(prefix="listing-") as home:
         images, output = Path(home, "images"), str(Path(home, "output"))
-        timed("make the files", paths, lambda: make(images, paths))
+        timed("make the files", paths, lambda: make(images, paths, in_a_folder))
         timed("list", paths, lambda: sum(not f.is_folder for f in storage.listing(str(images))))
         timed("list into a new manifest", paths, lambda: update(images, output))
         timed("find the missing shards", paths, lambda: len(manifest.pending(output)))
         timed("list and compare, nothing new", paths, lambda: update(images, output))
 
 
-def make(images: Path, paths: int) -> int:
-    for folder in range(-(-paths // FOLDER)):
+def make(images: Path, paths: int, in_a_folder: int) -> int:
+    for folder in range(-(-paths // in_a_folder)):
         place = images / f"{folder:05d}"
         place.mkdir(parents=True)
-        for number in range(min(FOLDER, paths - folder * FOLDER)):
+        for number in range(min(in_a_folder, paths - folder * in_a_folder)):
             (place / f"{number:04d}.jpg").touch()
     return paths
 
