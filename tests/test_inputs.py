@@ -180,6 +180,18 @@ def test_threads_read_what_rows_or_names_they_share_once(
     assert sorted(asked) == ["names", "open_input", "open_input"]  # the footer, and the rows
 
 
+def test_rows_in_an_order_of_their_own_are_read_with_their_groups_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    image = [{"bytes": encoded(photo()), "path": f"{i * 7 % 40}.png"} for i in range(40)]
+    pq.write_table(pa.table({"image": image}), tmp_path / "a.parquet", row_group_size=8)
+    listed, _ = found(tmp_path / "a.parquet")
+    opened, call = [], storage.open_input
+    monkeypatch.setattr(storage, "open_input", lambda uri: opened.append(uri) or call(uri))
+    assert all(source_of(listed[path]).encoded == encoded(photo()) for path in sorted(listed))
+    assert len(opened) == 1 + 5  # the footer, and each group
+
+
 def test_keys_stay_below_their_root(tmp_path: Path):
     (tmp_path / "x").mkdir()
     (tmp_path / "a.png").write_bytes(encoded(photo()))

@@ -77,7 +77,8 @@ def test_no_color_means_no_escapes_on_a_terminal(clock: Clock, monkeypatch: pyte
 
 
 @pytest.mark.parametrize(
-    ("seconds", "words"), [(9, "9 s"), (61, "1 min 1 s"), (7300, "2 h 1 min"), (0, "0 s")]
+    ("seconds", "words"),
+    [(0, "0.0 s"), (9.6, "9.6 s"), (59.7, "1 min 00 s"), (61, "1 min 01 s"), (7300, "2 h 01 min")],
 )
 def test_times_are_in_the_two_units_that_matter(seconds: float, words: str):
     assert words_of_time(seconds) == words

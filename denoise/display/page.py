@@ -12,6 +12,7 @@ from importlib.resources import files
 from string import Template
 from typing import Any
 
+from denoise.display.progress import words_of_time
 from denoise.display.views import DIFFERENCE_GAIN, View
 
 _WIDTH, _HEIGHT = 640, 220  # of the drawings, in their own units
@@ -72,7 +73,7 @@ def _headline(summary: Mapping[str, Any]) -> str:
         ("denoised", _decibels(denoised), "dB PSNR, mean") if denoised else None,
         ("gain", f"{summary['gain_db']:+.2f}", "dB") if summary["gain_db"] is not None else None,
         ("speed", f"{summary['megapixels_per_second']:,.2f}", "megapixels/s") if seconds else None,
-        ("time", _duration(seconds), "of work, start-up left out") if seconds else None,
+        ("time", words_of_time(seconds), "of work, start-up left out") if seconds else None,
     ]
     marks = {"noisy": "noisy", "denoised": "denoised"}
     if summary["failed"]:
@@ -250,7 +251,7 @@ def _curve(pace: Sequence[Mapping[str, float]]) -> str:
     )
     every = max(1, len(pace) // 6)
     ticks = [
-        (_LEFT + i * step, _duration(span["second"]))
+        (_LEFT + i * step, words_of_time(span["second"]))
         for i, span in enumerate(pace)
         if i % every == 0
     ]
@@ -331,11 +332,3 @@ def _decibels(value: float | Mapping[str, float] | None) -> str:
     if value is None:
         return "\u2013"
     return "\u221e" if value == float("inf") else f"{value:.2f}"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"

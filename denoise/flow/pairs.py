@@ -71,7 +71,7 @@ class Pair:
 
     def _fail(self, error: str) -> None:
         self.error = error
-        self.noisy = self.clean = None  # an image that failed holds no memory
+        self.noisy = self.clean = None  # no later stage goes on with it
 
 
 @dataclass(frozen=True)

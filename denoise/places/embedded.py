@@ -20,6 +20,8 @@ from denoise.places.disk import Found
 from denoise.places.storage import SettingsError
 
 _OURS = {"sigma", "seed", "file", "error"}  # columns by which a table of a job of ours is known
+_MOST_KEPT = 64 << 20  # bytes of row groups, but for the last two, however large these are
+_kept: dict[tuple[str, str, int], pa.Table] = {}  # the one asked for last comes last
 _reading = Lock()  # else all threads that fetch ahead read the same rows at once
 
 
@@ -136,10 +138,18 @@ def _groups(uri: str, _mark: str) -> list[tuple[int, int, int]]:
     return bounds
 
 
-@lru_cache(maxsize=2)
-def _group(uri: str, _mark: str, group: int) -> pa.Table:
-    with _whole_table(uri) as table:
-        return table.read_row_group(group)
+def _group(uri: str, mark: str, group: int) -> pa.Table:
+    """A row group, from among those that were asked for last: an image's neighbours by name may lie
+    in any of its table's."""
+    place = uri, mark, group
+    found = _kept.pop(place, None)
+    if found is None:
+        with _whole_table(uri) as table:
+            found = table.read_row_group(group)
+    _kept[place] = found
+    while len(_kept) > 2 and sum(one.nbytes for one in _kept.values()) > _MOST_KEPT:
+        del _kept[next(iter(_kept))]
+    return found
 
 
 @contextmanager
