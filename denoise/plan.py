@@ -110,8 +110,8 @@ def plan(config: PlanConfig) -> dict[str, Any]:
 def _check_output(place: str, config: InferConfig, model: str) -> None:
     """What `infer` would refuse about its output folder."""
     storage.check_writable(storage.standing(place))
-    found = output.run_of(place)
-    if found is None or config.overwrite:
+    found = None if config.overwrite else output.run_of(place)
+    if found is None:
         return
     wanted = {"verb": "infer", "settings": config.settings() | {"model": model}}
     differences = output.differences_between(found, wanted)

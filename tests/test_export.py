@@ -1,10 +1,13 @@
 """Exported models: they give the model's pixels, at sizes they were not exported with."""
 
+import subprocess
+import sys
 import warnings
 
 import numpy as np
 import pytest
 import torch
+from running import ROOT, clean_environment
 
 from denoise.export import ExportConfig, export
 from denoise.network import package
@@ -55,6 +58,19 @@ def test_an_onnx_model_gives_the_same_pixels_at_any_size(tmp_path, architecture)
         with torch.inference_mode():
             expected = package.load(model).model(torch.from_numpy(noisy), torch.from_numpy(sigma))
         np.testing.assert_allclose(denoised, expected.numpy(), atol=1e-5)
+
+
+def test_an_export_writes_nothing_into_the_home(tmp_path):
+    pytest.importorskip("onnxruntime", reason="needs the extra `export`")
+    pytest.importorskip("onnxscript", reason="needs the extra `export`")
+    flags = ["--model", "classic", "--to", "onnx", "--output", str(tmp_path / "m.onnx")]
+    home = tmp_path / "home"
+    home.mkdir()
+    command = [sys.executable, "-m", "denoise", "export", *flags]
+    env = clean_environment() | {"HOME": str(home)}
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
+    assert done.returncode == 0 and (tmp_path / "m.onnx").is_file(), done.stderr
+    assert not list(home.iterdir())
 
 
 def test_a_model_that_is_not_there_is_refused(tmp_path):

@@ -226,6 +226,20 @@ def test_a_reference_is_found_by_path_or_by_stem(photos: Path):
         reference_of(str(photos), "more/other.png")
 
 
+def test_a_reference_is_found_though_its_name_is_no_valid_text(tmp_path: Path):
+    name = os.fsdecode(b"caf\xe9.png")
+    (tmp_path / name).write_bytes(encoded(photo()))
+    (path,) = found(tmp_path)[0]
+    assert reference_of(str(tmp_path), path) == reference_of(str(tmp_path), path[:-4] + ".jpg")
+    assert reference_of(str(tmp_path), path) == str(tmp_path / name)
+
+
+def test_a_glob_of_folders_alone_is_refused_with_the_way_out(photos: Path):
+    with pytest.raises(SettingsError, match=r"a glob, which names files: `/\*\*` at its end"):
+        found(photos / "mor*")
+    assert set(found(photos / "mor*" / "**")[0]) == {"more/gray.png", "more/wide.jpg"}
+
+
 def test_a_reference_may_be_one_image(photos: Path):
     assert reference_of(str(photos / "0.png"), "noisy.png") == str(photos / "0.png")
     assert reference_of(str(photos / "0.png"), "0.png") == str(photos / "0.png")

@@ -51,6 +51,14 @@ def test_overwrite_discards_what_was_there_and_nothing_else(tmp_path: Path):
     assert (tmp_path / "mine.txt").read_text() == "kept"
 
 
+def test_overwrite_gets_rid_of_a_record_that_cannot_be_read(tmp_path: Path):
+    (tmp_path / "_run.json").write_text("{")
+    with pytest.raises(SettingsError, match="holds no JSON object"):
+        Output(str(tmp_path), "noise", SETTINGS).__enter__()
+    with Output(str(tmp_path), "noise", SETTINGS, overwrite=True):
+        assert json.loads((tmp_path / "_run.json").read_text())["state"] == "running"
+
+
 def test_overwrite_takes_of_data_and_images_only_what_jobs_made(tmp_path: Path):
     finished(tmp_path)
     row = {"path": "a/b.png", "file": "images/a/b.png.png"}

@@ -376,6 +376,7 @@ def test_the_average_follows_the_weights_and_is_what_is_judged():
         ({"sigma": 2.0}, "sigma must lie in 0..1.*2.0"),
         ({"sigma": (0.2, 0.1)}, "ascending, got 0.2 0.1"),
         ({"steps": 0}, "steps must be at least 1, got 0"),
+        ({"patch": 5000}, "patch must be at most 4096, got 5000"),
         ({"workers": 0}, "workers must be N or MIN MAX, at least 1 and ascending, got 0"),
         ({"workers": 17}, "batch-size 16 is too small for workers 17.*at least 17"),
         ({"workers": (1, 5), "accumulate": 4}, "at least 20"),

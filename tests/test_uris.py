@@ -94,5 +94,14 @@ def test_local_places_are_made_absolute_and_others_left_alone(tmp_path: Path, mo
     assert uris.absolute("s3://bucket/x/") == "s3://bucket/x"
 
 
+def test_a_file_uri_is_a_path_as_pathlib_writes_it_unless_one_is_called_so(tmp_path: Path):
+    place = tmp_path / "my photos" / "50%25.png"
+    place.parent.mkdir()
+    place.write_bytes(b"here")
+    for uri in (place.as_uri(), f"file://{place}", place.as_uri().replace("//", "//localhost", 1)):
+        assert uris.absolute(uri) == str(place) and storage.read(uri) == b"here"
+    assert uris.absolute(f"{tmp_path}/my%20photos") == f"{tmp_path}/my%20photos"
+
+
 def test_a_glob_begins_at_its_last_folder_without_a_wildcard():
     assert [uris.glob_base(one) for one in ("/*.png", "/a/*/b.png", "*.png")] == ["/", "/a", "."]

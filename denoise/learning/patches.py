@@ -22,6 +22,7 @@ UNCLIPPED = 0.4  # share of samples whose noise is neither clipped nor rounded, 
 TOLD = 0.3  # share of samples whose noise level the network is told
 GRAY = 0.1  # share of samples made gray, with the same noise in all three channels
 CROPS = 32  # taken of a photo before the next window of them, where not all fit into memory
+_LARGEST_PATCH = 4096  # smaller photos are made as large
 VALIDATION_SIDE = 256  # photos are validated on their middle
 Loss = Literal["l1", "charbonnier", "mse"]
 Optimizer = Literal["muon", "adamw"]
@@ -66,10 +67,7 @@ class Recipe:
         check_seed(self.seed)
         if low > high:
             raise ValueError(f"sigma must be S or MIN MAX, ascending, got {low} {high}")
-        for name in ("steps", "batch_size", "patch", "accumulate", "save_every"):
-            if getattr(self, name) < 1:
-                flag = name.replace("_", "-")
-                raise ValueError(f"{flag} must be at least 1, got {getattr(self, name)}")
+        self._check_counts()
         for name, kind in (("loss", Loss), ("optimizer", Optimizer), ("precision", Precision)):
             if getattr(self, name) not in get_args(kind):
                 choices, chosen = ", ".join(get_args(kind)), getattr(self, name)
@@ -78,6 +76,14 @@ class Recipe:
             raise ValueError(f"patience must be at least 0, got {self.patience}")
         if not 0 < self.rate <= 1:
             raise ValueError(f"learning-rate must lie in 0..1, got {self.rate}")
+
+    def _check_counts(self) -> None:
+        for name in ("steps", "batch_size", "patch", "accumulate", "save_every"):
+            if getattr(self, name) < 1:
+                flag = name.replace("_", "-")
+                raise ValueError(f"{flag} must be at least 1, got {getattr(self, name)}")
+        if self.patch > _LARGEST_PATCH:
+            raise ValueError(f"patch must be at most {_LARGEST_PATCH}, got {self.patch}")
 
     @property
     def rate(self) -> float:

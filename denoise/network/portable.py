@@ -5,6 +5,7 @@ denoised [N, 3, H, W], for any N, and any H and W from `smallest_side` up.
 """
 
 import logging
+import os
 import warnings
 from collections.abc import Callable
 from io import BytesIO
@@ -88,6 +89,7 @@ def _torch(program: ExportedProgram) -> tuple[bytes, Run]:
 
 
 def _onnx(program: ExportedProgram) -> tuple[bytes, Run]:
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # which would leave a file in ~/.cache
     import onnxruntime
 
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it misses torchvision; we do not

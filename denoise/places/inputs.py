@@ -63,9 +63,10 @@ def entries(images: str, left_out: Counter[str], *, output: str | None = None) -
         ) from error
     if not anything:
         looked_for = ", ".join(sorted(IMAGE_SUFFIXES & {".jpg", ".png", ".tif", ".webp"}))
+        hint = "it is a glob, which names files: `/**` at its end takes those of all folders below"
         raise SettingsError(
             f"no images under {uris.shown(images)} (looked for {looked_for}, ...); "
-            "is the prefix right?"
+            f"{hint if _is_glob(images) else 'is the prefix right?'}"
         )
 
 
@@ -95,7 +96,7 @@ def reference_of(reference: str, path: str) -> str:
             return reference
         there, by_stem = _names(place)
     if name in there:
-        return uris.join(place, name)
+        return uris.join(place, there[name])
     alike = by_stem.get(_stem(name), [])
     if len(alike) != 1:
         raise ImageError(f"{len(alike) or 'no'} references of that name")
@@ -104,8 +105,7 @@ def reference_of(reference: str, path: str) -> str:
 
 def _entries_of(images: str, left_out: Counter[str], output: str | None) -> Iterator[Entry]:
     """Tells the kinds of inputs apart."""
-    wildcards = r"[*\[]" if images.startswith("http") else r"[*?\[]"
-    if re.search(wildcards, images) and not storage.exists(images):
+    if _is_glob(images):
         base = uris.glob_base(images)
         output = output and uris.by_way_of(base, output)
         return _searched(storage.matches(images), base, left_out, output)
@@ -119,6 +119,11 @@ def _entries_of(images: str, left_out: Counter[str], output: str | None) -> Iter
     if _suffix(name) in IMAGE_SUFFIXES and not found.is_special:
         return iter([Entry(_key(name), found.uri, found.size, found.mark)])
     return _images_among(iter([found]), left_out, output)
+
+
+def _is_glob(images: str) -> bool:
+    wildcards = r"[*\[]" if images.startswith("http") else r"[*?\[]"
+    return bool(re.search(wildcards, images)) and not storage.exists(images)
 
 
 def _folder(root: str, left_out: Counter[str], output: str | None) -> Iterator[Entry]:
@@ -323,14 +328,14 @@ def _is_one_image(reference: str) -> bool:
 
 
 @lru_cache(maxsize=256)
-def _names(folder: str) -> tuple[frozenset[str], dict[str, list[str]]]:
-    """What lies in a folder, and the images among it by their stems."""
-    there = storage.names(folder)
+def _names(folder: str) -> tuple[dict[str, str], dict[str, list[str]]]:
+    """What lies in a folder, by its key, and the images among it by their stems."""
+    there = {_key(name): name for name in storage.names(folder)}
     by_stem: dict[str, list[str]] = {}
-    for name in there:
+    for key, name in there.items():
         if _suffix(name) in IMAGE_SUFFIXES:
-            by_stem.setdefault(_stem(name), []).append(name)
-    return frozenset(there), by_stem
+            by_stem.setdefault(_stem(key), []).append(name)
+    return there, by_stem
 
 
 def _key(path: str) -> str:

@@ -138,10 +138,9 @@ class Output:
 
     def _adopt(self) -> None:
         """Takes over a run that is there, if its settings are ours."""
-        found = run_of(self.uri)
-        if self._overwrite and found is not None:
+        if self._overwrite and storage.exists(join(self.uri, "_run.json")):
             _discard(self.uri)
-            found = None
+        found = run_of(self.uri)
         if found is None:  # the settings come first, so that no manifest is adopted by other ones
             self.record(state="running")
             return

@@ -21,7 +21,7 @@ from uuid import uuid4
 
 from denoise.places import disk
 from denoise.places.disk import UNFINISHED, Found
-from denoise.places.uris import glob_base, is_local, join, shown, split, without_secrets
+from denoise.places.uris import glob_base, is_local, join, local_path, shown, split, without_secrets
 
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"} | dict.fromkeys(
     ("az", "abfs", "abfss", "adl"), "azure"
@@ -317,10 +317,10 @@ def _filesystem(uri: str) -> tuple[Any, str]:
     """fsspec's file system for a URI, and the path on it. Raises SettingsError if there is none."""
     import fsspec  # 0.1 s, and not needed by --help
 
-    protocol, rest = split(uri)
+    protocol, _ = split(uri)
     try:
         if protocol == "file":
-            return _store("file", os.getpid()), os.path.abspath(os.path.expanduser(rest))
+            return _store("file", os.getpid()), local_path(uri)
         if protocol in _WHOLE_UPLOADS or protocol.startswith("http"):  # one for all their places
             fs = _store(protocol, os.getpid())
             return fs, fs._strip_protocol(uri)

@@ -6,6 +6,7 @@ A URI is a local path, `file://`, `s3://`, `gs://`, `az://` or whatever else fss
 import os
 import re
 from posixpath import normpath, relpath
+from urllib.parse import unquote
 
 _SECRETS = r"(?i)([\w-]*(?:sig|signature|key|token|secret|password|credential)[\w-]*)=[^&;\s]+"
 _SIGNATURE = r"sig|signature|x-[a-z]+-signature"
@@ -18,10 +19,20 @@ _SIGNED = (
 
 def absolute(uri: str) -> str:
     """The URI in a form that means the same in every process: local paths made absolute."""
-    protocol, rest = split(uri)
+    protocol, _ = split(uri)
     if protocol != "file":
         return uri.rstrip("/") if len(uri.rstrip("/")) > len(protocol) + 3 else uri
-    return os.path.abspath(os.path.expanduser(rest))
+    return local_path(uri)
+
+
+def local_path(uri: str) -> str:
+    """The path on this machine's disks that a plain path or a `file:` URI stands for: of the latter
+    `%20` is a space, as `Path.as_uri` writes it, unless something is called so as it stands."""
+    _, path = split(uri)
+    if "://" in uri:
+        path = path.removeprefix("localhost") if path.startswith("localhost/") else path
+        path = path if os.path.lexists(path) else unquote(path, errors="surrogateescape")
+    return os.path.abspath(os.path.expanduser(path))
 
 
 def is_local(uri: str) -> bool:
