@@ -61,6 +61,7 @@ def test_a_place_has_a_name_as_seen_from_a_folder(uri: str, folder: str, called:
         ("https://host/i?se=1", "https://host/i?se=2", False),
         ("https://host/i?se=1&sig=a&id=3", "https://host/i?se=2&sig=b&id=3", True),
         ("https://host/i?X-Amz-Date=1&X-Amz-Signature=a", "https://host/i?X-Amz-Signature=b", True),
+        ("https://host/i?se=1&sig=a", "https://host/i", True),
         ("https://me:pw@host/i", "https://you:word@host/i", True),
         ("abfs://one@account/i", "abfs://two@account/i", False),
         ("/home/i?sig=1", "/home/i?sig=2", False),

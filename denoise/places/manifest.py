@@ -31,6 +31,7 @@ SHARD_BYTES = 1 << 20  # of encoded images: a kill costs the work on so much, fo
 _LARGEST = 32 << 20  # and no more in a large store: a worker may have a shard's pixels in memory
 _MANY = 64_000  # shards, beyond which they are made larger
 _READERS = 16  # threads: enough to hide a store's latency
+_MOVED = 8 * _CHUNK  # inputs that lie elsewhere are noted at a time: each may be in another file
 _PLACE = 0xFFFFFF  # the bits that tell where an input lies, of the 64 remembered of its version
 _MANIFEST = pa.schema(
     [
@@ -264,9 +265,10 @@ class _Known:
     ) -> Iterator[Entry]:
         """Yields the entries that the manifest does not know; keeps the changed ones in mind.
 
-        With `renew` those that only lie elsewhere than before are noted in the manifest at once: a
-        list whose every URI is signed anew never is in memory.
+        With `renew` those that only lie elsewhere than before are noted in the manifest, so many at
+        a time: a list whose every URI is signed anew never is in memory.
         """
+        moved: dict[int, Entry] = {}
         while batch := list(islice(entries, _CHUNK)):
             listing.inputs += len(batch)
             if not len(self._sorted):
@@ -274,7 +276,6 @@ class _Known:
                 continue
             keys = np.array([_path_hash(entry.path) for entry in batch], "V16").view("S16")
             places = np.minimum(np.searchsorted(self._sorted, keys), len(self._sorted) - 1)
-            moved: dict[int, Entry] = {}
             for entry, key, place in zip(batch, keys, places, strict=True):
                 if self._sorted[place] != key:
                     yield entry
@@ -286,10 +287,12 @@ class _Known:
                 differs = mark ^ int(self._marks[index])
                 if differs & ~_PLACE:
                     self._changed[index] = entry
-                elif differs:
+                elif differs and renew:
                     moved[index] = entry
-            if renew:
+            if len(moved) >= _MOVED:
                 self._write(moved)
+                moved.clear()
+        self._write(moved)
         listing.changed = len(self._changed)
         listing.removed = int(len(self._seen) - self._seen.sum())
 

@@ -76,12 +76,12 @@ def identity(uri: str, folder: str) -> str:
     and what came with it. May hold secrets."""
     if "://" not in uri:
         return _seen_from(folder, uri)
-    place, mark, query = without_user(uri).partition("?")
+    place, _, query = without_user(uri).partition("?")
     fields = {field: field.partition("=")[0].lower() for field in query.split("&")}
     if any(re.fullmatch(_SIGNATURE, name) for name in fields.values()):
         signed = f"{_SIGNATURE}|{_SIGNED}"
         query = "&".join(one for one, name in fields.items() if not re.fullmatch(signed, name))
-    return _seen_from(folder, place + mark + query)
+    return _seen_from(folder, f"{place}?{query}" if query else place)
 
 
 def _seen_from(folder: str, place: str) -> str:
