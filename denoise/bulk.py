@@ -5,8 +5,8 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import asdict, dataclass
-from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from numpy.typing import NDArray
@@ -105,17 +105,12 @@ def run(
     """
     place = uris.absolute(config.output)
     check_apart(place, uris.absolute(config.images), *needed)
-    left_out: Counter[str] = Counter()
-    found = inputs.entries(uris.absolute(config.images), left_out, output=place)
-    first = next(found)  # raises where there is none
-    if (
-        config.overwrite
-    ):  # all of what may be wrong comes before an earlier run's rows are discarded
-        from denoise.flow import runtime
-
-        runtime.check_reachable()
+    if config.overwrite:
+        _check_before_discarding(config, place)
     with Output(place, verb, settings, overwrite=config.overwrite) as output:
-        listing = manifest.update(place, chain([first], found), left_out, shard_bytes)
+        left_out: Counter[str] = Counter()
+        found = inputs.entries(uris.absolute(config.images), left_out, output=place)
+        listing = manifest.update(place, found, left_out, shard_bytes)
         _tell(listing)
         missing = manifest.pending(place)
         failed = manifest.with_errors(place) if config.retry_errors else []
@@ -127,6 +122,15 @@ def run(
         summary = _report(place)
         output.finish()
         return summary | {"nothing_to_do": False}
+
+
+def _check_before_discarding(config: BulkConfig, place: str) -> None:
+    """Raises SettingsError where there is no image, or no Ray: an earlier run's rows stay then."""
+    with closing(inputs.entries(uris.absolute(config.images), Counter(), output=place)) as found:
+        next(found)
+    from denoise.flow import runtime
+
+    runtime.check_reachable()
 
 
 def check_apart(place: str, *read: str) -> None:

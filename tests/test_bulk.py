@@ -327,6 +327,7 @@ def test_nothing_is_discarded_before_what_may_be_wrong_was_looked_at(
     denoised: InferConfig, monkeypatch: pytest.MonkeyPatch, images: str, address: str, words: str
 ):
     monkeypatch.setattr(runtime, "_ANSWER", 0.5)
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
     monkeypatch.setenv("RAY_ADDRESS", address)
     before = rows_of(denoised.output)
     changed = replace(denoised, images=images.format(denoised.images), seed=9, overwrite=True)

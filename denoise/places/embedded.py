@@ -146,9 +146,9 @@ def _group(uri: str, mark: str, group: int) -> pa.Table:
     if found is None:
         with _whole_table(uri) as table:
             found = table.read_row_group(group)
+        while len(_kept) > 1 and sum(one.nbytes for one in _kept.values()) > _MOST_KEPT:
+            del _kept[next(iter(_kept))]
     _kept[place] = found
-    while len(_kept) > 2 and sum(one.nbytes for one in _kept.values()) > _MOST_KEPT:
-        del _kept[next(iter(_kept))]
     return found
 
 

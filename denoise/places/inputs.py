@@ -3,7 +3,7 @@
 import csv
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -46,7 +46,9 @@ class Entry:
         return self.size or _UNKNOWN
 
 
-def entries(images: str, left_out: Counter[str], *, output: str | None = None) -> Iterator[Entry]:
+def entries(
+    images: str, left_out: Counter[str], *, output: str | None = None
+) -> Generator[Entry, None, None]:
     """Every input image that a URI stands for, each path once, in a stable order.
 
     What is no image is left out and counted by reason in `left_out`; so is what lies in the output
@@ -66,7 +68,7 @@ def entries(images: str, left_out: Counter[str], *, output: str | None = None) -
         hint = "it is a glob, which names files: `/**` at its end takes those of all folders below"
         raise SettingsError(
             f"no images under {uris.shown(images)} (looked for {looked_for}, ...); "
-            f"{hint if _is_glob(images) else 'is the prefix right?'}"
+            f"{hint if _is_glob(images) and '**' not in images else 'is the prefix right?'}"
         )
 
 
@@ -330,7 +332,9 @@ def _is_one_image(reference: str) -> bool:
 @lru_cache(maxsize=256)
 def _names(folder: str) -> tuple[dict[str, str], dict[str, list[str]]]:
     """What lies in a folder, by its key, and the images among it by their stems."""
-    there = {_key(name): name for name in storage.names(folder)}
+    there: dict[str, str] = {}
+    for name in storage.names(folder):
+        there.setdefault(_key(name), name)  # the first of two, as in a listing
     by_stem: dict[str, list[str]] = {}
     for key, name in there.items():
         if _suffix(name) in IMAGE_SUFFIXES:

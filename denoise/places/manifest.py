@@ -31,7 +31,7 @@ SHARD_BYTES = 1 << 20  # of encoded images: a kill costs the work on so much, fo
 _LARGEST = 32 << 20  # and no more in a large store: a worker may have a shard's pixels in memory
 _MANY = 64_000  # shards, beyond which they are made larger
 _READERS = 16  # threads: enough to hide a store's latency
-_MOVED = 8 * _CHUNK  # inputs that lie elsewhere are noted at a time: each may be in another file
+_MOVED = 2 * _CHUNK  # inputs that lie elsewhere are noted at a time: each may be in another file
 _PLACE = 0xFFFFFF  # the bits that tell where an input lies, of the 64 remembered of its version
 _MANIFEST = pa.schema(
     [
@@ -241,8 +241,8 @@ def _failed_in(part: str) -> set[str]:
 
 
 class _Known:
-    """The manifest as sorted hashes, 33 bytes an image, half as many again while they are sorted:
-    fit for a hundred million."""
+    """The manifest as sorted hashes, 33 bytes an image, twice as many while they are sorted: fit
+    for a hundred million."""
 
     def __init__(self, uri: str, generations: list[Generation]) -> None:
         self._uri = uri

@@ -404,7 +404,7 @@ def _children(fs: Any, prefix: str, folder: str) -> list[Found]:
 
 def _below_nameless(fs: Any, prefix: str, folder: str, top: str) -> Iterator[Found]:
     """The files behind an empty part of a key, which no listing of one folder enters."""
-    for key, details in sorted(fs.find(top, detail=True).items()):
+    for key, details in sorted(fs.find(top, detail=True, prefix="/").items()):
         name = key[len(top) + 1 :]
         if name.startswith("/") and not name.endswith("/"):
             path = "/".join(part or NAMELESS for part in name.split("/"))

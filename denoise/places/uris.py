@@ -31,7 +31,8 @@ def local_path(uri: str) -> str:
     _, path = split(uri)
     if "://" in uri:
         path = path.removeprefix("localhost") if path.startswith("localhost/") else path
-        path = path if os.path.lexists(path) else unquote(path, errors="surrogateescape")
+        if "%00" not in path and not os.path.lexists(path):
+            path = unquote(path, errors="surrogateescape")
     return os.path.abspath(os.path.expanduser(path))
 
 
