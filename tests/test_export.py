@@ -25,6 +25,12 @@ def saved(folder, architecture):
     return str(folder)
 
 
+@pytest.fixture
+def onnxruntime():
+    pytest.importorskip("onnxscript", reason="needs the extra `export`")
+    return pytest.importorskip("onnxruntime", reason="needs the extra `export`")
+
+
 def pictures(*shape):
     noisy = np.random.default_rng(1).random((shape[0], 3, *shape[1:]), np.float32)
     return noisy, np.full(shape[0], 0.07, np.float32)
@@ -46,9 +52,7 @@ def test_a_torch_export_gives_the_same_pixels_at_any_size(tmp_path, architecture
 
 
 @pytest.mark.parametrize("architecture", ["classic", "unet"])
-def test_an_onnx_model_gives_the_same_pixels_at_any_size(tmp_path, architecture):
-    onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra `export`")
-    pytest.importorskip("onnxscript", reason="needs the extra `export`")
+def test_an_onnx_model_gives_the_same_pixels_at_any_size(tmp_path, architecture, onnxruntime):
     model = saved(tmp_path / "model", architecture)
     export(ExportConfig(model=model, to="onnx", output=str(tmp_path / "m.onnx")))
     session = onnxruntime.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
@@ -60,9 +64,8 @@ def test_an_onnx_model_gives_the_same_pixels_at_any_size(tmp_path, architecture)
         np.testing.assert_allclose(denoised, expected.numpy(), atol=1e-5)
 
 
+@pytest.mark.usefixtures("onnxruntime")
 def test_an_export_writes_nothing_into_the_home(tmp_path):
-    pytest.importorskip("onnxruntime", reason="needs the extra `export`")
-    pytest.importorskip("onnxscript", reason="needs the extra `export`")
     flags = ["--model", "classic", "--to", "onnx", "--output", str(tmp_path / "m.onnx")]
     home = tmp_path / "home"
     home.mkdir()

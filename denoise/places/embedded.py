@@ -20,7 +20,7 @@ from denoise.places.disk import Found
 from denoise.places.storage import SettingsError
 
 _OURS = {"sigma", "seed", "file", "error"}  # columns by which a table of a job of ours is known
-_MOST_KEPT = 64 << 20  # bytes of row groups, but for the last two, however large these are
+_MOST_KEPT = 64 << 20  # bytes of row groups, beside the last two, however large these are
 _kept: dict[tuple[str, str, int], pa.Table] = {}  # the one asked for last comes last
 _reading = Lock()  # else all threads that fetch ahead read the same rows at once
 

@@ -65,10 +65,13 @@ def entries(
         ) from error
     if not anything:
         looked_for = ", ".join(sorted(IMAGE_SUFFIXES & {".jpg", ".png", ".tif", ".webp"}))
-        hint = "it is a glob, which names files: `/**` at its end takes those of all folders below"
+        hint = "is the prefix right?"
+        if "**" not in images and _is_glob(images):
+            hint = (
+                "it is a glob, which names files: `/**` at its end takes those of all folders below"
+            )
         raise SettingsError(
-            f"no images under {uris.shown(images)} (looked for {looked_for}, ...); "
-            f"{hint if _is_glob(images) and '**' not in images else 'is the prefix right?'}"
+            f"no images under {uris.shown(images)} (looked for {looked_for}, ...); {hint}"
         )
 
 

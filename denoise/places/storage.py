@@ -397,7 +397,7 @@ def _children(fs: Any, prefix: str, folder: str) -> list[Found]:
         name = details["name"].rstrip("/")[len(top) :].lstrip("/")
         if name:
             children.append(_found(prefix + name, join(folder, name), details))
-        elif details["type"] == "directory":  # a file would be a store's marker of the folder
+        elif details["type"] == "directory":  # or a store's marker of the folder: nothing is there
             children += _below_nameless(fs, prefix, folder, top)
     return children
 

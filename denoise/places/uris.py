@@ -10,9 +10,9 @@ from urllib.parse import unquote
 
 _SECRETS = r"(?i)([\w-]*(?:sig|signature|key|token|secret|password|credential)[\w-]*)=[^&;\s]+"
 _SIGNATURE = r"sig|signature|x-[a-z]+-signature"
-# what S3, Google, CloudFront and Azure put beside one: the next signature changes it
+# a signature, and what S3, Google, CloudFront and Azure put beside one: the next one changes it
 _SIGNED = (
-    r"x-(?:amz|goog)-.+|awsaccesskeyid|googleaccessid|key-pair-id|expires|policy"
+    rf"{_SIGNATURE}|x-(?:amz|goog)-.+|awsaccesskeyid|googleaccessid|key-pair-id|expires|policy"
     r"|s[veptrsi]|spr|sip|srt|sdd|ses|skoid|sktid|sk[tesv]|saoid|suoid|scid"
 )
 
@@ -78,10 +78,9 @@ def identity(uri: str, folder: str) -> str:
     if "://" not in uri:
         return _seen_from(folder, uri)
     place, _, query = without_user(uri).partition("?")
-    fields = {field: field.partition("=")[0].lower() for field in query.split("&")}
-    if any(re.fullmatch(_SIGNATURE, name) for name in fields.values()):
-        signed = f"{_SIGNATURE}|{_SIGNED}"
-        query = "&".join(one for one, name in fields.items() if not re.fullmatch(signed, name))
+    fields = [(field.partition("=")[0].lower(), field) for field in query.split("&")]
+    if any(re.fullmatch(_SIGNATURE, name) for name, _ in fields):
+        query = "&".join(field for name, field in fields if not re.fullmatch(_SIGNED, name))
     return _seen_from(folder, f"{place}?{query}" if query else place)
 
 
@@ -96,7 +95,7 @@ def _seen_from(folder: str, place: str) -> str:
 def lies_in(uri: str, folder: str) -> bool:
     """Whether a place is a folder or lies in it, by whatever links one gets to either."""
     inner, outer = (
-        os.path.realpath(split(one)[1]) if is_local(one) else one for one in (uri, folder)
+        os.path.realpath(local_path(one)) if is_local(one) else one for one in (uri, folder)
     )
     return join(inner, "").startswith(join(outer, ""))
 
