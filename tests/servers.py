@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 import fsspec
 import pytest
@@ -94,12 +94,11 @@ def s3_environment(endpoint: str) -> dict[str, str]:
 
 @contextmanager
 def gcs(bucket: str = "bucket") -> Iterator[Store]:
-    """gcp-storage-emulator, in memory."""
+    """gcp-storage-emulator, in memory, with pages."""
     port = free_port()
     command = [sys.executable, "-m", "gcp_storage_emulator", "start", "--in-memory"]
     command += ["--host", "127.0.0.1", "--port", str(port), "--default-bucket", bucket]
-    with _process(command, port):
-        endpoint = f"http://127.0.0.1:{port}"
+    with _process(command, port), _proxy(f"http://127.0.0.1:{port}", _Paging) as endpoint:
         yield Store(
             f"gs://{bucket}",
             endpoint,
@@ -159,7 +158,15 @@ def faulty(endpoint: str, rule: Rule) -> Iterator[str]:
     Faults: `error` answers 500, `throttle` 503, `stall` never answers (until the proxy ends), `cut`
     announces a whole body, sends half of it and breaks off, `slow` takes a while.
     """
-    server = _Proxy(("127.0.0.1", 0), _Handler)
+    with _proxy(endpoint, _Handler, rule) as proxy:
+        yield proxy
+
+
+@contextmanager
+def _proxy(
+    endpoint: str, handler: type["_Handler"], rule: Rule = lambda *request: None
+) -> Iterator[str]:
+    server = _Proxy(("127.0.0.1", 0), handler)
     server.endpoint, server.rule = endpoint, rule
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
@@ -168,6 +175,9 @@ def faulty(endpoint: str, rule: Rule) -> Iterator[str]:
         server.over.set()
         server.shutdown()
         server.server_close()
+
+
+Answer = tuple[int, list[tuple[str, str]], bytes]  # status, headers, content
 
 
 class _Proxy(ThreadingHTTPServer):
@@ -195,9 +205,11 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(_STATUS[fault], [], b"")
         else:
             self.server.over.wait(0.25 if fault == "slow" else 0)
-            headers = {k: v for k, v in self.headers.items() if k.lower() != "host"}
-            answer = _ask(self.server.endpoint, self.command, self.path, body, headers)
-            self._answer(*answer, cut=fault == "cut")
+            self._answer(*self._fetched(body), cut=fault == "cut")
+
+    def _fetched(self, body: bytes) -> Answer:
+        headers = {k: v for k, v in self.headers.items() if k.lower() != "host"}
+        return _ask(self.server.endpoint, self.command, self.path, body, headers)
 
     do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = _serve
 
@@ -219,6 +231,28 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 _STATUS = {"error": 500, "throttle": 503}
+
+
+class _Paging(_Handler):
+    """Gives as many names as were asked for, as Google's store does; the emulator gives all."""
+
+    def _fetched(self, body: bytes) -> Answer:
+        status, headers, content = super()._fetched(body)
+        asked = dict(parse_qsl(urlsplit(self.path).query))
+        if "maxResults" not in asked:
+            return status, headers, content
+        listed = json.loads(content)
+        items, prefixes = listed.get("items", []), listed.get("prefixes", [])
+        start, count = int(asked.get("pageToken", 0)), int(asked["maxResults"])
+        names = sorted([item["name"] for item in items] + prefixes)
+        page = names[start : start + count]
+        listed["items"] = [item for item in items if item["name"] in page]
+        listed["prefixes"] = [prefix for prefix in prefixes if prefix in page]
+        if start + count < len(names):
+            listed["nextPageToken"] = str(start + count)
+        content = json.dumps(listed).encode()
+        headers = [(name, v) for name, v in headers if name.lower() != "content-length"]
+        return status, headers, content
 
 
 def free_port() -> int:
@@ -271,7 +305,7 @@ def _wait_for(port: int, process: subprocess.Popen[bytes], seconds: float = 60) 
 
 def _ask(
     endpoint: str, method: str, path: str, body: bytes = b"", headers: dict[str, str] | None = None
-) -> tuple[int, list[tuple[str, str]], bytes]:
+) -> Answer:
     connection = http.client.HTTPConnection(urlsplit(endpoint).netloc, timeout=60)
     try:
         connection.request(method, path, body or None, headers or {})

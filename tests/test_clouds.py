@@ -8,7 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from denoise.places import storage, uris
+from denoise.pixels.image import ImageError
+from denoise.places import inputs, pages, storage, uris
 from tests import running, servers
 
 
@@ -58,12 +59,61 @@ def test_what_is_not_there_is_said_in_the_same_words_everywhere(store: servers.S
     assert storage.words_of(raised.value) == "no such file"
 
 
-def test_a_glob_finds_files_by_their_path(store: servers.Store):
-    for name in ("a.png", "b.jpg", "c/d.png"):
+def test_a_large_folder_is_listed_a_page_at_a_time(store: servers.Store, monkeypatch):
+    monkeypatch.setattr(pages, "_PAGE", 3)
+    monkeypatch.setattr(pages, "_AHEAD", 2)
+    top = f"{store.root}/large"
+    names = [f"{number}.png" for number in range(10)] + [
+        f"{number}/deep.png" for number in range(6)
+    ]
+    for name in names:
+        storage.write(f"{top}/{name}", b"x")
+    assert sorted(one.path for one in _files(top)) == sorted(names)
+    begun = _files(top)
+    next(begun)
+    for name in names:
+        storage.remove(f"{top}/{name}")
+    assert len(list(begun)) < 6  # what the first two pages had
+
+
+@pytest.mark.parametrize("most", [2, 100])
+def test_a_reference_is_found_in_a_folder_of_any_size(store: servers.Store, monkeypatch, most: int):
+    monkeypatch.setattr(inputs, "_MANY", most)
+    inputs._names.cache_clear()
+    top = f"{store.root}/references"
+    for name in ("1.png", "1.txt", "10.png", "2.jpg", "3.jpg", "3.png", "bare"):
+        storage.write(f"{top}/{name}", b"x")
+    for asked, there in (("1.png", "1.png"), ("1.tif", "1.png"), ("2.png", "2.jpg")):
+        assert inputs.reference_of(top, asked) == f"{top}/{there}"
+    assert inputs.reference_of(top, "bare") == f"{top}/bare"
+    for asked, number in (("4.png", "no"), ("3.tif", "2")):
+        with pytest.raises(ImageError, match=f"{number} references of that name"):
+            inputs.reference_of(top, asked)
+
+
+def _files(top: str) -> Iterator[storage.Found]:
+    return (one for one in storage.listing(top) if not one.is_folder)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "found"),
+    [
+        ("*.png", ["a.png"]),
+        ("**/*.png", ["a.png", "c/d.png", "c/e/f.png"]),
+        ("c/**", ["d.png", "e/f.png"]),
+        ("*/?.png", ["c/d.png"]),
+        ("[bc]*/[!e].png", ["c/d.png"]),
+    ],
+)
+def test_a_glob_finds_files_by_their_path(store: servers.Store, pattern: str, found: list[str]):
+    for name in ("a.png", "b.jpg", "c/d.png", "c/e/f.png"):
         storage.write(f"{store.root}/glob/{name}", b"x")
-    found = storage.matches(f"{store.root}/glob/**/*.png")
-    entries = {entry.path: entry.uri for entry in found}
-    assert set(entries) >= {"c/d.png"}
+    entries = {
+        entry.path: entry.uri
+        for entry in storage.matches(f"{store.root}/glob/{pattern}")
+        if not entry.is_folder
+    }
+    assert list(entries) == found
     assert all(storage.read(uri) == b"x" for uri in entries.values())
 
 
@@ -71,10 +121,8 @@ def test_a_key_with_an_empty_part_is_listed_too(store: servers.Store):
     top = f"{store.root}/parts"
     for name in ("a.png", "/b.png", "sub//c.png", "sub/d.png"):
         storage.write(f"{top}/{name}", name.encode())
-    found = {one.path: one.uri for one in storage.listing(top) if not one.is_folder}
-    shown = {"a.png", "sub/d.png"}
-    hidden = {"__/b.png", "sub/__/c.png"}  # Azure's library tells nothing of them
-    assert set(found) == (shown if store.root.startswith("az") else shown | hidden)
+    found = {one.path: one.uri for one in _files(top)}
+    assert set(found) == {"a.png", "sub/d.png", "__/b.png", "sub/__/c.png"}
     assert all(storage.read(uri).decode() in uri for uri in found.values())
 
 

@@ -14,7 +14,7 @@ HOME = Path(denoise.__file__).parent
 LAYERS = {
     "pixels": "kinds exif writers planes chunks tiff decoders image noise metrics tiles",
     "display": "views progress page",
-    "places": "uris disk storage embedded inputs tables manifest output",
+    "places": "uris disk pages storage embedded inputs tables manifest output",
     "network": "model package denoiser portable",
     "flow": "pairs waiting runtime shards",
     "findings": "tally summary gallery",

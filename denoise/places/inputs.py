@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from denoise.pixels.image import IMAGE_SUFFIXES, ImageError, looks_like_image
 from denoise.pixels.kinds import HEAD
-from denoise.places import storage, uris
+from denoise.places import pages, storage, uris
 from denoise.places.disk import Found
 from denoise.places.embedded import Source, image_in, rows_in
 from denoise.places.storage import SettingsError
@@ -27,6 +27,8 @@ FAILURES = (ImageError, SettingsError, OSError, MemoryError)
 _UNKNOWN = 2 << 20  # bytes that an image of unknown size counts as
 _MANIFESTS = (".txt", ".csv", ".parquet")
 _UNSURE = "its name does not tell"
+_MANY = 10_000  # names in a store's folder of references: of more each is asked for by itself
+_Names = tuple[dict[str, str], dict[str, list[str]]]  # by key; the images by their keys' stems
 _reading = Lock()  # else all threads that fetch ahead read the same names at once
 
 
@@ -99,7 +101,8 @@ def reference_of(reference: str, path: str) -> str:
     with _reading:
         if _is_one_image(reference):
             return reference
-        there, by_stem = _names(place)
+        known = _names(place)
+    there, by_stem = known or _by_key(_alike(place, name))
     if name in there:
         return uris.join(place, there[name])
     alike = by_stem.get(_stem(name), [])
@@ -113,7 +116,7 @@ def _entries_of(images: str, left_out: Counter[str], output: str | None) -> Iter
     if _is_glob(images):
         base = uris.glob_base(images)
         output = output and uris.by_way_of(base, output)
-        return _searched(storage.matches(images), base, left_out, output)
+        return _searched(storage.matches(images, left_out), base, left_out, output)
     if storage.is_folder(images):
         return _folder(images, left_out, output and uris.by_way_of(images, output))
     if images.lower().endswith(_MANIFESTS):
@@ -136,13 +139,11 @@ def _folder(root: str, left_out: Counter[str], output: str | None) -> Iterator[E
     if storage.exists(uris.join(root, "_run.json")):
         rows = _tables(storage.listing(uris.join(root, "data"), left_out))
         return _once(rows, root, left_out)
-    found = storage.listing(root, left_out)
-    # of a folder's paths those alone that are escaped, or look so, may be called alike
-    return _searched(found, root, left_out, output, _looks_escaped)
+    return _searched(storage.listing(root, left_out), root, left_out, output)
 
 
 def _looks_escaped(path: str) -> bool:
-    return "\\" in path or f"{storage.NAMELESS}/" in path
+    return "\\" in path or f"{pages.NAMELESS}/" in path
 
 
 def _searched(
@@ -150,13 +151,13 @@ def _searched(
     root: str,
     left_out: Counter[str],
     output: str | None,
-    may_collide: Callable[[str], bool] = lambda path: True,
 ) -> Iterator[Entry]:
     """The images among what was found; the rows of its Parquet tables where it holds no images."""
     tables: list[Found] = []
     images = _images_among(_without_tables(found, tables, output), left_out, output)
     anything = False
-    for entry in _once(images, root, left_out, may_collide=may_collide):
+    # of a folder's paths those alone that are escaped, or look so, may be called alike
+    for entry in _once(images, root, left_out, may_collide=_looks_escaped):
         anything = True
         yield entry
     if not anything:
@@ -333,10 +334,22 @@ def _is_one_image(reference: str) -> bool:
 
 
 @lru_cache(maxsize=256)
-def _names(folder: str) -> tuple[dict[str, str], dict[str, list[str]]]:
-    """What lies in a folder, by its key, and the images among it by their stems."""
+def _names(folder: str) -> _Names | None:
+    """What lies in a folder; None of a store's folder where that is much."""
+    found = storage.names_if_few(folder, _MANY)
+    return None if found is None else _by_key(found)
+
+
+def _alike(folder: str, name: str) -> list[str]:
+    """A name and those with another suffix, as far as they lie in a folder."""
+    alike = storage.names(folder, _stem(name) + ".")
+    is_bare = "." not in name and storage.exists(uris.join(folder, name))
+    return [name, *alike] if is_bare else alike
+
+
+def _by_key(names: list[str]) -> _Names:
     there: dict[str, str] = {}
-    for name in storage.names(folder):
+    for name in names:
         there.setdefault(_key(name), name)  # the first of two, as in a listing
     by_stem: dict[str, list[str]] = {}
     for key, name in there.items():

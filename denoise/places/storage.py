@@ -7,6 +7,7 @@ wrong is an `OSError`; `words_of` puts it in plain words, the same for the same 
 
 import os
 import random
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -15,13 +16,22 @@ from contextlib import contextmanager
 from functools import lru_cache, partial
 from importlib import import_module
 from io import BytesIO
+from itertools import islice
 from threading import Lock
 from typing import IO, Any, TypeVar
 from uuid import uuid4
 
-from denoise.places import disk
+from denoise.places import disk, pages
 from denoise.places.disk import UNFINISHED, Found
-from denoise.places.uris import glob_base, is_local, join, local_path, shown, split, without_secrets
+from denoise.places.uris import (
+    glob_parts,
+    is_local,
+    join,
+    local_path,
+    shown,
+    split,
+    without_secrets,
+)
 
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"} | dict.fromkeys(
     ("az", "abfs", "abfss", "adl"), "azure"
@@ -49,9 +59,8 @@ _FINAL = {
     "gcs": (*_FOREIGN["gcs"], "aiohttp:ClientError", "requests:RequestException"),
     "azure": _FOREIGN["azure"],
 }
-NAMELESS = "__"  # what a part of a key is called that is empty, as in `photos//a.png`
 _ATTEMPTS = 5
-_LISTERS = 16  # folders listed ahead: what they hold is all that is in memory
+_LISTERS = 16  # folders of a store listed ahead
 _T = TypeVar("_T")
 _counting = Lock()  # folders are listed by threads
 
@@ -67,13 +76,18 @@ class SettingsError(ValueError):
 _Listed = tuple[Any, Iterable[Found]]  # a folder's identity, and its children
 
 
-def listing(root: str, left_out: Counter[str] | None = None) -> Iterator[Found]:
+def listing(
+    root: str,
+    left_out: Counter[str] | None = None,
+    *,
+    enters: Callable[[str], bool] = lambda path: True,
+) -> Iterator[Found]:
     """Every file and folder below a folder, in the order of names, listed ahead in parallel.
 
     Links are followed; a folder that several names lead to is entered by the first of them. What a
     dangling link names is listed with size 0, so that reading it tells. Raises OSError where a
     folder cannot be listed; but with `left_out` the folders below the root that may not be read are
-    counted there and passed over.
+    counted there and passed over. Folders are entered if `enters` says so of their paths.
     """
     fs, top = _filesystem(root)
     seen: set[Any] = set()  # in the order of names, whatever is listed ahead
@@ -84,7 +98,7 @@ def listing(root: str, left_out: Counter[str] | None = None) -> Iterator[Found]:
         while waiting:
             for k, one in enumerate(waiting[-_LISTERS:], max(0, len(waiting) - _LISTERS)):
                 if isinstance(one, tuple):
-                    waiting[k] = pool.submit(_ask, fs, root, children, *one)
+                    waiting[k] = pool.submit(children, *one)
             folder = waiting.pop()
             assert isinstance(folder, Future)
             identity, found = folder.result()
@@ -94,7 +108,7 @@ def listing(root: str, left_out: Counter[str] | None = None) -> Iterator[Found]:
             folders = []
             for child in found:
                 yield child
-                if child.is_folder:
+                if child.is_folder and enters(child.path):
                     folders.append((child.path + "/", child.uri))
             waiting += reversed(folders)
 
@@ -110,7 +124,7 @@ def _inside(
     try:
         if _is_disk(fs):
             return disk.identity(folder), disk.children(prefix, folder)
-        return folder, _children(fs, prefix, folder)
+        return folder, pages.children(fs, prefix, folder, partial(_ask, fs, folder))
     except PermissionError:
         if prefix.startswith(".") or "/." in prefix:
             return folder, []  # as a system keeps its own on a camera's card
@@ -194,44 +208,58 @@ def is_folder(uri: str) -> bool:
     return bool(_ask(fs, uri, fs.isdir, path))
 
 
-def names(folder: str) -> list[str]:
-    """The names of what lies directly in a folder, sorted; none where it is not there."""
+def names(folder: str, begins: str = "") -> list[str]:
+    """The names of what lies directly in a folder and begins so, sorted; none where it is not
+    there. Raises OSError."""
+    return sorted(set(_names(folder, begins)) - {""})
+
+
+def names_if_few(folder: str, most: int) -> list[str] | None:
+    """As `names`; None where there are more and those that begin in some way are found at once."""
+    if not pages.are_found_by_beginning(_filesystem(folder)[0]):
+        return names(folder)
+    found = list(islice(_names(folder), most + 1))
+    return None if len(found) > most else sorted(set(found) - {""})
+
+
+def _names(folder: str, begins: str = "") -> Iterator[str]:
     fs, path = _filesystem(folder)
     try:
-        found = _ask(fs, folder, fs.ls, path, detail=False)
+        if _is_disk(fs):
+            yield from (name for name in os.listdir(path) if name.startswith(begins))
+        else:
+            yield from pages.names(fs, path, partial(_ask, fs, folder), begins)
     except (FileNotFoundError, NotADirectoryError):
-        return []
-    return sorted({name.rstrip("/").rsplit("/", 1)[-1] for name in found} - {""})
+        return
 
 
-def matches(pattern: str) -> Iterator[Found]:
-    """The files and folders a glob stands for, their paths relative to its part before the first
-    wildcard. Raises OSError."""
-    base = glob_base(pattern)
-    fs, path = _filesystem(pattern)
-    top = _filesystem(base)[1].rstrip("/")
-    found = _ask(fs, pattern, fs.glob, path, detail=True)
-    for name in sorted(found):
-        path, details = name[len(top) :].lstrip("/"), found[name]
-        if details.get("islink"):
-            details = _followed(fs, name, details)
-        yield _found(path, join(base, path), details)
+def matches(pattern: str, left_out: Counter[str] | None = None) -> Iterator[Found]:
+    """The files and folders a glob stands for, as `listing` gives them; their paths are relative to
+    its part before the first wildcard. Raises OSError; SettingsError where it is no glob."""
+    from fsspec.utils import glob_translate  # 0.1 s, and not needed by --help
 
-
-def _followed(fs: Any, path: str, link: dict[str, Any]) -> dict[str, Any]:
-    """What a link leads to, of which a glob tells nothing; a dangling one is a file of size 0."""
+    base, like = glob_parts(local_path(pattern) if is_local(pattern) else pattern)
+    parts = like.split("/")
     try:
-        found: dict[str, Any] = fs.info(path)
-    except OSError:
-        return link | {"type": "file", "size": 0}
-    return found
+        whole, *each = [re.compile(glob_translate(one)) for one in (like, *parts)]
+    except ValueError as error:
+        raise SettingsError(f"{shown(pattern)}: {error}") from error
+    deep = parts.index("**") if "**" in parts else len(parts)
+
+    def leads_on(folder: str) -> bool:
+        names = folder.split("/")
+        fits = all(one.fullmatch(name) for one, name in zip(each[:deep], names, strict=False))
+        return fits and (deep < len(parts) or len(names) < len(parts))
+
+    found = listing(base, left_out, enters=leads_on)
+    return (one for one in found if whole.fullmatch(one.path))
 
 
 def info(uri: str) -> Found:
     """One file's size and mark, its path being its name. Raises OSError."""
     fs, path = _filesystem(uri)
     details = _ask(fs, uri, fs.info, path)
-    return _found(uri.rstrip("/").rsplit("/", 1)[-1], uri, details)
+    return pages.found(uri.rstrip("/").rsplit("/", 1)[-1], uri, details)
 
 
 def remove(uri: str) -> None:
@@ -387,42 +415,6 @@ def _kinds(names: tuple[str, ...]) -> tuple[type[BaseException], ...]:
         except ModuleNotFoundError:
             continue  # a store that does without this library raises none of its exceptions
     return tuple(kinds)
-
-
-def _children(fs: Any, prefix: str, folder: str) -> list[Found]:
-    """One folder of a store."""
-    top = fs._strip_protocol(folder).rstrip("/")
-    children = []
-    for details in sorted(fs.ls(top, detail=True), key=lambda details: details["name"]):
-        name = details["name"].rstrip("/")[len(top) :].lstrip("/")
-        if name:
-            children.append(_found(prefix + name, join(folder, name), details))
-        elif details["type"] == "directory":  # or a store's marker of the folder: nothing is there
-            children += _below_nameless(fs, prefix, folder, top)
-    return children
-
-
-def _below_nameless(fs: Any, prefix: str, folder: str, top: str) -> Iterator[Found]:
-    """The files behind an empty part of a key, which no listing of one folder enters."""
-    for key, details in sorted(fs.find(top, detail=True, prefix="/").items()):
-        name = key[len(top) + 1 :]
-        if name.startswith("/") and not name.endswith("/"):
-            path = "/".join(part or NAMELESS for part in name.split("/"))
-            yield _found(prefix + path, join(folder, name), details)
-
-
-def _found(path: str, uri: str, details: dict[str, Any]) -> Found:
-    kind, size = details["type"], int(details.get("size") or 0)
-    is_folder, is_special = kind == "directory", kind == "other"
-    return Found(path, uri, size, _mark(details), is_folder, is_special)
-
-
-def _mark(details: dict[str, Any]) -> str:
-    """What tells one version of a file from another, in each store's own words."""
-    for key in ("ETag", "etag", "md5Hash", "mtime", "LastModified", "last_modified", "updated"):
-        if details.get(key):
-            return str(details[key])
-    return ""
 
 
 def _upload(fs: Any, path: str, content: bytes | memoryview) -> None:

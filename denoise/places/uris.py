@@ -110,8 +110,14 @@ def by_way_of(root: str, uri: str) -> str:
 
 def glob_base(pattern: str) -> str:
     """The folder that a glob's paths are relative to."""
+    return glob_parts(pattern)[0]
+
+
+def glob_parts(pattern: str) -> tuple[str, str]:
+    """The folder that a glob's paths are relative to, and what they are like."""
     fixed = re.split(r"[*?\[]", pattern, maxsplit=1)[0]
-    return (fixed.rpartition("/")[0] or "/") if "/" in fixed else "."
+    base, slash, name = fixed.rpartition("/")
+    return base or slash or ".", name + pattern[len(fixed) :]
 
 
 def shown(uri: str) -> str:
