@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from hashlib import blake2b
 from io import BytesIO
-from itertools import islice, repeat
+from itertools import accumulate, islice, repeat
 from typing import Any
 from zlib import crc32
 
@@ -241,20 +241,19 @@ def _failed_in(part: str) -> set[str]:
 
 
 class _Known:
-    """The manifest as sorted hashes, 33 bytes an image, twice as many while they are sorted: fit
-    for a hundred million."""
+    """The manifest as sorted hashes, 33 bytes an image, 49 while they are sorted: fit for a hundred
+    million."""
 
     def __init__(self, uri: str, generations: list[Generation]) -> None:
         self._uri = uri
-        ends = np.cumsum([made.rows for made in generations], dtype=int).tolist()
-        self._starts = dict(zip(generations, [0, *ends], strict=False))
-        chunks = [
-            _hashes(_chunk_uri(uri, made.number, chunk))
-            for made in generations
-            for chunk in range(-(-made.rows // _CHUNK))
-        ]
-        paths = np.concatenate([c[0] for c in chunks]) if chunks else np.empty(0, "V16")
-        self._marks = np.concatenate([c[1] for c in chunks]) if chunks else np.empty(0, "u8")
+        ends = [0, *accumulate(made.rows for made in generations)]
+        self._starts = dict(zip(generations, ends, strict=False))
+        paths, self._marks = np.empty(ends[-1], "V16"), np.empty(ends[-1], "u8")
+        for made, start in self._starts.items():
+            for chunk in range(-(-made.rows // _CHUNK)):
+                first = start + chunk * _CHUNK
+                span = slice(first, min(first + _CHUNK, start + made.rows))
+                paths[span], self._marks[span] = _hashes(_chunk_uri(uri, made.number, chunk))
         self._order = np.argsort(paths.view("S16"), kind="stable")
         self._sorted = paths.view("S16")[self._order]
         self._seen = np.zeros(len(paths), bool)
