@@ -70,13 +70,18 @@ class BulkConfig:
                 raise ValueError(
                     f"{name} must be one of {', '.join(get_args(known))}, got {getattr(self, name)}"
                 )
-        if self.quality is not None and not 1 <= self.quality <= 100:
-            raise ValueError(f"quality must lie in 1..100, got {self.quality}")
+        self._check_quality()
         if self.max_pixels < 1:
             raise ValueError(f"max-pixels must be at least 1, got {self.max_pixels}")
         if not 0 <= self.max_error_rate <= 1:
             raise ValueError(f"max-error-rate must lie in 0..1, got {self.max_error_rate}")
         worker_counts(self.workers)
+
+    def _check_quality(self) -> None:
+        if self.quality is not None and not 1 <= self.quality <= 100:
+            raise ValueError(f"quality must lie in 1..100, got {self.quality}")
+        if self.quality is not None and self.format in ("png", "tiff"):
+            raise ValueError(f"quality is for jpeg and webp, and format is {self.format}")
 
     def settings(self) -> dict[str, Any]:
         """What decides the rows: with anything else here, the output folder is another one."""
@@ -161,19 +166,21 @@ def save(
     written.
     """
     kind = format_for(picture, config.format)
+    is_lossy = kind == "jpeg" or (kind == "webp" and config.quality is not None)
+    columns: dict[str, Any] = {"image": None, "file": None}
+    if config.save == "none" and not is_lossy:
+        return columns, picture.pixels
     encoded = encode(
         picture, format=kind, quality=config.quality, metadata=not config.strip_metadata
     )
-    columns: dict[str, Any] = {"image": None, "file": None}
     if config.save in ("parquet", "both"):
         columns["image"] = {"bytes": encoded, "path": path + suffix_of(kind)}
     if config.save in ("files", "both"):
         keep_name = config.format == "same"
         columns["file"] = "images/" + file_of(path, suffix_of(kind), keep_name=keep_name)
         _write_file(output, columns["file"], encoded)
-    if kind != "jpeg" and (kind != "webp" or config.quality is None):
-        return columns, picture.pixels
-    return columns, decode(encoded, max_pixels=config.max_pixels).pixels
+    stored = decode(encoded, max_pixels=config.max_pixels).pixels if is_lossy else picture.pixels
+    return columns, stored
 
 
 def uploaders(config: BulkConfig, output: str) -> int:

@@ -346,6 +346,7 @@ def test_nothing_is_discarded_before_what_may_be_wrong_was_looked_at(
         ({"float_noise": True}, "needs add-noise"),
         ({"tile": 4}, "tile must be at least 16.*4"),
         ({"quality": 0}, "quality must lie in 1..100, got 0"),
+        ({"quality": 90}, "quality is for jpeg and webp, and format is png"),
         ({"workers": (3, 2)}, "workers must be N or MIN MAX"),
         ({"workers": 0}, "workers must be N or MIN MAX"),
         ({"max_error_rate": 2.0}, "max-error-rate must lie in 0..1, got 2"),
