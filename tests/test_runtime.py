@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import ray
+from ray._private.ray_constants import DEFAULT_DASHBOARD_AGENT_LISTEN_PORT
 from ray.data import ActorPoolStrategy
 from running import ROOT, clean_environment, run, send
 
@@ -150,3 +152,8 @@ def test_a_private_session_has_no_port_for_metrics_and_is_gone_with_a_worker_tha
     send(int(process), signal.SIGKILL)
     assert port == "-1"
     assert found == ["False", "None"]
+
+
+def test_a_session_does_not_need_the_port_that_another_one_has(ray_session: Resources):
+    port = ray._private.worker._global_node.dashboard_agent_listen_port
+    assert port > 0 and port != DEFAULT_DASHBOARD_AGENT_LISTEN_PORT

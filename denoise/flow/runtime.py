@@ -11,13 +11,14 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from itertools import chain
 from typing import Any
 
 import grpc
 import psutil
 import ray
+from ray._private import parameter
 from ray._private.accelerators import get_accelerator_manager_for_resource
 from ray._private.utils import get_num_cpus
 from ray.data import ActorPoolStrategy, DataContext, TaskPoolStrategy
@@ -257,6 +258,18 @@ def _apart() -> Iterator[None]:
         _forks_apart().clear()
 
 
+@contextmanager
+def _anywhere() -> Iterator[None]:
+    """The agent beside a session that is started here listens on any free port: on its usual one,
+    where another session has that, it tries for four seconds. `ray.init` has no word for it."""
+    usual = parameter.RayParams
+    parameter.RayParams = partial(usual, dashboard_agent_listen_port=0)
+    try:
+        yield
+    finally:
+        parameter.RayParams = usual
+
+
 @cache
 def _forks_apart() -> threading.Event:
     """Asked by every fork from now on. Of subprocess's, those with a preexec_fn: Ray's have one."""
@@ -281,7 +294,7 @@ def _connect(*, verbose: bool) -> None:
         metrics = {"enable_metrics_collection": False}
         options |= {"address": "local", "include_dashboard": False, "_system_config": metrics}
     try:
-        with _apart(), nullcontext() if verbose else _silence():
+        with _apart(), _anywhere(), nullcontext() if verbose else _silence():
             ray.init(**options)
     except Exception as error:  # that is what Ray raises where its own processes are too slow
         where = "a local Ray" if is_private() else f"the Ray cluster at {address}"
