@@ -89,16 +89,21 @@ def orthogonal(matrices: Tensor) -> Tensor:
     """
     if matrices.shape[1] > matrices.shape[2]:
         return orthogonal(matrices.mT).mT
-    a, b, c = QUINTIC
     matrices = matrices / matrices.norm(dim=(1, 2), keepdim=True).clamp(min=1e-12)
     gram = matrices @ matrices.mT  # [N, R, R]
-    one = torch.eye(gram.shape[1], device=gram.device)
-    whole = one
-    for _ in range(ROUNDS):
-        step = torch.baddbmm(a * one + b * gram, gram, gram, alpha=c)
-        whole = step @ whole
+    step = whole = _quintic(gram)
+    for _ in range(ROUNDS - 1):
         gram = step @ gram @ step
+        step = _quintic(gram)
+        whole = step @ whole
     return whole @ matrices
+
+
+def _quintic(gram: Tensor) -> Tensor:
+    """QUINTIC divided by its argument: a + b G + c G G."""
+    a, b, c = QUINTIC
+    one = torch.eye(gram.shape[1], device=gram.device)
+    return torch.baddbmm(a * one + b * gram, gram, gram, alpha=c)
 
 
 def _thickness(parameter: Tensor) -> int:

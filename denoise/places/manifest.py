@@ -11,6 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from hashlib import blake2b
 from io import BytesIO
 from itertools import accumulate, islice, repeat
@@ -143,8 +144,12 @@ def foreseen(
         rows, size = rows + 1, size + entry.likely_size
     shards = -(-rows // shard_rows(rows, size))
     done, finished, again = 0, _finished(uri), known.changed_paths()
-    for number in _again(uri):
-        again[number] |= paths_again(uri, number)
+    numbers = sorted(_again(uri))
+    with ThreadPoolExecutor(_READERS) as pool:
+        for number, paths in zip(
+            numbers, pool.map(partial(paths_again, uri), numbers), strict=True
+        ):
+            again[number] |= paths
     there = []
     for shard in _shards(generations):
         if shard.number in finished:
