@@ -162,8 +162,8 @@ def save(
     """Encodes a picture, writes its file if asked to: the columns `image` and `file`, and the
     pixels as they are stored, which differ from the picture's where the format is lossy.
 
-    Raises ImageError where the format cannot hold the picture, WriteError where nothing can be
-    written.
+    Raises ImageError where the format has to hold the picture and cannot, WriteError where nothing
+    can be written.
     """
     kind = format_for(picture, config.format)
     is_lossy = kind == "jpeg" or (kind == "webp" and config.quality is not None)

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 
@@ -103,6 +104,8 @@ def _files(top: str) -> Iterator[storage.Found]:
         ("c/**", ["d.png", "e/f.png"]),
         ("*/?.png", ["c/d.png"]),
         ("[bc]*/[!e].png", ["c/d.png"]),
+        ("b*.*", ["b.jpg"]),
+        ("c*/**/f.png", ["c/e/f.png"]),
     ],
 )
 def test_a_glob_finds_files_by_their_path(store: servers.Store, pattern: str, found: list[str]):
@@ -115,6 +118,48 @@ def test_a_glob_finds_files_by_their_path(store: servers.Store, pattern: str, fo
     }
     assert list(entries) == found
     assert all(storage.read(uri) == b"x" for uri in entries.values())
+
+
+def test_a_file_has_the_same_mark_however_it_is_asked_for(store: servers.Store):
+    uri = f"{store.root}/mark/a.png"
+    storage.write(uri, b"x")
+    (listed,) = _files(f"{store.root}/mark")
+    assert listed.mark and listed.mark == storage.info(uri).mark
+
+
+def test_a_bucket_has_no_wildcards():
+    with pytest.raises(storage.SettingsError, match="a bucket's name has no wildcards"):
+        storage.matches("s3://buck*/a.png")
+
+
+def test_a_page_that_a_store_refuses_at_first_is_asked_for_again(monkeypatch):
+    monkeypatch.setattr(pages, "_PAGE", 3)
+    refused: list[str] = []
+
+    def rule(number: int, method: str, path: str) -> str | None:
+        if "continuation-token" in path and path not in refused:
+            refused.append(path)
+            return "throttle"
+        return None
+
+    with servers.s3() as store, servers.faulty(store.endpoint, rule) as endpoint:
+        env = store.env | {"AWS_ENDPOINT_URL": endpoint}
+        with servers.visible(servers.Store(store.root, endpoint, env)):
+            names = [f"{number}.png" for number in range(10)]
+            for name in names:
+                storage.write(f"{store.root}/faults/{name}", b"x")
+            assert [one.path for one in _files(f"{store.root}/faults")] == names
+    assert len(refused) == 3
+
+
+def test_a_listing_that_breaks_off_is_an_error_and_one_that_ends_is_not(monkeypatch):
+    page = {"Contents": [{"Key": "a/1.png", "Size": 1}], "IsTruncated": True}
+    store = SimpleNamespace(call_s3=lambda *asked, **options: page, req_kw={})
+    with pytest.raises(OSError, match="names no next page"):
+        pages._page_of_s3(store, "bucket", "a/", "/", None)
+    page = page | {"IsTruncated": False, "NextContinuationToken": "again"}
+    files, following = pages._page_of_s3(store, "bucket", "a/", "/", None)
+    assert [one["name"] for one in files] == ["bucket/a/1.png"] and following == ""
 
 
 def test_a_key_with_an_empty_part_is_listed_too(store: servers.Store):

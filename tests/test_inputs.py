@@ -18,7 +18,7 @@ from conftest import encoded, photo
 from denoise.flow.pairs import PairConfig, load
 from denoise.learning.patches import photo_row
 from denoise.pixels.image import ImageError
-from denoise.places import storage
+from denoise.places import disk, storage
 from denoise.places.inputs import Entry, entries, reference_of, source_of
 from denoise.places.storage import SettingsError
 
@@ -477,6 +477,36 @@ def test_links_are_followed_by_a_folder_and_by_a_glob_alike(tmp_path: Path):
     assert whole["a.png"].size == by_glob["a.png"].size == (tmp_path / "real.bin").stat().st_size
     assert load(by_glob["a.png"], PairConfig()).error is None
     assert load(by_glob["b.png"], PairConfig()).error == "no such file"
+
+
+def test_a_glob_finds_what_a_link_leads_to_under_every_name_that_it_is_like(tmp_path: Path):
+    (tmp_path / "z" / "b").mkdir(parents=True)
+    (tmp_path / "z" / "b" / "1.png").write_bytes(encoded(photo()))
+    (tmp_path / "a").symlink_to(tmp_path / "z" / "b")
+    (tmp_path / "z" / "round").symlink_to(tmp_path)
+    for pattern, paths in (
+        ("*/b/*.png", ["z/b/1.png"]),
+        ("**/b/*.png", ["z/b/1.png"]),
+        ("*/*.png", ["a/1.png"]),
+        ("**/*.png", ["a/1.png"]),
+        ("z/*/a/*.png", ["round/a/1.png"]),
+    ):
+        assert list(found(tmp_path / pattern)[0]) == paths, pattern
+
+
+def test_a_glob_enters_no_folder_that_it_does_not_lead_to(tmp_path: Path, monkeypatch):
+    for name in ("a/b/1.png", "a/b/c/2.png", "d/3.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(encoded(photo()))
+    entered, children = [], disk.children
+
+    def seen(prefix: str, folder: str) -> Iterator[disk.Found]:
+        entered.append(prefix)
+        return children(prefix, folder)
+
+    monkeypatch.setattr(disk, "children", seen)
+    assert list(found(tmp_path / "a*" / "?" / "*.png")[0]) == ["a/b/1.png"]
+    assert sorted(entered) == ["", "a/", "a/b/"]
 
 
 def test_a_folder_named_like_an_image_is_a_folder_like_any_other(tmp_path: Path):

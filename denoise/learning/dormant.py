@@ -3,9 +3,9 @@
 Where a ReLU's input is below zero in every picture, no gradient comes through: the channel learns
 nothing, and is computed as ever. Rates that are right for the rest put most channels of the lowest
 levels to sleep. One that slept for `EVERY` steps gets fresh weights, and nothing reads it at first,
-so that the pictures stay what they are (Sokar et al., The Dormant Neuron Phenomenon in Deep
-Reinforcement Learning, 2023; there it is measured by activations, here by gradients, which workers
-share anyway).
+so that the network's pictures stay what they are, and those of its average nearly (Sokar et al.,
+The Dormant Neuron Phenomenon in Deep Reinforcement Learning, 2023; there it is measured by
+activations, here by gradients, which workers share anyway).
 """
 
 import math

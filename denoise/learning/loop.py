@@ -74,8 +74,8 @@ class Learner:
 
 @contextmanager
 def without_denormals() -> Iterator[None]:
-    """Numbers below 1e-38 count as 0 on a CPU, which computes thirty times as long with them; the
-    averages of gradients that have ended come to be such numbers."""
+    """Numbers below 1e-38 count as 0 in this thread and those it starts: CPUs compute thirty times
+    as long with them, and the averages of gradients that have ended come to be such numbers."""
     torch.set_flush_denormal(True)
     try:
         yield

@@ -1,7 +1,7 @@
-"""An object store's folders, listed in pages: of any number of names a few thousand are in memory.
+"""An object store's folders, listed in pages: of any number of files a few thousand are in memory.
 
-fsspec's `ls` holds all that lies in a folder. Its S3, Google and Azure file systems let their store
-be asked for a page; of any other store `ls` is all there is.
+fsspec's `ls` holds all that lies in a folder. Its S3, Google and Azure file systems (`storage`
+makes them) let their store be asked for a page; of any other store `ls` is all there is.
 """
 
 import asyncio
@@ -21,11 +21,11 @@ _Page = tuple[list[_Details], str]  # by name, folders' ending with "/"; and whe
 _Ask = Callable[..., Any]  # calls a store, again after a passing fault
 
 
-def children(fs: Any, prefix: str, folder: str, ask: _Ask) -> Iterator[Found]:
-    """What lies in one folder. A few pages are asked for at once, each other one when what came
-    before it has been taken. Raises OSError."""
+def children(fs: Any, prefix: str, folder: str, ask: _Ask, begins: str = "") -> Iterator[Found]:
+    """What lies in one folder and, where a store looks for that, begins so. A few pages are asked
+    for at once, each other one when what came before it has been taken. Raises OSError."""
     top = fs._strip_protocol(folder).rstrip("/")
-    pages = _pages(fs, top, ask)
+    pages = _pages(fs, top, ask, begins)
     ahead = list(islice(pages, _AHEAD))
     return (
         child
@@ -37,10 +37,12 @@ def children(fs: Any, prefix: str, folder: str, ask: _Ask) -> Iterator[Found]:
 
 def names(fs: Any, top: str, ask: _Ask, begins: str = "") -> Iterator[str]:
     """The names of what lies in one folder and begins so, as `children` asks for it."""
-    for page in _pages(fs, top.rstrip("/"), ask, begins):
+    top = top.rstrip("/")
+    for page in _pages(fs, top, ask, begins):
         for details in page:
-            name = details["name"].rstrip("/").rsplit("/", 1)[-1]
-            if name.startswith(begins):
+            path = details["name"].rstrip("/")
+            name = path.rsplit("/", 1)[-1]
+            if path != top and name.startswith(begins):  # a folder's marker is no child of it
                 yield name
 
 
@@ -110,11 +112,15 @@ def _page_of_s3(fs: Any, bucket: str, start: str, delimiter: str, token: str | N
     asked = {"Bucket": bucket, "Prefix": start, "Delimiter": delimiter, "MaxKeys": _PAGE}
     page = fs.call_s3("list_objects_v2", **asked, **more, **fs.req_kw)
     files = [
-        {"name": f"{bucket}/{one['Key']}", "type": "file", "size": one["Size"], "ETag": one["ETag"]}
+        {key: one[key] for key in ("ETag", "LastModified") if key in one}
+        | {"name": f"{bucket}/{one['Key']}", "type": "file", "size": one["Size"]}
         for one in page.get("Contents", [])
     ]
     folders = [_folder(bucket, one["Prefix"]) for one in page.get("CommonPrefixes", [])]
-    return sorted(files + folders, key=_name), page.get("NextContinuationToken") or ""
+    following = page.get("NextContinuationToken") or ""
+    if page.get("IsTruncated") and following in ("", token):
+        raise OSError("the store breaks off in the middle of a folder and names no next page")
+    return sorted(files + folders, key=_name), following if page.get("IsTruncated") else ""
 
 
 def _page_of_google(fs: Any, bucket: str, start: str, delimiter: str, token: str | None) -> _Page:
@@ -147,10 +153,17 @@ async def _azure_page(fs: Any, bucket: str, start: str, delimiter: str, token: s
     async for one in await anext(pages):
         if not hasattr(one, "size"):
             page.append(_folder(bucket, one.name))
-        elif (one.metadata or {}).get("hdi_isfolder") != "true":  # which is listed as a prefix too
-            details = {"type": "file", "size": one.size, "etag": one.etag}
+        elif not _marks_folder(one.metadata or {}):  # which is listed as a prefix too
+            quoted = f'"{one.etag.strip(chr(34))}"'  # as `info` has it
+            details = {"type": "file", "size": one.size, "etag": quoted}
             page.append(details | {"name": f"{bucket}/{one.name}"})
     return sorted(page, key=_name), pages.continuation_token or ""
+
+
+def _marks_folder(metadata: dict[str, str]) -> bool:
+    """Of a blob, as adlfs tells."""
+    said = {key.lower(): value for key, value in metadata.items()}
+    return "true" in (said.get("hdi_isfolder"), said.get("is_directory"))
 
 
 def _folder(bucket: str, prefix: str) -> _Details:

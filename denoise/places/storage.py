@@ -10,7 +10,7 @@ import random
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import lru_cache, partial
@@ -73,25 +73,29 @@ class SettingsError(ValueError):
     """Wrong flags, places or settings, found before any work: one line, exit code 2."""
 
 
-_Listed = tuple[Any, Iterable[Found]]  # a folder's identity, and its children
+_Listed = tuple[str, Any, Iterable[Found]]  # a folder's path, its identity, and its children
 
 
 def listing(
     root: str,
     left_out: Counter[str] | None = None,
     *,
-    enters: Callable[[str], bool] = lambda path: True,
+    begins: str = "",
+    enters: Callable[[str], Hashable] = lambda path: True,
 ) -> Iterator[Found]:
-    """Every file and folder below a folder, in the order of names, listed ahead in parallel.
+    """Every file and folder below a folder, in the order of names (of keys, where a store lists
+    them in pages), listed ahead in parallel.
 
     Links are followed; a folder that several names lead to is entered by the first of them. What a
     dangling link names is listed with size 0, so that reading it tells. Raises OSError where a
     folder cannot be listed; but with `left_out` the folders below the root that may not be read are
-    counted there and passed over. Folders are entered if `enters` says so of their paths.
+    counted there and passed over. Folders are entered if `enters` says anything of their paths; by
+    several names, if it says different things. `begins` spares a store those directly in the root
+    that begin otherwise.
     """
     fs, top = _filesystem(root)
     seen: set[Any] = set()  # in the order of names, whatever is listed ahead
-    children = partial(_inside, fs, left_out)
+    children = partial(_inside, fs, left_out, begins)
     with ThreadPoolExecutor(1 if _is_disk(fs) else _LISTERS) as pool:
         first = top if _is_disk(fs) else root  # what is found keeps the store's protocol
         waiting: list[tuple[str, str] | Future[_Listed]] = [("", first)]  # the next one last
@@ -101,10 +105,10 @@ def listing(
                     waiting[k] = pool.submit(children, *one)
             folder = waiting.pop()
             assert isinstance(folder, Future)
-            identity, found = folder.result()
-            if identity in seen:
+            path, identity, found = folder.result()
+            if (entered := (identity, enters(path))) in seen:
                 continue
-            seen.add(identity)
+            seen.add(entered)
             folders = []
             for child in found:
                 yield child
@@ -116,23 +120,27 @@ def listing(
 def _inside(
     fs: Any,
     left_out: Counter[str] | None,
+    begins: str,
     prefix: str,
     folder: str,
 ) -> _Listed:
     """What a folder is, and what lies directly in it; nothing where it may not be read and that is
     forgiven."""
+    path = prefix.rstrip("/")
     try:
         if _is_disk(fs):
-            return disk.identity(folder), disk.children(prefix, folder)
-        return folder, pages.children(fs, prefix, folder, partial(_ask, fs, folder))
+            return path, disk.identity(folder), disk.children(prefix, folder)
+        ask = partial(_ask, fs, folder)
+        found = pages.children(fs, prefix, folder, ask, "" if prefix else begins)
+        return path, folder, found
     except PermissionError:
         if prefix.startswith(".") or "/." in prefix:
-            return folder, []  # as a system keeps its own on a camera's card
+            return path, folder, []  # as a system keeps its own on a camera's card
         if left_out is None or not prefix:
             raise
         with _counting:
             left_out["folders that may not be read"] += 1
-        return folder, []
+        return path, folder, []
 
 
 def read(uri: str) -> bytes:
@@ -239,20 +247,35 @@ def matches(pattern: str, left_out: Counter[str] | None = None) -> Iterator[Foun
     from fsspec.utils import glob_translate  # 0.1 s, and not needed by --help
 
     base, like = glob_parts(local_path(pattern) if is_local(pattern) else pattern)
+    if split(pattern)[0] in _WHOLE_UPLOADS and "://" not in base:
+        raise SettingsError(f"{shown(pattern)}: a bucket's name has no wildcards")
     parts = like.split("/")
     try:
         whole, *each = [re.compile(glob_translate(one)) for one in (like, *parts)]
     except ValueError as error:
         raise SettingsError(f"{shown(pattern)}: {error}") from error
-    deep = parts.index("**") if "**" in parts else len(parts)
 
-    def leads_on(folder: str) -> bool:
-        names = folder.split("/")
-        fits = all(one.fullmatch(name) for one, name in zip(each[:deep], names, strict=False))
-        return fits and (deep < len(parts) or len(names) < len(parts))
+    def awaited(folder: str) -> frozenset[int]:
+        """The parts of the pattern that what lies in a folder may be like, if the folder's own
+        parts are like those before: a link may lead to it from where others are."""
+        numbers = _or_next({0}, parts)
+        for name in folder.split("/") if folder else ():
+            stay = {k for k in numbers if parts[k] == "**"}
+            on = {k + 1 for k in numbers - stay if each[k].fullmatch(name) and k + 1 < len(parts)}
+            numbers = _or_next(stay | on, parts)
+        return frozenset(numbers)
 
-    found = listing(base, left_out, enters=leads_on)
+    begins = re.split(r"[*?\[]", parts[0], maxsplit=1)[0]
+    if pages.NAMELESS.startswith(begins):
+        begins = ""  # no key has such a part
+    found = listing(base, left_out, begins=begins, enters=awaited)
     return (one for one in found if whole.fullmatch(one.path))
+
+
+def _or_next(numbers: set[int], parts: list[str]) -> set[int]:
+    """Parts of a pattern, and those behind a `**` among them, which stands for no folder too."""
+    after = {k + 1 for k in numbers if parts[k] == "**" and k + 1 < len(parts)} - numbers
+    return _or_next(numbers | after, parts) if after else numbers
 
 
 def info(uri: str) -> Found:
@@ -382,6 +405,8 @@ def _ask(fs: Any, uri: str, call: Callable[..., _T], *args: Any, **options: Any)
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError):
             raise
         except _foreign(split(uri)[0]) as error:
+            if getattr(error, "status_code", None) == 404:  # as Azure's library says it
+                raise FileNotFoundError(words_of(error)) from error
             is_final = _is_disk(fs) or isinstance(error, _final(split(uri)[0]))
             if is_final or attempt == _ATTEMPTS - 1:
                 raise error if isinstance(error, OSError) else OSError(words_of(error)) from error
