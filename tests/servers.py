@@ -190,6 +190,11 @@ class _Proxy(ThreadingHTTPServer):
         self.over = threading.Event()
         self.numbers = itertools.count()
 
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that was stopped waits for no answer; anything else is told."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
+
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
