@@ -37,6 +37,7 @@ from denoise.learning.loop import (
     loss_of,
     pairs_of,
     parts,
+    without_denormals,
 )
 from denoise.learning.patches import (
     CROPS,
@@ -358,6 +359,16 @@ def test_losses_are_zero_where_nothing_is_wrong():
     for loss in ("l1", "mse"):
         assert float(loss_of(replace(RECIPE, loss=loss), clean, clean)) == 0
     assert float(loss_of(replace(RECIPE, loss="charbonnier"), clean, clean)) == pytest.approx(1e-3)
+
+
+def test_training_has_no_denormal_numbers_and_leaves_others_theirs():
+    tiny = torch.full((4,), 1e-30)
+    with without_denormals():
+        assert not (tiny * 1e-10).any()
+    assert (tiny * 1e-10).all()
+    products: list[bool] = []
+    trained(tell=lambda record: products.append(bool((tiny * 1e-10).any())))
+    assert products and not any(products)
 
 
 def test_the_average_follows_the_weights_and_is_what_is_judged():

@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from denoise.learning.dormant import EVERY, Stirred, look, unstirred, wake
 from denoise.learning.judge import Judge, Share, added
 from denoise.learning.optimizer import optimizers_for
 from denoise.learning.patches import Patches, Photo, Recipe, Sampler
@@ -46,7 +45,6 @@ class Learner:
     model: nn.Module
     average: nn.Module  # moving average of the weights
     optimizers: list[torch.optim.Optimizer]
-    stirred: Stirred  # hidden channels that are awake
     step: int = 0  # the next one
     best: float = -math.inf  # PSNR in dB
     worse: int = 0  # validations since the best one
@@ -57,7 +55,6 @@ class Learner:
             "model": self.model.state_dict(),
             "average": self.average.state_dict(),
             "optimizers": [one.state_dict() for one in self.optimizers],
-            "stirred": self.stirred,
             "rest": {key: getattr(self, key) for key in ("step", "best", "worse", "history")},
         }
 
@@ -66,8 +63,6 @@ class Learner:
         self.average.load_state_dict(state["average"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
-        for name, seen in state.get("stirred", {}).items():  # none in those of an earlier version
-            self.stirred[name].copy_(seen)
         for key, value in state["rest"].items():
             setattr(self, key, value)
 
@@ -108,7 +103,6 @@ def learn(
             break
         set_learning_rate(learner.optimizers, learning_rate_at(recipe, step))
         loss = backward(network, recipe, batches)
-        look(learner.model, learner.stirred)
         nn.utils.clip_grad_norm_(learner.model.parameters(), CLIP_NORM)
         for optimizer in learner.optimizers:
             optimizer.step()
@@ -116,8 +110,6 @@ def learn(
         learner.step = step + 1
         log.count(loss)
         is_last = learner.step == recipe.steps
-        if learner.step % EVERY == 0 and not is_last:
-            wake(learner.model, learner.average, learner.stirred, recipe.seed + learner.step)
         if learner.step % recipe.save_every == 0 or is_last:
             quality = judge.psnr_of(learner.average)
             learner.history.append(log.record(learner, quality))
@@ -138,7 +130,7 @@ def learner_of(recipe: Recipe, model: nn.Module, state: State | None) -> Learner
     # torch's annotations lack a memory format beside a device
     model = model.to(device(), memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     average = copy.deepcopy(model).eval().requires_grad_(False)
-    learner = Learner(model, average, optimizers_for(recipe, model), unstirred(model))
+    learner = Learner(model, average, optimizers_for(recipe, model))
     if state:
         learner.restore(state)
     return learner
