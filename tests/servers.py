@@ -244,7 +244,7 @@ class _Paging(_Handler):
     def _fetched(self, body: bytes) -> Answer:
         status, headers, content = super()._fetched(body)
         asked = dict(parse_qsl(urlsplit(self.path).query))
-        if "maxResults" not in asked:
+        if status != 200 or "maxResults" not in asked:
             return status, headers, content
         listed = json.loads(content)
         items, prefixes = listed.get("items", []), listed.get("prefixes", [])

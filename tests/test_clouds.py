@@ -127,6 +127,12 @@ def test_a_file_has_the_same_mark_however_it_is_asked_for(store: servers.Store):
     assert listed.mark and listed.mark == storage.info(uri).mark
 
 
+def test_a_bucket_that_is_not_there_holds_nothing(store: servers.Store):
+    assert storage.names(f"{store.root}-missing/photos") == []
+    with pytest.raises(FileNotFoundError):
+        list(storage.listing(f"{store.root}-missing/photos"))
+
+
 def test_a_bucket_has_no_wildcards():
     with pytest.raises(storage.SettingsError, match="a bucket's name has no wildcards"):
         storage.matches("s3://buck*/a.png")
