@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
@@ -23,6 +24,15 @@ def store(request: pytest.FixtureRequest) -> Iterator[servers.Store]:
             pytest.skip(str(reason))
     with getattr(servers, request.param)() as store, servers.visible(store):
         yield store
+
+
+@contextmanager
+def faulty_s3(rule: servers.Rule) -> Iterator[str]:
+    """The root of an S3 store of its own, whose answers go wrong by a rule."""
+    with servers.s3() as store, servers.faulty(store.endpoint, rule) as endpoint:
+        env = store.env | {"AWS_ENDPOINT_URL": endpoint}
+        with servers.visible(servers.Store(store.root, endpoint, env)):
+            yield store.root
 
 
 def test_what_is_written_is_read_back_listed_and_removed(store: servers.Store):
@@ -148,17 +158,15 @@ def test_a_page_that_a_store_refuses_at_first_is_asked_for_again(monkeypatch):
             return "throttle"
         return None
 
-    with servers.s3() as store, servers.faulty(store.endpoint, rule) as endpoint:
-        env = store.env | {"AWS_ENDPOINT_URL": endpoint}
-        with servers.visible(servers.Store(store.root, endpoint, env)):
-            names = [f"{number}.png" for number in range(10)]
-            for name in names:
-                storage.write(f"{store.root}/faults/{name}", b"x")
-            assert [one.path for one in _files(f"{store.root}/faults")] == names
+    with faulty_s3(rule) as root:
+        names = [f"{number}.png" for number in range(10)]
+        for name in names:
+            storage.write(f"{root}/faults/{name}", b"x")
+        assert [one.path for one in _files(f"{root}/faults")] == names
     assert len(refused) == 3
 
 
-def test_a_listing_that_breaks_off_is_an_error_and_one_that_ends_is_not(monkeypatch):
+def test_a_listing_that_breaks_off_is_an_error_and_one_that_ends_is_not():
     page = {"Contents": [{"Key": "a/1.png", "Size": 1}], "IsTruncated": True}
     store = SimpleNamespace(call_s3=lambda *asked, **options: page, req_kw={})
     with pytest.raises(OSError, match="names no next page"):
@@ -271,12 +279,10 @@ def test_a_passing_fault_of_a_store_is_tried_again(fault: str):
         return fault if number % 3 == 1 else None
 
     content = os.urandom(100_000)
-    with servers.s3() as store, servers.faulty(store.endpoint, rule) as endpoint:
-        env = store.env | {"AWS_ENDPOINT_URL": endpoint}
-        with servers.visible(servers.Store(store.root, endpoint, env)):
-            for number in range(4):
-                storage.write(f"{store.root}/{number}.bin", content)
-                assert storage.read(f"{store.root}/{number}.bin") == content
+    with faulty_s3(rule) as root:
+        for number in range(4):
+            storage.write(f"{root}/{number}.bin", content)
+            assert storage.read(f"{root}/{number}.bin") == content
 
 
 def test_a_store_that_is_not_there_is_an_error_without_its_secret(monkeypatch):

@@ -15,6 +15,7 @@ from denoise.places.uris import join
 NAMELESS = "__"  # what a part of a key is called that is empty, as in `photos//a.png`
 _PAGE = 1000  # names: S3 gives no more
 _AHEAD = 5  # pages of a folder that are asked for beside those of other folders
+_MARKS = ("ETag", "etag", "md5Hash", "mtime", "LastModified", "last_modified", "updated")
 
 _Details = dict[str, Any]  # of a file or folder, as `ls` gives them
 _Page = tuple[list[_Details], str]  # by name, folders' ending with "/"; and where the next begins
@@ -25,7 +26,8 @@ def children(fs: Any, prefix: str, folder: str, ask: _Ask, begins: str = "") -> 
     """What lies in one folder and, where a store looks for that, begins so. A few pages are asked
     for at once, each other one when what came before it has been taken. Raises OSError."""
     top = fs._strip_protocol(folder).rstrip("/")
-    pages = _pages(fs, top, ask, begins)
+    # what is called NAMELESS has no name that a store could look for
+    pages = _pages(fs, top, ask, "" if NAMELESS.startswith(begins) else begins)
     ahead = list(islice(pages, _AHEAD))
     return (
         child
@@ -60,7 +62,7 @@ def found(path: str, uri: str, details: _Details) -> Found:
 
 def _mark(details: _Details) -> str:
     """What tells one version of a file from another, in each store's own words."""
-    for key in ("ETag", "etag", "md5Hash", "mtime", "LastModified", "last_modified", "updated"):
+    for key in _MARKS:
         if details.get(key):
             return str(details[key])
     return ""
@@ -111,34 +113,31 @@ def _page_of_s3(fs: Any, bucket: str, start: str, delimiter: str, token: str | N
     more = {"ContinuationToken": token} if token else {}
     asked = {"Bucket": bucket, "Prefix": start, "Delimiter": delimiter, "MaxKeys": _PAGE}
     page = fs.call_s3("list_objects_v2", **asked, **more, **fs.req_kw)
-    files = [
-        {key: one[key] for key in ("ETag", "LastModified") if key in one}
-        | {"name": f"{bucket}/{one['Key']}", "type": "file", "size": one["Size"]}
-        for one in page.get("Contents", [])
-    ]
+    files = [_file(bucket, one["Key"], one["Size"], one) for one in page.get("Contents", [])]
     folders = [_folder(bucket, one["Prefix"]) for one in page.get("CommonPrefixes", [])]
-    following = page.get("NextContinuationToken") or ""
-    if page.get("IsTruncated") and following in ("", token):
+    following = (page.get("NextContinuationToken") or None) if page.get("IsTruncated") else ""
+    if following in (None, token):
         raise OSError("the store breaks off in the middle of a folder and names no next page")
-    return sorted(files + folders, key=_name), following if page.get("IsTruncated") else ""
+    return sorted(files + folders, key=_name), following
 
 
 def _page_of_google(fs: Any, bucket: str, start: str, delimiter: str, token: str | None) -> _Page:
     asked = {"prefix": start, "delimiter": delimiter, "maxResults": _PAGE, "pageToken": token}
     given = {name: value for name, value in asked.items() if value}
     page = fs.call("GET", "b/{}/o", bucket, json_out=True, **given)
-    files = [
-        {key: one[key] for key in ("size", "etag", "md5Hash", "updated") if key in one}
-        | {"name": f"{bucket}/{one['name']}", "type": "file"}
-        for one in page.get("items", [])
-    ]
+    files = [_file(bucket, one["name"], one.get("size"), one) for one in page.get("items", [])]
     folders = [_folder(bucket, prefix) for prefix in page.get("prefixes", [])]
     return sorted(files + folders, key=_name), page.get("nextPageToken") or ""
 
 
 def _page_of_azure(fs: Any, bucket: str, start: str, delimiter: str, token: str | None) -> _Page:
+    from azure.core.exceptions import ResourceNotFoundError
+
     page = _azure_page(fs, bucket, start, delimiter, token)
-    return asyncio.run_coroutine_threadsafe(page, fs.loop).result()
+    try:
+        return asyncio.run_coroutine_threadsafe(page, fs.loop).result()
+    except ResourceNotFoundError as error:
+        raise FileNotFoundError(bucket) from error  # as adlfs's own calls
 
 
 async def _azure_page(fs: Any, bucket: str, start: str, delimiter: str, token: str | None) -> _Page:
@@ -154,9 +153,8 @@ async def _azure_page(fs: Any, bucket: str, start: str, delimiter: str, token: s
         if not hasattr(one, "size"):
             page.append(_folder(bucket, one.name))
         elif not _marks_folder(one.metadata or {}):  # which is listed as a prefix too
-            quoted = f'"{one.etag.strip(chr(34))}"'  # as `info` has it
-            details = {"type": "file", "size": one.size, "etag": quoted}
-            page.append(details | {"name": f"{bucket}/{one.name}"})
+            quoted = '"' + one.etag.strip('"') + '"'  # as `info` has it
+            page.append(_file(bucket, one.name, one.size, {"etag": quoted}))
     return sorted(page, key=_name), pages.continuation_token or ""
 
 
@@ -164,6 +162,11 @@ def _marks_folder(metadata: dict[str, str]) -> bool:
     """Of a blob, as adlfs tells."""
     said = {key.lower(): value for key, value in metadata.items()}
     return "true" in (said.get("hdi_isfolder"), said.get("is_directory"))
+
+
+def _file(bucket: str, key: str, size: Any, told: _Details) -> _Details:
+    marks = {mark: told[mark] for mark in _MARKS if mark in told}
+    return marks | {"name": f"{bucket}/{key}", "type": "file", "size": size}
 
 
 def _folder(bucket: str, prefix: str) -> _Details:

@@ -9,7 +9,7 @@ import os
 import random
 import re
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -24,6 +24,7 @@ from uuid import uuid4
 from denoise.places import disk, pages
 from denoise.places.disk import UNFINISHED, Found
 from denoise.places.uris import (
+    before_wildcards,
     glob_parts,
     is_local,
     join,
@@ -73,7 +74,8 @@ class SettingsError(ValueError):
     """Wrong flags, places or settings, found before any work: one line, exit code 2."""
 
 
-_Listed = tuple[str, Any, Iterable[Found]]  # a folder's path, its identity, and its children
+_Listed = tuple[Any, Iterable[Found]]  # a folder's identity, and its children
+_Asked = tuple[str, ...]  # what `_inside` is given
 
 
 def listing(
@@ -94,53 +96,52 @@ def listing(
     that begin otherwise.
     """
     fs, top = _filesystem(root)
-    seen: set[Any] = set()  # in the order of names, whatever is listed ahead
-    children = partial(_inside, fs, left_out, begins)
+    # identities by what `enters` said; in the order of names, whatever is listed ahead
+    seen: dict[Hashable, set[Any]] = defaultdict(set)
+    children = partial(_inside, fs, left_out)
     with ThreadPoolExecutor(1 if _is_disk(fs) else _LISTERS) as pool:
         first = top if _is_disk(fs) else root  # what is found keeps the store's protocol
-        waiting: list[tuple[str, str] | Future[_Listed]] = [("", first)]  # the next one last
+        waiting: list[tuple[Hashable, _Asked | Future[_Listed]]]  # the next one last
+        waiting = [(enters(""), ("", first, begins))]
         while waiting:
-            for k, one in enumerate(waiting[-_LISTERS:], max(0, len(waiting) - _LISTERS)):
+            for k, (said, one) in enumerate(waiting[-_LISTERS:], max(0, len(waiting) - _LISTERS)):
                 if isinstance(one, tuple):
-                    waiting[k] = pool.submit(children, *one)
-            folder = waiting.pop()
+                    waiting[k] = said, pool.submit(children, *one)
+            said, folder = waiting.pop()
             assert isinstance(folder, Future)
-            path, identity, found = folder.result()
-            if (entered := (identity, enters(path))) in seen:
+            identity, found = folder.result()
+            if identity in seen[said]:
                 continue
-            seen.add(entered)
+            seen[said].add(identity)
             folders = []
             for child in found:
                 yield child
-                if child.is_folder and enters(child.path):
-                    folders.append((child.path + "/", child.uri))
+                if child.is_folder and (said := enters(child.path)):
+                    folders.append((said, (child.path + "/", child.uri)))
             waiting += reversed(folders)
 
 
 def _inside(
     fs: Any,
     left_out: Counter[str] | None,
-    begins: str,
     prefix: str,
     folder: str,
+    begins: str = "",
 ) -> _Listed:
     """What a folder is, and what lies directly in it; nothing where it may not be read and that is
     forgiven."""
-    path = prefix.rstrip("/")
     try:
         if _is_disk(fs):
-            return path, disk.identity(folder), disk.children(prefix, folder)
-        ask = partial(_ask, fs, folder)
-        found = pages.children(fs, prefix, folder, ask, "" if prefix else begins)
-        return path, folder, found
+            return disk.identity(folder), disk.children(prefix, folder)
+        return folder, pages.children(fs, prefix, folder, partial(_ask, fs, folder), begins)
     except PermissionError:
         if prefix.startswith(".") or "/." in prefix:
-            return path, folder, []  # as a system keeps its own on a camera's card
+            return folder, []  # as a system keeps its own on a camera's card
         if left_out is None or not prefix:
             raise
         with _counting:
             left_out["folders that may not be read"] += 1
-        return path, folder, []
+        return folder, []
 
 
 def read(uri: str) -> bytes:
@@ -260,22 +261,21 @@ def matches(pattern: str, left_out: Counter[str] | None = None) -> Iterator[Foun
         parts are like those before: a link may lead to it from where others are."""
         numbers = _or_next({0}, parts)
         for name in folder.split("/") if folder else ():
-            stay = {k for k in numbers if parts[k] == "**"}
-            on = {k + 1 for k in numbers - stay if each[k].fullmatch(name) and k + 1 < len(parts)}
-            numbers = _or_next(stay | on, parts)
+            like_it = {k for k in numbers if each[k].fullmatch(name)}
+            after = {k if parts[k] == "**" else k + 1 for k in like_it}
+            numbers = _or_next(after - {len(parts)}, parts)
         return frozenset(numbers)
 
-    begins = re.split(r"[*?\[]", parts[0], maxsplit=1)[0]
-    if pages.NAMELESS.startswith(begins):
-        begins = ""  # no key has such a part
-    found = listing(base, left_out, begins=begins, enters=awaited)
+    found = listing(base, left_out, begins=before_wildcards(parts[0]), enters=awaited)
     return (one for one in found if whole.fullmatch(one.path))
 
 
 def _or_next(numbers: set[int], parts: list[str]) -> set[int]:
     """Parts of a pattern, and those behind a `**` among them, which stands for no folder too."""
-    after = {k + 1 for k in numbers if parts[k] == "**" and k + 1 < len(parts)} - numbers
-    return _or_next(numbers | after, parts) if after else numbers
+    for k, part in enumerate(parts[:-1]):
+        if part == "**" and k in numbers:
+            numbers = numbers | {k + 1}
+    return numbers
 
 
 def info(uri: str) -> Found:
@@ -405,8 +405,6 @@ def _ask(fs: Any, uri: str, call: Callable[..., _T], *args: Any, **options: Any)
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError):
             raise
         except _foreign(split(uri)[0]) as error:
-            if getattr(error, "status_code", None) == 404:  # as Azure's library says it
-                raise FileNotFoundError(words_of(error)) from error
             is_final = _is_disk(fs) or isinstance(error, _final(split(uri)[0]))
             if is_final or attempt == _ATTEMPTS - 1:
                 raise error if isinstance(error, OSError) else OSError(words_of(error)) from error

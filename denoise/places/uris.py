@@ -115,9 +115,14 @@ def glob_base(pattern: str) -> str:
 
 def glob_parts(pattern: str) -> tuple[str, str]:
     """The folder that a glob's paths are relative to, and what they are like."""
-    fixed = re.split(r"[*?\[]", pattern, maxsplit=1)[0]
+    fixed = before_wildcards(pattern)
     base, slash, name = fixed.rpartition("/")
     return base or slash or ".", name + pattern[len(fixed) :]
+
+
+def before_wildcards(pattern: str) -> str:
+    """What everything that a glob stands for begins with."""
+    return re.split(r"[*?\[]", pattern, maxsplit=1)[0]
 
 
 def shown(uri: str) -> str:
