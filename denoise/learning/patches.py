@@ -24,7 +24,7 @@ GRAY = 0.1  # share of samples made gray, with the same noise in all three chann
 CROPS = 32  # taken of a photo before the next window of them, where not all fit into memory
 _LARGEST_PATCH = 4096  # smaller photos are made as large
 VALIDATION_SIDE = 256  # photos are validated on their middle
-Loss = Literal["l1", "charbonnier", "mse"]
+Loss = Literal["l1", "charbonnier", "mse", "rmse"]
 Optimizer = Literal["muon", "adamw"]
 Precision = Literal["auto", "float32", "bfloat16"]
 # optimizer -> the usual learning rates of fresh weights and of trained ones

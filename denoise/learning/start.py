@@ -46,20 +46,20 @@ def start_of(architecture: str | None, init: str | None) -> Start:
     found = package.load(init)
     known, arguments = found.config["architecture"], found.config["arguments"]
     encoded = storage.read(join(package.uri_of(init), "model.safetensors"))
-    if architecture in (None, known):
+    if architecture is None:
         return Start(known, arguments, encoded, found.digest)
     return _grown(found, architecture, encoded, uris.shown(init))
 
 
 def _grown(found: package.Package, architecture: str, encoded: bytes, shown: str) -> Start:
-    """A larger network that begins with what a smaller one has learned."""
+    """A network of the architecture as it is today that begins with what another has learned."""
     try:
-        larger = build(architecture)
-        inherit(larger, found.model.state_dict())
+        network = build(architecture)
+        inherit(network, found.model.state_dict())
     except ValueError as error:
         raise SettingsError(
             f"model {shown} is of architecture {found.config['architecture']}, not {architecture}, "
             f"and cannot grow into that: {error}; leave --architecture out to fine-tune it"
         ) from error
     # a Module's attributes have no types
-    return Start(architecture, dict(larger.arguments), encoded, found.digest)  # type: ignore[arg-type]
+    return Start(architecture, dict(network.arguments), encoded, found.digest)  # type: ignore[arg-type]

@@ -53,24 +53,29 @@ class Classic(nn.Module):
 class UNet(nn.Module):
     """A U-Net of plain residual blocks behind a pixel-unshuffle; it predicts what to add.
 
-    `widths` are the channels at 1/2, 1/4, 1/8... of the size, `blocks` the residual blocks a level.
+    `widths` are the channels at 1/2, 1/4, 1/8... of the size, `blocks` the residual blocks of each
+    level, or one number for all. The lowest level has its blocks once, the others on either side.
     Nothing looks at the whole picture and nothing is normalised, so tiles are exact.
     """
 
-    def __init__(self, widths: Sequence[int] = (32, 64, 128), blocks: int = 2) -> None:
+    def __init__(
+        self, widths: Sequence[int] = (32, 64, 128), blocks: int | Sequence[int] = 2
+    ) -> None:
         super().__init__()
         first, *_ = widths
         steps = list(pairwise(widths))
-        self.arguments = {"widths": list(widths), "blocks": blocks}
+        counts = [blocks] * len(widths) if isinstance(blocks, int) else list(blocks)
+        *sides, lowest = zip(widths, counts, strict=True)
+        self.arguments = {"widths": list(widths), "blocks": counts}
         self.stride = 2 ** len(widths)
-        self.reach = unet_reach(len(widths), blocks)
-        self.macs_per_pixel = unet_macs(widths, blocks)
+        self.reach = unet_reach(counts)
+        self.macs_per_pixel = unet_macs(widths, counts)
         self.head = convolution(4 * 3 + 1, first)
-        self.encoders = nn.ModuleList(residuals(width, blocks) for width in widths[:-1])
+        self.encoders = nn.ModuleList(residuals(*side) for side in sides)
         self.downs = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2) for a, b in steps)
-        self.middle = residuals(widths[-1], blocks)
+        self.middle = residuals(*lowest)
         self.ups = nn.ModuleList(nn.Conv2d(b, 4 * a, 1) for a, b in steps)
-        self.decoders = nn.ModuleList(residuals(width, blocks) for width in widths[:-1])
+        self.decoders = nn.ModuleList(residuals(*side) for side in sides)
         self.tail = convolution(first, 4 * 3)
         for parameter in self.tail.parameters():
             nn.init.zeros_(parameter)  # begins as the identity
@@ -97,8 +102,9 @@ ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "classic": Classic,  # 13 kMAC a pixel
     "unet": UNet,  # 50
     "cae-s": partial(UNet, widths=(24, 48, 96)),  # 28
-    "cae-m": partial(UNet, blocks=4),  # 96
-    "cae-l": partial(UNet, widths=(144, 72, 128), blocks=4),  # 826; 10 MB of weights
+    # few blocks below the first level: of those that trained networks had there, most fell silent
+    "cae-m": partial(UNet, blocks=(7, 2, 2)),  # 96
+    "cae-l": partial(UNet, widths=(112, 64, 128), blocks=(7, 2, 2)),  # 829; 8 MB of weights
 }
 
 
@@ -114,17 +120,21 @@ def build(architecture: str, arguments: Mapping[str, Any] | None = None) -> nn.M
 
 
 def inherit(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Loads the weights of a network of the same kind and of the same size or smaller.
+    """Loads the weights of a network of the same kind, of the same widths or narrower.
 
     A larger one then gives the same pictures as the smaller one did, to rounding, and learns from
     there: its new channels read the old ones and are read by none of them yet, its new blocks add
-    nothing yet (Chen, Goodfellow, Shlens: Net2Net, 2016). Raises ValueError where they do not fit.
+    nothing yet (Chen, Goodfellow, Shlens: Net2Net, 2016). Blocks that a level of this one has no
+    place for are left out, the last first. Raises ValueError where the weights do not fit.
     """
     own = model.state_dict()
-    strangers = sorted(weights.keys() - own.keys())
-    if strangers:
-        raise ValueError(f"it has no place for {strangers[0]}")
+    levels = {name for name, part in model.named_modules() if isinstance(part, nn.Sequential)}
+    for name in sorted(own.keys() ^ weights.keys()):
+        if name.rsplit(".", 3)[0] not in levels:  # no part of a block, LEVEL.NUMBER.one.weight
+            raise ValueError(f"only one of them has {name}")
     for name, old in weights.items():
+        if name not in own:
+            continue
         new = own[name]
         if old.dim() != new.dim() or any(a > b for a, b in zip(old.shape, new.shape, strict=True)):
             raise ValueError(f"{name} is {list(old.shape)} there and {list(new.shape)} here")
@@ -184,20 +194,19 @@ def folded(size: int, more: int, device: torch.device) -> Tensor:
     return torch.minimum(index, period - index) if size > 1 else torch.zeros_like(index)
 
 
-def unet_reach(levels: int, blocks: int) -> int:
+def unet_reach(blocks: Sequence[int]) -> int:
     """How far a pixel is felt: each 3x3 convolution carries it one pixel of its scale."""
-    scales = [1 << level for level in range(1, levels + 1)]
-    cell = scales[-1]
-    convolutions = 2 * blocks * (2 * sum(scales) - cell)  # the lowest level has no decoder
-    return convolutions + 2 + 2 + cell - 1  # head, tail, and from end to end of a cell
+    *sides, lowest = (2 * count * 2**level for level, count in enumerate(blocks, 1))
+    cell = 2 ** len(blocks)
+    return 2 * sum(sides) + lowest + 2 + 2 + cell - 1  # head, tail, and from end to end of a cell
 
 
-def unet_macs(widths: Sequence[int], blocks: int) -> float:
+def unet_macs(widths: Sequence[int], blocks: Sequence[int]) -> float:
     """Multiply-adds for each pixel of the picture."""
     total = 9 * (13 + 12) * widths[0] / 4  # head and tail
-    for level, width in enumerate(widths, 1):
+    for level, (width, count) in enumerate(zip(widths, blocks, strict=True), 1):
         sides = 1 if level == len(widths) else 2  # the lowest has no decoder beside its encoder
-        total += sides * blocks * 2 * 9 * width**2 / 4**level
+        total += sides * count * 2 * 9 * width**2 / 4**level
     for level, (a, b) in enumerate(pairwise(widths), 1):
         total += 2 * 4 * a * b / 4 ** (level + 1)  # 2x2 down, 1x1 up
     return total
