@@ -112,8 +112,12 @@ def train(config: TrainConfig) -> dict[str, Any]:
     _check_apart(config, place)
     tracking = recorder.tracking()
     start = start_of(config.architecture, config.init)
-    told = {"architecture": start.architecture, "init_digest": start.digest}
-    with Output(place, "train", config.settings() | told) as output:
+    begun = {
+        "architecture": start.architecture,
+        "arguments": start.arguments,
+        "init_digest": start.digest,
+    }
+    with Output(place, "train", config.settings() | begun) as output:
         left_out: Counter[str] = Counter()
         roster = roster_of(config.images, config.validation, place, left_out)
         roster.check(place)

@@ -10,6 +10,7 @@ SMALL = {
     "classic": {"width": 4},
     "unet": {"widths": [4, 6, 8], "blocks": 1},
     "cae-s": {"widths": [4, 4], "blocks": 2},
+    "cae-m": {"widths": [4, 4, 4], "blocks": [2, 0, 1]},
 }
 
 
@@ -121,6 +122,8 @@ def test_unknown_architectures_and_arguments_are_named():
         build("vgg")
     with pytest.raises(ValueError, match=r"unet has no such arguments.*depth"):
         build("unet", {"depth": 3})
+    with pytest.raises(ValueError, match=r"one number of blocks or 2, as there are widths, got 3"):
+        build("unet", {"widths": [4, 6], "blocks": [1, 2, 1]})
 
 
 @pytest.mark.parametrize(
@@ -130,6 +133,7 @@ def test_unknown_architectures_and_arguments_are_named():
         {"widths": [5, 6, 11], "blocks": 1},
         {"widths": [4, 6, 8], "blocks": 3},
         {"widths": [7, 8, 9], "blocks": 2},
+        {"widths": [4, 6, 9], "blocks": [3, 1, 2]},
     ],
 )
 def test_a_network_grows_without_a_change_of_its_pictures_and_all_of_it_can_learn(arguments):
@@ -152,5 +156,22 @@ def test_what_does_not_fit_into_a_network_is_named():
     small = build("unet", SMALL["unet"])
     with pytest.raises(ValueError, match=r"head.weight is \[4, 13, 3, 3\] there and \[2, "):
         inherit(build("unet", {"widths": [2, 6, 8], "blocks": 1}), small.state_dict())
-    with pytest.raises(ValueError, match=r"no place for decoders.0.0.one.bias"):
+    with pytest.raises(ValueError, match=r"only one of them has decoder.0.bias"):
         inherit(build("classic"), small.state_dict())
+    with pytest.raises(ValueError, match=r"only one of them has decoders.1.0.one.bias"):
+        inherit(build("unet", {"widths": [4, 6], "blocks": 1}), small.state_dict())
+
+
+def test_a_network_with_fewer_blocks_begins_with_the_first_of_another():
+    large = build("unet", {"widths": [4, 6, 8], "blocks": [3, 2, 2]})
+    small = build("unet", {"widths": [4, 6, 8], "blocks": [1, 4, 0]})
+    inherit(small, large.state_dict())
+    torch.testing.assert_close(small.encoders[0][0].state_dict(), large.encoders[0][0].state_dict())
+    torch.testing.assert_close(small.decoders[1][:2].state_dict(), large.decoders[1].state_dict())
+    assert all(float(block.two.weight.abs().max()) == 0 for block in small.decoders[1][2:])
+    with torch.no_grad():  # what is left out and what is new add nothing, so these are the same
+        for block in [*large.encoders[0][1:], *large.decoders[0][1:], *large.middle]:
+            block.two.weight.zero_()
+            block.two.bias.zero_()
+    noisy, level = torch.rand(1, 3, 21, 30), torch.tensor([0.1])
+    torch.testing.assert_close(small.eval()(noisy, level), large.eval()(noisy, level))

@@ -44,6 +44,7 @@ from denoise.learning.patches import (
     GRAY,
     TOLD,
     UNCLIPPED,
+    Loss,
     Optimizer,
     Photo,
     Recipe,
@@ -278,7 +279,7 @@ def test_in_as_many_steps_muon_learns_more_than_adamw():
     assert muon > adamw + 0.2
 
 
-@pytest.mark.parametrize("loss", ["l1", "charbonnier", "mse"])
+@pytest.mark.parametrize("loss", get_args(Loss))
 def test_training_on_any_loss_beats_doing_nothing(loss: str):
     recipe = replace(RECIPE, steps=80, save_every=80, sigma=0.1, loss=loss, learning_rate=3e-3)
     judge = Judge(recipe, PHOTOS[:2], Share())
@@ -358,7 +359,15 @@ def test_losses_are_zero_where_nothing_is_wrong():
     clean = torch.rand(1, 3, 4, 4)
     for loss in ("l1", "mse"):
         assert float(loss_of(replace(RECIPE, loss=loss), clean, clean)) == 0
-    assert float(loss_of(replace(RECIPE, loss="charbonnier"), clean, clean)) == pytest.approx(1e-3)
+    for loss in ("charbonnier", "rmse"):
+        assert float(loss_of(replace(RECIPE, loss=loss), clean, clean)) == pytest.approx(1e-3)
+
+
+def test_the_loss_rmse_is_the_mean_of_the_patches_own():
+    clean = torch.zeros(2, 3, 4, 4)
+    wrong = torch.stack([clean[0] + 0.3, clean[1] + 0.1])
+    loss = float(loss_of(replace(RECIPE, loss="rmse"), wrong, clean))
+    assert loss == pytest.approx(0.2, abs=1e-5)  # of both together it were 0.22
 
 
 def test_training_has_no_denormal_numbers_and_leaves_others_theirs():
@@ -393,7 +402,7 @@ def test_the_average_follows_the_weights_and_is_what_is_judged():
         ({"workers": (1, 5), "accumulate": 4}, "at least 20"),
         ({"learning_rate": -1.0}, "learning-rate must lie in 0..1, got -1.0"),
         ({"learning_rate": 0.0}, "learning-rate must lie in 0..1, got 0.0"),
-        ({"loss": "huber"}, "loss must be one of l1, charbonnier, mse, got huber"),
+        ({"loss": "huber"}, "loss must be one of l1, charbonnier, mse, rmse, got huber"),
         ({"optimizer": "sgd"}, "optimizer must be one of muon, adamw, got sgd"),
         ({"precision": "half"}, "precision must be one of auto, float32, bfloat16, got half"),
         ({"memory": 0.0}, "memory must be above 0"),
@@ -548,7 +557,11 @@ def test_a_run_does_not_go_on_with_other_photos_or_another_model(
     (output / "_run.json").write_text(json.dumps(begun))
     with pytest.raises(SettingsError, match=r"init_digest was 'another', now '[0-9a-f]{64}'"):
         train(config(photos, output, init=str(init)))
-    begun["settings"] |= {"init": None, "init_digest": None}
+    begun["settings"] |= {"init": None, "init_digest": None, "arguments": {"width": 8}}
+    (output / "_run.json").write_text(json.dumps(begun))
+    with pytest.raises(SettingsError, match=r"arguments was {'width': 8}, now {'width': 32}"):
+        train(config(photos, output))
+    begun["settings"] |= {"arguments": build(begun["settings"]["architecture"]).arguments}
     (output / "_run.json").write_text(json.dumps(begun))
     (photos / "03.png").write_bytes(encoded(photo(30, 30)))
     (photos / "more.png").write_bytes(encoded(photo(30, 30)))
@@ -662,13 +675,23 @@ def test_a_larger_architecture_begins_with_the_pictures_of_a_smaller_model():
     assert not same(grown.network(0), grown.network(1))  # its new channels are drawn
 
 
+def test_a_model_goes_on_as_it_is_or_as_its_architecture_is_today(tmp_path: Path):
+    older = build("unet", {"widths": [32, 48, 96], "blocks": [1, 3, 2]})
+    package.save(str(tmp_path), older, {"architecture": "unet"})
+    assert same(start_of(None, str(tmp_path)).network(0), older)
+    today = start_of("unet", str(tmp_path)).network(0)
+    assert today.arguments == build("unet").arguments
+    kept = older.encoders[1][1].one.weight
+    assert torch.equal(today.encoders[1][1].one.weight[:48, :48], kept)
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
         ({"architecture": "vgg"}, "one of classic"),
         ({"init": "no-such-model"}, "no-such-model"),
-        ({"init": "unet", "architecture": "classic"}, "of architecture unet, not classic"),
-        ({"init": "unet", "architecture": "cae-s"}, "cannot grow into that: .* is .* there and"),
+        ({"init": "unet", "architecture": "classic"}, "unet, cannot become classic"),
+        ({"init": "unet", "architecture": "cae-s"}, "cannot become cae-s: .* is .* there and"),
         ({"images": "nowhere"}, "nowhere"),
     ],
 )

@@ -58,8 +58,8 @@ def _grown(found: package.Package, architecture: str, encoded: bytes, shown: str
         inherit(network, found.model.state_dict())
     except ValueError as error:
         raise SettingsError(
-            f"model {shown} is of architecture {found.config['architecture']}, not {architecture}, "
-            f"and cannot grow into that: {error}; leave --architecture out to fine-tune it"
+            f"model {shown}, of architecture {found.config['architecture']}, cannot become "
+            f"{architecture}: {error}; leave --architecture out to fine-tune it"
         ) from error
     # a Module's attributes have no types
     return Start(architecture, dict(network.arguments), encoded, found.digest)  # type: ignore[arg-type]

@@ -65,6 +65,11 @@ class UNet(nn.Module):
         first, *_ = widths
         steps = list(pairwise(widths))
         counts = [blocks] * len(widths) if isinstance(blocks, int) else list(blocks)
+        if len(counts) != len(widths):
+            count = len(widths)
+            raise ValueError(
+                f"it takes one number of blocks or {count}, as there are widths, got {len(counts)}"
+            )
         *sides, lowest = zip(widths, counts, strict=True)
         self.arguments = {"widths": list(widths), "blocks": counts}
         self.stride = 2 ** len(widths)
