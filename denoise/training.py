@@ -307,7 +307,6 @@ def _pack(
         "training": config.settings()
         | census.counts()
         | {
-            "architecture": start.architecture,
             "inputs_digest": roster.digest,
             "validated_on": judged.photos,
             "validation_listed": roster.held_listed,

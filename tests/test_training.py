@@ -347,6 +347,12 @@ def test_a_card_names_a_rate_that_goes_without_saying_for_fresh_weights_alone():
     assert flags == "--init unet --architecture unet --learning-rate 0.003"
 
 
+def test_a_card_asks_for_an_architecture_where_one_was_asked_for_alone():
+    """Beside a model to start from, it would be another network."""
+    training = {"init": "my-model", "architecture": None}
+    assert list(card._flags(training, is_pairs=False)) == ["--init my-model"]
+
+
 def test_the_learning_rate_rises_and_falls():
     recipe = Recipe(steps=1000, learning_rate=1e-3)
     rates = [learning_rate_at(recipe, step) for step in range(1000)]

@@ -96,8 +96,8 @@ def _words_of(sigma: float | Sequence[float] | None) -> str:
 def _flags(training: Mapping[str, Any], *, is_pairs: bool) -> Iterator[str]:
     """What on the command line made the model, but for what goes without saying."""
     yield from ("--validation OTHERS",) if training.get("validation") else ()
-    yield from (f"--init {training['init']}",) if training.get("init") else ()
-    yield f"--architecture {training['architecture']}"
+    for name in ("init", "architecture"):
+        yield from (f"--{name} {training[name]}",) if training.get(name) else ()
     for name, usual in asdict(Recipe()).items():
         value = training.get(name, usual)
         if value != usual and not (is_pairs and name == "sigma"):
