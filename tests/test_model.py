@@ -10,7 +10,7 @@ SMALL = {
     "classic": {"width": 4},
     "unet": {"widths": [4, 6, 8], "blocks": 1},
     "cae-s": {"widths": [4, 4], "blocks": 2},
-    "cae-m": {"widths": [4, 4, 4], "blocks": [2, 0, 1]},
+    "cae-m": {"widths": [4, 4, 4], "blocks": [2, 0, 1, 0, 3]},
 }
 
 
@@ -122,8 +122,24 @@ def test_unknown_architectures_and_arguments_are_named():
         build("vgg")
     with pytest.raises(ValueError, match=r"unet has no such arguments.*depth"):
         build("unet", {"depth": 3})
-    with pytest.raises(ValueError, match=r"one number of blocks or 2, as there are widths, got 3"):
-        build("unet", {"widths": [4, 6], "blocks": [1, 2, 1]})
+    with pytest.raises(ValueError, match=r"one number of blocks, 2, as .* widths, or 3, .* got 4"):
+        build("unet", {"widths": [4, 6], "blocks": [1, 2, 1, 2]})
+
+
+def test_blocks_are_for_all_for_levels_or_for_stages():
+    for blocks, stages in [
+        (2, [2, 2, 2, 2, 2]),
+        ([3, 0, 1], [3, 0, 1, 0, 3]),
+        ([4, 3, 2, 1, 0], [4, 3, 2, 1, 0]),
+    ]:
+        model = build("unet", {"widths": [4, 6, 8], "blocks": blocks})
+        assert model.arguments["blocks"] == stages
+        parts = [*model.encoders, model.middle, *reversed(model.decoders)]
+        assert [len(part) for part in parts] == stages
+        assert [part[0].one.out_channels if part else None for part in parts] == [
+            width if count else None for width, count in zip([4, 6, 8, 6, 4], stages, strict=True)
+        ]
+    assert build("unet", {"widths": [4], "blocks": [2]}).arguments["blocks"] == [2]
 
 
 @pytest.mark.parametrize(
@@ -134,6 +150,7 @@ def test_unknown_architectures_and_arguments_are_named():
         {"widths": [4, 6, 8], "blocks": 3},
         {"widths": [7, 8, 9], "blocks": 2},
         {"widths": [4, 6, 9], "blocks": [3, 1, 2]},
+        {"widths": [4, 6, 8], "blocks": [1, 1, 1, 2, 4]},
     ],
 )
 def test_a_network_grows_without_a_change_of_its_pictures_and_all_of_it_can_learn(arguments):
@@ -164,7 +181,7 @@ def test_what_does_not_fit_into_a_network_is_named():
 
 def test_a_network_with_fewer_blocks_begins_with_the_first_of_another():
     large = build("unet", {"widths": [4, 6, 8], "blocks": [3, 2, 2]})
-    small = build("unet", {"widths": [4, 6, 8], "blocks": [1, 4, 0]})
+    small = build("unet", {"widths": [4, 6, 8], "blocks": [1, 4, 0, 4, 1]})
     inherit(small, large.state_dict())
     torch.testing.assert_close(small.encoders[0][0].state_dict(), large.encoders[0][0].state_dict())
     torch.testing.assert_close(small.decoders[1][:2].state_dict(), large.decoders[1].state_dict())

@@ -53,8 +53,9 @@ class Classic(nn.Module):
 class UNet(nn.Module):
     """A U-Net of plain residual blocks behind a pixel-unshuffle; it predicts what to add.
 
-    `widths` are the channels at 1/2, 1/4, 1/8... of the size, `blocks` the residual blocks of each
-    level, or one number for all. The lowest level has its blocks once, the others on either side.
+    `widths` are the channels at 1/2, 1/4, 1/8... of the size. `blocks` are the residual blocks: one
+    number for all, one for each level, or one for each stage in the order of the data: the levels
+    down to the lowest, which has its blocks once, and up again.
     Nothing looks at the whole picture and nothing is normalised, so tiles are exact.
     """
 
@@ -62,25 +63,20 @@ class UNet(nn.Module):
         self, widths: Sequence[int] = (32, 64, 128), blocks: int | Sequence[int] = 2
     ) -> None:
         super().__init__()
-        first, *_ = widths
+        *upper, lowest = widths
+        first, depth = widths[0], len(upper)
         steps = list(pairwise(widths))
-        counts = [blocks] * len(widths) if isinstance(blocks, int) else list(blocks)
-        if len(counts) != len(widths):
-            count = len(widths)
-            raise ValueError(
-                f"it takes one number of blocks or {count}, as there are widths, got {len(counts)}"
-            )
-        *sides, lowest = zip(widths, counts, strict=True)
+        counts = unet_stages(len(widths), blocks)
         self.arguments = {"widths": list(widths), "blocks": counts}
         self.stride = 2 ** len(widths)
         self.reach = unet_reach(counts)
         self.macs_per_pixel = unet_macs(widths, counts)
         self.head = convolution(4 * 3 + 1, first)
-        self.encoders = nn.ModuleList(residuals(*side) for side in sides)
+        self.encoders = nn.ModuleList(map(residuals, upper, counts[:depth]))
         self.downs = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2) for a, b in steps)
-        self.middle = residuals(*lowest)
+        self.middle = residuals(lowest, counts[depth])
         self.ups = nn.ModuleList(nn.Conv2d(b, 4 * a, 1) for a, b in steps)
-        self.decoders = nn.ModuleList(residuals(*side) for side in sides)
+        self.decoders = nn.ModuleList(map(residuals, upper, counts[:depth:-1]))
         self.tail = convolution(first, 4 * 3)
         for parameter in self.tail.parameters():
             nn.init.zeros_(parameter)  # begins as the identity
@@ -107,9 +103,9 @@ ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "classic": Classic,  # 13 kMAC a pixel
     "unet": UNet,  # 50
     "cae-s": partial(UNet, widths=(24, 48, 96)),  # 28
-    # few blocks below the first level: of those that trained networks had there, most fell silent
-    "cae-m": partial(UNet, blocks=(7, 2, 2)),  # 96
-    "cae-l": partial(UNet, widths=(112, 64, 128), blocks=(7, 2, 2)),  # 829; 8 MB of weights
+    # most blocks last, where trained networks used them; at other places they fell silent
+    "cae-m": partial(UNet, blocks=(4, 2, 1, 2, 11)),  # 96
+    "cae-l": partial(UNet, widths=(112, 64, 128), blocks=(4, 2, 1, 2, 11)),  # 881; 8 MB of weights
 }
 
 
@@ -199,19 +195,37 @@ def folded(size: int, more: int, device: torch.device) -> Tensor:
     return torch.minimum(index, period - index) if size > 1 else torch.zeros_like(index)
 
 
-def unet_reach(blocks: Sequence[int]) -> int:
+def unet_stages(levels: int, blocks: int | Sequence[int]) -> list[int]:
+    """The number of blocks of each stage: down to the lowest of the levels, and up again."""
+    counts = [blocks] * levels if isinstance(blocks, int) else list(blocks)
+    if len(counts) == levels:
+        counts += counts[-2::-1]
+    if len(counts) != 2 * levels - 1:
+        raise ValueError(
+            f"it takes one number of blocks, {levels}, as there are widths,"
+            f" or {2 * levels - 1}, as there are stages, got {len(counts)}"
+        )
+    return counts
+
+
+def unet_levels(stages: Sequence[int]) -> list[int]:
+    """The level of each stage, the first being 1."""
+    levels = [*range(1, len(stages) // 2 + 2)]
+    return levels + levels[-2::-1]
+
+
+def unet_reach(stages: Sequence[int]) -> int:
     """How far a pixel is felt: each 3x3 convolution carries it one pixel of its scale."""
-    *sides, lowest = (2 * count * 2**level for level, count in enumerate(blocks, 1))
-    cell = 2 ** len(blocks)
-    return 2 * sum(sides) + lowest + 2 + 2 + cell - 1  # head, tail, and from end to end of a cell
+    levels = unet_levels(stages)
+    blocks = sum(2 * count * 2**level for level, count in zip(levels, stages, strict=True))
+    return blocks + 2 + 2 + 2 ** max(levels) - 1  # head, tail, and from end to end of a cell
 
 
-def unet_macs(widths: Sequence[int], blocks: Sequence[int]) -> float:
+def unet_macs(widths: Sequence[int], stages: Sequence[int]) -> float:
     """Multiply-adds for each pixel of the picture."""
     total = 9 * (13 + 12) * widths[0] / 4  # head and tail
-    for level, (width, count) in enumerate(zip(widths, blocks, strict=True), 1):
-        sides = 1 if level == len(widths) else 2  # the lowest has no decoder beside its encoder
-        total += sides * count * 2 * 9 * width**2 / 4**level
+    for level, count in zip(unet_levels(stages), stages, strict=True):
+        total += count * 2 * 9 * widths[level - 1] ** 2 / 4**level
     for level, (a, b) in enumerate(pairwise(widths), 1):
         total += 2 * 4 * a * b / 4 ** (level + 1)  # 2x2 down, 1x1 up
     return total
