@@ -563,11 +563,11 @@ def test_a_run_does_not_go_on_with_other_photos_or_another_model(
     (output / "_run.json").write_text(json.dumps(begun))
     with pytest.raises(SettingsError, match=r"init_digest was 'another', now '[0-9a-f]{64}'"):
         train(config(photos, output, init=str(init)))
-    begun["settings"] |= {"init": None, "init_digest": None, "arguments": {"width": 8}}
+    begun["settings"] |= {"init": None, "init_digest": None, "network": {"width": 8}}
     (output / "_run.json").write_text(json.dumps(begun))
-    with pytest.raises(SettingsError, match=r"arguments was {'width': 8}, now {'width': 32}"):
+    with pytest.raises(SettingsError, match=r"network was {'width': 8}, now {'width': 32}"):
         train(config(photos, output))
-    begun["settings"] |= {"arguments": build(begun["settings"]["architecture"]).arguments}
+    begun["settings"] |= {"network": build(begun["settings"]["architecture"]).arguments}
     (output / "_run.json").write_text(json.dumps(begun))
     (photos / "03.png").write_bytes(encoded(photo(30, 30)))
     (photos / "more.png").write_bytes(encoded(photo(30, 30)))
@@ -602,7 +602,8 @@ def test_a_run_begins_with_a_package_and_streams_what_does_not_fit(
     assert training["started_from"] == package.load(str(run)).digest
     assert (training["photos"], training["undecodable"]) == (39, 1)
     assert (training["validated_on"], training["validation_listed"]) in [(31, 40), (32, 40)]
-    assert f"{training['validated_on']} of 40 photos" in (output / "README.md").read_text()
+    text = (output / "README.md").read_text()
+    assert f"{training['validated_on']} of 40 photos" in text and "--architecture" not in text
     assert losses_of(output)[0] < losses_of(run)[0]
     window = json.loads((output / "_run.json").read_text())["window"]
     assert 1 <= window < 40
@@ -681,12 +682,15 @@ def test_a_larger_architecture_begins_with_the_pictures_of_a_smaller_model():
     assert not same(grown.network(0), grown.network(1))  # its new channels are drawn
 
 
-def test_a_model_goes_on_as_it_is_or_as_its_architecture_is_today(tmp_path: Path):
+def test_a_model_goes_on_as_it_is_or_as_its_architecture_is_today(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
     older = build("unet", {"widths": [32, 48, 96], "blocks": [1, 3, 2]})
     package.save(str(tmp_path), older, {"architecture": "unet"})
-    assert same(start_of(None, str(tmp_path)).network(0), older)
+    assert same(start_of(None, str(tmp_path)).network(0), older) and not caplog.text
     today = start_of("unet", str(tmp_path)).network(0)
     assert today.arguments == build("unet").arguments
+    assert "has 2 blocks that unet has no place for" in caplog.text  # one down, one up
     kept = older.encoders[1][1].one.weight
     assert torch.equal(today.encoders[1][1].one.weight[:48, :48], kept)
 

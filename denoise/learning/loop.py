@@ -249,7 +249,7 @@ def loss_of(recipe: Recipe, denoised: Tensor, clean: Tensor) -> Tensor:
         return F.l1_loss(denoised, clean)
     if recipe.loss == "mse":
         return F.mse_loss(denoised, clean)
-    if recipe.loss == "rmse":  # each patch's own: the mean PSNR counts easy ones as much as hard
+    if recipe.loss == "rmse":  # each patch's own: easy ones count more, as in a mean PSNR
         return torch.sqrt(((denoised - clean) ** 2).mean((1, 2, 3)) + 1e-6).mean()
     return torch.sqrt((denoised - clean) ** 2 + 1e-6).mean()  # Charbonnier et al. 1994
 

@@ -1,5 +1,6 @@
 """The network that training begins with: a package's, or a fresh one drawn from the seed."""
 
+import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from denoise.places import storage, uris
 from denoise.places.storage import SettingsError
 from denoise.places.uris import join
 
+_log = logging.getLogger(__name__)
 DEFAULT = "unet"
 
 
@@ -44,10 +46,10 @@ def start_of(architecture: str | None, init: str | None) -> Start:
         except ValueError as error:
             raise SettingsError(str(error)) from error
     found = package.load(init)
-    known, arguments = found.config["architecture"], found.config["arguments"]
     encoded = storage.read(join(package.uri_of(init), "model.safetensors"))
     if architecture is None:
-        return Start(known, arguments, encoded, found.digest)
+        known = found.config["architecture"]
+        return Start(known, dict(found.model.arguments), encoded, found.digest)  # type: ignore[arg-type]
     return _grown(found, architecture, encoded, uris.shown(init))
 
 
@@ -55,11 +57,17 @@ def _grown(found: package.Package, architecture: str, encoded: bytes, shown: str
     """A network of the architecture as it is today that begins with what another has learned."""
     try:
         network = build(architecture)
-        inherit(network, found.model.state_dict())
+        left_out = inherit(network, found.model.state_dict())
     except ValueError as error:
         raise SettingsError(
             f"model {shown}, of architecture {found.config['architecture']}, cannot become "
             f"{architecture}: {error}; leave --architecture out to fine-tune it"
         ) from error
-    # a Module's attributes have no types
+    if left_out:
+        _log.warning(
+            "model %s has %d blocks that %s has no place for: it begins without them",
+            shown,
+            left_out,
+            architecture,
+        )
     return Start(architecture, dict(network.arguments), encoded, found.digest)  # type: ignore[arg-type]

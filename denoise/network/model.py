@@ -120,19 +120,20 @@ def build(architecture: str, arguments: Mapping[str, Any] | None = None) -> nn.M
         raise ValueError(f"architecture {architecture} has no such arguments: {wrong}") from wrong
 
 
-def inherit(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+def inherit(model: nn.Module, weights: Mapping[str, Tensor]) -> int:
     """Loads the weights of a network of the same kind, of the same widths or narrower.
 
     A larger one then gives the same pictures as the smaller one did, to rounding, and learns from
     there: its new channels read the old ones and are read by none of them yet, its new blocks add
-    nothing yet (Chen, Goodfellow, Shlens: Net2Net, 2016). Blocks that a level of this one has no
-    place for are left out, the last first. Raises ValueError where the weights do not fit.
+    nothing yet (Chen, Goodfellow, Shlens: Net2Net, 2016). Blocks that a stage of this one has no
+    place for are left out, the last first: their number is returned. Raises ValueError where the
+    weights do not fit.
     """
     own = model.state_dict()
-    levels = {name for name, part in model.named_modules() if isinstance(part, nn.Sequential)}
+    stages = {name for name, part in model.named_modules() if isinstance(part, nn.Sequential)}
     for name in sorted(own.keys() ^ weights.keys()):
-        if name.rsplit(".", 3)[0] not in levels:  # no part of a block, LEVEL.NUMBER.one.weight
-            raise ValueError(f"only one of them has {name}")
+        if name.rsplit(".", 3)[0] not in stages:  # no part of a block, STAGE.NUMBER.one.weight
+            raise ValueError(f"{name} is only {'here' if name in own else 'there'}")
     for name, old in weights.items():
         if name not in own:
             continue
@@ -145,6 +146,7 @@ def inherit(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
         if isinstance(block, Residual) and f"{name}.two.weight" not in weights:
             own[f"{name}.two.weight"].zero_()
             own[f"{name}.two.bias"].zero_()
+    return sum(name.endswith(".one.weight") for name in weights.keys() - own.keys())
 
 
 def device() -> torch.device:
@@ -200,10 +202,10 @@ def unet_stages(levels: int, blocks: int | Sequence[int]) -> list[int]:
     counts = [blocks] * levels if isinstance(blocks, int) else list(blocks)
     if len(counts) == levels:
         counts += counts[-2::-1]
-    if len(counts) != 2 * levels - 1:
+    if len(counts) != 2 * levels - 1 or min(counts) < 0:
         raise ValueError(
-            f"it takes one number of blocks, {levels}, as there are widths,"
-            f" or {2 * levels - 1}, as there are stages, got {len(counts)}"
+            f"blocks must be one number for all, {levels} for the levels or {2 * levels - 1} for"
+            f" the stages, from 0 up, got {blocks}"
         )
     return counts
 
