@@ -48,9 +48,7 @@ class TrainConfig(Recipe):
     images: str  # folder, glob, file, manifest or Parquet folder; any URI
     output: str  # becomes the model package; run again, it resumes
     validation: str | None = None  # images to validate on; else a tenth of them, by path
-    architecture: str | None = (
-        None  # unet, cae-s, cae-m, cae-l or classic; else --init's own, or unet
-    )
+    architecture: str | None = None  # unet, cae-s, cae-m, cae-l or classic; else --init's or unet
     init: str | None = None  # a model to start, or to grow, from: a shipped one's name or any URI
     workers: int | tuple[int, int] = 1  # N, or MIN MAX to go on with what there is
     memory: float = 4.0  # GiB for decoded photos; with more of them, they are streamed
