@@ -189,6 +189,7 @@ def test_a_network_with_fewer_blocks_begins_with_the_first_of_another():
     assert inherit(small, large.state_dict()) == 2 + 2 + 2  # left out
     torch.testing.assert_close(small.encoders[0][0].state_dict(), large.encoders[0][0].state_dict())
     torch.testing.assert_close(small.decoders[1][:2].state_dict(), large.decoders[1].state_dict())
+    assert all(float(block.two.weight.abs().max()) == 0 for block in small.decoders[1][2:])
     with torch.no_grad():  # what is left out and what is new add nothing, so these are the same
         for block in [*large.encoders[0][1:], *large.decoders[0][1:], *large.middle]:
             block.two.weight.zero_()

@@ -154,7 +154,7 @@ def attempts(uri: str, error: Exception, monkeypatch: pytest.MonkeyPatch) -> int
 def test_what_another_attempt_cannot_help_is_asked_once(
     uri: str, module: str, name: str, monkeypatch: pytest.MonkeyPatch
 ):
-    error = getattr(pytest.importorskip(module), name)()
+    error = getattr(pytest.importorskip(module, reason="needs the extra of that store"), name)()
     assert attempts(uri, error, monkeypatch) == 1
 
 

@@ -27,6 +27,17 @@ class Start:
     weights: bytes | None = None  # a package's model.safetensors
     digest: str | None = None
 
+    @classmethod
+    def of(
+        cls,
+        architecture: str,
+        network: nn.Module,
+        weights: bytes | None = None,
+        digest: str | None = None,
+    ) -> "Start":
+        # a Module's attributes have no types
+        return cls(architecture, dict(network.arguments), weights, digest)  # type: ignore[arg-type]
+
     def network(self, seed: int) -> nn.Module:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -41,19 +52,19 @@ def start_of(architecture: str | None, init: str | None) -> Start:
     if init is None:
         fresh = architecture or DEFAULT
         try:
-            # a Module's attributes have no types
-            return Start(fresh, dict(build(fresh).arguments))  # type: ignore[arg-type]
+            return Start.of(fresh, build(fresh))
         except ValueError as error:
             raise SettingsError(str(error)) from error
     found = package.load(init)
     encoded = storage.read(join(package.uri_of(init), "model.safetensors"))
     if architecture is None:
-        known = found.config["architecture"]
-        return Start(known, dict(found.model.arguments), encoded, found.digest)  # type: ignore[arg-type]
-    return _grown(found, architecture, encoded, uris.shown(init))
+        return Start.of(found.config["architecture"], found.model, encoded, found.digest)
+    return Start.of(
+        architecture, _grown(found, architecture, uris.shown(init)), encoded, found.digest
+    )
 
 
-def _grown(found: package.Package, architecture: str, encoded: bytes, shown: str) -> Start:
+def _grown(found: package.Package, architecture: str, shown: str) -> nn.Module:
     """A network of the architecture as it is today that begins with what another has learned."""
     try:
         network = build(architecture)
@@ -70,4 +81,4 @@ def _grown(found: package.Package, architecture: str, encoded: bytes, shown: str
             left_out,
             architecture,
         )
-    return Start(architecture, dict(network.arguments), encoded, found.digest)  # type: ignore[arg-type]
+    return network

@@ -201,7 +201,7 @@ def unet_stages(levels: int, blocks: int | Sequence[int]) -> list[int]:
     """The number of blocks of each stage: down to the lowest of the levels, and up again."""
     counts = [blocks] * levels if isinstance(blocks, int) else list(blocks)
     if len(counts) == levels:
-        counts += counts[-2::-1]
+        counts = there_and_back(counts)
     if len(counts) != 2 * levels - 1 or min(counts) < 0:
         raise ValueError(
             f"blocks must be one number for all, {levels} for the levels or {2 * levels - 1} for"
@@ -212,8 +212,12 @@ def unet_stages(levels: int, blocks: int | Sequence[int]) -> list[int]:
 
 def unet_levels(stages: Sequence[int]) -> list[int]:
     """The level of each stage, the first being 1."""
-    levels = [*range(1, len(stages) // 2 + 2)]
-    return levels + levels[-2::-1]
+    return there_and_back(range(1, len(stages) // 2 + 2))
+
+
+def there_and_back(levels: Sequence[int]) -> list[int]:
+    """What each level has, for each stage: the lowest once."""
+    return [*levels, *levels[-2::-1]]
 
 
 def unet_reach(stages: Sequence[int]) -> int:
@@ -226,8 +230,9 @@ def unet_reach(stages: Sequence[int]) -> int:
 def unet_macs(widths: Sequence[int], stages: Sequence[int]) -> float:
     """Multiply-adds for each pixel of the picture."""
     total = 9 * (13 + 12) * widths[0] / 4  # head and tail
-    for level, count in zip(unet_levels(stages), stages, strict=True):
-        total += count * 2 * 9 * widths[level - 1] ** 2 / 4**level
+    levels = unet_levels(stages)
+    for level, width, count in zip(levels, there_and_back(widths), stages, strict=True):
+        total += count * 2 * 9 * width**2 / 4**level
     for level, (a, b) in enumerate(pairwise(widths), 1):
         total += 2 * 4 * a * b / 4 ** (level + 1)  # 2x2 down, 1x1 up
     return total
