@@ -1,18 +1,17 @@
 """The network that training begins with: a package's, or a fresh one drawn from the seed."""
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from safetensors.torch import load
-from torch import nn
+from torch import Tensor, nn
 
 from denoise.network import package
 from denoise.network.model import build, inherit
-from denoise.places import storage, uris
+from denoise.places import uris
 from denoise.places.storage import SettingsError
-from denoise.places.uris import join
 
 _log = logging.getLogger(__name__)
 DEFAULT = "unet"
@@ -24,26 +23,15 @@ class Start:
 
     architecture: str
     arguments: dict[str, Any]
-    weights: bytes | None = None  # a package's model.safetensors
-    digest: str | None = None
-
-    @classmethod
-    def of(
-        cls,
-        architecture: str,
-        network: nn.Module,
-        weights: bytes | None = None,
-        digest: str | None = None,
-    ) -> "Start":
-        # a Module's attributes have no types
-        return cls(architecture, dict(network.arguments), weights, digest)  # type: ignore[arg-type]
+    weights: Mapping[str, Tensor] | None = None  # a package's
+    digest: str | None = None  # of these, as the package has it
 
     def network(self, seed: int) -> nn.Module:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model = build(self.architecture, self.arguments)
         if self.weights:
-            inherit(model, load(self.weights))
+            inherit(model, self.weights)
         return model
 
 
@@ -52,16 +40,18 @@ def start_of(architecture: str | None, init: str | None) -> Start:
     if init is None:
         fresh = architecture or DEFAULT
         try:
-            return Start.of(fresh, build(fresh))
+            return Start(fresh, arguments_of(build(fresh)))
         except ValueError as error:
             raise SettingsError(str(error)) from error
     found = package.load(init)
-    encoded = storage.read(join(package.uri_of(init), "model.safetensors"))
-    if architecture is None:
-        return Start.of(found.config["architecture"], found.model, encoded, found.digest)
-    return Start.of(
-        architecture, _grown(found, architecture, uris.shown(init)), encoded, found.digest
-    )
+    known = found.config["architecture"]
+    grown = _grown(found, architecture, uris.shown(init)) if architecture else found.model
+    weights = found.model.state_dict()
+    return Start(architecture or known, arguments_of(grown), weights, found.digest)
+
+
+def arguments_of(network: nn.Module) -> dict[str, Any]:
+    return dict(network.arguments)  # type: ignore[arg-type]  # a Module's attributes have no types
 
 
 def _grown(found: package.Package, architecture: str, shown: str) -> nn.Module:
