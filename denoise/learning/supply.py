@@ -17,6 +17,7 @@ from denoise.learning.census import Census, check
 from denoise.learning.patches import CROPS, PHOTO_SCHEMA, Photo, order_of, photo_row, photos_in
 from denoise.places.inputs import Entry
 from denoise.places.storage import SettingsError
+from denoise.places.uris import from_bytes, to_bytes
 
 _log = logging.getLogger(__name__)
 _BLOCK = 32  # photos a table
@@ -227,11 +228,7 @@ def _blocks(entries: Sequence[Entry], *, middle: bool) -> list[pa.Table]:
 
 def _entry_table(entries: Sequence[Entry], *, middle: bool = False) -> pa.Table:
     """`middle`: whether only the photos' middles are wanted."""
-    rows = [
-        # a file's name need not be valid text
-        asdict(entry) | {"uri": entry.uri.encode("utf-8", "surrogateescape"), "middle": middle}
-        for entry in entries
-    ]
+    rows = [asdict(entry) | {"uri": to_bytes(entry.uri), "middle": middle} for entry in entries]
     return pa.Table.from_pylist(rows)
 
 
@@ -239,7 +236,7 @@ def _photo_table(entries: pa.Table, patch: int) -> pa.Table:
     """A block of entries -> a block of photos, on a Ray worker."""
     rows = []
     for row in entries.to_pylist():
-        middle, uri = row.pop("middle"), row.pop("uri").decode("utf-8", "surrogateescape")
+        middle, uri = row.pop("middle"), from_bytes(row.pop("uri"))
         rows.append(photo_row(Entry(**row, uri=uri), patch, middle=middle))
     return pa.Table.from_pylist(rows, schema=PHOTO_SCHEMA)
 

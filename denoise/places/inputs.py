@@ -325,7 +325,7 @@ def _once(
 
 def _hash(text: str) -> int:
     """64 bits, the same in every process."""
-    return int.from_bytes(blake2b(text.encode("utf-8", "surrogateescape"), digest_size=8).digest())
+    return int.from_bytes(blake2b(uris.to_bytes(text), digest_size=8).digest())
 
 
 @lru_cache(maxsize=16)
@@ -362,7 +362,7 @@ def _key(path: str) -> str:
     """A path as a key: `/`-separated, valid text, never upward."""
     if path.isascii() and "/." not in path and "//" not in path and path == path.strip("./"):
         return path  # as nearly all are: a hundred million of them are cleaned for nothing
-    text = path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    text = uris.to_bytes(path).decode("utf-8", "backslashreplace")
     parts = ("__" if part == ".." else part for part in text.split("/") if part not in ("", "."))
     return "/".join(parts) or "__"
 

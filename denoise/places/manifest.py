@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 
 from denoise.places import storage, tables
 from denoise.places.inputs import Entry
-from denoise.places.uris import join
+from denoise.places.uris import from_bytes, join, to_bytes
 
 _CHUNK = 65_536  # rows of a manifest file
 _GROUP = 4_096  # rows of a row group in it: what a worker reads to learn one shard
@@ -286,7 +286,7 @@ class _Known:
                     continue
                 index = int(self._order[place])
                 self._seen[index] = True
-                uri = _bytes_of(entry.uri)
+                uri = to_bytes(entry.uri)
                 mark = _mark_hash(uri, entry.size, entry.mark, entry.row)
                 differs = mark ^ int(self._marks[index])
                 if differs & ~_PLACE:
@@ -354,7 +354,7 @@ def _write_chunk(uri: str, generation: int, chunk: int, entries: list[Entry]) ->
     columns: dict[str, list[Any]] = {
         name: [getattr(entry, name) for entry in entries] for name in _MANIFEST.names
     }
-    columns["uri"] = [_bytes_of(uri) for uri in columns["uri"]]
+    columns["uri"] = [to_bytes(uri) for uri in columns["uri"]]
     table = pa.table(columns, schema=_MANIFEST)
     buffer = BytesIO()
     pq.write_table(table, buffer, compression="zstd", row_group_size=_GROUP)
@@ -369,7 +369,7 @@ def _entries_in(uri: str, start: int = 0, stop: int = _CHUNK) -> list[Entry]:
         groups = range(start // _GROUP, -(-stop // _GROUP))
         table = manifest.read_row_groups(list(groups))
     rows = table.slice(start - groups.start * _GROUP, stop - start).to_pylist()
-    return [Entry(**row | {"uri": row["uri"].decode("utf-8", "surrogateescape")}) for row in rows]
+    return [Entry(**row | {"uri": from_bytes(row["uri"])}) for row in rows]
 
 
 def _hashes(uri: str) -> tuple[Any, Any]:
@@ -378,10 +378,6 @@ def _hashes(uri: str) -> tuple[Any, Any]:
     paths, *others = (table.column(name).to_pylist() for name in _MANIFEST.names)
     hashes = np.array([_path_hash(path) for path in paths], "V16")
     return hashes, np.array([_mark_hash(*each) for each in zip(*others, strict=True)], "u8")
-
-
-def _bytes_of(uri: str) -> bytes:
-    return uri.encode("utf-8", "surrogateescape")
 
 
 def _path_hash(path: str) -> bytes:

@@ -17,6 +17,16 @@ _SIGNED = (
 )
 
 
+def to_bytes(text: str) -> bytes:
+    """A URI or path for a table or a hash: a file's name need not be valid text."""
+    return text.encode("utf-8", "surrogateescape")
+
+
+def from_bytes(encoded: bytes) -> str:
+    """What `to_bytes` was given."""
+    return encoded.decode("utf-8", "surrogateescape")
+
+
 def absolute(uri: str) -> str:
     """The URI in a form that means the same in every process: local paths made absolute."""
     protocol, _ = split(uri)
