@@ -4,8 +4,8 @@ import errno
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -110,9 +110,8 @@ def run(
     """
     place = uris.absolute(config.output)
     check_apart(place, uris.absolute(config.images), *needed)
-    if config.overwrite:
-        _check_before_discarding(config, place)
-    with Output(place, verb, settings, overwrite=config.overwrite) as output:
+    looked = _looked_at_first(config, place, needed) if config.overwrite else nullcontext()
+    with looked, Output(place, verb, settings, overwrite=config.overwrite) as output:
         left_out: Counter[str] = Counter()
         found = inputs.entries(uris.absolute(config.images), left_out, output=place)
         listing = manifest.update(place, found, left_out, shard_bytes)
@@ -129,13 +128,17 @@ def run(
         return summary | {"nothing_to_do": False}
 
 
-def _check_before_discarding(config: BulkConfig, place: str) -> None:
-    """Raises SettingsError where there is no image, or no Ray: an earlier run's rows stay then."""
+@contextmanager
+def _looked_at_first(config: BulkConfig, place: str, needed: tuple[str, ...]) -> Iterator[None]:
+    """Raises SettingsError where there is no image, or no Ray, or a node that does not see what it
+    needs: an earlier run's rows stay then. Ray is there for the time of the job."""
     with closing(inputs.entries(uris.absolute(config.images), Counter(), output=place)) as found:
-        next(found)
+        first = next(found).uri
     from denoise.flow import runtime
 
-    runtime.check_reachable()
+    with runtime.connected(verbose=_log.isEnabledFor(logging.DEBUG)):
+        runtime.check_shared((uris.join(place, "_run.json"), first, *needed))
+        yield
 
 
 def check_apart(place: str, *read: str) -> None:

@@ -42,6 +42,8 @@ class DemoConfig:
         if not self.output:
             raise ValueError("output must not be empty")
         check_sigma("sigma", self.sigma)
+        if self.sigma == 0:
+            raise ValueError("sigma must be above 0: without noise there is nothing to show")
         if self.steps < 1:
             raise ValueError(f"steps must be at least 1, got {self.steps}")
 

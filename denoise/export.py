@@ -36,6 +36,7 @@ def export(config: ExportConfig) -> dict[str, Any]:
         _check_onnx()
     found = package.load(config.model)
     place = uris.absolute(config.output)
+    storage.check_writable(storage.standing(uris.folder_of(place)))
     encoded, run = portable.graph_of(found.model, onnx=config.to == "onnx")
     difference = portable.difference(found.model, run)
     if difference > _TOLERANCE:

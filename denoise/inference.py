@@ -4,7 +4,7 @@ import pickle
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from importlib.util import find_spec
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -56,7 +56,7 @@ class InferConfig(BulkConfig):
         if self.tile is not None and self.tile < 16:
             raise ValueError(f"tile must be at least 16 pixels, got {self.tile}")
         share = self.gpus_per_worker
-        if share <= 0 or (share > 1 and share % 1):
+        if not share > 0 or (share > 1 and share % 1):
             raise ValueError(f"gpus-per-worker must lie in 0..1 or be a whole number, got {share}")
 
     def settings(self) -> dict[str, Any]:
@@ -149,7 +149,7 @@ def _stages(
     )
     denoised = loaded.map_batches(
         _Network,
-        fn_constructor_args=(config,),
+        fn_constructor_args=(config, model),
         num_cpus=0,
         num_gpus=config.gpus_per_worker,
         compute=runtime.actors(counts, count, resources, {"GPU": config.gpus_per_worker}),
@@ -169,24 +169,35 @@ class _Everything:
         self._config = config
         self._model = model
         self._only_errors = only_errors
-        self._denoiser = denoiser_of(config)
+
+    @cached_property
+    def _denoiser(
+        self,
+    ) -> "Denoiser":  # here Ray hands on what it raises, from __init__ it does not
+        return denoiser_of(self._config, self._model)
 
     def __call__(self, block: "pa.Table") -> "pa.Table":
         from denoise.flow import shards
 
+        denoiser = self._denoiser
         work = shards.work_of(block, INFER_SCHEMA, only_errors=self._only_errors)
         entries, rows = shards.kept(work)
         pairing = pairing_of(self._config)
-        denoised = _denoised(shards.pairs(entries, pairing), self._denoiser, _CPU_BATCH)
+        denoised = _denoised(shards.pairs(entries, pairing), denoiser, _CPU_BATCH)
         done = _rows(denoised, self._config, self._model, work.output)
-        return shards.finish(work, rows, done, self._denoiser.notes)
+        return shards.finish(work, rows, done, denoiser.notes)
 
 
 class _Network:
     """A worker on a GPU: pairs in, pairs with their denoised pixels out."""
 
-    def __init__(self, config: InferConfig) -> None:
-        self._denoiser = denoiser_of(config)
+    def __init__(self, config: InferConfig, model: str) -> None:
+        self._config = config
+        self._model = model
+
+    @cached_property
+    def _denoiser(self) -> "Denoiser":
+        return denoiser_of(self._config, self._model)
 
     def __call__(self, block: "pa.Table") -> "pa.Table":
         denoised = _denoised(_pairs_in(block), self._denoiser, _GPU_BATCH)
@@ -294,8 +305,15 @@ def pairing_of(config: InferConfig) -> PairConfig:
     )
 
 
-def denoiser_of(config: InferConfig) -> "Denoiser":
-    """The network, ready to run."""
+def denoiser_of(config: InferConfig, model: str) -> "Denoiser":
+    """The network, ready to run. Raises SettingsError where the package is not, or no more, the one
+    of this name and digest."""
     from denoise.network.denoiser import Denoiser  # torch: only where the network runs
 
-    return Denoiser.load(config.model, tile=config.tile, level=config.level)
+    denoiser = Denoiser.load(config.model, tile=config.tile, level=config.level)
+    if denoiser.package.id != model:
+        raise SettingsError(
+            f"the model is {denoiser.package.id} now, and this run's is {model}: it was replaced; "
+            "put the old one back, or begin with another --output"
+        )
+    return denoiser

@@ -16,7 +16,6 @@ from denoise.flow.pairs import load
 from denoise.inference import InferConfig
 from denoise.places import inputs, manifest, output, storage, uris
 from denoise.places.inputs import Entry
-from denoise.places.storage import SettingsError
 
 _SAMPLE = 64  # images that stand for all
 _SECONDS = 4.0  # of calibration
@@ -91,7 +90,7 @@ def plan(config: PlanConfig) -> dict[str, Any]:
         retry_errors=config.retry_errors,
         overwrite=config.overwrite,
     )
-    measured = list(_calibrated(sample.entries, ready))
+    measured = list(_calibrated(sample.entries, ready, model))
     workers, where = _workers(config)
     return {
         "images": sample.count,
@@ -114,19 +113,15 @@ def _check_output(place: str, config: InferConfig, model: str) -> None:
     if found is None:
         return
     wanted = {"verb": "infer", "settings": config.settings() | {"model": model}}
-    differences = output.differences_between(found, wanted)
-    if differences:
-        raise SettingsError(
-            f"{uris.shown(place)} was made with other settings: {'; '.join(differences)}"
-        )
+    output.check_same(place, found, wanted, can_overwrite=True)
 
 
-def _calibrated(sample: list[Entry], config: InferConfig) -> Iterable[_Measured]:
+def _calibrated(sample: list[Entry], config: InferConfig, model: str) -> Iterable[_Measured]:
     """The sample worked on as a worker does, for a few seconds; the first one warms up."""
     import torch
 
     torch.set_num_threads(1)  # as a worker has
-    denoiser = inference.denoiser_of(config)
+    denoiser = inference.denoiser_of(config, model)
     pairing = inference.pairing_of(config)
     config = replace(config, save="parquet")
     stop = time.perf_counter() + _SECONDS

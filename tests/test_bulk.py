@@ -5,6 +5,7 @@ import os
 import shutil
 from collections.abc import Callable
 from dataclasses import fields, replace
+from functools import partial
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from denoise import InferConfig, bulk, infer
 from denoise.bulk import file_of
 from denoise.display import progress
 from denoise.flow import runtime
+from denoise.inference import _stages, prepared
 from denoise.network import model, package
 from denoise.noising import NoisingConfig, noise
 from denoise.pixels.image import ImageError, Picture, decode, to_floats, to_pixels
@@ -321,7 +323,11 @@ def test_wrong_places_are_refused_before_any_work(
 
 @pytest.mark.parametrize(
     ("images", "address", "words"),
-    [("nowhere", "", "nowhere"), ("{0}", "127.0.0.1:1", "no Ray cluster answers at 127.0.0.1:1")],
+    [
+        ("nowhere", "", "nowhere"),
+        ("{0}", "127.0.0.1:1", "no Ray cluster answers at 127.0.0.1:1"),
+        ("{0}", "nobody://there", "cannot start or reach the Ray cluster at nobody://there"),
+    ],
 )
 def test_nothing_is_discarded_before_what_may_be_wrong_was_looked_at(
     denoised: InferConfig, monkeypatch: pytest.MonkeyPatch, images: str, address: str, words: str
@@ -334,6 +340,21 @@ def test_nothing_is_discarded_before_what_may_be_wrong_was_looked_at(
     with pytest.raises(SettingsError, match=words):
         infer(changed)
     assert rows_of(denoised.output) == before
+
+
+def test_a_model_that_is_replaced_during_a_run_ends_it(
+    ray_session: object, pictures: Path, tmp_path: Path
+):
+    place = str(tmp_path / "model")
+    package.save(place, model.build("classic"), {"architecture": "classic"})
+    config, name, needed = prepared(
+        InferConfig(images=str(pictures), output=str(tmp_path / "out"), model=place)
+    )
+    package.save(place, model.build("classic"), {"architecture": "classic"})
+    stages = partial(_stages, config=config, model=name)
+    with pytest.raises(SettingsError, match=f"this run's is {name}: it was replaced"):
+        bulk.run(config, "infer", config.settings() | {"model": name}, stages, needed)
+    assert not tables.parts(config.output)
 
 
 @pytest.mark.parametrize(
@@ -350,6 +371,7 @@ def test_nothing_is_discarded_before_what_may_be_wrong_was_looked_at(
         ({"workers": (3, 2)}, "workers must be N or MIN MAX"),
         ({"workers": 0}, "workers must be N or MIN MAX"),
         ({"max_error_rate": 2.0}, "max-error-rate must lie in 0..1, got 2"),
+        ({"gpus_per_worker": float("nan")}, "gpus-per-worker must lie in 0..1.*got nan"),
         ({"gpus_per_worker": 0.0}, "gpus-per-worker must lie in 0..1.*got 0"),
         ({"output": ""}, "output must not be empty"),
         ({"seed": 2**63}, "seed must fit in 64 bits"),

@@ -52,6 +52,17 @@ def test_what_is_written_is_read_back_listed_and_removed(store: servers.Store):
     storage.remove(f"{top}/b")  # nothing is there any more, and that is fine
 
 
+def test_what_is_removed_is_what_is_called_so_and_nothing_that_is_like_it(store: servers.Store):
+    top = f"{store.root}/patterns"
+    for name in ("a[1].png", "a1.png", "b*.png", "bc.png", "run[3]/x.png", "run3/x.png"):
+        storage.write(f"{top}/{name}", b"x")
+    for name in ("a[1].png", "b*.png", "run[3]"):
+        storage.remove(f"{top}/{name}")
+    left = sorted(entry.path for entry in storage.listing(top) if not entry.is_folder)
+    assert left == ["a1.png", "bc.png", "run3/x.png"]
+    storage.check_writable(f"{top}/run[4]")
+
+
 def test_a_second_writing_replaces_the_first_and_changes_its_mark(store: servers.Store):
     uri = f"{store.root}/twice/a.bin"
     storage.write(uri, b"first")

@@ -84,6 +84,10 @@ def test_among_the_photographs_are_a_gray_a_turned_and_a_transparent_one():
     assert pictures["coffee.jpg"].pixels.shape[:2] == stored.size  # upright: [W, H] of the stored
 
 
-def test_training_without_a_step_is_refused():
-    with pytest.raises(ValueError, match="steps must be at least 1, got 0"):
-        DemoConfig(steps=0)
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [({"steps": 0}, "steps must be at least 1, got 0"), ({"sigma": 0.0}, "sigma must be above 0")],
+)
+def test_what_would_show_nothing_is_refused(flags, words):
+    with pytest.raises(ValueError, match=words):
+        DemoConfig(**flags)

@@ -81,8 +81,9 @@ def test_a_model_that_is_not_there_is_refused(tmp_path):
         export(ExportConfig(model="nosuchmodel", to="torch", output=str(tmp_path / "m.pt2")))
 
 
-def test_a_place_that_cannot_be_written_is_refused(tmp_path):
+def test_a_place_that_cannot_be_written_is_refused_before_any_work(tmp_path, monkeypatch):
     model = saved(tmp_path / "model", "classic")
+    monkeypatch.setattr("denoise.network.portable.graph_of", lambda *_, **__: pytest.fail("begun"))
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(SettingsError, match="cannot write"):
         export(ExportConfig(model=model, to="torch", output=str(tmp_path / "file" / "m.pt2")))

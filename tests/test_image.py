@@ -282,6 +282,21 @@ def test_exif_profile_and_resolution_are_kept_or_stripped(format: str):
     assert (stripped.exif, stripped.icc, stripped.dpi) == (None, None, None)
 
 
+def test_what_is_too_long_for_a_format_can_be_left_out():
+    long = ICC + bytes(1 << 20)
+    for format, picture in (
+        ("png", Picture(RGB, icc=long)),
+        (
+            "jpeg",
+            Picture(RGB, exif=decode(save(Image.fromarray(RGB), "PNG", exif=exif(1))).exif + long),
+        ),
+    ):
+        with pytest.raises(ImageError, match=f"too long for {format}.*--strip-metadata"):
+            encode(picture, format=format)
+        assert decode(encode(picture, format=format, metadata=False)).pixels.shape == RGB.shape
+    assert decode(encode(Picture(RGB, icc=long), format="tiff")).icc == long
+
+
 def test_cmyk_becomes_rgb_through_its_profile():
     picture = decode(GOOD["JPEG, CMYK, profile"])  # the profile of an ink without colour
     assert np.ptp(picture.pixels.astype(int), axis=2).max() <= 1

@@ -318,6 +318,7 @@ def test_a_hugging_face_table_may_name_its_images_by_whole_paths(tmp_path: Path)
     pq.write_table(pa.table({"image": image}), tmp_path / "tables" / "a.parquet")
     (entry,) = found(tmp_path / "tables")[0].values()
     assert source_of(entry).encoded == encoded(photo())
+    assert entry.size == 0  # not known: the table is small, the image need not be
 
 
 def test_a_row_without_its_image_takes_no_other_columns(tmp_path: Path):
@@ -356,6 +357,14 @@ def test_a_place_that_no_package_here_can_reach_is_its_rows_error(tmp_path: Path
     (entry,) = found(tmp_path / "list.txt")[0].values()
     assert "cannot open zz://" in str(load(entry, PairConfig()).error)
     assert "cannot open zz://" in photo_row(entry, 64)["error"]
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_a_name_with_a_nul_byte_is_its_rows_error(tmp_path: Path, kind: str):
+    (tmp_path / "list.csv").write_bytes(b"uri\na\0b.jpg\n")
+    pq.write_table(pa.table({"uri": ["a\0b.jpg"]}), tmp_path / "list.parquet")
+    (entry,) = found(tmp_path / f"list.{kind}")[0].values()
+    assert "nul byte" in str(load(entry, PairConfig()).error)
 
 
 def test_a_list_that_is_no_text_is_refused(tmp_path: Path):

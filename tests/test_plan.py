@@ -13,6 +13,7 @@ from denoise.flow.runtime import Resources
 from denoise.places import manifest, tables
 from denoise.places.inputs import Entry, entries
 from denoise.places.manifest import update
+from denoise.places.output import Output
 from denoise.places.storage import SettingsError
 from denoise.places.tables import INFER_SCHEMA
 from denoise.plan import PlanConfig, _Sample, plan
@@ -116,6 +117,10 @@ def test_it_refuses_what_infer_would_refuse(config: PlanConfig, tmp_path: Path):
         plan(PlanConfig(**flags | {"model": "nosuchmodel"}))
     with pytest.raises(SettingsError, match="lies inside the output folder"):
         plan(PlanConfig(**flags | {"output": str(Path(config.images).parent)}))
+    with Output(str(tmp_path / "other"), "infer", {"seed": 7}):
+        pass
+    with pytest.raises(SettingsError, match=r"other settings: .*or --overwrite"):
+        plan(PlanConfig(**flags | {"output": str(tmp_path / "other")}))
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(SettingsError, match="cannot write to"):
         plan(PlanConfig(**flags | {"output": str(tmp_path / "file" / "out")}))

@@ -246,6 +246,24 @@ def test_inputs_that_are_gone_cost_the_pictures_and_not_the_report(tmp_path, pho
     assert panels_in(folder) == []
 
 
+def test_a_manifest_that_is_gone_costs_the_pictures_and_not_the_report(tmp_path, photos_of_mine):
+    folder = inferred(tmp_path / "out", photos_of_mine, add_noise=0.1, seed=0)
+    shutil.rmtree(tmp_path / "out/_manifest")
+    assert report(ReportConfig(output=folder))["done"] == 12
+    assert panels_in(folder) == []
+
+
+def test_the_gain_is_that_of_images_whose_noisy_and_denoised_psnr_are_both_finite(tmp_path):
+    errors = [(0.0, 1e-3), (1e-2, 10**-2.8), (1e-2, 0.0)]  # of them the second alone gains: 8 dB
+    rows = [
+        failed(f"{number}.png", None) | {"mse_noisy": noisy, "mse": denoised}
+        for number, (noisy, denoised) in enumerate(errors)
+    ]
+    folder = written(tmp_path / "out", [[]])
+    tables.write_part(folder, 0, rows, tables.INFER_SCHEMA, {})
+    assert report(ReportConfig(output=folder))["gain_db"] == pytest.approx(8)
+
+
 def test_an_exact_copy_is_counted_and_spoils_no_mean(tmp_path):
     rows = [noise_row("a.png", 1), noise_row("b.png", 2) | {"mse": 0.0, "psnr": float("inf")}]
     summary = report(ReportConfig(output=written(tmp_path / "out", [rows])))

@@ -13,6 +13,7 @@ from running import tiny_model
 
 from denoise.flow import shards
 from denoise.inference import InferConfig, _finish_shard, _load_shard, _Network
+from denoise.network import package
 from denoise.places import tables
 from denoise.places.inputs import Entry, entries
 from denoise.places.storage import WriteError
@@ -88,8 +89,8 @@ def test_on_a_gpu_a_shard_takes_from_its_first_byte_to_its_last(
     start = time.time()
     block = _load_shard(block, config, only_errors=False)
     loaded = time.time()
-    block = _Network(config)(block)
-    _finish_shard(block, config, "tiny@0", only_errors=False)
+    block = _Network(config, package.id_of(model))(block)
+    _finish_shard(block, config, package.id_of(model), only_errors=False)
     (part,) = tables.parts(output)
     about = json.loads(pq.read_metadata(part).metadata[b"denoise"])
     assert start <= about["started"] <= loaded <= about["ended"]

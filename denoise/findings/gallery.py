@@ -99,8 +99,12 @@ def _pair(
 ) -> tuple[Pixels | None, Pixels | None]:
     """The clean (if there is one) and the noisy image of a row, made again from its input."""
     number = tables.shard_of(part.rsplit("/", 1)[-1])
-    made = next(made for made in manifest.generations_of(uri) if number in made.shards)
-    entries = manifest.Shard(number, made).entries(uri)
+    found = (made for made in manifest.generations_of(uri) if number in made.shards)
+    made = next(found, None)
+    entries = manifest.Shard(number, made).entries(uri) if made else []
+    entry = next((entry for entry in entries if entry.path == path), None)
+    if entry is None:
+        raise ImageError("the manifest does not name its input any more")
     settings = run["settings"]
     wanted = PairConfig(
         sigma=settings.get("add_noise", settings.get("sigma")),  # as `infer` and `noise` call it
@@ -109,7 +113,7 @@ def _pair(
         reference=settings.get("reference"),
         max_pixels=settings.get("max_pixels", MAX_PIXELS),
     )
-    pair = load(next(entry for entry in entries if entry.path == path), wanted)
+    pair = load(entry, wanted)
     if pair.error is not None:
         raise ImageError(pair.error)
     return pair.clean, pair.noisy

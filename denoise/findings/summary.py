@@ -18,6 +18,8 @@ def summary_of(tally: Tally, run: dict[str, Any]) -> dict[str, Any]:
     noisy, denoised = (tally.all(name) for name in NUMBERS)
     seconds, pace = _pace(tally, run)
     psnr_noisy, psnr = _spread(decibels(noisy)), _spread(decibels(denoised))
+    with np.errstate(invalid="ignore"):  # nothing to gain where neither differs from the clean
+        gain = _spread(decibels(denoised) - decibels(noisy))
     done = tally.images - tally.failed
     return {
         "verb": run.get("verb"),
@@ -41,7 +43,7 @@ def summary_of(tally: Tally, run: dict[str, Any]) -> dict[str, Any]:
         "psnr_noisy_of_mean_mse": _of_mean(noisy),
         "psnr_of_mean_mse": _of_mean(denoised),
         "identical": int((denoised == 0).sum()),  # psnr is inf there, and not in the statistics
-        "gain_db": psnr["mean"] - psnr_noisy["mean"] if psnr and psnr_noisy else None,
+        "gain_db": gain["mean"] if gain else None,
         "histogram": _histogram(decibels(noisy), decibels(denoised)),
         "formats": dict(tally.formats.most_common()),
         "by_size": _groups(tally.sizes, list(tally.sizes), sort=_size_order),

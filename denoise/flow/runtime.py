@@ -100,12 +100,6 @@ def is_private() -> bool:
     return os.environ.get("RAY_ADDRESS", "") in ("", "local")
 
 
-def check_reachable() -> None:
-    """Raises SettingsError where the cluster of `RAY_ADDRESS` does not answer."""
-    if not is_private() and not ray.is_initialized():
-        _check_answers(os.environ["RAY_ADDRESS"])
-
-
 def local() -> Resources:
     """What a private session would have on this machine; none is started."""
     manager = get_accelerator_manager_for_resource("GPU")
@@ -282,8 +276,8 @@ def _connect(*, verbose: bool) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     address = os.environ.get("RAY_ADDRESS", "")
     options: dict[str, Any] = {"log_to_driver": verbose, "logging_level": _level(verbose)}
-    check_reachable()
     if not is_private():
+        _check_answers(address)
         options["address"] = address
     else:
         # Nobody but us: Ray asks for a token on every port of a local session, unless this says not

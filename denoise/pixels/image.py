@@ -38,6 +38,8 @@ Pixels = npt.NDArray[Any]  # uint8 or uint16
 Floats = npt.NDArray[np.float32]
 
 MAX_PIXELS = 500_000_000
+_LONGEST_PNG_PROFILE = 1 << 20  # bytes: Pillow opens no PNG with a longer one
+_OR_NONE = "or --strip-metadata"
 FORMATS = {"png": ".png", "webp": ".webp", "jpeg": ".jpg", "tiff": ".tif"}  # with their suffixes
 
 
@@ -92,6 +94,7 @@ def encode(
         planes = np.concatenate([planes, picture.alpha[..., None]], axis=2)
     kept: dict[str, Any] = {}
     if metadata:
+        _check_metadata_fits(picture, format)
         kept = {"exif": picture.exif, "icc": picture.icc, "dpi": picture.dpi}
         if format == "jpeg" and picture.exif:
             kept["exif"] = PREFIX + picture.exif
@@ -156,8 +159,14 @@ def _check_fits(picture: Picture, format: str) -> None:
     limit = {"webp": 16383, "jpeg": 65500}[format]
     if max(picture.height, picture.width) > limit:
         raise ImageError(f"{format} holds at most {limit} pixels a side: choose png or tiff")
+
+
+def _check_metadata_fits(picture: Picture, format: str) -> None:
+    """ImageError where this format cannot hold what goes with this picture."""
+    if format == "png" and len(picture.icc or b"") > _LONGEST_PNG_PROFILE:
+        raise ImageError(f"the ICC profile is too long for png: choose tiff or webp, {_OR_NONE}")
     if format == "jpeg" and len(picture.exif or b"") > 65000:
-        raise ImageError("the EXIF is too long for jpeg: choose another format, or no metadata")
+        raise ImageError(f"the EXIF is too long for jpeg: choose another format, {_OR_NONE}")
 
 
 def _upright(raw: Scan) -> Picture:

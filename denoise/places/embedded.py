@@ -20,6 +20,7 @@ from denoise.places.disk import Found
 from denoise.places.storage import SettingsError
 
 _OURS = {"sigma", "seed", "file", "error"}  # columns by which a table of a job of ours is known
+_LEAST = 64  # bytes of an image file: a column of nothing takes less a row
 _MOST_KEPT = 64 << 20  # bytes of row groups, beside the last two, however large these are
 _kept: dict[tuple[str, str, int], pa.Table] = {}  # the one asked for last comes last
 _reading = Lock()  # else all threads that fetch ahead read the same rows at once
@@ -43,17 +44,27 @@ class Source:
 
 def rows_in(found: Found) -> Iterator[tuple[str, int]]:
     """What the image of each row is called (by the table's `path`, else by the image's own, else by
-    the table's place below the input root and its number), and about how large it is, in bytes.
+    the table's place below the input root and its number), and about how large it is, in bytes: 0,
+    which is not known, where the images lie elsewhere.
 
     Raises OSError, ArrowException, and SettingsError where there is no image column.
     """
     stem = found.path.rsplit(".", 1)[0]
     with storage.open_input(found.uri) as file:
         table = pq.ParquetFile(file)
-        size = found.size // max(1, table.metadata.num_rows)
+        size = found.size // max(1, table.metadata.num_rows) if _holds_bytes(table) else 0
         for number, name in enumerate(_names_in(table)):
             is_name = isinstance(name, str | int) and name != ""
             yield (str(name) if is_name else f"{stem}/{number}"), size
+
+
+def _holds_bytes(table: pq.ParquetFile) -> bool:
+    """Whether the images are in the table, and not only their places."""
+    name = f"{_image_column(table.schema_arrow)}.bytes"
+    groups = map(table.metadata.row_group, range(table.metadata.num_row_groups))
+    chunks = (group.column(number) for group in groups for number in range(group.num_columns))
+    size = sum(one.total_uncompressed_size for one in chunks if one.path_in_schema == name)
+    return bool(size >= _LEAST * table.metadata.num_rows)
 
 
 def _names_in(table: pq.ParquetFile) -> Iterator[Any]:

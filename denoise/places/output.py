@@ -145,14 +145,7 @@ class Output:
             self.record(state="running")
             return
         self._is_new = False
-        differences = differences_between(found, self._run)
-        if differences:
-            has_flag = self._overwrite is not None
-            ways_out = "another --output, or --overwrite" if has_flag else "or another --output"
-            raise SettingsError(
-                f"{uris.shown(self.uri)} was made with other settings: {'; '.join(differences)}."
-                f" Give the same ones{',' if has_flag else ''} {ways_out}"
-            )
+        check_same(self.uri, found, self._run, can_overwrite=self._overwrite is not None)
         self._run = found | self._run
 
     def _leave(self, kind: type[BaseException]) -> None:
@@ -280,8 +273,20 @@ def _object_in(uri: str) -> dict[str, Any]:
     return found
 
 
-def differences_between(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    """What two runs' settings differ in, in words."""
+def check_same(
+    uri: str, found: Mapping[str, Any], wanted: Mapping[str, Any], *, can_overwrite: bool
+) -> None:
+    """Raises SettingsError where the run that is there is of another job or of other settings."""
+    differences = _differences_between(found, wanted)
+    if differences:
+        ways_out = "another --output, or --overwrite" if can_overwrite else "or another --output"
+        raise SettingsError(
+            f"{uris.shown(uri)} was made with other settings: {'; '.join(differences)}."
+            f" Give the same ones{',' if can_overwrite else ''} {ways_out}"
+        )
+
+
+def _differences_between(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
     if found.get("verb") != wanted["verb"]:
         return [f"it is the output of `{found.get('verb')}`, not of `{wanted['verb']}`"]
     old, new = found.get("settings", {}), json.loads(json.dumps(wanted["settings"]))

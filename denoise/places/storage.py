@@ -5,6 +5,7 @@ Credentials come from where each store's own tools look (environment, profile, i
 wrong is an `OSError`; `words_of` puts it in plain words, the same for the same cause.
 """
 
+import errno
 import os
 import random
 import re
@@ -288,8 +289,13 @@ def info(uri: str) -> Found:
 def remove(uri: str) -> None:
     """Removes a file or a whole folder; nothing happens where there is none. Raises OSError."""
     fs, path = _filesystem(uri)
-    if exists(uri):
+    if not exists(uri):
+        return
+    if _is_disk(fs) or before_wildcards(path) == path:
         _ask(fs, uri, fs.rm, path, recursive=True)
+        return
+    for one in _ask(fs, uri, fs.find, path):  # `rm` would take `[1]` or `*` for wildcards
+        _ask(fs, uri, fs.rm_file, one)
 
 
 def arrow_filesystem(uri: str) -> tuple[Any, str]:
@@ -365,9 +371,12 @@ _ALIKE: dict[str, type[BaseException]] = {
 
 
 def _filesystem(uri: str) -> tuple[Any, str]:
-    """fsspec's file system for a URI, and the path on it. Raises SettingsError if there is none."""
+    """fsspec's file system for a URI, and the path on it. Raises SettingsError if there is none,
+    OSError where no file can be called so."""
     import fsspec  # 0.1 s, and not needed by --help
 
+    if "\0" in uri:
+        raise OSError(errno.EINVAL, "a name with a NUL byte in it")
     protocol, _ = split(uri)
     try:
         if protocol == "file":

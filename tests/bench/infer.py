@@ -27,7 +27,8 @@ from PIL import Image
 
 from denoise import InferConfig, infer
 from denoise.flow.pairs import PairConfig, load
-from denoise.inference import denoiser_of, pairing_of, row_of
+from denoise.inference import pairing_of, row_of
+from denoise.network.denoiser import Denoiser
 from denoise.noising import NoisingConfig, noise
 from denoise.noising import row_of as noise_row_of
 from denoise.places import storage, tables, uris
@@ -85,7 +86,7 @@ def bare_half(config: InferConfig, mine: list[Entry], ready: Any, times: Any) ->
     import torch
 
     torch.set_num_threads(1)
-    denoiser, pairing = denoiser_of(config), pairing_of(config)
+    denoiser, pairing = Denoiser.load(config.model), pairing_of(config)
 
     def row(entry: Entry, place: str) -> dict[str, Any]:
         pair = load(entry, pairing)
@@ -180,7 +181,7 @@ class Textbook:
         import torch
 
         torch.set_num_threads(1)
-        self.denoiser = denoiser_of(config)
+        self.denoiser = Denoiser.load(config.model)
         self.chance = np.random.default_rng(config.seed)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
@@ -209,7 +210,7 @@ def loader(config: InferConfig, listed: list[Entry]) -> float:
 
     torch.set_num_threads(1)
     pairing = pairing_of(config)
-    denoiser = denoiser_of(config)
+    denoiser = Denoiser.load(config.model)
     loading = DataLoader(
         [(entry, pairing) for entry in listed],
         batch_size=None,
