@@ -182,9 +182,12 @@ class _Everything:
         denoiser = self._denoiser
         work = shards.work_of(block, INFER_SCHEMA, only_errors=self._only_errors)
         entries, rows = shards.kept(work)
-        pairing = pairing_of(self._config)
-        denoised = _denoised(shards.pairs(entries, pairing), denoiser, _CPU_BATCH)
-        done = _rows(denoised, self._config, self._model, work.output)
+
+        def rows_of(pairs: Iterable[Pair]) -> Iterator[tuple[dict[str, Any], dict[str, float]]]:
+            denoised = _denoised(pairs, denoiser, _CPU_BATCH)
+            return _rows(denoised, self._config, self._model, work.output)
+
+        done = shards.worked(work, entries, pairing_of(self._config), rows_of)
         return shards.finish(work, rows, done, denoiser.notes)
 
 
@@ -211,7 +214,7 @@ def _load_shard(block: "pa.Table", config: InferConfig, *, only_errors: bool) ->
     work = shards.work_of(block, INFER_SCHEMA, only_errors=only_errors)
     entries, _ = shards.kept(work)
     begun = shards.begun(block, work)
-    return _block_of(begun, shards.pairs(entries, pairing_of(config)))
+    return _block_of(begun, shards.worked(work, entries, pairing_of(config), iter))
 
 
 def _finish_shard(

@@ -1,6 +1,7 @@
 """The noise job: images -> a table of clean and noisy pairs."""
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from denoise import bulk
@@ -96,6 +97,5 @@ class _Worker:
         def row(pair: Pair) -> tuple[dict[str, Any], dict[str, float]]:
             return row_of(pair, config, work.output), pair.seconds
 
-        pairs = shards.pairs(entries, pairing)
-        done = shards.ahead(row, pairs, threads=bulk.uploaders(config, work.output))
-        return shards.finish(work, rows, done)
+        rows_of = partial(shards.ahead, row, threads=bulk.uploaders(config, work.output))
+        return shards.finish(work, rows, shards.worked(work, entries, pairing, rows_of))

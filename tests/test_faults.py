@@ -5,7 +5,10 @@ import os
 import re
 import signal
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -94,6 +97,40 @@ def test_a_killed_worker_costs_nothing_but_time(
     done = job.done()
     assert done.code == 0, done.err
     assert same(rows_of(tmp_path / "out"), rows_of(undisturbed)) == []
+
+
+@pytest.mark.parametrize("verb", ["noise", "infer"])
+def test_an_image_that_kills_each_of_its_workers_is_an_error_row_and_the_others_are_fine(
+    verb: str, images: Path, model: str, tmp_path: Path
+):
+    """As one does that is too large for a worker's memory, or crashes a decoder."""
+    killed: list[int] = []
+
+    class Store(SimpleHTTPRequestHandler):
+        def do_GET(self) -> None:
+            if self.path == "/3/00003.png":
+                workers = job.processes("ray::MapWorker")
+                killed.extend(pid for pid in workers if running.send(pid, signal.SIGKILL))
+            super().do_GET()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Store, directory=images)) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        root = f"http://127.0.0.1:{server.server_port}"
+        names = [f"{root}/{number % 7}/{number:05d}.png" for number in range(12)]
+        (tmp_path / "list.txt").write_text("\n".join(names))
+        flags = ["--images", str(tmp_path / "list.txt"), "--output", str(tmp_path / "out")]
+        more = ["--model", model] if verb == "infer" else []
+        job = Job(verb, *flags, *more, "--max-error-rate", "0.5", "--workers", "1")
+        done = job.done()
+        server.shutdown()
+    assert done.code == 0, done.err
+    rows = rows_of(tmp_path / "out")
+    assert len(rows) == 12 and len(killed) == 6
+    ((path, error),) = [(row["path"], row["error"]) for row in rows if row["error"]]
+    assert path.endswith("3/00003.png") and error.startswith("its worker died on it three times")
 
 
 def test_a_killed_noise_job_resumes_too(images: Path, tmp_path: Path):

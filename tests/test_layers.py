@@ -16,7 +16,7 @@ LAYERS = {
     "display": "views progress page",
     "places": "uris disk pages storage embedded inputs tables manifest output",
     "network": "model package denoiser portable",
-    "flow": "pairs waiting runtime shards",
+    "flow": "pairs waiting runtime attempts shards",
     "findings": "tally summary gallery",
     "learning": "census roster patches supply start recorder judge optimizer loop card checkpoints "
     "group worker",
@@ -27,8 +27,8 @@ ORDER = [
 ]
 ONLY = {  # library -> the modules that use it
     "fsspec": "places.storage",
-    "ray": "flow.waiting flow.runtime flow.shards learning.supply learning.group learning.worker "
-    "training",
+    "ray": "flow.waiting flow.runtime flow.attempts flow.shards learning.supply learning.group "
+    "learning.worker training",
     "torch": "network.model network.package network.denoiser network.portable learning.start "
     "learning.recorder learning.judge learning.optimizer learning.loop learning.card "
     "learning.checkpoints learning.group learning.worker plan doctor",

@@ -21,7 +21,7 @@ from ray.data import Dataset, Datasource, ReadTask
 from ray.data.block import BlockMetadata
 from ray.util.metrics import Counter as Metric
 
-from denoise.flow import runtime
+from denoise.flow import attempts, runtime
 from denoise.flow.pairs import Pair, PairConfig, fetched, paired
 from denoise.places import manifest, storage, tables, uris
 from denoise.places.inputs import Entry
@@ -202,7 +202,18 @@ def kept(work: Work) -> tuple[list[Entry], Iterable[dict[str, Any]]]:
     return [entry for entry in work.entries if entry.path not in stay], rows
 
 
-def pairs(entries: list[Entry], config: PairConfig) -> Iterator[Pair]:
+def worked(
+    work: Work,
+    entries: list[Entry],
+    config: PairConfig,
+    make: Callable[[Iterable[Pair]], Iterator[_R]],
+) -> Iterator[_R]:
+    """What is made of a shard's pairs; an image that its workers die on comes with that error."""
+    shard = f"{work.output} {work.shard}"
+    return attempts.carefully(shard, entries, partial(_pairs, config=config), make)
+
+
+def _pairs(entries: list[Entry], config: PairConfig) -> Iterator[Pair]:
     """The pairs of a shard, their bytes fetched ahead: by fewer threads where they are large."""
     largest = max((entry.size for entry in entries), default=0)
     threads = max(1, min(_FETCHERS, _AHEAD // max(1, largest)))
@@ -230,6 +241,7 @@ def ahead(call: Callable[[_T], _R], items: Iterable[_T], *, threads: int) -> Ite
 
 def count(staged: Dataset, done: Done, show: Callable[[Done], None]) -> None:
     """Runs a dataset to its end, adding up the lines that `finish` returned."""
+    _counting = attempts.counted()  # is there for as long as this name
     for batch in staged.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
         for line in batch.column("counted").to_pylist():
             found = json.loads(line)
