@@ -116,12 +116,14 @@ def run(
         found = inputs.entries(uris.absolute(config.images), left_out, output=place)
         listing = manifest.update(place, found, left_out, shard_bytes)
         _tell(listing)
-        missing = manifest.pending(place)
+        missing = _Round(verb, manifest.pending(place))
         failed = manifest.with_errors(place) if config.retry_errors else []
-        if not missing and not failed and output.is_finished:
+        rounds = [one for one in (missing, _Round(verb, failed, only_errors=True)) if one.shards]
+        if not rounds and output.is_finished:
             return _summary(place) | {"nothing_to_do": True}
         output.begin(listing, flags_of(config))
-        _work(config, verb, output, [(missing, False), (failed, True)], stages, needed)
+        if rounds:
+            _work(output, rounds, stages, needed)
         output.end()
         summary = _report(place)
         output.finish()
@@ -223,42 +225,39 @@ def file_of(path: str, suffix: str, *, keep_name: bool) -> str:
     return path if same == suffix and not twice else path + suffix
 
 
-def _work(
-    config: BulkConfig,
-    verb: str,
-    output: Output,
-    rounds: list[tuple[list[manifest.Shard], bool]],
-    stages: Stages,
-    needed: tuple[str, ...],
-) -> None:
-    """Runs the shards through Ray: first those that are missing, then those with errors, so many at
-    a time that its driver keeps up."""
-    if not any(shards for shards, _ in rounds):
-        return
+def _work(output: Output, rounds: list["_Round"], stages: Stages, needed: tuple[str, ...]) -> None:
+    """Runs the shards through Ray, so many at a time that its driver keeps up."""
     from denoise.flow import runtime, shards  # Ray: a finished run does without
 
-    verbose = _log.isEnabledFor(logging.DEBUG)
-    shown = [Progress(verb, sum(len(shard.span) for shard in todo)) for todo, _ in rounds]
-    next(progress for progress in shown if progress.total).begin("starting Ray")
-    with runtime.connected(verbose=verbose) as resources:
-        place = output.uri
-        first = next(shard for todo, _ in rounds for shard in todo).entries(place)[0].uri
+    place = output.uri
+    rounds[0].progress.begin("starting Ray")
+    with runtime.connected(verbose=_log.isEnabledFor(logging.DEBUG)) as resources:
+        first = rounds[0].shards[0].entries(place)[0].uri
         runtime.check_shared((uris.join(place, "_run.json"), first, *needed))
-        for (todo, only_errors), progress in zip(rounds, shown, strict=True):
-            if not todo:
-                continue
-            progress.begin("starting workers")
+        for one in rounds:
+            one.progress.begin("starting workers")
 
-            def show(done: "Done", progress: Progress = progress) -> None:
+            def show(done: "Done", progress: Progress = one.progress) -> None:
                 output.check()
                 progress.show(done.images, done.failed, done.pixels, done.seconds)
 
             done = shards.Done()
-            for start in range(0, len(todo), _AT_ONCE):
-                some = todo[start : start + _AT_ONCE]
-                staged = stages(shards.dataset(place, some), resources, len(some), only_errors)
+            for start in range(0, len(one.shards), _AT_ONCE):
+                some = one.shards[start : start + _AT_ONCE]
+                staged = stages(shards.dataset(place, some), resources, len(some), one.only_errors)
                 shards.count(staged, done, show)
-            progress.end()
+            one.progress.end()
+
+
+class _Round:
+    """Shards that go through Ray together: those that are missing, then those with errors."""
+
+    def __init__(
+        self, verb: str, shards: list[manifest.Shard], *, only_errors: bool = False
+    ) -> None:
+        self.shards = shards
+        self.only_errors = only_errors
+        self.progress = Progress(verb, sum(len(shard.span) for shard in shards))
 
 
 def _tell(listing: manifest.Listing) -> None:

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from importlib.util import find_spec
-from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from denoise import bulk
@@ -98,16 +97,16 @@ def prepared(config: InferConfig) -> tuple[InferConfig, str, tuple[str, ...]]:
 
 def row_of(pair: Pair, denoised: Any, config: InferConfig, output: str) -> dict[str, Any]:
     """One row of the table: the denoised image as it is stored, how far it is from the clean."""
-    row: dict[str, Any] = {}
-    if pair.picture is not None and pair.error is None:
+    if pair.error is None:
+        assert pair.picture is not None
         with pair.stage("encode"):
             pixels = to_pixels(denoised, pair.picture.bit_depth) if config.float_noise else denoised
             picture = replace(pair.picture, pixels=pixels)
-            row, stored = bulk.save(picture, pair.path, config, output)
-    if row:
+            columns, stored = bulk.save(picture, pair.path, config, output)
+    if pair.error is None:
         with pair.stage("measure"):
-            row |= _metrics(pair, stored, config)
-    return row | pair.about() if pair.error is None else pair.about()
+            columns |= _metrics(pair, stored, config)
+    return columns | pair.about() if pair.error is None else pair.about()
 
 
 def _metrics(pair: Pair, stored: Any, config: InferConfig) -> dict[str, Any]:
@@ -233,39 +232,46 @@ def _denoised(
     pairs: Iterable[Pair], denoiser: "Denoiser", batch_pixels: int
 ) -> Iterator[tuple[Pair, Any]]:
     """Each pair with its denoised pixels, None where it failed; small images go together."""
+    for batch in _batches(pairs, batch_pixels):
+        try:
+            denoised = _denoised_together(batch, denoiser)
+        except MemoryError:  # only what does not fit by itself fails
+            denoised = [denoised_of(pair, denoiser) for pair in batch]
+        yield from zip(batch, denoised, strict=True)
+
+
+def _batches(pairs: Iterable[Pair], pixels: int) -> Iterator[list[Pair]]:
+    """The pairs in their order, as many at a time as have so many pixels."""
     batch: list[Pair] = []
-    for pair in chain(pairs, [None]):
-        size = sum(
-            one.noisy.shape[0] * one.noisy.shape[1] for one in batch if one.noisy is not None
-        )
-        if pair is None or size >= batch_pixels:
-            yield from _denoised_batch(batch, denoiser)
-            batch = []
-        if pair is not None:
-            batch.append(pair)
+    size = 0
+    for pair in pairs:
+        batch.append(pair)
+        size += 0 if pair.noisy is None else pair.noisy.shape[0] * pair.noisy.shape[1]
+        if size >= pixels:
+            yield batch
+            batch, size = [], 0
+    yield batch
 
 
-def _denoised_batch(batch: list[Pair], denoiser: "Denoiser") -> Iterator[tuple[Pair, Any]]:
+def _denoised_together(batch: list[Pair], denoiser: "Denoiser") -> list[Any]:
+    """The denoised pixels of pairs, which share the time that it took. Raises MemoryError."""
     noisy = [pair.noisy for pair in batch if pair.noisy is not None]
     start = time.perf_counter()
-    try:
-        denoised = iter(denoiser.denoise(noisy)) if noisy else iter([])
-    except MemoryError:
-        for pair in batch:  # each on its own: only what does not fit by itself fails
-            if len(batch) > 1:
-                yield from _denoised_batch([pair], denoiser)
-                continue
-            with pair.stage("network"):
-                raise
-            yield pair, None
-        return
+    denoised = iter(denoiser.denoise(noisy))
     spent = time.perf_counter() - start
     for pair in batch:
-        if pair.noisy is None:
-            yield pair, None
-        else:
+        if pair.noisy is not None:
             pair.seconds["network"] = spent / len(noisy)
-            yield pair, next(denoised)
+    return [None if pair.noisy is None else next(denoised) for pair in batch]
+
+
+def denoised_of(pair: Pair, denoiser: "Denoiser") -> Any:
+    """The denoised pixels of one pair; None where it failed, or does not fit the memory."""
+    denoised = None
+    if pair.noisy is not None:
+        with pair.stage("network"):
+            denoised = denoiser.denoise([pair.noisy])[0]
+    return denoised
 
 
 def _rows(

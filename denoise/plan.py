@@ -132,7 +132,7 @@ def _calibrated(sample: list[Entry], config: InferConfig, model: str) -> Iterabl
                 return
             pair = load(entry, pairing)
             noisy = pair.noisy
-            denoised = None if noisy is None else denoiser.denoise([noisy])[0]
+            denoised = inference.denoised_of(pair, denoiser)
             row = inference.row_of(pair, denoised, config, nowhere)
             megapixels = 0.0 if noisy is None else noisy.shape[0] * noisy.shape[1] / 1e6
             saved = len(row["image"]["bytes"]) if row.get("image") else 0

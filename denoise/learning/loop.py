@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +32,15 @@ CLIP_NORM = 0.3  # twice what is usual here, so that a rare batch cannot throw t
 AVERAGE_DECAY = 0.999  # of the weights' moving average, which is what is validated and kept
 
 State = dict[str, Any]
+
+
+class Options(TypedDict, total=False):
+    """How to train, where not alone, from the beginning and in silence."""
+
+    state: State | None  # to go on from
+    share: Share
+    compiled: bool
+    tell: Callable[[Record], None]  # called with each record
 
 
 class Diverged(ArithmeticError):
@@ -85,14 +94,14 @@ def learn(
     sampler: Sampler,
     validation: Sequence[Photo],
     save: Callable[[Learner], None],
-    **options: Any,
+    **options: Unpack[Options],
 ) -> Learner:
     """Trains until the last step, or until validation has not improved for `patience` times.
 
-    `save` is called on every worker after each validation. Options: `state` to go on from, `share`,
-    `compiled`, `tell` (called with each record). Raises Diverged with the step and the paths.
+    `save` is called on every worker after each validation. Raises Diverged with the step and the
+    paths.
     """
-    share: Share = options.get("share", Share())
+    share = options.get("share", Share())
     learner = learner_of(recipe, model, options.get("state"))
     network = parallel(recipe, learner.model, share, compiled=options.get("compiled", False))
     judge = Judge(recipe, validation, share)
