@@ -18,8 +18,8 @@ LAYERS = {
     "network": "model package denoiser portable",
     "flow": "pairs waiting runtime attempts shards",
     "findings": "tally summary gallery",
-    "learning": "census roster patches supply start recorder judge optimizer loop card checkpoints "
-    "group worker",
+    "learning": "census roster patches supply start recorder judge batches optimizer loop card "
+    "checkpoints group worker",
     "": "report bulk training noising inference plan demo doctor export flags __main__",
 }
 ORDER = [
@@ -30,8 +30,8 @@ ONLY = {  # library -> the modules that use it
     "ray": "flow.waiting flow.runtime flow.attempts flow.shards learning.supply learning.group "
     "learning.worker training",
     "torch": "network.model network.package network.denoiser network.portable learning.start "
-    "learning.recorder learning.judge learning.optimizer learning.loop learning.card "
-    "learning.checkpoints learning.group learning.worker plan doctor",
+    "learning.recorder learning.judge learning.batches learning.optimizer learning.loop "
+    "learning.card learning.checkpoints learning.group learning.worker plan doctor",
 }
 MODULES = sorted(
     ".".join(path.relative_to(HOME).with_suffix("").parts)

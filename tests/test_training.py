@@ -25,6 +25,7 @@ from running import ROOT, Job, mark_of, marked, pictures, send, wait_until
 
 from denoise.flow.runtime import Resources
 from denoise.learning import card
+from denoise.learning.batches import pairs_of, parts
 from denoise.learning.census import Census
 from denoise.learning.checkpoints import keep_list
 from denoise.learning.group import _join
@@ -35,8 +36,6 @@ from denoise.learning.loop import (
     learn,
     learning_rate_at,
     loss_of,
-    pairs_of,
-    parts,
     without_denormals,
 )
 from denoise.learning.patches import (

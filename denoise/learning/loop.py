@@ -7,24 +7,22 @@ import copy
 import math
 import resource
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypedDict, Unpack
 
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from denoise.learning.batches import Part, pairs_of, parts, prefetched
 from denoise.learning.judge import Judge, Share, added
 from denoise.learning.optimizer import optimizers_for
-from denoise.learning.patches import Patches, Photo, Recipe, Sampler
+from denoise.learning.patches import Photo, Recipe, Sampler
 from denoise.learning.recorder import Record
-from denoise.network.model import UNTOLD, device
+from denoise.network.model import device
 
 LOG_EVERY = 20  # steps between records
 WARM_UP = 100  # steps in which the learning rate rises to its height
@@ -106,7 +104,7 @@ def learn(
     network = parallel(recipe, learner.model, share, compiled=options.get("compiled", False))
     judge = Judge(recipe, validation, share)
     log = Log(recipe, sampler, share, options.get("tell", lambda record: None))
-    batches = log.timed(ahead(parts(recipe, sampler, share, learner.step)))
+    batches = log.timed(prefetched(parts(recipe, sampler, share, learner.step)))
     for step in range(learner.step, recipe.steps):
         if recipe.patience and learner.worse >= recipe.patience:
             break
@@ -162,28 +160,6 @@ def parallel(recipe: Recipe, model: nn.Module, share: Share, *, compiled: bool) 
     return together
 
 
-@dataclass(frozen=True)
-class Part:
-    """Some samples of a batch, and how much they weigh in it."""
-
-    patches: Patches
-    weight: float  # the mean over all workers of their parts' weighted losses is the batch's loss
-
-
-def parts(recipe: Recipe, sampler: Sampler, share: Share, first: int) -> Iterator[Part]:
-    """This worker's slice of each batch, in as many parts as are accumulated.
-
-    A batch is cut where it falls into parts of equal size, give or take one sample.
-    """
-    size, count = recipe.batch_size, share.world * recipe.accumulate
-    mine = range(share.rank * recipe.accumulate, (share.rank + 1) * recipe.accumulate)
-    for step in range(first, recipe.steps):
-        for k in mine:
-            start, stop = k * size // count, (k + 1) * size // count
-            patches = sampler.patches(step * size + start, stop - start)
-            yield Part(patches, (stop - start) * share.world / size)
-
-
 def backward(network: nn.Module, recipe: Recipe, batches: Iterator[Part]) -> Tensor:
     """This worker's share of the loss of one step, its gradients left in the parameters."""
     network.zero_grad()
@@ -201,42 +177,6 @@ def backward(network: nn.Module, recipe: Recipe, batches: Iterator[Part]) -> Ten
     return total
 
 
-def pairs_of(patches: Patches) -> tuple[Tensor, Tensor, Tensor]:
-    """Clean and noisy patches and the level the network is told, on the device."""
-    pixels = on_device(patches.pixels)  # [N, P, P, C]
-    floats = pixels.permute(0, 3, 1, 2).float() / 255  # [N, C, P, P], channels last in memory
-    if floats.shape[1] == 6:  # the pairs are fixed
-        return floats[:, :3], floats[:, 3:], torch.full((len(floats),), UNTOLD, device=device())
-    gray, clipped, told, sigma = (
-        on_device(one) for one in (patches.gray, patches.clipped, patches.told, patches.sigma)
-    )
-    clean = torch.where(each(gray), floats.mean(1, keepdim=True), floats)
-    noisy = clean + each(sigma) * noise_of(patches)
-    stored = torch.round(noisy.clamp(0, 1) * 255) / 255
-    return clean, torch.where(each(clipped), stored, noisy), torch.where(told, sigma, UNTOLD)
-
-
-def noise_of(patches: Patches) -> Tensor:
-    """[N, 3, P, P] standard normal, each sample from its own seed; channels alike where gray."""
-    side = patches.pixels.shape[1]
-    generator = torch.Generator(device())
-    drawn = [
-        torch.randn(
-            (1 if gray else 3, side, side), generator=generator.manual_seed(seed), device=device()
-        ).expand(3, side, side)
-        for seed, gray in zip(patches.seeds.tolist(), patches.gray.tolist(), strict=True)
-    ]
-    return torch.stack(drawn).contiguous(memory_format=torch.channels_last)
-
-
-def on_device(array: NDArray[Any]) -> Tensor:
-    """A copy on the device; a GPU does not stop for it."""
-    tensor = torch.from_numpy(array)
-    if device().type == "cuda":
-        tensor = tensor.pin_memory()  # else the copy waits for all that was asked before
-    return tensor.to(device(), non_blocking=True)
-
-
 def in_bfloat16(recipe: Recipe) -> bool:
     """Whether convolutions are computed in bfloat16; weights, their average and losses never are.
 
@@ -246,11 +186,6 @@ def in_bfloat16(recipe: Recipe) -> bool:
     if recipe.precision != "auto":
         return recipe.precision == "bfloat16"
     return device().type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-
-
-def each(values: Tensor) -> Tensor:
-    """[N] -> [N, 1, 1, 1]."""
-    return values[:, None, None, None]
 
 
 def loss_of(recipe: Recipe, denoised: Tensor, clean: Tensor) -> Tensor:
@@ -340,12 +275,3 @@ def memory_gib() -> float:
     if device().type == "cuda":
         return torch.cuda.max_memory_allocated() / 2**30
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-
-
-def ahead(batches: Iterator[Part], depth: int = 4) -> Iterator[Part]:
-    """The same batches, made by a thread while the network computes."""
-    with ThreadPoolExecutor(1) as thread:
-        ready = deque(thread.submit(next, batches, None) for _ in range(depth))
-        while (batch := ready.popleft().result()) is not None:
-            ready.append(thread.submit(next, batches, None))
-            yield batch
