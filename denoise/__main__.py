@@ -99,7 +99,7 @@ def _done(verb: str, given: list[str], interrupted: list[int]) -> int:
         return _fail(f"denoise {verb}: {error}", 2)
     _log_to_stderr(verbose)
     _set_up_ray(verbose)
-    from denoise.places.storage import SettingsError
+    from denoise.places.errors import SettingsError
 
     try:
         with _quiet_stdout():
@@ -128,15 +128,15 @@ def _done(verb: str, given: list[str], interrupted: list[int]) -> int:
 
 def _words_of(error: Exception) -> str | None:
     """What went wrong, on one line, or nothing: then it is a bug, and where it happened matters."""
-    from denoise.places import storage, uris
+    from denoise.places import errors, uris
 
     cause = getattr(error, "cause", error)  # of what a task of Ray's raised
     text = uris.without_secrets(str(cause).partition("\n")[0])  # Ray puts its own advice below
     if isinstance(cause, OSError):
         name = uris.shown(str(cause.filename or ""))
-        words = storage.words_of(cause) if cause.errno else text
+        words = errors.words_of(cause) if cause.errno else text
         return f"{name}: {words}" if name else words
-    if isinstance(cause, storage.WriteError | storage.SettingsError):
+    if isinstance(cause, errors.WriteError | errors.SettingsError):
         return text
     return str(error) if cause is error and isinstance(error, RuntimeError) else None
 

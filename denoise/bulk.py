@@ -23,9 +23,9 @@ from denoise.pixels.image import (
     suffix_of,
 )
 from denoise.pixels.noise import check_seed
-from denoise.places import inputs, manifest, storage, uris
+from denoise.places import errors, inputs, manifest, storage, uris
+from denoise.places.errors import SettingsError, WriteError
 from denoise.places.output import UNFINISHED, Output
-from denoise.places.storage import SettingsError, WriteError
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -205,7 +205,7 @@ def _write_file(output: str, name: str, encoded: bytes) -> None:
     except OSError as error:
         if error.errno in (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST):
             raise ImageError(_NO_NAME) from error
-        raise WriteError(f"cannot write images: {storage.words_of(error)}") from error
+        raise WriteError(f"cannot write images: {errors.words_of(error)}") from error
 
 
 def file_of(path: str, suffix: str, *, keep_name: bool) -> str:

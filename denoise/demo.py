@@ -21,8 +21,8 @@ from denoise.noising import NoisingConfig, noise
 from denoise.pixels.image import decode
 from denoise.pixels.noise import check_sigma
 from denoise.places import storage, tables, uris
+from denoise.places.errors import SettingsError
 from denoise.places.output import run_of
-from denoise.places.storage import SettingsError
 from denoise.places.uris import join
 from denoise.training import TrainConfig, train
 

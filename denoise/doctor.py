@@ -11,8 +11,8 @@ from importlib import metadata
 from importlib.util import find_spec
 from typing import Any, Literal
 
-from denoise.places import storage, uris
-from denoise.places.storage import SettingsError
+from denoise.places import errors, storage, uris
+from denoise.places.errors import SettingsError
 
 _NEEDED = ("ray", "torch", "numpy", "pyarrow", "pillow", "fsspec", "isal", "simplejpeg", "tyro")
 _STORES = {"s3://": ("s3fs", "s3"), "gs://": ("gcsfs", "gcs"), "az://": ("adlfs", "azure")}
@@ -82,7 +82,7 @@ def _tried(name: str, check: Callable[[], Check]) -> Check:
     except SettingsError as error:
         return Check(name, "bad", str(error))
     except (OSError, RuntimeError, ValueError, ImportError) as error:
-        return Check(name, "bad", storage.words_of(error))
+        return Check(name, "bad", errors.words_of(error))
 
 
 def _python() -> Check:

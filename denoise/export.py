@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any, Literal
 
-from denoise.places import storage, uris
-from denoise.places.storage import SettingsError
+from denoise.places import errors, storage, uris
+from denoise.places.errors import SettingsError
 
 _TOLERANCE = 1e-5  # a hundredth of a step of eight bits is 4e-5
 
@@ -66,4 +66,4 @@ def _write(place: str, encoded: bytes) -> None:
         storage.write(place, encoded)
     except OSError as error:
         shown = uris.shown(place)
-        raise SettingsError(f"cannot write {shown}: {storage.words_of(error)}") from error
+        raise SettingsError(f"cannot write {shown}: {errors.words_of(error)}") from error

@@ -16,7 +16,7 @@ from denoise.pixels.image import to_pixels
 from denoise.pixels.metrics import ssim
 from denoise.pixels.noise import check_sigma
 from denoise.places import storage, uris
-from denoise.places.storage import SettingsError
+from denoise.places.errors import SettingsError
 from denoise.places.tables import INFER_SCHEMA
 
 if TYPE_CHECKING:

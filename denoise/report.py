@@ -13,7 +13,7 @@ from denoise.findings.gallery import views_of
 from denoise.findings.summary import summary_of
 from denoise.findings.tally import tally_of
 from denoise.places import output, storage, uris
-from denoise.places.storage import SettingsError
+from denoise.places.errors import SettingsError
 from denoise.places.uris import join
 
 

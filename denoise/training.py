@@ -23,9 +23,9 @@ from denoise.learning.patches import RATES, Recipe
 from denoise.learning.roster import Roster, roster_of
 from denoise.network import package
 from denoise.places import storage, uris
+from denoise.places.errors import SettingsError
 from denoise.places.manifest import Listing
 from denoise.places.output import Output, run_of, versions
-from denoise.places.storage import SettingsError
 from denoise.places.uris import join
 
 if TYPE_CHECKING:

@@ -26,7 +26,7 @@ from urllib.parse import parse_qsl, urlsplit
 import fsspec
 import pytest
 
-from denoise.places import storage
+from denoise.places import stores
 
 SECRET = "a-planted-secret-that-nobody-may-print"  # what the tests look for in every log
 AZURITE = "3.35.0"  # the newest that Node 20 runs
@@ -65,7 +65,7 @@ def visible(store: Store) -> Iterator[Store]:
 
 def _forget(store: Store) -> None:
     """Drops the connections that fsspec and we keep: the next server has another port."""
-    storage._store.cache_clear()
+    stores._store.cache_clear()
     fsspec.get_filesystem_class(store.root.partition(":")[0]).clear_instance_cache()
 
 

@@ -25,7 +25,7 @@ from denoise.pixels.image import ImageError, Picture, decode, to_floats, to_pixe
 from denoise.pixels.metrics import mse, psnr
 from denoise.pixels.noise import add_noise, seed_of
 from denoise.places import storage, tables
-from denoise.places.storage import SettingsError
+from denoise.places.errors import SettingsError
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from denoise.learning.census import Census, check
-from denoise.places.storage import SettingsError
+from denoise.places.errors import SettingsError
 
 
 def row(path: str, **known: Any) -> dict[str, Any]:

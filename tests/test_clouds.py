@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from denoise.pixels.image import ImageError
-from denoise.places import inputs, pages, storage, uris
+from denoise.places import errors, inputs, pages, storage, tree, uris
 from tests import running, servers
 
 
@@ -40,7 +40,7 @@ def test_what_is_written_is_read_back_listed_and_removed(store: servers.Store):
     paths = ["a.png", "b/ü #1.png", "b/c/d.png"]
     for path in paths:
         storage.write(f"{top}/{path}", path.encode() * 1000)
-    found = {entry.path: entry for entry in storage.listing(top) if not entry.is_folder}
+    found = {entry.path: entry for entry in tree.listing(top) if not entry.is_folder}
     assert sorted(found) == sorted(paths)
     assert storage.names(top) == ["a.png", "b"]
     for path, entry in found.items():
@@ -48,7 +48,7 @@ def test_what_is_written_is_read_back_listed_and_removed(store: servers.Store):
         assert entry.size == len(path.encode()) * 1000
         assert entry.mark
     storage.remove(f"{top}/b")
-    assert [entry.path for entry in storage.listing(top)] == ["a.png"]
+    assert [entry.path for entry in tree.listing(top)] == ["a.png"]
     storage.remove(f"{top}/b")  # nothing is there any more, and that is fine
 
 
@@ -58,7 +58,7 @@ def test_what_is_removed_is_what_is_called_so_and_nothing_that_is_like_it(store:
         storage.write(f"{top}/{name}", b"x")
     for name in ("a[1].png", "b*.png", "run[3]"):
         storage.remove(f"{top}/{name}")
-    left = sorted(entry.path for entry in storage.listing(top) if not entry.is_folder)
+    left = sorted(entry.path for entry in tree.listing(top) if not entry.is_folder)
     assert left == ["a1.png", "bc.png", "run3/x.png"]
     storage.check_writable(f"{top}/run[4]")
 
@@ -78,7 +78,7 @@ def test_what_is_not_there_is_said_in_the_same_words_everywhere(store: servers.S
     assert storage.names(f"{store.root}/nowhere") == []
     with pytest.raises(FileNotFoundError) as raised:
         storage.read(nothing)
-    assert storage.words_of(raised.value) == "no such file"
+    assert errors.words_of(raised.value) == "no such file"
 
 
 def test_a_large_folder_is_listed_a_page_at_a_time(store: servers.Store, monkeypatch):
@@ -114,7 +114,7 @@ def test_a_reference_is_found_in_a_folder_of_any_size(store: servers.Store, monk
 
 
 def _files(top: str) -> Iterator[storage.Found]:
-    return (one for one in storage.listing(top) if not one.is_folder)
+    return (one for one in tree.listing(top) if not one.is_folder)
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ def test_a_glob_finds_files_by_their_path(store: servers.Store, pattern: str, fo
         storage.write(f"{store.root}/glob/{name}", b"x")
     entries = {
         entry.path: entry.uri
-        for entry in storage.matches(f"{store.root}/glob/{pattern}")
+        for entry in tree.matches(f"{store.root}/glob/{pattern}")
         if not entry.is_folder
     }
     assert list(entries) == found
@@ -151,12 +151,12 @@ def test_a_file_has_the_same_mark_however_it_is_asked_for(store: servers.Store):
 def test_a_bucket_that_is_not_there_holds_nothing(store: servers.Store):
     assert storage.names(f"{store.root}-missing/photos") == []
     with pytest.raises(FileNotFoundError):
-        list(storage.listing(f"{store.root}-missing/photos"))
+        list(tree.listing(f"{store.root}-missing/photos"))
 
 
 def test_a_bucket_has_no_wildcards():
-    with pytest.raises(storage.SettingsError, match="a bucket's name has no wildcards"):
-        storage.matches("s3://buck*/a.png")
+    with pytest.raises(errors.SettingsError, match="a bucket's name has no wildcards"):
+        tree.matches("s3://buck*/a.png")
 
 
 def test_a_page_that_a_store_refuses_at_first_is_asked_for_again(monkeypatch):
@@ -214,7 +214,7 @@ def test_twenty_writers_at_once_lose_nothing(store: servers.Store):
 
 def test_a_bucket_that_is_not_there_is_told_before_any_work(store: servers.Store):
     elsewhere = store.root.replace("bucket", "no-such-bucket")
-    with pytest.raises(storage.SettingsError, match="cannot write to"):
+    with pytest.raises(errors.SettingsError, match="cannot write to"):
         storage.check_writable(f"{elsewhere}/output")
 
 
@@ -240,7 +240,7 @@ def test_noise_and_train_run_from_store_to_store_and_say_no_secret():
         flags = ["--images", f"{store.root}/images", "--output", pairs, "--save", "both"]
         noised = running.run("noise", *flags, env=store.env)
         assert noised.code == 0, noised.err
-        assert len(list(storage.matches(f"{pairs}/images/**/*.png"))) == 8
+        assert len(list(tree.matches(f"{pairs}/images/**/*.png"))) == 8
         few = ["--steps", "2", "--batch-size", "2", "--patch", "32", "--architecture", "classic"]
         trained = running.run("train", "--images", pairs, "--output", model, *few, env=store.env)
         assert trained.code == 0, trained.err
@@ -258,7 +258,7 @@ def _check_no_secret(store: servers.Store, output: str, *jobs: running.Done) -> 
     for key in filter(None, keys):
         for job in jobs:
             assert key not in job.out + job.err
-        for found in storage.listing(output):
+        for found in tree.listing(output):
             if not found.is_folder:
                 assert key.encode() not in storage.read(found.uri), found.path
 
@@ -303,7 +303,7 @@ def test_a_store_that_is_not_there_is_an_error_without_its_secret(monkeypatch):
         with pytest.raises(OSError) as raised:
             storage.read("s3://bucket/a.png")
         assert servers.SECRET not in str(raised.value)
-        assert servers.SECRET not in storage.words_of(raised.value)
+        assert servers.SECRET not in errors.words_of(raised.value)
 
 
 def test_a_uri_with_a_password_is_shown_without_it():

@@ -11,7 +11,7 @@ import denoise
 from denoise.demo import DemoConfig, _discard_trained, demo
 from denoise.pixels.image import decode
 from denoise.places import tables
-from denoise.places.storage import SettingsError
+from denoise.places.errors import SettingsError
 
 SAMPLES = Path(denoise.__file__).parent / "samples"
 PHOTOGRAPHS = sorted(path for path in SAMPLES.iterdir() if path.suffix != ".md")

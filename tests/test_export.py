@@ -12,7 +12,7 @@ from running import ROOT, clean_environment
 from denoise.export import ExportConfig, export
 from denoise.network import package
 from denoise.network.model import build
-from denoise.places.storage import SettingsError
+from denoise.places.errors import SettingsError
 
 
 def saved(folder, architecture):

@@ -19,8 +19,8 @@ from denoise.flow.pairs import PairConfig, load
 from denoise.learning.patches import photo_row
 from denoise.pixels.image import ImageError
 from denoise.places import disk, storage
+from denoise.places.errors import SettingsError
 from denoise.places.inputs import Entry, entries, reference_of, source_of
-from denoise.places.storage import SettingsError
 
 
 def found(images: object, output: str | None = None) -> tuple[dict[str, Entry], Counter[str]]:

@@ -14,7 +14,7 @@ HOME = Path(denoise.__file__).parent
 LAYERS = {
     "pixels": "kinds exif writers planes chunks tiff decoders image noise metrics tiles",
     "display": "views progress page",
-    "places": "uris disk pages storage embedded inputs tables manifest output",
+    "places": "uris disk pages errors stores tree storage embedded inputs tables manifest output",
     "network": "model package denoiser portable",
     "flow": "pairs waiting runtime attempts shards",
     "findings": "tally summary gallery",
@@ -26,7 +26,7 @@ ORDER = [
     f"{folder}.{name}".lstrip(".") for folder, names in LAYERS.items() for name in names.split()
 ]
 ONLY = {  # library -> the modules that use it
-    "fsspec": "places.storage",
+    "fsspec": "places.stores",
     "ray": "flow.waiting flow.runtime flow.attempts flow.shards learning.supply learning.group "
     "learning.worker training",
     "torch": "network.model network.package network.denoiser network.portable learning.start "

@@ -14,7 +14,7 @@ import pytest
 import ray
 
 from denoise.__main__ import VERBS, _words_of, main
-from denoise.places.storage import SettingsError, WriteError
+from denoise.places.errors import SettingsError, WriteError
 
 
 @pytest.fixture(scope="module")

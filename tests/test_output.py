@@ -12,9 +12,9 @@ import psutil
 import pytest
 
 from denoise.places import storage, tables
+from denoise.places.errors import SettingsError, WriteError
 from denoise.places.manifest import Listing
 from denoise.places.output import Output, run_of
-from denoise.places.storage import SettingsError, WriteError
 
 SETTINGS = {"images": "/in", "sigma": 0.1, "seed": 0}
 

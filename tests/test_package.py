@@ -11,7 +11,7 @@ import torch
 
 from denoise.network import package
 from denoise.network.model import UNTOLD, build
-from denoise.places.storage import SettingsError
+from denoise.places.errors import SettingsError
 
 SMALL = {"widths": [4, 6], "blocks": 1}
 

@@ -11,10 +11,10 @@ from running import tiny_model
 
 from denoise.flow.runtime import Resources
 from denoise.places import manifest, tables
+from denoise.places.errors import SettingsError
 from denoise.places.inputs import Entry, entries
 from denoise.places.manifest import update
 from denoise.places.output import Output
-from denoise.places.storage import SettingsError
 from denoise.places.tables import INFER_SCHEMA
 from denoise.plan import PlanConfig, _Sample, plan
 

@@ -8,7 +8,7 @@ import pytest
 
 from denoise.learning.patches import Recipe
 from denoise.learning.recorder import Recorder, line_of, tracking
-from denoise.places.storage import SettingsError
+from denoise.places.errors import SettingsError
 
 RECORD = {"step": 20, "loss": 0.5, "psnr": 30.0, "images_per_second": 8.0, "seconds_per_step": 2.0}
 

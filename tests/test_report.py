@@ -15,7 +15,7 @@ from PIL import Image
 from denoise.display.views import SheetRow, contact_sheet
 from denoise.flow.pairs import PairConfig, errors_of, load
 from denoise.pixels.metrics import mse, psnr
-from denoise.places import inputs, manifest, storage, tables
+from denoise.places import errors, inputs, manifest, storage, tables
 from denoise.report import ReportConfig, report
 
 NASTY = "<b onclick=alert(1)>&\"'.png"
@@ -280,13 +280,13 @@ def test_a_run_without_a_single_good_image_has_a_report_too(tmp_path, rows):
 
 
 def test_a_folder_that_no_job_wrote_is_refused(tmp_path):
-    with pytest.raises(storage.SettingsError, match="no output of a job under"):
+    with pytest.raises(errors.SettingsError, match="no output of a job under"):
         report(ReportConfig(output=str(tmp_path)))
 
 
 def test_the_output_of_a_training_is_refused_for_it_has_no_table(tmp_path):
     storage.write(str(tmp_path / "_run.json"), json.dumps({"verb": "train"}).encode())
-    with pytest.raises(storage.SettingsError, match=r"output of `train`.* has no table"):
+    with pytest.raises(errors.SettingsError, match=r"output of `train`.* has no table"):
         report(ReportConfig(output=str(tmp_path)))
     assert not (tmp_path / "summary.json").exists()
 

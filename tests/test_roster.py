@@ -7,7 +7,7 @@ import pytest
 from conftest import encoded, photo
 
 from denoise.learning.roster import VALIDATED, Roster, held_out, roster_of
-from denoise.places.storage import SettingsError
+from denoise.places.errors import SettingsError
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from ray.data import ActorPoolStrategy
 from running import ROOT, clean_environment, run, send
 
 from denoise.flow.runtime import Resources, _reason, actors, local
-from denoise.places.storage import SettingsError
+from denoise.places.errors import SettingsError
 
 TWO_CPUS = Resources(2, 0, 1, fixed=True, by_node=({"CPU": 2.0},))
 CLUSTER = Resources(4, 2, 2, by_node=({"CPU": 4.0}, {"CPU": 0.0, "GPU": 2.0}))

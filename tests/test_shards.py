@@ -15,8 +15,8 @@ from denoise.flow import shards
 from denoise.inference import InferConfig, _finish_shard, _load_shard, _Network
 from denoise.network import package
 from denoise.places import tables
+from denoise.places.errors import WriteError
 from denoise.places.inputs import Entry, entries
-from denoise.places.storage import WriteError
 from denoise.places.tables import INFER_SCHEMA
 
 

@@ -57,9 +57,9 @@ from denoise.learning.start import start_of
 from denoise.learning.supply import Limits, Supply, _blocks, supplies_of
 from denoise.network import package
 from denoise.network.model import UNTOLD, build
+from denoise.places.errors import SettingsError
 from denoise.places.inputs import Entry
 from denoise.places.output import Output
-from denoise.places.storage import SettingsError
 from denoise.training import TrainConfig, _cause_of, _check_cluster, _note, train
 
 SMALL = {"widths": [16, 24], "blocks": 1}  # wide enough for Muon

@@ -26,7 +26,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as Aff
 
 from denoise.flow.waiting import in_words, told
 from denoise.places import storage, uris
-from denoise.places.storage import SettingsError
+from denoise.places.errors import SettingsError
 
 _log = logging.getLogger(__name__)
 _ANSWER = 10.0  # seconds within which a cluster answers

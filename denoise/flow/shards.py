@@ -23,10 +23,10 @@ from ray.util.metrics import Counter as Metric
 
 from denoise.flow import attempts, runtime
 from denoise.flow.pairs import Pair, PairConfig, fetched, paired
-from denoise.places import manifest, storage, tables, uris
+from denoise.places import errors, manifest, tables, uris
+from denoise.places.errors import WriteError
 from denoise.places.inputs import Entry
 from denoise.places.manifest import Shard
-from denoise.places.storage import WriteError
 
 _FETCHERS = 8  # threads of a worker that fetch ahead: enough to hide a store's latency
 _AHEAD = 256 << 20  # bytes that they may hold
@@ -118,7 +118,7 @@ def finish(
             manifest.done_again(work.output, work.shard, work.again)
     except OSError as error:
         place = uris.shown(tables.part_uri(work.output, work.shard))
-        raise WriteError(f"{place} could not be written: {storage.words_of(error)}") from error
+        raise WriteError(f"{place} could not be written: {errors.words_of(error)}") from error
     seconds["write"] = time.perf_counter() - start - seconds.pop("waited")
     _meter(fresh, seconds)
     told = {**counted, "seconds": seconds, "shard": work.shard}

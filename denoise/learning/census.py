@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from denoise.places.storage import SettingsError
+from denoise.places.errors import SettingsError
 
 _log = logging.getLogger(__name__)
 _TOLD = 20  # photos that are named one by one

@@ -16,7 +16,7 @@ from typing import Any
 from denoise.display.progress import is_live, words_of_time
 from denoise.learning.patches import Recipe
 from denoise.places import storage, uris
-from denoise.places.storage import SettingsError
+from denoise.places.errors import SettingsError
 from denoise.places.uris import join
 
 Record = dict[str, float]  # what is known of one step

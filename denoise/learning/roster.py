@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from denoise.places import inputs, storage, uris
+from denoise.places.errors import SettingsError
 from denoise.places.inputs import Entry
-from denoise.places.storage import SettingsError
 from denoise.places.uris import join
 
 HELD_OUT = 0.1  # share of the photos to validate on, where none are named

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from denoise.network import package
 from denoise.network.model import build, inherit
 from denoise.places import uris
-from denoise.places.storage import SettingsError
+from denoise.places.errors import SettingsError
 
 _log = logging.getLogger(__name__)
 DEFAULT = "unet"

@@ -15,8 +15,8 @@ from ray import ObjectRef
 
 from denoise.learning.census import Census, check
 from denoise.learning.patches import CROPS, PHOTO_SCHEMA, Photo, order_of, photo_row, photos_in
+from denoise.places.errors import SettingsError
 from denoise.places.inputs import Entry
-from denoise.places.storage import SettingsError
 from denoise.places.uris import from_bytes, to_bytes
 
 _log = logging.getLogger(__name__)

@@ -16,8 +16,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from denoise.places import storage, uris
-from denoise.places.storage import SettingsError
+from denoise.places import errors, storage, uris
+from denoise.places.errors import SettingsError
 from denoise.places.uris import join
 
 if TYPE_CHECKING:
@@ -189,7 +189,7 @@ def _read(uri: str, asked: str) -> bytes:
     except OSError as error:
         name = uri.rsplit("/", 1)[-1]
         raise SettingsError(
-            f"model {uris.shown(asked)}: cannot read {name}: {storage.words_of(error)}; a model "
+            f"model {uris.shown(asked)}: cannot read {name}: {errors.words_of(error)}; a model "
             f"is a shipped one ({', '.join(shipped_names())}) or the URI of a package folder"
         ) from error
 

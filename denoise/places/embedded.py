@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from denoise.pixels.image import ImageError
 from denoise.places import storage, uris
 from denoise.places.disk import Found
-from denoise.places.storage import SettingsError
+from denoise.places.errors import SettingsError
 
 _OURS = {"sigma", "seed", "file", "error"}  # columns by which a table of a job of ours is known
 _LEAST = 64  # bytes of an image file: a column of nothing takes less a row

@@ -17,10 +17,10 @@ import pyarrow.parquet as pq
 
 from denoise.pixels.image import IMAGE_SUFFIXES, ImageError, looks_like_image
 from denoise.pixels.kinds import HEAD
-from denoise.places import pages, storage, uris
+from denoise.places import errors, pages, storage, tree, uris
 from denoise.places.disk import Found
 from denoise.places.embedded import Source, image_in, rows_in
-from denoise.places.storage import SettingsError
+from denoise.places.errors import SettingsError
 
 # what may go wrong with one image without ending a run: its row tells
 FAILURES = (ImageError, SettingsError, OSError, MemoryError)
@@ -63,7 +63,7 @@ def entries(
             yield entry
     except (OSError, pa.ArrowException, csv.Error) as error:
         raise SettingsError(
-            f"cannot list {uris.shown(images)}: {storage.words_of(error)}"
+            f"cannot list {uris.shown(images)}: {errors.words_of(error)}"
         ) from error
     if not anything:
         looked_for = ", ".join(sorted(IMAGE_SUFFIXES & {".jpg", ".png", ".tif", ".webp"}))
@@ -88,7 +88,7 @@ def why(error: BaseException) -> str:
     """What went wrong with an image, in words that are the same for the same cause."""
     if isinstance(error, MemoryError):
         return "not enough memory for an image of this size"
-    return storage.words_of(error) if isinstance(error, OSError) else str(error)
+    return errors.words_of(error) if isinstance(error, OSError) else str(error)
 
 
 def reference_of(reference: str, path: str) -> str:
@@ -116,7 +116,7 @@ def _entries_of(images: str, left_out: Counter[str], output: str | None) -> Iter
     if _is_glob(images):
         base = uris.glob_base(images)
         output = output and uris.by_way_of(base, output)
-        return _searched(storage.matches(images, left_out), base, left_out, output)
+        return _searched(tree.matches(images, left_out), base, left_out, output)
     if storage.is_folder(images):
         return _folder(images, left_out, output and uris.by_way_of(images, output))
     if images.lower().endswith(_MANIFESTS):
@@ -137,9 +137,9 @@ def _is_glob(images: str) -> bool:
 def _folder(root: str, left_out: Counter[str], output: str | None) -> Iterator[Entry]:
     """A folder, searched recursively; of what a job of ours has written the table alone."""
     if storage.exists(uris.join(root, "_run.json")):
-        rows = _tables(storage.listing(uris.join(root, "data"), left_out))
+        rows = _tables(tree.listing(uris.join(root, "data"), left_out))
         return _once(rows, root, left_out)
-    return _searched(storage.listing(root, left_out), root, left_out, output)
+    return _searched(tree.listing(root, left_out), root, left_out, output)
 
 
 def _looks_escaped(path: str) -> bool:

@@ -26,9 +26,9 @@ from typing import Any
 import psutil
 import pyarrow as pa
 
-from denoise.places import disk, storage, tables, uris
+from denoise.places import disk, errors, storage, tables, tree, uris
+from denoise.places.errors import SettingsError, WriteError
 from denoise.places.manifest import Listing
-from denoise.places.storage import SettingsError, WriteError
 from denoise.places.uris import join
 
 _log = logging.getLogger(__name__)
@@ -193,7 +193,7 @@ class Output:
             self._warn("its lock could not be removed", error)
 
     def _warn(self, words: str, error: OSError | WriteError) -> None:
-        why = storage.words_of(error) if isinstance(error, OSError) else error
+        why = errors.words_of(error) if isinstance(error, OSError) else error
         _log.warning("%s: %s: %s", uris.shown(self.uri), words, why)
 
     def _is_ours(self) -> bool:
@@ -241,7 +241,7 @@ def _discard(uri: str) -> None:
             storage.remove(part)
     storage.sweep(join(uri, "data"))
     for folder in (join(uri, "data"), join(uri, "images")):
-        if storage.exists(folder) and all(one.is_folder for one in storage.listing(folder)):
+        if storage.exists(folder) and all(one.is_folder for one in tree.listing(folder)):
             storage.remove(folder)
     for name in _OURS:
         storage.remove(join(uri, name))

@@ -1,6 +1,6 @@
 """An object store's folders, listed in pages: of any number of files a few thousand are in memory.
 
-fsspec's `ls` holds all that lies in a folder. Its S3, Google and Azure file systems (`storage`
+fsspec's `ls` holds all that lies in a folder. Its S3, Google and Azure file systems (`stores`
 makes them) let their store be asked for a page; of any other store `ls` is all there is.
 """
 
