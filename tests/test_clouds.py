@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from denoise.pixels.image import ImageError
-from denoise.places import errors, inputs, pages, storage, tree, uris
+from denoise.places import errors, inputs, pages, references, storage, tree, uris
 from tests import running, servers
 
 
@@ -101,16 +101,16 @@ def test_a_large_folder_is_listed_a_page_at_a_time(store: servers.Store, monkeyp
 @pytest.mark.parametrize("most", [2, 100])
 def test_a_reference_is_found_in_a_folder_of_any_size(store: servers.Store, monkeypatch, most: int):
     monkeypatch.setattr(inputs, "_MANY", most)
-    inputs._names.cache_clear()
+    references._names.cache_clear()
     top = f"{store.root}/references"
     for name in ("1.png", "1.txt", "10.png", "2.jpg", "3.jpg", "3.png", "bare"):
         storage.write(f"{top}/{name}", b"x")
     for asked, there in (("1.png", "1.png"), ("1.tif", "1.png"), ("2.png", "2.jpg")):
-        assert inputs.reference_of(top, asked) == f"{top}/{there}"
-    assert inputs.reference_of(top, "bare") == f"{top}/bare"
+        assert references.reference_of(top, asked) == f"{top}/{there}"
+    assert references.reference_of(top, "bare") == f"{top}/bare"
     for asked, number in (("4.png", "no"), ("3.tif", "2")):
         with pytest.raises(ImageError, match=f"{number} references of that name"):
-            inputs.reference_of(top, asked)
+            references.reference_of(top, asked)
 
 
 def _files(top: str) -> Iterator[storage.Found]:

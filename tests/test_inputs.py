@@ -20,7 +20,8 @@ from denoise.learning.patches import photo_row
 from denoise.pixels.image import ImageError
 from denoise.places import disk, storage
 from denoise.places.errors import SettingsError
-from denoise.places.inputs import Entry, entries, reference_of, source_of
+from denoise.places.inputs import Entry, entries, source_of
+from denoise.places.references import reference_of
 
 
 def found(images: object, output: str | None = None) -> tuple[dict[str, Entry], Counter[str]]:
@@ -217,35 +218,10 @@ def test_nothing_to_do_is_said_with_a_way_out(tmp_path: Path, name: str):
         found(tmp_path / name)
 
 
-def test_a_reference_is_found_by_path_or_by_stem(photos: Path):
-    assert reference_of(str(photos), "more/wide.jpg") == str(photos / "more" / "wide.jpg")
-    assert reference_of(str(photos), "more/wide.png") == str(photos / "more" / "wide.jpg")
-    (photos / "more" / "wide.xmp").write_text("a sidecar")
-    assert reference_of(str(photos), "more/wide.png") == str(photos / "more" / "wide.jpg")
-    with pytest.raises(ImageError, match="no references of that name"):
-        reference_of(str(photos), "more/other.png")
-
-
-def test_a_reference_is_found_though_its_name_is_no_valid_text(tmp_path: Path):
-    name = os.fsdecode(b"caf\xe9.png")
-    (tmp_path / name).write_bytes(encoded(photo()))
-    (path,) = found(tmp_path)[0]
-    assert reference_of(str(tmp_path), path) == reference_of(str(tmp_path), path[:-4] + ".jpg")
-    assert reference_of(str(tmp_path), path) == str(tmp_path / name)
-
-
 def test_a_glob_of_folders_alone_is_refused_with_the_way_out(photos: Path):
     with pytest.raises(SettingsError, match=r"a glob, which names files: `/\*\*` at its end"):
         found(photos / "mor*")
     assert set(found(photos / "mor*" / "**")[0]) == {"more/gray.png", "more/wide.jpg"}
-
-
-def test_a_reference_may_be_one_image(photos: Path):
-    assert reference_of(str(photos / "0.png"), "noisy.png") == str(photos / "0.png")
-    assert reference_of(str(photos / "0.png"), "0.png") == str(photos / "0.png")
-    (photos / "folder.png").mkdir()
-    with pytest.raises(ImageError, match="no references of that name"):
-        reference_of(str(photos / "folder.png"), "noisy.png")
 
 
 @pytest.mark.parametrize("name", ["sigma=0.1/a.png", "monkey=1.png", "my token=x&key=y.png"])

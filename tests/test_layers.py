@@ -13,8 +13,9 @@ HOME = Path(denoise.__file__).parent
 # folder -> its modules; a module imports from folders above its own, and what precedes it there
 LAYERS = {
     "pixels": "kinds exif writers planes chunks tiff decoders image noise metrics tiles",
-    "display": "views progress page",
-    "places": "uris disk pages errors stores tree storage embedded inputs tables manifest output",
+    "display": "views progress drawings page",
+    "places": "uris disk pages errors stores tree storage embedded inputs references tables "
+    "manifest output",
     "network": "model package denoiser portable",
     "flow": "pairs waiting runtime attempts shards",
     "findings": "tally summary gallery",

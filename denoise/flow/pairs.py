@@ -16,7 +16,8 @@ from denoise.pixels.image import MAX_PIXELS, ImageError, Picture, decode, to_flo
 from denoise.pixels.metrics import mse, psnr
 from denoise.pixels.noise import add_noise, noisy_bands, seed_of
 from denoise.places.embedded import Source
-from denoise.places.inputs import FAILURES, Entry, reference_of, source_of, why
+from denoise.places.inputs import FAILURES, Entry, source_of, why
+from denoise.places.references import reference_of
 from denoise.places.storage import read
 
 

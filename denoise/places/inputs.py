@@ -6,11 +6,9 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from hashlib import blake2b
 from io import TextIOWrapper
 from itertools import islice
-from threading import Lock
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -27,9 +25,6 @@ FAILURES = (ImageError, SettingsError, OSError, MemoryError)
 _UNKNOWN = 2 << 20  # bytes that an image of unknown size counts as
 _MANIFESTS = (".txt", ".csv", ".parquet")
 _UNSURE = "its name does not tell"
-_MANY = 10_000  # names in a store's folder of references: of more each is asked for by itself
-_Names = tuple[dict[str, str], dict[str, list[str]]]  # by key; the images by their keys' stems
-_reading = Lock()  # else all threads that fetch ahead read the same names at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,26 +86,6 @@ def why(error: BaseException) -> str:
     return errors.words_of(error) if isinstance(error, OSError) else str(error)
 
 
-def reference_of(reference: str, path: str) -> str:
-    """Where the clean image of a path lies: under the same path, else the same stem.
-
-    Raises ImageError where there is none or more than one.
-    """
-    folder, _, name = path.rpartition("/")
-    place = uris.join(reference, folder) if folder else reference
-    with _reading:
-        if _is_one_image(reference):
-            return reference
-        known = _names(place)
-    there, by_stem = known or _by_key(_alike(place, name))
-    if name in there:
-        return uris.join(place, there[name])
-    alike = by_stem.get(_stem(name), [])
-    if len(alike) != 1:
-        raise ImageError(f"{len(alike) or 'no'} references of that name")
-    return uris.join(place, alike[0])
-
-
 def _entries_of(images: str, left_out: Counter[str], output: str | None) -> Iterator[Entry]:
     """Tells the kinds of inputs apart."""
     if _is_glob(images):
@@ -124,8 +99,8 @@ def _entries_of(images: str, left_out: Counter[str], output: str | None) -> Iter
     name = uris.shown(images).rsplit("/", 1)[-1]
     found = replace(storage.info(images), path=name)
     # also a hidden one: somebody has named it
-    if _suffix(name) in IMAGE_SUFFIXES and not found.is_special:
-        return iter([Entry(_key(name), found.uri, found.size, found.mark)])
+    if uris.suffix(name) in IMAGE_SUFFIXES and not found.is_special:
+        return iter([Entry(uris.key(name), found.uri, found.size, found.mark)])
     return _images_among(iter([found]), left_out, output)
 
 
@@ -171,7 +146,7 @@ def _without_tables(
 ) -> Iterator[Found]:
     """All but the Parquet tables, which are put aside."""
     for one in found:
-        is_table = _suffix(one.path) == ".parquet" and _reason_by_name(one) is _UNSURE
+        is_table = uris.suffix(one.path) == ".parquet" and _reason_by_name(one) is _UNSURE
         if is_table and not _is_inside(one.uri, output):
             tables.append(one)
         else:
@@ -192,7 +167,7 @@ def _images_among(
                 if _is_inside(one.uri, output):
                     reason = "" if one.is_folder else "inside the output folder"
                 if reason is None:
-                    yield Entry(_key(one.path), one.uri, one.size, one.mark)
+                    yield Entry(uris.key(one.path), one.uri, one.size, one.mark)
                 elif reason:
                     left_out[reason] += 1
 
@@ -205,7 +180,7 @@ def _reason_by_name(found: Found) -> str | None:
         return "hidden"
     if found.is_special:
         return "neither file nor folder"
-    return None if _suffix(found.path) in IMAGE_SUFFIXES else _UNSURE
+    return None if uris.suffix(found.path) in IMAGE_SUFFIXES else _UNSURE
 
 
 def _reason_by_content(found: Found) -> str | None:
@@ -245,7 +220,7 @@ def _manifest(uri: str) -> Iterator[Entry]:
         called = uris.relative(where, folder)
         if called.startswith("../") and not uris.is_relative(named):
             called = uris.shown(where)
-        yield Entry(_key(called.split("://", 1)[-1]), where, size, mark)
+        yield Entry(uris.key(called.split("://", 1)[-1]), where, size, mark)
 
 
 def _uris_in(uri: str) -> Iterator[str]:
@@ -289,10 +264,10 @@ def _is_text(kind: pa.DataType) -> bool:
 def _tables(found: Iterator[Found]) -> Iterator[Entry]:
     """The rows of Parquet files that hold encoded images."""
     for one in found:
-        if _suffix(one.path) != ".parquet":
+        if uris.suffix(one.path) != ".parquet":
             continue
         for row, (name, size) in enumerate(rows_in(one)):
-            yield Entry(_key(name), one.uri, size, one.mark, row)
+            yield Entry(uris.key(name), one.uri, size, one.mark, row)
 
 
 def _once(
@@ -326,52 +301,3 @@ def _once(
 def _hash(text: str) -> int:
     """64 bits, the same in every process."""
     return int.from_bytes(blake2b(uris.to_bytes(text), digest_size=8).digest())
-
-
-@lru_cache(maxsize=16)
-def _is_one_image(reference: str) -> bool:
-    return _suffix(reference) in IMAGE_SUFFIXES and not storage.is_folder(reference)
-
-
-@lru_cache(maxsize=256)
-def _names(folder: str) -> _Names | None:
-    """What lies in a folder; None of a store's folder where that is much."""
-    found = storage.names_if_few(folder, _MANY)
-    return None if found is None else _by_key(found)
-
-
-def _alike(folder: str, name: str) -> list[str]:
-    """A name and those with another suffix, as far as they lie in a folder."""
-    alike = storage.names(folder, _stem(name) + ".")
-    is_bare = "." not in name and storage.exists(uris.join(folder, name))
-    return [name, *alike] if is_bare else alike
-
-
-def _by_key(names: list[str]) -> _Names:
-    there: dict[str, str] = {}
-    for name in names:
-        there.setdefault(_key(name), name)  # the first of two, as in a listing
-    by_stem: dict[str, list[str]] = {}
-    for key, name in there.items():
-        if _suffix(name) in IMAGE_SUFFIXES:
-            by_stem.setdefault(_stem(key), []).append(name)
-    return there, by_stem
-
-
-def _key(path: str) -> str:
-    """A path as a key: `/`-separated, valid text, never upward."""
-    if path.isascii() and "/." not in path and "//" not in path and path == path.strip("./"):
-        return path  # as nearly all are: a hundred million of them are cleaned for nothing
-    text = uris.to_bytes(path).decode("utf-8", "backslashreplace")
-    parts = ("__" if part == ".." else part for part in text.split("/") if part not in ("", "."))
-    return "/".join(parts) or "__"
-
-
-def _suffix(path: str) -> str:
-    name = path.rsplit("/", 1)[-1]
-    return "." + name.rsplit(".", 1)[1].lower() if "." in name else ""
-
-
-def _stem(path: str) -> str:
-    name = path.rsplit("/", 1)[-1]
-    return name.rsplit(".", 1)[0] if "." in name else name
