@@ -15,7 +15,7 @@ LAYERS = {
     "pixels": "kinds exif writers planes chunks tiff decoders image noise metrics tiles",
     "display": "views progress drawings page",
     "places": "uris disk pages errors stores tree storage embedded inputs references tables "
-    "manifest output",
+    "manifest lock output",
     "network": "model package denoiser portable",
     "flow": "pairs waiting runtime attempts shards",
     "findings": "tally summary gallery",

@@ -5,8 +5,9 @@ Credentials come from where each store's own tools look (environment, profile, i
 wrong is an `OSError`; `words_of` puts it in plain words, the same for the same cause.
 """
 
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from io import BytesIO
@@ -33,6 +34,20 @@ def head(uri: str, size: int) -> bytes:
     """The first bytes of a file. Raises OSError."""
     fs, path = filesystem(uri)
     return bytes(ask(fs, uri, fs.cat_file, path, start=0, end=size))
+
+
+def object_in(uri: str) -> dict[str, Any]:
+    """What a JSON file holds. Raises OSError, and ValueError where that is no object."""
+    found = json.loads(read(uri))
+    if not isinstance(found, dict):
+        raise ValueError(f"an object was expected, got {type(found).__name__}")
+    return found
+
+
+def to_json(fields: Mapping[str, Any]) -> bytes:
+    """What `object_in` reads."""
+    text = json.dumps(fields, indent=2, ensure_ascii=False) + "\n"
+    return text.encode(errors="backslashreplace")  # a folder's name need not be valid text
 
 
 def open_input(uri: str) -> IO[bytes]:
