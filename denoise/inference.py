@@ -1,7 +1,6 @@
 """The infer job: images and a model -> a table of denoised images, each with its metrics."""
 
 import pickle
-import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from denoise import bulk
 from denoise.bulk import BulkConfig, worker_counts
+from denoise.flow.denoising import each_denoised
 from denoise.flow.pairs import Pair, PairConfig, errors_of
 from denoise.network import package
 from denoise.pixels.image import to_pixels
@@ -183,8 +183,8 @@ class _Everything:
         entries, rows = shards.kept(work)
 
         def rows_of(pairs: Iterable[Pair]) -> Iterator[tuple[dict[str, Any], dict[str, float]]]:
-            denoised = _denoised(pairs, denoiser, _CPU_BATCH)
-            return _rows(denoised, self._config, self._model, work.output)
+            done = each_denoised(pairs, denoiser, _CPU_BATCH)
+            return _rows(done, self._config, self._model, work.output)
 
         done = shards.worked(work, entries, pairing_of(self._config), rows_of)
         return shards.finish(work, rows, done, denoiser.notes)
@@ -202,8 +202,8 @@ class _Network:
         return denoiser_of(self._config, self._model)
 
     def __call__(self, block: "pa.Table") -> "pa.Table":
-        denoised = _denoised(_pairs_in(block), self._denoiser, _GPU_BATCH)
-        return _block_of(block, denoised, self._denoiser.notes)
+        done = each_denoised(_pairs_in(block), self._denoiser, _GPU_BATCH)
+        return _block_of(block, done, self._denoiser.notes)
 
 
 def _load_shard(block: "pa.Table", config: InferConfig, *, only_errors: bool) -> "pa.Table":
@@ -226,52 +226,6 @@ def _finish_shard(
     _, rows = shards.kept(work)
     (notes,) = block.column("notes").to_pylist()
     return shards.finish(work, rows, _rows(_pairs_in(block), config, model, work.output), notes)
-
-
-def _denoised(
-    pairs: Iterable[Pair], denoiser: "Denoiser", batch_pixels: int
-) -> Iterator[tuple[Pair, Any]]:
-    """Each pair with its denoised pixels, None where it failed; small images go together."""
-    for batch in _batches(pairs, batch_pixels):
-        try:
-            denoised = _denoised_together(batch, denoiser)
-        except MemoryError:  # only what does not fit by itself fails
-            denoised = [denoised_of(pair, denoiser) for pair in batch]
-        yield from zip(batch, denoised, strict=True)
-
-
-def _batches(pairs: Iterable[Pair], pixels: int) -> Iterator[list[Pair]]:
-    """The pairs in their order, as many at a time as have so many pixels."""
-    batch: list[Pair] = []
-    size = 0
-    for pair in pairs:
-        batch.append(pair)
-        size += 0 if pair.noisy is None else pair.noisy.shape[0] * pair.noisy.shape[1]
-        if size >= pixels:
-            yield batch
-            batch, size = [], 0
-    yield batch
-
-
-def _denoised_together(batch: list[Pair], denoiser: "Denoiser") -> list[Any]:
-    """The denoised pixels of pairs, which share the time that it took. Raises MemoryError."""
-    noisy = [pair.noisy for pair in batch if pair.noisy is not None]
-    start = time.perf_counter()
-    denoised = iter(denoiser.denoise(noisy))
-    spent = time.perf_counter() - start
-    for pair in batch:
-        if pair.noisy is not None:
-            pair.seconds["network"] = spent / len(noisy)
-    return [None if pair.noisy is None else next(denoised) for pair in batch]
-
-
-def denoised_of(pair: Pair, denoiser: "Denoiser") -> Any:
-    """The denoised pixels of one pair; None where it failed, or does not fit the memory."""
-    denoised = None
-    if pair.noisy is not None:
-        with pair.stage("network"):
-            denoised = denoiser.denoise([pair.noisy])[0]
-    return denoised
 
 
 def _rows(

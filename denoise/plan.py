@@ -12,6 +12,7 @@ import numpy as np
 
 from denoise import inference
 from denoise.bulk import check_apart, worker_counts
+from denoise.flow.denoising import denoised_of
 from denoise.flow.pairs import load
 from denoise.inference import InferConfig
 from denoise.places import inputs, manifest, output, storage, uris
@@ -132,7 +133,7 @@ def _calibrated(sample: list[Entry], config: InferConfig, model: str) -> Iterabl
                 return
             pair = load(entry, pairing)
             noisy = pair.noisy
-            denoised = inference.denoised_of(pair, denoiser)
+            denoised = denoised_of(pair, denoiser)
             row = inference.row_of(pair, denoised, config, nowhere)
             megapixels = 0.0 if noisy is None else noisy.shape[0] * noisy.shape[1] / 1e6
             saved = len(row["image"]["bytes"]) if row.get("image") else 0

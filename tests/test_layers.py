@@ -17,7 +17,7 @@ LAYERS = {
     "places": "uris disk pages errors stores tree storage embedded inputs references tables "
     "manifest lock output",
     "network": "model package denoiser portable",
-    "flow": "pairs waiting runtime attempts shards",
+    "flow": "pairs denoising waiting runtime attempts shards",
     "findings": "tally summary gallery",
     "learning": "census roster patches supply start recorder judge batches optimizer loop card "
     "checkpoints group worker",
