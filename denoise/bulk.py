@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from ray.data import Dataset
 
     from denoise.flow.runtime import Resources
-    from denoise.flow.shards import Done
+    from denoise.flow.shards import Done, Turn
 
 _log = logging.getLogger(__name__)
 _UPLOADERS = 4
@@ -91,7 +91,7 @@ class BulkConfig:
         }
 
 
-Stages = Callable[["Dataset", "Resources", int, bool], "Dataset"]
+Stages = Callable[["Dataset", "Resources", "Turn"], "Dataset"]
 
 
 def run(
@@ -104,7 +104,7 @@ def run(
 ) -> dict[str, Any]:
     """Does what is missing in an output folder and returns its summary.
 
-    `stages` turns a dataset of so many shards into one of counted lines; the URIs `needed` must be
+    `stages` turns a dataset of a turn's shards into one of counted lines; the URIs `needed` must be
     there on every node. Shards hold `shard_bytes` of encoded images: what a kill costs a worker.
     Raises SettingsError before any work where flags or places are wrong.
     """
@@ -227,13 +227,14 @@ def file_of(path: str, suffix: str, *, keep_name: bool) -> str:
 
 def _work(output: Output, rounds: list["_Round"], stages: Stages, needed: tuple[str, ...]) -> None:
     """Runs the shards through Ray, so many at a time that its driver keeps up."""
-    from denoise.flow import runtime, shards  # Ray: a finished run does without
+    from denoise.flow import attempts, runtime, shards  # Ray: a finished run does without
 
     place = output.uri
     rounds[0].progress.begin("starting Ray")
     with runtime.connected(verbose=_log.isEnabledFor(logging.DEBUG)) as resources:
         first = rounds[0].shards[0].entries(place)[0].uri
         runtime.check_shared((uris.join(place, "_run.json"), first, *needed))
+        counter = attempts.counter()
         for one in rounds:
             one.progress.begin("starting workers")
 
@@ -244,8 +245,8 @@ def _work(output: Output, rounds: list["_Round"], stages: Stages, needed: tuple[
             done = shards.Done()
             for start in range(0, len(one.shards), _AT_ONCE):
                 some = one.shards[start : start + _AT_ONCE]
-                staged = stages(shards.dataset(place, some), resources, len(some), one.only_errors)
-                shards.count(staged, done, show)
+                turn = shards.Turn(len(some), one.only_errors, counter)
+                shards.count(stages(shards.dataset(place, some), resources, turn), done, show)
             one.progress.end()
 
 

@@ -17,6 +17,7 @@ from denoise.pixels.metrics import ssim
 from denoise.pixels.noise import check_sigma
 from denoise.places import storage, uris
 from denoise.places.errors import SettingsError
+from denoise.places.inputs import Entry
 from denoise.places.tables import INFER_SCHEMA
 
 if TYPE_CHECKING:
@@ -24,10 +25,12 @@ if TYPE_CHECKING:
     from ray.data import Dataset
 
     from denoise.flow.runtime import Resources
+    from denoise.flow.shards import Turn
     from denoise.network.denoiser import Denoiser
 
 _CPU_BATCH = 1 << 16  # pixels that go through the network together: they fit the cache
 _GPU_BATCH = 1 << 24
+_Row = tuple[dict[str, Any], dict[str, float]]  # and the seconds that it took, by stage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,12 +125,7 @@ def _metrics(pair: Pair, stored: Any, config: InferConfig) -> dict[str, Any]:
 
 
 def _stages(
-    shards: "Dataset",
-    resources: "Resources",
-    count: int,
-    only_errors: bool,
-    config: InferConfig,
-    model: str,
+    shards: "Dataset", resources: "Resources", turn: "Turn", config: InferConfig, model: str
 ) -> "Dataset":
     """All of it in one actor a CPU; where there are GPUs, the network alone in actors of theirs."""
     from denoise.flow import runtime
@@ -137,25 +135,25 @@ def _stages(
     if resources.gpus == 0:
         return shards.map_batches(
             _Everything,
-            fn_constructor_args=(config, model, only_errors),
+            fn_constructor_args=(config, model, turn),
             num_cpus=1,
-            compute=runtime.actors(counts, count, resources, {"CPU": 1}),
+            compute=runtime.actors(counts, turn.size, resources, {"CPU": 1}),
             **options,
         )
     hands = runtime.tasks(resources.hands)
     loaded = shards.map_batches(
-        partial(_load_shard, config=config, only_errors=only_errors), compute=hands, **options
+        partial(_load_shard, config=config, turn=turn), compute=hands, **options
     )
     denoised = loaded.map_batches(
         _Network,
-        fn_constructor_args=(config, model),
+        fn_constructor_args=(config, model, turn),
         num_cpus=0,
         num_gpus=config.gpus_per_worker,
-        compute=runtime.actors(counts, count, resources, {"GPU": config.gpus_per_worker}),
+        compute=runtime.actors(counts, turn.size, resources, {"GPU": config.gpus_per_worker}),
         **options,
     )
     return denoised.map_batches(
-        partial(_finish_shard, config=config, model=model, only_errors=only_errors),
+        partial(_finish_shard, config=config, model=model, turn=turn),
         compute=hands,
         **options,
     )
@@ -164,10 +162,10 @@ def _stages(
 class _Everything:
     """A worker on a CPU: one shard after the other, from its entries to its part file."""
 
-    def __init__(self, config: InferConfig, model: str, only_errors: bool) -> None:
+    def __init__(self, config: InferConfig, model: str, turn: "Turn") -> None:
         self._config = config
         self._model = model
-        self._only_errors = only_errors
+        self._turn = turn
 
     @cached_property
     def _denoiser(
@@ -179,66 +177,79 @@ class _Everything:
         from denoise.flow import shards
 
         denoiser = self._denoiser
-        work = shards.work_of(block, INFER_SCHEMA, only_errors=self._only_errors)
+        work = shards.work_of(block, INFER_SCHEMA, self._turn)
         entries, rows = shards.kept(work)
 
-        def rows_of(pairs: Iterable[Pair]) -> Iterator[tuple[dict[str, Any], dict[str, float]]]:
+        def rows_of(entries: list[Entry]) -> Iterator[_Row]:
+            pairs = shards.pairs(entries, pairing_of(self._config))
             done = each_denoised(pairs, denoiser, _CPU_BATCH)
             return _rows(done, self._config, self._model, work.output)
 
-        done = shards.worked(work, entries, pairing_of(self._config), rows_of)
+        done = shards.worked(work, "all", entries, rows_of, partial(_killed, model=self._model))
         return shards.finish(work, rows, done, denoiser.notes)
 
 
 class _Network:
     """A worker on a GPU: pairs in, pairs with their denoised pixels out."""
 
-    def __init__(self, config: InferConfig, model: str) -> None:
+    def __init__(self, config: InferConfig, model: str, turn: "Turn") -> None:
         self._config = config
         self._model = model
+        self._turn = turn
 
     @cached_property
     def _denoiser(self) -> "Denoiser":
         return denoiser_of(self._config, self._model)
 
     def __call__(self, block: "pa.Table") -> "pa.Table":
-        done = each_denoised(_pairs_in(block), self._denoiser, _GPU_BATCH)
+        from denoise.flow import shards
+
+        work = shards.work_of(block, INFER_SCHEMA, self._turn)
+        pairs = {pair.path: pair for pair in _pairs_in(block)}
+        make = partial(each_denoised, denoiser=self._denoiser, batch_pixels=_GPU_BATCH)
+        done = shards.worked(work, "network", pairs, make, lambda pair: (pair, None))
         return _block_of(block, done, self._denoiser.notes)
 
 
-def _load_shard(block: "pa.Table", config: InferConfig, *, only_errors: bool) -> "pa.Table":
+def _load_shard(block: "pa.Table", config: InferConfig, turn: "Turn") -> "pa.Table":
     """On a CPU: a shard's images, decoded and paired, on their way to a GPU."""
     from denoise.flow import shards
 
-    work = shards.work_of(block, INFER_SCHEMA, only_errors=only_errors)
+    work = shards.work_of(block, INFER_SCHEMA, turn)
     entries, _ = shards.kept(work)
     begun = shards.begun(block, work)
-    return _block_of(begun, shards.worked(work, entries, pairing_of(config), iter))
+    make = partial(shards.pairs, config=pairing_of(config))
+    return _block_of(begun, shards.worked(work, "load", entries, make, lambda pair: pair))
 
 
-def _finish_shard(
-    block: "pa.Table", config: InferConfig, model: str, *, only_errors: bool
-) -> "pa.Table":
+def _finish_shard(block: "pa.Table", config: InferConfig, model: str, turn: "Turn") -> "pa.Table":
     """On a CPU again: measures and encodes what came from a GPU, and writes the part file."""
     from denoise.flow import shards
 
-    work = shards.work_of(block, INFER_SCHEMA, only_errors=only_errors)
+    work = shards.work_of(block, INFER_SCHEMA, turn)
     _, rows = shards.kept(work)
     (notes,) = block.column("notes").to_pylist()
-    return shards.finish(work, rows, _rows(_pairs_in(block), config, model, work.output), notes)
+    pairs = {pair.path: (pair, denoised) for pair, denoised in _pairs_in(block)}
+    make = partial(_rows, config=config, model=model, output=work.output)
+    done = shards.worked(work, "finish", pairs, make, partial(_killed, model=model))
+    return shards.finish(work, rows, done, notes)
 
 
 def _rows(
     done: Iterable[tuple[Pair, Any]], config: InferConfig, model: str, output: str
-) -> Iterator[tuple[dict[str, Any], dict[str, float]]]:
+) -> Iterator[_Row]:
     """The rows of images, and the seconds each took by stage."""
     from denoise.flow import shards
 
-    def row(one: tuple[Pair, Any]) -> tuple[dict[str, Any], dict[str, float]]:
+    def row(one: tuple[Pair, Any]) -> _Row:
         pair, denoised = one
         return row_of(pair, denoised, config, output) | {"model": model}, pair.seconds
 
     return shards.ahead(row, done, threads=bulk.uploaders(config, output))
+
+
+def _killed(pair: Pair, model: str) -> _Row:
+    return pair.about() | {"model": model}, pair.seconds
 
 
 def _block_of(block: "pa.Table", pairs: Iterable[Any], notes: Iterable[str] = ()) -> "pa.Table":

@@ -1,13 +1,14 @@
 """The noise job: images -> a table of clean and noisy pairs."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from denoise import bulk
 from denoise.bulk import BulkConfig, worker_counts
 from denoise.flow.pairs import Pair, PairConfig, errors_of
 from denoise.pixels.noise import check_sigma
+from denoise.places.inputs import Entry
 from denoise.places.tables import NOISE_SCHEMA
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from ray.data import Dataset
 
     from denoise.flow.runtime import Resources
+    from denoise.flow.shards import Turn
 
 _SHARD_BYTES = 8 << 20  # a second or two of work: many times faster than a network
 
@@ -40,18 +42,16 @@ def noise(config: NoisingConfig) -> dict[str, Any]:
     SettingsError before any work where flags or places are wrong.
     """
 
-    def stages(
-        shards: "Dataset", resources: "Resources", count: int, only_errors: bool
-    ) -> "Dataset":
+    def stages(shards: "Dataset", resources: "Resources", turn: "Turn") -> "Dataset":
         from denoise.flow import runtime
 
         return shards.map_batches(
             _Worker,  # an actor: while it works, its next shards wait at its door
-            fn_constructor_args=(config, only_errors),
+            fn_constructor_args=(config, turn),
             batch_size=1,  # a row is a shard
             batch_format="pyarrow",
             num_cpus=1,
-            compute=runtime.actors(worker_counts(config.workers), count, resources, {"CPU": 1}),
+            compute=runtime.actors(worker_counts(config.workers), turn.size, resources, {"CPU": 1}),
         )
 
     return bulk.run(config, "noise", config.settings(), stages, shard_bytes=_SHARD_BYTES)
@@ -82,20 +82,23 @@ def _images(pair: Pair, config: NoisingConfig, output: str) -> dict[str, Any]:
 class _Worker:
     """One shard after the other, from its entries to its part file."""
 
-    def __init__(self, config: NoisingConfig, only_errors: bool) -> None:
+    def __init__(self, config: NoisingConfig, turn: "Turn") -> None:
         self._config = config
-        self._only_errors = only_errors
+        self._turn = turn
 
     def __call__(self, block: "pa.Table") -> "pa.Table":
         from denoise.flow import shards
 
         config = self._config
-        work = shards.work_of(block, NOISE_SCHEMA, only_errors=self._only_errors)
+        work = shards.work_of(block, NOISE_SCHEMA, self._turn)
         entries, rows = shards.kept(work)
         pairing = PairConfig(sigma=config.sigma, seed=config.seed, max_pixels=config.max_pixels)
 
         def row(pair: Pair) -> tuple[dict[str, Any], dict[str, float]]:
             return row_of(pair, config, work.output), pair.seconds
 
-        rows_of = partial(shards.ahead, row, threads=bulk.uploaders(config, work.output))
-        return shards.finish(work, rows, shards.worked(work, entries, pairing, rows_of))
+        def rows_of(entries: list[Entry]) -> Iterator[tuple[dict[str, Any], dict[str, float]]]:
+            threads = bulk.uploaders(config, work.output)
+            return shards.ahead(row, shards.pairs(entries, pairing), threads=threads)
+
+        return shards.finish(work, rows, shards.worked(work, "all", entries, rows_of, row))

@@ -2,57 +2,59 @@
 
 A worker that dies is replaced, and the new one begins its shard again: without end, if it was an
 image that killed it. So a shard that was begun in vain a few times is done one image after the
-other, each announced first; who announced an image and never said that it was done died on it.
+other, each announced first; who announced an image and never went on died on it.
 """
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as Affinity
 
-from denoise.flow.pairs import Pair
-from denoise.places.inputs import Entry
-
 _MOST = 3  # times that workers may die on a shard, and then on one image of it
-_NAME = "denoise attempts"
-KILLER = "its worker died on it three times (out of memory, or a decoder that crashed)"
+_PAUSE, _LONGEST = 2.0, 60.0  # seconds before another attempt: another's need of memory may pass
+KILLER = (
+    "three workers died on it (out of memory, or a decoder that crashed); --retry-errors tries it"
+    " again"
+)
+Key = tuple[int, str]  # a shard's number, and the stage of its way
 _T = TypeVar("_T")
+_R = TypeVar("_R")
 
 
 class Attempts:
-    """What is known of the shards that are being worked on; an actor beside the driver."""
+    """What is known of the shards that are being worked on."""
 
     def __init__(self) -> None:
-        self._begun: Counter[str] = Counter()
-        self._deaths: dict[str, Counter[str]] = {}  # by shard and path
-        self._at: dict[str, str] = {}  # shard -> the path that is being worked on
+        self._begun: Counter[Key] = Counter()
+        self._announced: dict[Key, str] = {}  # the path that is being worked on
+        self._deaths: defaultdict[Key, Counter[str]] = defaultdict(Counter)  # by path
 
-    def begin(self, shard: str) -> tuple[bool, list[str]]:
-        """Whether to announce every image, and the paths of those that are not to be tried."""
-        self._begun[shard] += 1
-        if path := self._at.pop(shard, None):
-            self._deaths.setdefault(shard, Counter())[path] += 1
-        deaths = self._deaths.get(shard, Counter())
-        killers = [path for path, times in deaths.items() if times >= _MOST]
-        return self._begun[shard] > _MOST, killers
+    def begin(self, key: Key) -> tuple[int, list[str]]:
+        """How often it was begun in vain, and the paths of those that are not to be tried again."""
+        if path := self._announced.pop(key, None):
+            self._deaths[key][path] += 1
+        self._begun[key] += 1
+        killers = [path for path, deaths in self._deaths[key].items() if deaths >= _MOST]
+        return self._begun[key] - 1, killers
 
-    def announce(self, shard: str, path: str) -> None:
-        self._at[shard] = path
+    def announce(self, key: Key, path: str) -> None:
+        self._announced[key] = path
 
-    def end(self, shard: str) -> None:
-        for known in (self._begun, self._deaths, self._at):
-            known.pop(shard, None)
+    def end(self, shard: int) -> None:
+        """Its part file is there."""
+        for known in (self._begun, self._announced, self._deaths):
+            for key in [key for key in known if key[0] == shard]:
+                del known[key]
 
 
-def counted() -> Any:
-    """The actor, which is there for as long as whoever asked for it first."""
+def counter() -> Any:
+    """The actor that counts, beside the driver; it is there for as long as somebody holds it."""
     return (
         ray.remote(Attempts)
         .options(
-            name=_NAME,
-            get_if_exists=True,
             num_cpus=0,
             max_restarts=-1,
             max_task_retries=-1,
@@ -63,21 +65,25 @@ def counted() -> Any:
 
 
 def carefully(
-    shard: str,
-    entries: list[Entry],
-    load: Callable[[list[Entry]], Iterator[Pair]],
-    work: Callable[[Iterable[Pair]], Iterator[_T]],
-) -> Iterator[_T]:
-    """What becomes of a shard's pairs: of all at once, or, where that went wrong too often, of one
-    after the other."""
-    attempts = counted()
-    is_slow, killers = ray.get(attempts.begin.remote(shard))
-    if not is_slow:
-        yield from work(load(entries))
-    for entry in entries if is_slow else ():
-        if entry.path in killers:
-            yield from work([Pair(entry.path, error=KILLER)])
+    attempts: Any,
+    key: Key,
+    items: Mapping[str, _T],
+    make: Callable[[list[_T]], Iterator[_R]],
+    killed: Callable[[str], _R],
+) -> Iterator[_R]:
+    """What is made of the items, by path: of all of them at once, or, where that went wrong too
+    often, of one after the other. `killed` makes it of the path of one that workers die on.
+
+    `attempts` is the actor that counts; None where nobody does.
+    """
+    vain, killers = (0, []) if attempts is None else ray.get(attempts.begin.remote(key))
+    if vain < _MOST:
+        yield from make(list(items.values()))
+        return
+    time.sleep(min(_LONGEST, _PAUSE * 2 ** (vain - _MOST)))
+    for path, item in items.items():
+        if path in killers:
+            yield killed(path)
         else:
-            ray.get(attempts.announce.remote(shard, entry.path))
-            yield from work(load([entry]))
-    attempts.end.remote(shard)
+            ray.get(attempts.announce.remote(key, path))
+            yield from make([item])

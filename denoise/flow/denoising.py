@@ -5,6 +5,7 @@ Shapes: denoised [H, W, C], as the pair's noisy pixels.
 
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from denoise.flow.pairs import Pair
@@ -18,11 +19,7 @@ def each_denoised(
 ) -> Iterator[tuple[Pair, Any]]:
     """Each pair with its denoised pixels, None where it failed; small images go together."""
     for batch in _batches(pairs, batch_pixels):
-        try:
-            pixels = _together(batch, denoiser)
-        except MemoryError:  # only what does not fit by itself fails
-            pixels = [denoised_of(pair, denoiser) for pair in batch]
-        yield from zip(batch, pixels, strict=True)
+        yield from zip(batch, _denoised(batch, denoiser), strict=True)
 
 
 def _batches(pairs: Iterable[Pair], pixels: int) -> Iterator[list[Pair]]:
@@ -36,6 +33,13 @@ def _batches(pairs: Iterable[Pair], pixels: int) -> Iterator[list[Pair]]:
             yield batch
             batch, size = [], 0
     yield batch
+
+
+def _denoised(batch: list[Pair], denoiser: "Denoiser") -> list[Any]:
+    if len(batch) > 1:
+        with suppress(MemoryError):  # only what does not fit by itself fails
+            return _together(batch, denoiser)
+    return [denoised_of(pair, denoiser) for pair in batch]
 
 
 def _together(batch: list[Pair], denoiser: "Denoiser") -> list[Any]:

@@ -35,6 +35,15 @@ _R = TypeVar("_R")
 
 
 @dataclass(frozen=True)
+class Turn:
+    """Some shards that go through Ray together."""
+
+    size: int  # how many they are
+    only_errors: bool = False  # keep the rows that are fine, do the others again
+    attempts: Any = None  # the actor that counts them, see `attempts`
+
+
+@dataclass(frozen=True)
 class Work:
     """One shard as the workers see it."""
 
@@ -42,14 +51,14 @@ class Work:
     shard: int
     entries: list[Entry]  # in the order of their paths
     schema: pa.Schema
-    only_errors: bool  # keep the rows that are fine, do the others again
+    turn: Turn
     again: frozenset[str] | None  # the paths of what changed, do these alone; None: all
     started: float  # seconds since the epoch
 
     @property
     def is_partial(self) -> bool:
         """Whether there is a part file, some of whose rows are kept."""
-        return self.only_errors or self.again is not None
+        return self.turn.only_errors or self.again is not None
 
 
 @dataclass
@@ -72,14 +81,14 @@ def dataset(output: str, shards: list[Shard], *, readers: int = 2) -> Dataset:
     )
 
 
-def work_of(block: pa.Table, schema: pa.Schema, *, only_errors: bool) -> Work:
+def work_of(block: pa.Table, schema: pa.Schema, turn: Turn) -> Work:
     """A shard's work from its row: begun now, unless another worker began it."""
     found = json.loads(block.column("work")[0].as_py())
     entries = sorted((Entry(**entry) for entry in found["entries"]), key=lambda one: one.path)
     again = None if found.get("again") is None else frozenset(found["again"])
     is_begun = "started" in block.column_names
     started = block.column("started")[0].as_py() if is_begun else time.time()
-    return Work(found["output"], found["shard"], entries, schema, only_errors, again, started)
+    return Work(found["output"], found["shard"], entries, schema, turn, again, started)
 
 
 def begun(block: pa.Table, work: Work) -> pa.Table:
@@ -119,6 +128,8 @@ def finish(
     except OSError as error:
         place = uris.shown(tables.part_uri(work.output, work.shard))
         raise WriteError(f"{place} could not be written: {errors.words_of(error)}") from error
+    if work.turn.attempts is not None:
+        work.turn.attempts.end.remote(work.shard)
     seconds["write"] = time.perf_counter() - start - seconds.pop("waited")
     _meter(fresh, seconds)
     told = {**counted, "seconds": seconds, "shard": work.shard}
@@ -189,31 +200,38 @@ def _timed(
         yield row
 
 
-def kept(work: Work) -> tuple[list[Entry], Iterable[dict[str, Any]]]:
-    """The entries to work on, and the rows of an earlier try that are to stay as they are."""
+def kept(work: Work) -> tuple[dict[str, Entry], Iterable[dict[str, Any]]]:
+    """The entries to work on, by path, and the rows of an earlier try that stay as they are."""
     if not work.is_partial:
-        return work.entries, []
+        return {entry.path: entry for entry in work.entries}, []
     named = tables.part(work.output, work.shard, ["path", "error"])
     if work.again is not None:
         stay = {row["path"] for row in named} - work.again
     else:
         stay = {row["path"] for row in named if row["error"] is None}
     rows = (row for row in tables.part(work.output, work.shard) if row["path"] in stay)
-    return [entry for entry in work.entries if entry.path not in stay], rows
+    return {entry.path: entry for entry in work.entries if entry.path not in stay}, rows
 
 
 def worked(
     work: Work,
-    entries: list[Entry],
-    config: PairConfig,
-    make: Callable[[Iterable[Pair]], Iterator[_R]],
+    stage: str,
+    items: Mapping[str, _T],
+    make: Callable[[list[_T]], Iterator[_R]],
+    killed: Callable[[Pair], _R],
 ) -> Iterator[_R]:
-    """What is made of a shard's pairs; an image that its workers die on comes with that error."""
-    shard = f"{work.output} {work.shard}"
-    return attempts.carefully(shard, entries, partial(_pairs, config=config), make)
+    """What a stage makes of a shard's items, by path; `killed` makes it of a pair whose error is
+    that workers die on it."""
+    return attempts.carefully(
+        work.turn.attempts,
+        (work.shard, stage),
+        items,
+        make,
+        lambda path: killed(Pair(path, error=attempts.KILLER)),
+    )
 
 
-def _pairs(entries: list[Entry], config: PairConfig) -> Iterator[Pair]:
+def pairs(entries: list[Entry], config: PairConfig) -> Iterator[Pair]:
     """The pairs of a shard, their bytes fetched ahead: by fewer threads where they are large."""
     largest = max((entry.size for entry in entries), default=0)
     threads = max(1, min(_FETCHERS, _AHEAD // max(1, largest)))
@@ -241,7 +259,6 @@ def ahead(call: Callable[[_T], _R], items: Iterable[_T], *, threads: int) -> Ite
 
 def count(staged: Dataset, done: Done, show: Callable[[Done], None]) -> None:
     """Runs a dataset to its end, adding up the lines that `finish` returned."""
-    _counting = attempts.counted()  # is there for as long as this name
     for batch in staged.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
         for line in batch.column("counted").to_pylist():
             found = json.loads(line)

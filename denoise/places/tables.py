@@ -102,14 +102,15 @@ def _groups(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
     size, last = 0, ""
     for row in rows:
         assert row["path"] > last or not last, f"{row['path']} came after {last}"
-        if group and (len(group) == _GROUP_ROWS or size >= _GROUP_BYTES):
-            yield group
-            group.clear()  # let go of, also by whoever wrote it
-            size = 0
         group.append(row)
         size += sum(len(value["bytes"] or b"") for value in row.values() if holds_image(value))
         last = row["path"]
-    yield group
+        if len(group) == _GROUP_ROWS or size >= _GROUP_BYTES:
+            yield group  # before the next row is made
+            group.clear()  # let go of, also by whoever wrote it
+            size = 0
+    if group or not last:
+        yield group
 
 
 def rows(output: str, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
