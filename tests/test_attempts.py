@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from denoise.flow import attempts
-from denoise.flow.attempts import carefully
+from denoise.flow.attempts import Attempts, carefully
 
 
 class Died(Exception):
@@ -32,9 +32,8 @@ def outcome(counter: object, deadly: str, paths: str = "abcd") -> tuple[list[str
 
 
 @pytest.fixture
-def counter(ray_session: object, monkeypatch: pytest.MonkeyPatch) -> object:
-    monkeypatch.setattr(attempts, "_PAUSE", 0.0)
-    return attempts.counter()
+def counter(ray_session: object) -> object:
+    return attempts.counter(pause=0.0)
 
 
 @pytest.mark.parametrize(
@@ -50,6 +49,17 @@ def test_of_a_shard_only_the_images_that_kill_are_left_out(
     counter: object, deadly: str, done: list[str], tries: int
 ):
     assert outcome(counter, deadly) == (done, tries)
+
+
+def test_an_image_gets_more_time_with_each_death_and_the_next_one_none_of_it():
+    known, key = Attempts(2.0), (0, "all")
+    assert [known.begin(key)[0] for _ in range(3)] == [None, None, None]
+    waits = []
+    for path in ("", "b", "b", "b", "c"):  # where the attempt before ended
+        if path:
+            known.announce(key, path)
+        waits.append(known.begin(key)[0])
+    assert waits == [2.0, 6.0, 18.0, 0.0, 6.0]
 
 
 def test_a_shard_that_is_done_is_forgotten(counter: object):

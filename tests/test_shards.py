@@ -135,14 +135,13 @@ class Deadly:
 
 
 def test_on_a_gpu_an_image_that_kills_its_workers_is_an_error_row(
-    ray_session: object, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ray_session: object, photos: Path, tmp_path: Path
 ):
-    monkeypatch.setattr(attempts, "_PAUSE", 0.0)
     (photos / "narrow.png").write_bytes(encoded(photo(20, 33)))
     config = InferConfig(images=str(photos), output=str(tmp_path), add_noise=0.1)
     told = [asdict(one) for one in entries(str(photos), Counter())]
     block = pa.table({"work": [json.dumps({"output": str(tmp_path), "shard": 0, "entries": told})]})
-    turn = Turn(1, attempts=attempts.counter())
+    turn = Turn(1, attempts=attempts.counter(pause=0.0))
     network = _Network(config, "it", turn)
     network._denoiser = Deadly(33)  # a cached property
     loaded = _load_shard(block, config, turn)
@@ -151,16 +150,15 @@ def test_on_a_gpu_an_image_that_kills_its_workers_is_an_error_row(
     failed = {row["path"]: row["error"] for row in tables.part(str(tmp_path), 0) if row["error"]}
     assert (tries, failed["narrow.png"]) == (7, attempts.KILLER)
     assert len(list(tables.part(str(tmp_path), 0))) == len(told)
-    assert ray.get(turn.attempts.begin.remote((0, "network"))) == (0, []), "done and forgotten"
+    assert ray.get(turn.attempts.begin.remote((0, "network"))) == (None, []), "done and forgotten"
 
 
 def test_an_image_that_kills_as_its_row_is_written_is_the_one_that_fails(
     ray_session: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(attempts, "_PAUSE", 0.0)
     monkeypatch.setattr(tables, "_GROUP_BYTES", 1)
     listed = {path: Entry(path, path, 1, "1") for path in "abcd"}
-    turn = Turn(1, attempts=attempts.counter())
+    turn = Turn(1, attempts=attempts.counter(pause=0.0))
     work = shards.Work(
         str(tmp_path), 0, list(listed.values()), INFER_SCHEMA, turn, again=None, started=0.0
     )

@@ -14,7 +14,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as Affinity
 
 _MOST = 3  # times that workers may die on a shard, and then on one image of it
-_PAUSE, _LONGEST = 2.0, 60.0  # seconds before another attempt: another's need of memory may pass
+_PAUSE = 2.0  # seconds, and longer with each death: another's need of memory may pass
 KILLER = (
     "three workers died on it (out of memory, or a decoder that crashed); --retry-errors tries it"
     " again"
@@ -27,18 +27,23 @@ _R = TypeVar("_R")
 class Attempts:
     """What is known of the shards that are being worked on."""
 
-    def __init__(self) -> None:
+    def __init__(self, pause: float) -> None:
+        self._pause = pause
         self._begun: Counter[Key] = Counter()
         self._announced: dict[Key, str] = {}  # the path that is being worked on
         self._deaths: defaultdict[Key, Counter[str]] = defaultdict(Counter)  # by path
 
-    def begin(self, key: Key) -> tuple[int, list[str]]:
-        """How often it was begun in vain, and the paths of those that are not to be tried again."""
-        if path := self._announced.pop(key, None):
-            self._deaths[key][path] += 1
+    def begin(self, key: Key) -> tuple[float | None, list[str]]:
+        """How long to wait before one image after the other is done, None where all are done at
+        once; and the paths of those that are not to be tried again."""
+        deaths = self._deaths[key]
+        if last := self._announced.pop(key, ""):
+            deaths[last] += 1
         self._begun[key] += 1
-        killers = [path for path, deaths in self._deaths[key].items() if deaths >= _MOST]
-        return self._begun[key] - 1, killers
+        if self._begun[key] <= _MOST:
+            return None, []
+        killers = [path for path, times in deaths.items() if times >= _MOST]
+        return 0.0 if last in killers else self._pause * 3 ** deaths[last], killers
 
     def announce(self, key: Key, path: str) -> None:
         self._announced[key] = path
@@ -50,7 +55,7 @@ class Attempts:
                 del known[key]
 
 
-def counter() -> Any:
+def counter(pause: float = _PAUSE) -> Any:
     """The actor that counts, beside the driver; it is there for as long as somebody holds it."""
     return (
         ray.remote(Attempts)
@@ -60,7 +65,7 @@ def counter() -> Any:
             max_task_retries=-1,
             scheduling_strategy=Affinity(ray.get_runtime_context().get_node_id(), soft=True),
         )
-        .remote()
+        .remote(pause)
     )
 
 
@@ -76,11 +81,11 @@ def carefully(
 
     `attempts` is the actor that counts; None where nobody does.
     """
-    vain, killers = (0, []) if attempts is None else ray.get(attempts.begin.remote(key))
-    if vain < _MOST:
+    wait, killers = (None, []) if attempts is None else ray.get(attempts.begin.remote(key))
+    if wait is None:
         yield from make(list(items.values()))
         return
-    time.sleep(min(_LONGEST, _PAUSE * 2 ** (vain - _MOST)))
+    time.sleep(wait)
     for path, item in items.items():
         if path in killers:
             yield killed(path)
