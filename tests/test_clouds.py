@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from denoise.pixels.image import ImageError
-from denoise.places import errors, inputs, pages, references, storage, tree, uris
+from denoise.places import errors, pages, references, storage, stores, tree, uris
 from tests import running, servers
 
 
@@ -100,7 +100,7 @@ def test_a_large_folder_is_listed_a_page_at_a_time(store: servers.Store, monkeyp
 
 @pytest.mark.parametrize("most", [2, 100])
 def test_a_reference_is_found_in_a_folder_of_any_size(store: servers.Store, monkeypatch, most: int):
-    monkeypatch.setattr(inputs, "_MANY", most)
+    monkeypatch.setattr(references, "_MANY", most)
     references._names.cache_clear()
     top = f"{store.root}/references"
     for name in ("1.png", "1.txt", "10.png", "2.jpg", "3.jpg", "3.png", "bare"):
@@ -297,7 +297,7 @@ def test_a_passing_fault_of_a_store_is_tried_again(fault: str):
 
 
 def test_a_store_that_is_not_there_is_an_error_without_its_secret(monkeypatch):
-    monkeypatch.setattr(storage, "_ATTEMPTS", 1)  # s3fs tries again by itself, too
+    monkeypatch.setattr(stores, "_ATTEMPTS", 1)  # s3fs tries again by itself, too
     env = servers.s3_environment(f"http://127.0.0.1:{servers.free_port()}")
     with servers.visible(servers.Store("s3://bucket", "", env)):
         with pytest.raises(OSError) as raised:
