@@ -1,7 +1,6 @@
 """A bulk job over an output folder: list, compare with what is there, do the rest, sum up."""
 
 import errno
-import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -283,8 +282,7 @@ def _summary(place: str) -> dict[str, Any]:
     """The summary of a finished run; made again where somebody removed it."""
     if not storage.exists(uris.join(place, "summary.json")):
         return _report(place)
-    found: dict[str, Any] = json.loads(storage.read(uris.join(place, "summary.json")))
-    return found
+    return storage.object_in(uris.join(place, "summary.json"))
 
 
 def flags_of(config: "DataclassInstance") -> dict[str, Any]:

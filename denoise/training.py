@@ -9,7 +9,6 @@ OUTPUT/_run.json, _roster.parquet                  the settings and the photos; 
 With MLFLOW_TRACKING_URI or WANDB_PROJECT set, MLflow or Weights & Biases get the records too.
 """
 
-import json
 import logging
 import os
 import re
@@ -331,5 +330,5 @@ def _pack(
 
 def _result(place: str, *, nothing_to_do: bool) -> dict[str, Any]:
     """What config.json records, and where it lies."""
-    record: dict[str, Any] = json.loads(storage.read(join(place, "config.json")))
+    record = storage.object_in(join(place, "config.json"))
     return record | {"output": uris.shown(place), "nothing_to_do": nothing_to_do}
