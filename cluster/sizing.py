@@ -9,7 +9,7 @@ import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from denoise.places.manifest import shard_rows
+from denoise.output.manifest import shard_rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,9 +110,9 @@ def measured(folder: Path, count: int = 40) -> Rates:
     import torch
 
     from denoise import Denoiser
-    from denoise.pixels.image import decode, encode, to_floats, to_pixels
-    from denoise.pixels.metrics import mse
-    from denoise.pixels.noise import add_noise
+    from denoise.images.codec import decode, encode, to_floats, to_pixels
+    from denoise.images.metrics import mse
+    from denoise.images.noise import add_noise
 
     torch.set_num_threads(1)
     denoiser = Denoiser.load()

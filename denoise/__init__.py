@@ -4,19 +4,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from denoise.inference import InferConfig, infer
-    from denoise.network.denoiser import Denoiser
-    from denoise.training import TrainConfig, train
+    from denoise.nets.denoiser import Denoiser
+    from denoise.verbs.infer import InferConfig, infer
+    from denoise.verbs.train import TrainConfig, train
 
 __version__ = "0.1.0"
 __all__ = ["Denoiser", "InferConfig", "TrainConfig", "infer", "train"]
 
 _HOMES = {
-    "Denoiser": "denoise.network.denoiser",
-    "InferConfig": "denoise.inference",
-    "infer": "denoise.inference",
-    "TrainConfig": "denoise.training",
-    "train": "denoise.training",
+    "Denoiser": "denoise.nets.denoiser",
+    "InferConfig": "denoise.verbs.infer",
+    "infer": "denoise.verbs.infer",
+    "TrainConfig": "denoise.verbs.train",
+    "train": "denoise.verbs.train",
 }
 
 

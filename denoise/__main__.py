@@ -13,24 +13,19 @@ from importlib import import_module
 from typing import Any
 
 from denoise import __version__, flags
-from denoise.display.progress import is_live
+from denoise.report.progress import is_live
 
-# verb -> (module, function, config, what it does)
+# verb -> (its config, what it does); `denoise.verbs.VERB` has the config and a function VERB
 VERBS = {
-    "demo": ("demo", "demo", "DemoConfig", "noise, train, infer and report on sample photographs"),
-    "noise": ("noising", "noise", "NoisingConfig", "images -> a table of clean and noisy pairs"),
-    "train": ("training", "train", "TrainConfig", "images or pairs -> a model package"),
-    "infer": ("inference", "infer", "InferConfig", "images + model -> denoised images and metrics"),
-    "plan": ("plan", "plan", "PlanConfig", "what `infer` with these flags would do, and cost"),
-    "report": ("report", "report", "ReportConfig", "write report.html and summary.json again"),
-    "models": ("network.package", "models", "ModelsConfig", "the shipped models, with their PSNR"),
-    "export": ("export", "export", "ExportConfig", "a model package -> ONNX or torch.export"),
-    "doctor": (
-        "doctor",
-        "doctor",
-        "DoctorConfig",
-        "versions, devices, Ray, stores: for bug reports",
-    ),
+    "demo": ("DemoConfig", "noise, train, infer and report on sample photographs"),
+    "noise": ("NoiseConfig", "images -> a table of clean and noisy pairs"),
+    "train": ("TrainConfig", "images or pairs -> a model package"),
+    "infer": ("InferConfig", "images + model -> denoised images and metrics"),
+    "plan": ("PlanConfig", "what `infer` with these flags would do, and cost"),
+    "report": ("ReportConfig", "write report.html and summary.json again"),
+    "models": ("ModelsConfig", "the shipped models, with their PSNR"),
+    "export": ("ExportConfig", "a model package -> ONNX or torch.export"),
+    "doctor": ("DoctorConfig", "versions, devices, Ray, stores: for bug reports"),
 }
 _HELP = "usage: denoise VERB FLAGS (denoise VERB --help explains a verb's flags)\n\nverbs:\n"
 # Libraries of object stores log whole tracebacks of what they raise as well
@@ -64,7 +59,7 @@ def _verb_of(given: list[str]) -> tuple[str, list[str]]:
     if not given:
         sys.exit(_fail(f"denoise: a verb is missing (one of {', '.join(VERBS)})", 2))
     if given[0] in ("-h", "--help", "help"):
-        listed = "".join(f"  {name:8}{about}\n" for name, (*_, about) in VERBS.items())
+        listed = "".join(f"  {name:8}{about}\n" for name, (_, about) in VERBS.items())
         sys.stdout.write(_HELP + listed)
         sys.exit(0)
     if given[0] in ("-V", "--version"):
@@ -72,7 +67,7 @@ def _verb_of(given: list[str]) -> tuple[str, list[str]]:
         sys.exit(0)
     if given[0].startswith("--tyro-"):
         flags.complete(
-            {name: (_config_of(name), about) for name, (*_, about) in VERBS.items()}, given
+            {name: (_config_of(name), about) for name, (_, about) in VERBS.items()}, given
         )
     if given[0] not in VERBS:
         from difflib import get_close_matches
@@ -92,18 +87,17 @@ def _run(verb: str, given: list[str], interrupted: list[int]) -> int:
 
 
 def _done(verb: str, given: list[str], interrupted: list[int]) -> int:
-    module, function, *_ = VERBS[verb]
     try:
         config, as_json, verbose = flags.read(verb, _config_of(verb), given)
     except ValueError as error:
         return _fail(f"denoise {verb}: {error}", 2)
     _log_to_stderr(verbose)
     _set_up_ray(verbose)
-    from denoise.places.errors import SettingsError
+    from denoise.errors import SettingsError
 
     try:
         with _quiet_stdout():
-            found = getattr(import_module(f"denoise.{module}"), function)(config)
+            found = getattr(import_module(f"denoise.verbs.{verb}"), verb)(config)
     except Exception as error:
         # what a task of Ray's raised is a SettingsError too, and has a cause: work had begun
         is_refused = isinstance(error, SettingsError) and not hasattr(error, "cause")
@@ -128,10 +122,11 @@ def _done(verb: str, given: list[str], interrupted: list[int]) -> int:
 
 def _words_of(error: Exception) -> str | None:
     """What went wrong, on one line, or nothing: then it is a bug, and where it happened matters."""
-    from denoise.places import errors, uris
+    from denoise import errors
+    from denoise.storage import uris
 
     cause = getattr(error, "cause", error)  # of what a task of Ray's raised
-    text = uris.without_secrets(str(cause).partition("\n")[0])  # Ray puts its own advice below
+    text = errors.without_secrets(str(cause).partition("\n")[0])  # Ray puts its own advice below
     if isinstance(cause, OSError):
         name = uris.shown(str(cause.filename or ""))
         words = errors.words_of(cause) if cause.errno else text
@@ -142,8 +137,8 @@ def _words_of(error: Exception) -> str | None:
 
 
 def _config_of(verb: str) -> type:
-    module, _, config, _ = VERBS[verb]
-    found: type = getattr(import_module(f"denoise.{module}"), config)
+    name, _ = VERBS[verb]
+    found: type = getattr(import_module(f"denoise.verbs.{verb}"), name)
     return found
 
 

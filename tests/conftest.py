@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from denoise.flow import runtime
+from denoise.runners.ray_session import Resources, connected
 
 
 @pytest.fixture(scope="session")
-def ray_session() -> Iterator[runtime.Resources]:
+def ray_session() -> Iterator[Resources]:
     """One private Ray for all tests that need one in this process."""
-    with runtime.connected() as resources:
+    with connected() as resources:
         yield resources
 
 

@@ -19,7 +19,8 @@ from uuid import uuid4
 
 import pyarrow.parquet as pq
 
-from denoise.places import storage, tables, uris
+from denoise.output import tables
+from denoise.storage import files, uris
 from tests.conftest import encoded, photo
 
 ROOT = Path(__file__).parent.parent
@@ -143,18 +144,18 @@ def pictures(folder: str | Path, count: int, *, side: int = 96, kinds: int = 12)
     made = [encoded(photo(side, side + 8 * kind, seed=kind)) for kind in range(kinds)]
     for number in range(count):
         name = f"{number % 7}/{number:05d}.png"
-        storage.write(uris.join(str(folder), name), made[number % kinds])
+        files.write(uris.join(str(folder), name), made[number % kinds])
 
 
 def tiny_model(uri: str | Path) -> str:
     """Saves a `classic` network of few channels with fixed weights; returns its URI."""
     import torch
 
-    from denoise.network import model, package
+    from denoise.nets import networks, package
 
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        network = model.build("classic", {"width": 4})
+        network = networks.build("classic", {"width": 4})
     package.save(str(uri), network, {"architecture": "classic", "sigma": [0.1, 0.1]})
     return str(uri)
 
@@ -173,14 +174,14 @@ def same(ours: Iterable[Mapping[str, Any]], theirs: Iterable[Mapping[str, Any]])
 
 def footer_of(part: str) -> dict[str, Any]:
     """What a job noted in a part file's footer: its times, say."""
-    with storage.open_input(part) as file:
+    with files.open_input(part) as file:
         found: dict[str, Any] = json.loads(pq.ParquetFile(file).metadata.metadata[b"denoise"])
     return found
 
 
 def footer_is_whole(uri: str) -> bool:
     """Whether a part file can be read to its end."""
-    with storage.open_input(uri) as file:
+    with files.open_input(uri) as file:
         return pq.ParquetFile(file).read().num_rows > 0
 
 

@@ -26,7 +26,7 @@ from urllib.parse import parse_qsl, urlsplit
 import fsspec
 import pytest
 
-from denoise.places import stores
+from denoise.storage import stores
 
 SECRET = "a-planted-secret-that-nobody-may-print"  # what the tests look for in every log
 AZURITE = "3.35.0"  # the newest that Node 20 runs

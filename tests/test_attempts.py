@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from denoise.flow import attempts
-from denoise.flow.attempts import Attempts, carefully
+from denoise.runners import crash_guard
+from denoise.runners.crash_guard import Attempts, carefully
 
 
 class Died(Exception):
@@ -33,7 +33,7 @@ def outcome(counter: object, deadly: str, paths: str = "abcd") -> tuple[list[str
 
 @pytest.fixture
 def counter(ray_session: object) -> object:
-    return attempts.counter(pause=0.0)
+    return crash_guard.counter(pause=0.0)
 
 
 @pytest.mark.parametrize(

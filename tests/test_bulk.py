@@ -14,25 +14,27 @@ import numpy as np
 import pytest
 from conftest import encoded, make_photos, photo
 
-from denoise import InferConfig, bulk, infer
-from denoise.bulk import file_of
-from denoise.display import progress
-from denoise.flow import runtime
-from denoise.inference import _stages, prepared
-from denoise.network import model, package
-from denoise.noising import NoisingConfig, noise
-from denoise.pixels.image import ImageError, Picture, decode, to_floats, to_pixels
-from denoise.pixels.metrics import mse, psnr
-from denoise.pixels.noise import add_noise, seed_of
-from denoise.places import storage, tables
-from denoise.places.errors import SettingsError
+from denoise import InferConfig, infer
+from denoise.errors import ImageError, SettingsError
+from denoise.images.codec import Picture, decode, to_floats, to_pixels
+from denoise.images.metrics import mse, psnr
+from denoise.images.noise import add_noise, seed_of
+from denoise.nets import networks, package
+from denoise.output import tables
+from denoise.report import progress
+from denoise.runners import ray_session
+from denoise.storage import files
+from denoise.verbs import bulk
+from denoise.verbs.bulk import file_of
+from denoise.verbs.infer import _stages, prepared
+from denoise.verbs.noise import NoiseConfig, noise
 
 
 @pytest.fixture(scope="module")
 def network(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A model package with fresh weights: how badly it denoises is all the same to these tests."""
     place = str(tmp_path_factory.mktemp("models") / "fresh")
-    package.save(place, model.build("classic"), {"architecture": "classic", "card": "fresh"})
+    package.save(place, networks.build("classic"), {"architecture": "classic", "card": "fresh"})
     return place
 
 
@@ -167,7 +169,7 @@ def test_infer_with_noise_equals_infer_on_the_noise_jobs_output(
     denoised: InferConfig, pictures: Path, tmp_path: Path, network: str
 ):
     pairs = tmp_path / "pairs"
-    noise(NoisingConfig(images=str(pictures), output=str(pairs), sigma=0.1))
+    noise(NoiseConfig(images=str(pictures), output=str(pairs), sigma=0.1))
     infer(InferConfig(images=str(pairs), output=str(tmp_path / "from_pairs"), model=network))
     one, two = rows_of(denoised.output), rows_of(tmp_path / "from_pairs")
     assert set(one) == set(two)
@@ -180,10 +182,10 @@ def test_noise_is_that_of_path_and_seed_whatever_the_folder_around(
     ray_session: object, many: Callable[[int], Path], tmp_path: Path
 ):
     root = many(12)
-    noise(NoisingConfig(images=str(root), output=str(tmp_path / "all"), seed=5))
+    noise(NoiseConfig(images=str(root), output=str(tmp_path / "all"), seed=5))
     for number in range(0, 12, 2):
         (root / f"{number:04d}.png").unlink()
-    noise(NoisingConfig(images=str(root), output=str(tmp_path / "half"), seed=5, workers=1))
+    noise(NoiseConfig(images=str(root), output=str(tmp_path / "half"), seed=5, workers=1))
     every, half = rows_of(tmp_path / "all"), rows_of(tmp_path / "half")
     assert len(half) == 6
     assert all(every[path] == row for path, row in half.items())
@@ -238,7 +240,7 @@ def test_images_are_saved_where_they_were_asked_for(
 def test_noise_that_keeps_no_pairs_in_its_table_is_measured_and_drawn_all_the_same(
     ray_session: object, pictures: Path, tmp_path: Path, save: bulk.Save
 ):
-    config = NoisingConfig(images=str(pictures), output=str(tmp_path / "out"), save=save)
+    config = NoiseConfig(images=str(pictures), output=str(tmp_path / "out"), save=save)
     summary = noise(config)
     assert (summary["images"], summary["failed"]) == (8, 1) and summary["psnr"]["mean"] > 15
     assert (tmp_path / "out" / "_SUCCESS").exists()
@@ -246,7 +248,7 @@ def test_noise_that_keeps_no_pairs_in_its_table_is_measured_and_drawn_all_the_sa
 
 
 def test_a_file_in_the_way_of_an_images_folder_is_that_images_error(tmp_path: Path):
-    config = NoisingConfig(images="photos", output=str(tmp_path), save="files")
+    config = NoiseConfig(images="photos", output=str(tmp_path), save="files")
     bulk.save(Picture(photo()), "a.png", config, str(tmp_path))  # becomes images/a.png.png
     for inside in ("a.png.png/b.png", "a.png.png/more/b.png"):
         with pytest.raises(ImageError, match="cannot be a file's"):
@@ -272,7 +274,7 @@ def test_the_noise_jobs_metrics_are_of_both_stored_images(
     ray_session: object, pictures: Path, tmp_path: Path
 ):
     noise(
-        NoisingConfig(
+        NoiseConfig(
             images=str(pictures / "more"), output=str(tmp_path / "out"), format="jpeg", quality=60
         )
     )
@@ -318,7 +320,7 @@ def test_wrong_places_are_refused_before_any_work(
     config = InferConfig(images=str(photos), output=str(tmp_path / "out"), model=network)
     with pytest.raises(SettingsError, match=words):
         infer(replace(config, **{k: v and v.format(out=config.output) for k, v in change.items()}))
-    assert not storage.exists(str(tmp_path / "out" / "data"))
+    assert not files.exists(str(tmp_path / "out" / "data"))
 
 
 @pytest.mark.parametrize(
@@ -332,7 +334,7 @@ def test_wrong_places_are_refused_before_any_work(
 def test_nothing_is_discarded_before_what_may_be_wrong_was_looked_at(
     denoised: InferConfig, monkeypatch: pytest.MonkeyPatch, images: str, address: str, words: str
 ):
-    monkeypatch.setattr(runtime, "_ANSWER", 0.5)
+    monkeypatch.setattr(ray_session, "_ANSWER", 0.5)
     monkeypatch.setattr("ray.is_initialized", lambda: False)
     monkeypatch.setenv("RAY_ADDRESS", address)
     before = rows_of(denoised.output)
@@ -346,11 +348,11 @@ def test_a_model_that_is_replaced_during_a_run_ends_it(
     ray_session: object, pictures: Path, tmp_path: Path
 ):
     place = str(tmp_path / "model")
-    package.save(place, model.build("classic"), {"architecture": "classic"})
+    package.save(place, networks.build("classic"), {"architecture": "classic"})
     config, name, needed = prepared(
         InferConfig(images=str(pictures), output=str(tmp_path / "out"), model=place)
     )
-    package.save(place, model.build("classic"), {"architecture": "classic"})
+    package.save(place, networks.build("classic"), {"architecture": "classic"})
     stages = partial(_stages, config=config, model=name)
     with pytest.raises(SettingsError, match=f"this run's is {name}: it was replaced"):
         bulk.run(config, "infer", config.settings() | {"model": name}, stages, needed)

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from denoise.learning.census import Census, check
-from denoise.places.errors import SettingsError
+from denoise.errors import SettingsError
+from denoise.training.decode_statistics import Census, check
 
 
 def row(path: str, **known: Any) -> dict[str, Any]:

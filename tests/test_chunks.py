@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from denoise.pixels.chunks import check_rows, colour_of
-from denoise.pixels.image import ImageError, decode, encode
+from denoise.errors import ImageError
+from denoise.images.codec import decode, encode
+from denoise.images.png import check_rows, colour_of
 from tests.pictures import ALPHA, DEEP, GRAY, HEIGHT, RGB, WIDTH, exif, save
 
 PASSES = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2)]

@@ -10,8 +10,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from denoise.pixels.image import ImageError
-from denoise.places import errors, pages, references, storage, stores, tree, uris
+from denoise import errors
+from denoise.errors import ImageError
+from denoise.storage import files, listing, pages, references, stores, uris
 from tests import running, servers
 
 
@@ -39,45 +40,45 @@ def test_what_is_written_is_read_back_listed_and_removed(store: servers.Store):
     top = f"{store.root}/round trip"
     paths = ["a.png", "b/ü #1.png", "b/c/d.png"]
     for path in paths:
-        storage.write(f"{top}/{path}", path.encode() * 1000)
-    found = {entry.path: entry for entry in tree.listing(top) if not entry.is_folder}
+        files.write(f"{top}/{path}", path.encode() * 1000)
+    found = {entry.path: entry for entry in listing.listing(top) if not entry.is_folder}
     assert sorted(found) == sorted(paths)
-    assert storage.names(top) == ["a.png", "b"]
+    assert files.names(top) == ["a.png", "b"]
     for path, entry in found.items():
-        assert storage.read(entry.uri) == path.encode() * 1000
+        assert files.read(entry.uri) == path.encode() * 1000
         assert entry.size == len(path.encode()) * 1000
         assert entry.mark
-    storage.remove(f"{top}/b")
-    assert [entry.path for entry in tree.listing(top)] == ["a.png"]
-    storage.remove(f"{top}/b")  # nothing is there any more, and that is fine
+    files.remove(f"{top}/b")
+    assert [entry.path for entry in listing.listing(top)] == ["a.png"]
+    files.remove(f"{top}/b")  # nothing is there any more, and that is fine
 
 
 def test_what_is_removed_is_what_is_called_so_and_nothing_that_is_like_it(store: servers.Store):
     top = f"{store.root}/patterns"
     for name in ("a[1].png", "a1.png", "b*.png", "bc.png", "run[3]/x.png", "run3/x.png"):
-        storage.write(f"{top}/{name}", b"x")
+        files.write(f"{top}/{name}", b"x")
     for name in ("a[1].png", "b*.png", "run[3]"):
-        storage.remove(f"{top}/{name}")
-    left = sorted(entry.path for entry in tree.listing(top) if not entry.is_folder)
+        files.remove(f"{top}/{name}")
+    left = sorted(entry.path for entry in listing.listing(top) if not entry.is_folder)
     assert left == ["a1.png", "bc.png", "run3/x.png"]
-    storage.check_writable(f"{top}/run[4]")
+    files.check_writable(f"{top}/run[4]")
 
 
 def test_a_second_writing_replaces_the_first_and_changes_its_mark(store: servers.Store):
     uri = f"{store.root}/twice/a.bin"
-    storage.write(uri, b"first")
-    before = storage.info(uri).mark
-    storage.write(uri, b"second")
-    assert storage.read(uri) == b"second"
-    assert storage.info(uri).mark != before
+    files.write(uri, b"first")
+    before = files.info(uri).mark
+    files.write(uri, b"second")
+    assert files.read(uri) == b"second"
+    assert files.info(uri).mark != before
 
 
 def test_what_is_not_there_is_said_in_the_same_words_everywhere(store: servers.Store):
     nothing = f"{store.root}/nowhere/a.png"
-    assert not storage.exists(nothing)
-    assert storage.names(f"{store.root}/nowhere") == []
+    assert not files.exists(nothing)
+    assert files.names(f"{store.root}/nowhere") == []
     with pytest.raises(FileNotFoundError) as raised:
-        storage.read(nothing)
+        files.read(nothing)
     assert errors.words_of(raised.value) == "no such file"
 
 
@@ -89,12 +90,12 @@ def test_a_large_folder_is_listed_a_page_at_a_time(store: servers.Store, monkeyp
         f"{number}/deep.png" for number in range(6)
     ]
     for name in names:
-        storage.write(f"{top}/{name}", b"x")
+        files.write(f"{top}/{name}", b"x")
     assert sorted(one.path for one in _files(top)) == sorted(names)
     begun = _files(top)
     next(begun)
     for name in names:
-        storage.remove(f"{top}/{name}")
+        files.remove(f"{top}/{name}")
     assert len(list(begun)) < 6  # what the first two pages had
 
 
@@ -104,7 +105,7 @@ def test_a_reference_is_found_in_a_folder_of_any_size(store: servers.Store, monk
     references._names.cache_clear()
     top = f"{store.root}/references"
     for name in ("1.png", "1.txt", "10.png", "2.jpg", "3.jpg", "3.png", "bare"):
-        storage.write(f"{top}/{name}", b"x")
+        files.write(f"{top}/{name}", b"x")
     for asked, there in (("1.png", "1.png"), ("1.tif", "1.png"), ("2.png", "2.jpg")):
         assert references.reference_of(top, asked) == f"{top}/{there}"
     assert references.reference_of(top, "bare") == f"{top}/bare"
@@ -113,8 +114,8 @@ def test_a_reference_is_found_in_a_folder_of_any_size(store: servers.Store, monk
             references.reference_of(top, asked)
 
 
-def _files(top: str) -> Iterator[storage.Found]:
-    return (one for one in tree.listing(top) if not one.is_folder)
+def _files(top: str) -> Iterator[files.Found]:
+    return (one for one in listing.listing(top) if not one.is_folder)
 
 
 @pytest.mark.parametrize(
@@ -131,32 +132,32 @@ def _files(top: str) -> Iterator[storage.Found]:
 )
 def test_a_glob_finds_files_by_their_path(store: servers.Store, pattern: str, found: list[str]):
     for name in ("a.png", "b.jpg", "c/d.png", "c/e/f.png"):
-        storage.write(f"{store.root}/glob/{name}", b"x")
+        files.write(f"{store.root}/glob/{name}", b"x")
     entries = {
         entry.path: entry.uri
-        for entry in tree.matches(f"{store.root}/glob/{pattern}")
+        for entry in listing.matches(f"{store.root}/glob/{pattern}")
         if not entry.is_folder
     }
     assert list(entries) == found
-    assert all(storage.read(uri) == b"x" for uri in entries.values())
+    assert all(files.read(uri) == b"x" for uri in entries.values())
 
 
 def test_a_file_has_the_same_mark_however_it_is_asked_for(store: servers.Store):
     uri = f"{store.root}/mark/a.png"
-    storage.write(uri, b"x")
+    files.write(uri, b"x")
     (listed,) = _files(f"{store.root}/mark")
-    assert listed.mark and listed.mark == storage.info(uri).mark
+    assert listed.mark and listed.mark == files.info(uri).mark
 
 
 def test_a_bucket_that_is_not_there_holds_nothing(store: servers.Store):
-    assert storage.names(f"{store.root}-missing/photos") == []
+    assert files.names(f"{store.root}-missing/photos") == []
     with pytest.raises(FileNotFoundError):
-        list(tree.listing(f"{store.root}-missing/photos"))
+        list(listing.listing(f"{store.root}-missing/photos"))
 
 
 def test_a_bucket_has_no_wildcards():
     with pytest.raises(errors.SettingsError, match="a bucket's name has no wildcards"):
-        tree.matches("s3://buck*/a.png")
+        listing.matches("s3://buck*/a.png")
 
 
 def test_a_page_that_a_store_refuses_at_first_is_asked_for_again(monkeypatch):
@@ -172,7 +173,7 @@ def test_a_page_that_a_store_refuses_at_first_is_asked_for_again(monkeypatch):
     with faulty_s3(rule) as root:
         names = [f"{number}.png" for number in range(10)]
         for name in names:
-            storage.write(f"{root}/faults/{name}", b"x")
+            files.write(f"{root}/faults/{name}", b"x")
         assert [one.path for one in _files(f"{root}/faults")] == names
     assert len(refused) == 3
 
@@ -190,17 +191,17 @@ def test_a_listing_that_breaks_off_is_an_error_and_one_that_ends_is_not():
 def test_a_key_with_an_empty_part_is_listed_too(store: servers.Store):
     top = f"{store.root}/parts"
     for name in ("a.png", "/b.png", "sub//c.png", "sub/d.png"):
-        storage.write(f"{top}/{name}", name.encode())
+        files.write(f"{top}/{name}", name.encode())
     found = {one.path: one.uri for one in _files(top)}
     assert set(found) == {"a.png", "sub/d.png", "__/b.png", "sub/__/c.png"}
-    assert all(storage.read(uri).decode() in uri for uri in found.values())
+    assert all(files.read(uri).decode() in uri for uri in found.values())
 
 
 def test_a_file_of_twelve_megabytes_arrives_whole(store: servers.Store):
     content = os.urandom(12_000_000)
-    storage.write(f"{store.root}/large.bin", content)
-    assert storage.read(f"{store.root}/large.bin") == content
-    with storage.open_input(f"{store.root}/large.bin") as file:
+    files.write(f"{store.root}/large.bin", content)
+    assert files.read(f"{store.root}/large.bin") == content
+    with files.open_input(f"{store.root}/large.bin") as file:
         file.seek(-1000, os.SEEK_END)
         assert file.read() == content[-1000:]
 
@@ -208,14 +209,14 @@ def test_a_file_of_twelve_megabytes_arrives_whole(store: servers.Store):
 def test_twenty_writers_at_once_lose_nothing(store: servers.Store):
     names = [f"{number:02}.bin" for number in range(20)]
     with ThreadPoolExecutor(20) as pool:
-        list(pool.map(lambda n: storage.write(f"{store.root}/many/{n}", n.encode()), names))
-    assert storage.names(f"{store.root}/many") == names
+        list(pool.map(lambda n: files.write(f"{store.root}/many/{n}", n.encode()), names))
+    assert files.names(f"{store.root}/many") == names
 
 
 def test_a_bucket_that_is_not_there_is_told_before_any_work(store: servers.Store):
     elsewhere = store.root.replace("bucket", "no-such-bucket")
     with pytest.raises(errors.SettingsError, match="cannot write to"):
-        storage.check_writable(f"{elsewhere}/output")
+        files.check_writable(f"{elsewhere}/output")
 
 
 def test_infer_runs_from_store_to_store_and_says_no_secret(store: servers.Store):
@@ -240,11 +241,11 @@ def test_noise_and_train_run_from_store_to_store_and_say_no_secret():
         flags = ["--images", f"{store.root}/images", "--output", pairs, "--save", "both"]
         noised = running.run("noise", *flags, env=store.env)
         assert noised.code == 0, noised.err
-        assert len(list(tree.matches(f"{pairs}/images/**/*.png"))) == 8
+        assert len(list(listing.matches(f"{pairs}/images/**/*.png"))) == 8
         few = ["--steps", "2", "--batch-size", "2", "--patch", "32", "--architecture", "classic"]
         trained = running.run("train", "--images", pairs, "--output", model, *few, env=store.env)
         assert trained.code == 0, trained.err
-        assert storage.exists(f"{model}/config.json")
+        assert files.exists(f"{model}/config.json")
         _check_no_secret(store, pairs, noised)
         _check_no_secret(store, model, trained)
 
@@ -258,14 +259,14 @@ def _check_no_secret(store: servers.Store, output: str, *jobs: running.Done) -> 
     for key in filter(None, keys):
         for job in jobs:
             assert key not in job.out + job.err
-        for found in tree.listing(output):
+        for found in listing.listing(output):
             if not found.is_folder:
-                assert key.encode() not in storage.read(found.uri), found.path
+                assert key.encode() not in files.read(found.uri), found.path
 
 
 def test_a_writer_that_is_killed_leaves_nothing_under_the_name():
     writer = (
-        "import sys; from denoise.places.storage import write; write(sys.argv[1], bytes(200 << 20))"
+        "import sys; from denoise.storage.files import write; write(sys.argv[1], bytes(200 << 20))"
     )
     with servers.s3() as store:
         process = subprocess.Popen(
@@ -277,8 +278,8 @@ def test_a_writer_that_is_killed_leaves_nothing_under_the_name():
             except subprocess.TimeoutExpired:
                 process.kill()
             process.wait()
-            if storage.exists(f"{store.root}/whole.bin"):
-                assert storage.info(f"{store.root}/whole.bin").size == 200_000_000
+            if files.exists(f"{store.root}/whole.bin"):
+                assert files.info(f"{store.root}/whole.bin").size == 200_000_000
 
 
 PASSING = ["error", "throttle", "cut"]
@@ -292,8 +293,8 @@ def test_a_passing_fault_of_a_store_is_tried_again(fault: str):
     content = os.urandom(100_000)
     with faulty_s3(rule) as root:
         for number in range(4):
-            storage.write(f"{root}/{number}.bin", content)
-            assert storage.read(f"{root}/{number}.bin") == content
+            files.write(f"{root}/{number}.bin", content)
+            assert files.read(f"{root}/{number}.bin") == content
 
 
 def test_a_store_that_is_not_there_is_an_error_without_its_secret(monkeypatch):
@@ -301,7 +302,7 @@ def test_a_store_that_is_not_there_is_an_error_without_its_secret(monkeypatch):
     env = servers.s3_environment(f"http://127.0.0.1:{servers.free_port()}")
     with servers.visible(servers.Store("s3://bucket", "", env)):
         with pytest.raises(OSError) as raised:
-            storage.read("s3://bucket/a.png")
+            files.read("s3://bucket/a.png")
         assert servers.SECRET not in str(raised.value)
         assert servers.SECRET not in errors.words_of(raised.value)
 

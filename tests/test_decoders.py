@@ -9,7 +9,8 @@ import pytest
 import tifffile
 from PIL import Image
 
-from denoise.pixels.image import ImageError, decode
+from denoise.errors import ImageError
+from denoise.images.codec import decode
 from tests.pictures import ALPHA, DEEP, GRAY, HEIGHT, RGB, WIDTH, bmp_of, png_of, save, tiff
 
 PLAIN = b" ".join(b"%d" % value for value in DEEP.ravel())

@@ -8,10 +8,10 @@ import pytest
 from PIL import Image, ImageOps
 
 import denoise
-from denoise.demo import DemoConfig, _discard_trained, demo
-from denoise.pixels.image import decode
-from denoise.places import tables
-from denoise.places.errors import SettingsError
+from denoise.errors import SettingsError
+from denoise.images.codec import decode
+from denoise.output import tables
+from denoise.verbs.demo import DemoConfig, _discard_trained, demo
 
 SAMPLES = Path(denoise.__file__).parent / "samples"
 PHOTOGRAPHS = sorted(path for path in SAMPLES.iterdir() if path.suffix != ".md")

@@ -4,11 +4,11 @@ import torch
 from conftest import photo
 from torch import Tensor, nn
 
-from denoise.network import package
-from denoise.network.denoiser import Denoiser, from_network, to_network
-from denoise.network.model import ARCHITECTURES, UNTOLD, build
-from denoise.network.package import Package
-from denoise.pixels.image import to_floats, to_pixels
+from denoise.images.codec import to_floats, to_pixels
+from denoise.nets import package
+from denoise.nets.denoiser import Denoiser, from_network, to_network
+from denoise.nets.networks import ARCHITECTURES, UNTOLD, build
+from denoise.nets.package import Package
 
 SIZES = [(1, 1), (7, 5), (1, 230), (230, 1), (97, 131), (203, 64)]
 FRESH = [name for name in ARCHITECTURES if name != "cae-l"]  # as unet, and slow here

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from denoise.doctor import DoctorConfig, doctor
+from denoise.verbs.doctor import DoctorConfig, doctor
 
 
 def checks(**config):

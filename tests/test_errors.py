@@ -2,7 +2,7 @@
 
 import pytest
 
-from denoise.places import errors
+from denoise import errors
 
 
 def test_credentials_are_in_no_words(monkeypatch: pytest.MonkeyPatch):

@@ -9,10 +9,10 @@ import pytest
 import torch
 from running import ROOT, clean_environment
 
-from denoise.export import ExportConfig, export
-from denoise.network import package
-from denoise.network.model import build
-from denoise.places.errors import SettingsError
+from denoise.errors import SettingsError
+from denoise.nets import package
+from denoise.nets.networks import build
+from denoise.verbs.export import ExportConfig, export
 
 
 def saved(folder, architecture):
@@ -83,7 +83,7 @@ def test_a_model_that_is_not_there_is_refused(tmp_path):
 
 def test_a_place_that_cannot_be_written_is_refused_before_any_work(tmp_path, monkeypatch):
     model = saved(tmp_path / "model", "classic")
-    monkeypatch.setattr("denoise.network.portable.graph_of", lambda *_, **__: pytest.fail("begun"))
+    monkeypatch.setattr("denoise.nets.export.graph_of", lambda *_, **__: pytest.fail("begun"))
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(SettingsError, match="cannot write"):
         export(ExportConfig(model=model, to="torch", output=str(tmp_path / "file" / "m.pt2")))

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from denoise.flow.attempts import KILLER
+from denoise.runners.crash_guard import KILLER
 from tests import running, servers
 from tests.running import Done, Job, parts_in, rows_of, run, same, wait_until
 

@@ -14,7 +14,8 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from denoise.pixels.image import FORMATS, ImageError, Picture, decode, encode
+from denoise.errors import ImageError
+from denoise.images.codec import FORMATS, Picture, decode, encode
 from tests import pictures
 
 COUNT = int(os.environ.get("DENOISE_FUZZ", "2000"))

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image, ImageOps
 
-from denoise import InferConfig, bulk
-from denoise.pixels.image import (
+from denoise import InferConfig
+from denoise.errors import ImageError
+from denoise.images.codec import (
     FORMATS,
-    ImageError,
     Picture,
     decode,
     encode,
@@ -23,7 +23,8 @@ from denoise.pixels.image import (
     to_floats,
     to_pixels,
 )
-from denoise.pixels.metrics import mse
+from denoise.images.metrics import mse
+from denoise.verbs import bulk
 from tests import pictures
 from tests.pictures import ALPHA, DEEP, DEEP_ALPHA, GRAY, HEIGHT, RGB, WIDTH, exif, save
 

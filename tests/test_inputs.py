@@ -15,13 +15,12 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import encoded, photo
 
-from denoise.flow.pairs import PairConfig, load
-from denoise.learning.patches import photo_row
-from denoise.pixels.image import ImageError
-from denoise.places import disk, storage
-from denoise.places.errors import SettingsError
-from denoise.places.inputs import Entry, entries, source_of
-from denoise.places.references import reference_of
+from denoise.errors import ImageError, SettingsError
+from denoise.storage import disk, files
+from denoise.storage.inputs import Entry, entries, source_of
+from denoise.storage.references import reference_of
+from denoise.training.samples import photo_row
+from denoise.verbs.pairs import PairConfig, load
 
 
 def found(images: object, output: str | None = None) -> tuple[dict[str, Entry], Counter[str]]:
@@ -59,7 +58,7 @@ def test_what_cannot_be_read_now_and_may_be_an_image_is_an_input(
             uri.rpartition("/")[2]  # of the empty one nobody asks: S3 gives no part of nothing
         ]
 
-    monkeypatch.setattr(storage, "head", head)
+    monkeypatch.setattr(files, "head", head)
     listed, left_out = found(tmp_path)
     assert set(listed) == {"no_suffix"} and left_out == {"no image": 2}
 
@@ -79,7 +78,7 @@ def test_a_glob_is_relative_to_its_fixed_part(photos: Path):
 
 def test_names_that_become_the_same_key_are_two_inputs_of_a_glob():
     for uri in ("memory://globbed/a/x.png", "memory://globbed/a//x.png"):
-        storage.write(uri, encoded(photo()))
+        files.write(uri, encoded(photo()))
     listed, left_out = found("memory://globbed/**/*.png")
     assert len(listed) == 2 and "a/x.png" in listed and not left_out
 
@@ -164,7 +163,7 @@ def test_threads_read_what_rows_or_names_they_share_once(
     asked = []
 
     def slowly(name: str) -> Callable[[str], Any]:
-        call = getattr(storage, name)
+        call = getattr(files, name)
 
         def slow(uri: str) -> Any:
             asked.append(name)
@@ -174,7 +173,7 @@ def test_threads_read_what_rows_or_names_they_share_once(
         return slow
 
     for name in ("open_input", "names"):
-        monkeypatch.setattr(storage, name, slowly(name))
+        monkeypatch.setattr(files, name, slowly(name))
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(source_of, listed.values()))
         list(pool.map(partial(reference_of, str(tmp_path)), ["a.parquet"] * 8))
@@ -187,8 +186,8 @@ def test_rows_in_an_order_of_their_own_are_read_with_their_groups_once(
     image = [{"bytes": encoded(photo()), "path": f"{i * 7 % 40}.png"} for i in range(40)]
     pq.write_table(pa.table({"image": image}), tmp_path / "a.parquet", row_group_size=8)
     listed, _ = found(tmp_path / "a.parquet")
-    opened, call = [], storage.open_input
-    monkeypatch.setattr(storage, "open_input", lambda uri: opened.append(uri) or call(uri))
+    opened, call = [], files.open_input
+    monkeypatch.setattr(files, "open_input", lambda uri: opened.append(uri) or call(uri))
     assert all(source_of(listed[path]).encoded == encoded(photo()) for path in sorted(listed))
     assert len(opened) == 1 + 5  # the footer, and each group
 
@@ -235,8 +234,8 @@ def test_a_path_that_reads_like_a_secret_is_kept_as_it_is(tmp_path: Path, name: 
 
 def test_one_signed_image_is_called_by_its_name(monkeypatch: pytest.MonkeyPatch):
     uri = "https://host/a.png?X-Amz-Signature=01/23"
-    monkeypatch.setattr(storage, "is_folder", lambda uri: False)
-    monkeypatch.setattr(storage, "info", lambda uri: storage.Found("23", uri, 1, ""))
+    monkeypatch.setattr(files, "is_folder", lambda uri: False)
+    monkeypatch.setattr(files, "info", lambda uri: files.Found("23", uri, 1, ""))
     listed, _ = found(uri)
     assert list(listed) == ["a.png"] and listed["a.png"].uri == uri
 
@@ -369,7 +368,7 @@ def unprivileged() -> Iterator[Path]:
     """A folder, and no right to what is locked in it: root would have every right."""
     with TemporaryDirectory() as place:  # pytest's own folders let nobody else in
         os.chmod(place, 0o755)
-        storage.exists(place)  # loads what it needs, wherever that may be read by root alone
+        files.exists(place)  # loads what it needs, wherever that may be read by root alone
         is_root = os.geteuid() == 0
         if is_root:
             os.chown(place, 65534, -1)
@@ -385,7 +384,7 @@ def unprivileged() -> Iterator[Path]:
 
 def test_a_folder_that_may_not_be_read_is_left_out_and_counted(unprivileged: Path):
     for name in ("a/b.png", "locked/c.png", "z.png"):
-        storage.write(str(unprivileged / name), encoded(photo()))
+        files.write(str(unprivileged / name), encoded(photo()))
     (unprivileged / "locked").chmod(0)
     listed, left_out = found(unprivileged)
     assert list(listed) == ["z.png", "a/b.png"] and left_out == {"folders that may not be read": 1}

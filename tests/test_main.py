@@ -14,7 +14,7 @@ import pytest
 import ray
 
 from denoise.__main__ import VERBS, _words_of, main
-from denoise.places.errors import SettingsError, WriteError
+from denoise.errors import SettingsError, WriteError
 
 
 @pytest.fixture(scope="module")
@@ -84,8 +84,8 @@ FLAGS = {
 
 
 def config_of(verb: str) -> type:
-    module, _, config, _ = VERBS[verb]
-    found: type = getattr(import_module(f"denoise.{module}"), config)
+    name, _ = VERBS[verb]
+    found: type = getattr(import_module(f"denoise.verbs.{verb}"), name)
     return found
 
 
@@ -140,7 +140,7 @@ def test_what_a_worker_lacks_is_a_failure_and_no_wrong_flag(
     def late() -> None:
         raise SettingsError("s3:// needs a package more")
 
-    monkeypatch.setattr("denoise.doctor.doctor", lambda config: ray.get(late.remote()))
+    monkeypatch.setattr("denoise.verbs.doctor.doctor", lambda config: ray.get(late.remote()))
     monkeypatch.setattr("denoise.__main__._set_up_ray", lambda verbose: None)  # it is there already
     with pytest.raises(SystemExit) as ended:
         main(["doctor"])

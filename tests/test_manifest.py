@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.dataset
 import pytest
 
-from denoise.places import manifest, tables
-from denoise.places.inputs import Entry
-from denoise.places.tables import NOISE_SCHEMA
+from denoise.output import manifest, tables
+from denoise.output.tables import NOISE_SCHEMA
+from denoise.storage.inputs import Entry
 
 
 def entry(number: int, mark: str = "1", size: int = 10) -> Entry:

@@ -7,7 +7,7 @@ import pytest
 from conftest import photo
 from skimage import metrics as reference
 
-from denoise.pixels.metrics import mse, psnr, ssim
+from denoise.images.metrics import mse, psnr, ssim
 
 
 @pytest.fixture(params=[np.uint8, np.uint16])

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from denoise.network.model import ARCHITECTURES, UNTOLD, build, folded, inherit
+from denoise.nets.networks import ARCHITECTURES, UNTOLD, build, folded, inherit
 
 SMALL = {
     "classic": {"width": 4},

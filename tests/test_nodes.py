@@ -17,7 +17,7 @@ from uuid import uuid4
 import pytest
 from running import Job, marked, parts_in, rows_of, same, wait_until
 
-from denoise.places import storage
+from denoise.storage import files
 from tests import running, servers
 
 IMAGES = 60
@@ -218,13 +218,13 @@ def test_training_goes_on_with_the_nodes_that_are_left(nodes: Nodes):
     job = nodes.job("train", *flags, *small)
     workers = nodes.nodes[1:]
     nodes.watch(job, lambda: all(node.runs("RayTrainWorker") for node in workers))
-    nodes.watch(job, lambda: storage.exists(f"{output}/checkpoints"))
+    nodes.watch(job, lambda: files.exists(f"{output}/checkpoints"))
     nodes.nodes.pop().kill()
     done = job.done(400)
     nodes.add(1)
     assert done.code == 0, done.err
     assert done.out.startswith("{")  # what Ray says of the lost node is not on stdout
-    assert storage.exists(f"{output}/config.json")
+    assert files.exists(f"{output}/config.json")
 
 
 def test_the_network_runs_where_the_gpus_are_and_everything_else_where_the_cpus_are(

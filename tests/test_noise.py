@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from denoise.noising import NoisingConfig
-from denoise.pixels.image import to_floats
-from denoise.pixels.metrics import mse, psnr
-from denoise.pixels.noise import add_noise, noisy_bands, normal, seed_of
+from denoise.images.codec import to_floats
+from denoise.images.metrics import mse, psnr
+from denoise.images.noise import add_noise, noisy_bands, normal, seed_of
+from denoise.verbs.noise import NoiseConfig
 
 MILLION = normal((1_000_000,), seed_of("a.png", 0)).astype(np.float64)
 
@@ -77,7 +77,7 @@ def test_the_same_path_and_seed_draw_the_same_noise(path: str, seed: int, side: 
 @pytest.mark.parametrize("sigma", [-0.1, 1.5, float("nan")])
 def test_a_sigma_off_the_scale_is_refused_by_its_value(sigma: float):
     with pytest.raises(ValueError, match=f"sigma must lie in 0..1.*{sigma}"):
-        NoisingConfig(images="a", output="b", sigma=sigma)
+        NoiseConfig(images="a", output="b", sigma=sigma)
 
 
 def test_no_noise_at_sigma_zero():

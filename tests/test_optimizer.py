@@ -5,7 +5,8 @@ import copy
 import pytest
 import torch
 
-from denoise.learning.optimizer import (
+from denoise.nets.networks import ARCHITECTURES, build
+from denoise.training.optimizer import (
     ADAMW_SIZE,
     QUINTIC,
     ROUNDS,
@@ -13,8 +14,7 @@ from denoise.learning.optimizer import (
     optimizers_for,
     orthogonal,
 )
-from denoise.learning.patches import Recipe
-from denoise.network.model import ARCHITECTURES, build
+from denoise.training.samples import Recipe
 
 RATE = 1e-2
 RECIPE = Recipe(learning_rate=RATE)

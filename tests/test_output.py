@@ -11,10 +11,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from denoise.places import storage, tables
-from denoise.places.errors import SettingsError, WriteError
-from denoise.places.manifest import Listing
-from denoise.places.output import Output, run_of
+from denoise.errors import SettingsError, WriteError
+from denoise.output import tables
+from denoise.output.folder import Output, run_of
+from denoise.output.manifest import Listing
+from denoise.storage import files
 
 SETTINGS = {"images": "/in", "sigma": 0.1, "seed": 0}
 
@@ -64,7 +65,7 @@ def test_overwrite_takes_of_data_and_images_only_what_jobs_made(tmp_path: Path):
     row = {"path": "a/b.png", "file": "images/a/b.png.png"}
     tables.write_part(str(tmp_path), 0, [row, {"path": "c.png"}], tables.INFER_SCHEMA, {})
     for name in ("images/a/b.png.png", "images/a/mine.png", "data/mine.csv", "images/c.png"):
-        storage.write(str(tmp_path / name), b"")
+        files.write(str(tmp_path / name), b"")
     with Output(str(tmp_path), "noise", SETTINGS, overwrite=True):
         pass
     left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
@@ -77,8 +78,8 @@ def test_overwrite_leaves_no_empty_folder_and_gets_rid_of_a_part_that_cannot_be_
     finished(tmp_path)
     row = {"path": "a/b.png", "file": "images/a/b.png.png"}
     tables.write_part(str(tmp_path), 0, [row], tables.INFER_SCHEMA, {})
-    storage.write(str(tmp_path / "images/a/b.png.png"), b"")
-    storage.write(tables.part_uri(str(tmp_path), 1), b"")
+    files.write(str(tmp_path / "images/a/b.png.png"), b"")
+    files.write(tables.part_uri(str(tmp_path), 1), b"")
     with Output(str(tmp_path), "noise", SETTINGS, overwrite=True):
         pass
     assert [path.name for path in tmp_path.iterdir()] == ["_run.json"]
@@ -125,7 +126,7 @@ def test_a_second_driver_is_refused_while_the_first_lives(tmp_path: Path):
 def test_the_lock_of_a_killed_driver_is_free_at_once(tmp_path: Path):
     code = (
         "import os, signal\n"
-        "from denoise.places.output import Output\n"
+        "from denoise.output.folder import Output\n"
         f"Output({str(tmp_path)!r}, 'noise', {SETTINGS!r}).__enter__()\n"
         "os.kill(os.getpid(), signal.SIGKILL)"
     )
@@ -254,7 +255,7 @@ def test_a_run_whose_folder_was_taken_over_writes_no_more(tmp_path: Path):
 
 def test_what_killed_processes_left_half_written_is_gone(tmp_path: Path):
     for folder in ("", "data", "_manifest"):
-        storage.write(str(tmp_path / folder / ".denoise-0123"), b"half")
+        files.write(str(tmp_path / folder / ".denoise-0123"), b"half")
     finished(tmp_path)
     assert list(tmp_path.rglob(".denoise-*")) == []
 

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from denoise.network import package
-from denoise.network.model import UNTOLD, build
-from denoise.places.errors import SettingsError
+from denoise.errors import SettingsError
+from denoise.nets import package
+from denoise.nets.networks import UNTOLD, build
+from denoise.verbs.models import ModelsConfig, models
 
 SMALL = {"widths": [4, 6], "blocks": 1}
 
@@ -147,7 +148,7 @@ def test_shipped_models_are_whole_small_and_say_what_they_are(name: str):
 
 
 def test_the_table_of_models_says_what_each_was_trained_and_validated_on():
-    found = package.models(package.ModelsConfig())
+    found = models(ModelsConfig())
     lines = found["table"]
     for one, *said in zip(found["models"], lines[::3], lines[1::3], lines[2::3], strict=True):
         assert said[0].startswith(one["name"])

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 from conftest import encoded, photo
 
-from denoise.flow.pairs import PairConfig, errors_of, load
-from denoise.inference import InferConfig, pairing_of
-from denoise.inference import row_of as inferred_row
-from denoise.learning.patches import photo_row
-from denoise.noising import NoisingConfig, row_of
-from denoise.pixels.image import decode
-from denoise.places import tables
-from denoise.places.inputs import Entry, entries
+from denoise.images.codec import decode
+from denoise.output import tables
+from denoise.storage.inputs import Entry, entries
+from denoise.training.samples import photo_row
+from denoise.verbs.infer import InferConfig, pairing_of
+from denoise.verbs.infer import row_of as inferred_row
+from denoise.verbs.noise import NoiseConfig, row_of
+from denoise.verbs.pairs import PairConfig, errors_of, load
 
 
 def entry(place: Path, name: str = "a.png") -> Entry:
@@ -102,7 +102,7 @@ def test_the_pixels_of_an_image_without_its_reference_are_let_go_of_at_once(tmp_
 def test_noisy_files_without_their_clean_selves_are_never_taken_for_clean_ones(tmp_path: Path):
     out = tmp_path / "out"
     (tmp_path / "a.png").write_bytes(encoded(photo()))
-    config = NoisingConfig(images=str(tmp_path), output=str(out), sigma=0.2, seed=3, save="files")
+    config = NoiseConfig(images=str(tmp_path), output=str(out), sigma=0.2, seed=3, save="files")
     pair = load(entry(tmp_path), PairConfig(sigma=0.2, seed=3))
     tables.write_part(str(out), 0, [row_of(pair, config, str(out))], tables.NOISE_SCHEMA, {})
     (out / "_run.json").write_text("{}")

@@ -9,14 +9,14 @@ import pytest
 from conftest import encoded, photo
 from running import tiny_model
 
-from denoise.flow.runtime import Resources
-from denoise.places import manifest, tables
-from denoise.places.errors import SettingsError
-from denoise.places.inputs import Entry, entries
-from denoise.places.manifest import update
-from denoise.places.output import Output
-from denoise.places.tables import INFER_SCHEMA
-from denoise.plan import PlanConfig, _Sample, plan
+from denoise.errors import SettingsError
+from denoise.output import manifest, tables
+from denoise.output.folder import Output
+from denoise.output.manifest import update
+from denoise.output.tables import INFER_SCHEMA
+from denoise.runners.ray_session import Resources
+from denoise.storage.inputs import Entry, entries
+from denoise.verbs.plan import PlanConfig, _Sample, plan
 
 
 def nothing(photos: Path) -> None: ...

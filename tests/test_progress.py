@@ -4,7 +4,7 @@ from io import StringIO
 
 import pytest
 
-from denoise.display.progress import Progress, words_of_time
+from denoise.report.progress import Progress, words_of_time
 
 
 class Terminal(StringIO):

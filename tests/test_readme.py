@@ -16,7 +16,7 @@ import ray
 from conftest import encoded, photo
 from running import clean_environment
 
-from denoise.places import storage
+from denoise.storage import files
 
 servers = pytest.importorskip("servers", reason="needs the packages of the group dev")
 
@@ -58,7 +58,7 @@ def bucket(place):
     """An S3 server with the photographs in a bucket named `bucket`."""
     with servers.s3() as store, servers.visible(store):
         for file in (place / "photos").iterdir():
-            storage.write(f"s3://bucket/photos/{file.name}", file.read_bytes())
+            files.write(f"s3://bucket/photos/{file.name}", file.read_bytes())
         yield store
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from denoise.learning.patches import Recipe
-from denoise.learning.recorder import Recorder, line_of, tracking
-from denoise.places.errors import SettingsError
+from denoise.errors import SettingsError
+from denoise.training.metrics_log import Recorder, line_of, tracking
+from denoise.training.samples import Recipe
 
 RECORD = {"step": 20, "loss": 0.5, "psnr": 30.0, "images_per_second": 8.0, "seconds_per_step": 2.0}
 

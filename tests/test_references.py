@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from conftest import encoded, photo
 
-from denoise.pixels.image import ImageError
-from denoise.places.inputs import entries
-from denoise.places.references import reference_of
+from denoise.errors import ImageError
+from denoise.storage.inputs import entries
+from denoise.storage.references import reference_of
 
 
 def test_a_reference_is_found_by_path_or_by_stem(photos: Path):

@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from denoise.display.views import SheetRow, contact_sheet
-from denoise.flow.pairs import PairConfig, errors_of, load
-from denoise.pixels.metrics import mse, psnr
-from denoise.places import errors, inputs, manifest, storage, tables
-from denoise.report import ReportConfig, report
+from denoise import errors
+from denoise.images.metrics import mse, psnr
+from denoise.output import manifest, tables
+from denoise.report.views import SheetRow, contact_sheet
+from denoise.storage import files, inputs
+from denoise.verbs.pairs import PairConfig, errors_of, load
+from denoise.verbs.report import ReportConfig, report
 
 NASTY = "<b onclick=alert(1)>&\"'.png"
 
@@ -67,7 +69,7 @@ def written(folder, parts, abouts=None):
         "state": "running",
         "seconds": 4.0,
     }
-    storage.write(f"{folder}/_run.json", json.dumps(run).encode())
+    files.write(f"{folder}/_run.json", json.dumps(run).encode())
     for shard, rows in enumerate(parts):
         about = (abouts or [{}] * len(parts))[shard]
         tables.write_part(str(folder), shard, rows, tables.NOISE_SCHEMA, about)
@@ -91,7 +93,7 @@ def inferred(folder, photos, **settings):
             rows.append(row)
         tables.write_part(str(folder), shard.number, rows, tables.INFER_SCHEMA, {})
     run = {"verb": "infer", "settings": {"model": "half@0", **settings}, "versions": {}}
-    storage.write(f"{folder}/_run.json", json.dumps(run).encode())
+    files.write(f"{folder}/_run.json", json.dumps(run).encode())
     return str(folder)
 
 
@@ -104,7 +106,7 @@ def photos_of_mine(tmp_path):
 
 
 def panels_in(folder):
-    page = storage.read(f"{folder}/report.html").decode()
+    page = files.read(f"{folder}/report.html").decode()
     return re.findall(r'data-panel="(\w+)"', page)
 
 
@@ -127,7 +129,7 @@ def test_the_summary_says_what_the_table_says(folder):
     summary = report(ReportConfig(output=folder))
     rows = list(tables.rows(folder, ["psnr", "mse", "error", "height", "width"]))
     values = [row["psnr"] for row in rows if row["error"] is None]
-    assert summary == json.loads(storage.read(f"{folder}/summary.json"))
+    assert summary == json.loads(files.read(f"{folder}/summary.json"))
     assert (summary["images"], summary["done"], summary["failed"]) == (13, 11, 2)
     assert summary["psnr"]["mean"] == pytest.approx(np.mean(values))
     assert summary["psnr"]["p5"] == pytest.approx(np.percentile(values, 5))
@@ -155,14 +157,14 @@ def test_the_histogram_counts_every_measured_image_once(folder):
 
 def test_no_name_of_a_file_becomes_html(folder):
     report(ReportConfig(output=folder))
-    page = storage.read(f"{folder}/report.html").decode()
+    page = files.read(f"{folder}/report.html").decode()
     assert page.count("<script>") == 1  # our own
     assert NASTY not in page and NASTY in unescape(page)
 
 
 def test_the_page_loads_nothing_from_anywhere(folder):
     report(ReportConfig(output=folder))
-    page = storage.read(f"{folder}/report.html").decode()
+    page = files.read(f"{folder}/report.html").decode()
     assert "default-src 'none'" in page
     sources = re.findall(r"(?:src|href)=\"?([^\s\">]+)", page)
     assert sources and all(source.startswith("data:") for source in sources)
@@ -170,7 +172,7 @@ def test_the_page_loads_nothing_from_anywhere(folder):
 
 def test_worst_median_and_best_images_are_shown_once_each(folder):
     report(ReportConfig(output=folder))
-    page = storage.read(f"{folder}/report.html").decode()
+    page = files.read(f"{folder}/report.html").decode()
     assert [title for title in ("Worst", "Median", "Best") if f"<h2>{title} images" in page]
     shown = re.findall(r"<h3>(.*?)</h3>", page)
     assert len(shown) == len(set(shown)) == 10
@@ -185,7 +187,7 @@ def test_noise_of_any_size_stays_under_ten_megabytes(tmp_path):
         row |= {"clean": {"bytes": png(np.roll(noise, i, 0)), "path": "c"}}
     folder = written(tmp_path / "out", [rows])
     report(ReportConfig(output=folder))
-    assert len(storage.read(f"{folder}/report.html")) < 10e6
+    assert len(files.read(f"{folder}/report.html")) < 10e6
 
 
 def test_pauses_between_runs_are_no_working_time(tmp_path):
@@ -225,18 +227,18 @@ def test_pairs_that_were_not_kept_are_drawn_again_from_the_inputs(tmp_path, phot
         rows = [noise_row(path, 0) | {"clean": None, "noisy": None} for path in paths]
         tables.write_part(folder, shard.number, rows, tables.NOISE_SCHEMA, {})
     run = {"verb": "noise", "settings": {"sigma": 0.1, "seed": 0}, "versions": {}}
-    storage.write(f"{folder}/_run.json", json.dumps(run).encode())
+    files.write(f"{folder}/_run.json", json.dumps(run).encode())
     report(ReportConfig(output=folder))
     assert panels_in(folder) == ["clean", "noisy", "difference"] * 10
 
 
 def test_a_setting_that_is_no_valid_text_is_written_all_the_same(tmp_path):
     folder = written(tmp_path / "out", [[noise_row("a.png", 1)]])
-    run = json.loads(storage.read(f"{folder}/_run.json"))
+    run = json.loads(files.read(f"{folder}/_run.json"))
     run["settings"]["images"] = os.fsdecode(b"/in/caf\xe9")
-    storage.write(f"{folder}/_run.json", json.dumps(run).encode())
+    files.write(f"{folder}/_run.json", json.dumps(run).encode())
     report(ReportConfig(output=folder))
-    assert r"/in/caf\udce9" in storage.read(f"{folder}/report.html").decode()
+    assert r"/in/caf\udce9" in files.read(f"{folder}/report.html").decode()
 
 
 def test_inputs_that_are_gone_cost_the_pictures_and_not_the_report(tmp_path, photos_of_mine):
@@ -269,14 +271,14 @@ def test_an_exact_copy_is_counted_and_spoils_no_mean(tmp_path):
     summary = report(ReportConfig(output=written(tmp_path / "out", [rows])))
     assert summary["identical"] == 1
     assert summary["psnr"]["mean"] == pytest.approx(rows[0]["psnr"])
-    json.loads(storage.read(str(tmp_path / "out/summary.json")), parse_constant=pytest.fail)
+    json.loads(files.read(str(tmp_path / "out/summary.json")), parse_constant=pytest.fail)
 
 
 @pytest.mark.parametrize("rows", [[], [failed("a.png", "empty file")]])
 def test_a_run_without_a_single_good_image_has_a_report_too(tmp_path, rows):
     summary = report(ReportConfig(output=written(tmp_path / "out", [rows])))
     assert summary["done"] == 0 and summary["psnr"] is None
-    assert b"<h1>" in storage.read(str(tmp_path / "out/report.html"))
+    assert b"<h1>" in files.read(str(tmp_path / "out/report.html"))
 
 
 def test_a_folder_that_no_job_wrote_is_refused(tmp_path):
@@ -285,7 +287,7 @@ def test_a_folder_that_no_job_wrote_is_refused(tmp_path):
 
 
 def test_the_output_of_a_training_is_refused_for_it_has_no_table(tmp_path):
-    storage.write(str(tmp_path / "_run.json"), json.dumps({"verb": "train"}).encode())
+    files.write(str(tmp_path / "_run.json"), json.dumps({"verb": "train"}).encode())
     with pytest.raises(errors.SettingsError, match=r"output of `train`.* has no table"):
         report(ReportConfig(output=str(tmp_path)))
     assert not (tmp_path / "summary.json").exists()

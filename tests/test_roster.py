@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from conftest import encoded, photo
 
-from denoise.learning.roster import VALIDATED, Roster, held_out, roster_of
-from denoise.places.errors import SettingsError
+from denoise.errors import SettingsError
+from denoise.training.split import VALIDATED, Roster, held_out, roster_of
 
 
 @pytest.fixture

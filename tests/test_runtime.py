@@ -12,8 +12,8 @@ from ray._private.ray_constants import DEFAULT_DASHBOARD_AGENT_LISTEN_PORT
 from ray.data import ActorPoolStrategy
 from running import ROOT, clean_environment, run, send
 
-from denoise.flow.runtime import Resources, _reason, actors, local
-from denoise.places.errors import SettingsError
+from denoise.errors import SettingsError
+from denoise.runners.ray_session import Resources, _reason, actors, local
 
 TWO_CPUS = Resources(2, 0, 1, fixed=True, by_node=({"CPU": 2.0},))
 CLUSTER = Resources(4, 2, 2, by_node=({"CPU": 4.0}, {"CPU": 0.0, "GPU": 2.0}))
@@ -88,13 +88,13 @@ def test_a_worker_that_this_machine_can_never_hold_is_refused():
 TWICE = """
 import os
 from ray.data import DataContext
-from denoise.flow import runtime
+from denoise.runners import ray_session
 
 os.environ["RAY_AUTH_MODE"] = "disabled"
 context = DataContext.get_current()
 context.target_max_block_size = 123
 for _ in range(2):
-    with runtime.connected() as there:
+    with ray_session.connected() as there:
         print(there.nodes, context.target_max_block_size, "RAY_AUTH_TOKEN" in os.environ)
     tokens = [os.environ.get("RAY_AUTH_" + name) for name in ("TOKEN", "MODE")]
     print(context.target_max_block_size, *tokens)
@@ -118,7 +118,7 @@ def test_a_session_leaves_the_process_as_it_was_and_another_can_follow():
 LINGERING = """
 import os, subprocess, sys, threading, time
 import psutil, ray
-from denoise.flow import runtime
+from denoise.runners import ray_session
 
 @ray.remote(num_cpus=0)
 class Lingering:
@@ -129,7 +129,7 @@ class Lingering:
     def leave(self):
         ray.actor.exit_actor()
 
-with runtime.connected():
+with ray_session.connected():
     bystander = subprocess.Popen(["sleep", "600"], stdout=subprocess.DEVNULL)
     actor = Lingering.remote()
     process = psutil.Process(ray.get(actor.process.remote()))

@@ -6,34 +6,35 @@ from pathlib import Path
 
 import pytest
 
-from denoise.places import errors, storage, uris
-from denoise.places.errors import SettingsError
+from denoise import errors
+from denoise.errors import SettingsError
+from denoise.storage import files, uris
 
 
 @pytest.mark.parametrize("name", ["a b", "ü", "a#b", "100%", "q?x", "[1]", "x&y=z"])
 def test_what_is_written_is_read_back_whatever_its_name(tmp_path: Path, name: str):
     uri = uris.join(str(tmp_path), "deep", name)
-    storage.write(uri, b"content")
-    assert storage.read(uri) == b"content"
-    assert storage.exists(uri) and storage.names(str(tmp_path / "deep")) == [name]
-    storage.remove(uri)
-    assert not storage.exists(uri)
+    files.write(uri, b"content")
+    assert files.read(uri) == b"content"
+    assert files.exists(uri) and files.names(str(tmp_path / "deep")) == [name]
+    files.remove(uri)
+    assert not files.exists(uri)
 
 
 def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path):
     uri = str(tmp_path / "a")
-    storage.write(uri, b"old")
+    files.write(uri, b"old")
     with pytest.raises(TypeError):
-        storage.write(uri, "text")
-    assert storage.read(uri) == b"old"
+        files.write(uri, "text")
+    assert files.read(uri) == b"old"
     assert os.listdir(tmp_path) == ["a"]
 
 
 def test_a_file_is_created_once(tmp_path: Path):
     uri = str(tmp_path / "lock")
-    assert storage.create(uri, b"1")
-    assert not storage.create(uri, b"2")
-    assert storage.read(uri) == b"1"
+    assert files.create(uri, b"1")
+    assert not files.create(uri, b"2")
+    assert files.read(uri) == b"1"
 
 
 @pytest.mark.parametrize(
@@ -48,7 +49,7 @@ def test_what_cannot_be_read_is_said_in_plain_words(tmp_path: Path, make, words:
     place = tmp_path / "x.png"
     make(place)
     with pytest.raises(OSError) as caught:
-        storage.read(str(place))
+        files.read(str(place))
     assert errors.words_of(caught.value) == words
 
 
@@ -57,12 +58,12 @@ def test_a_lock_can_be_made_on_a_disk_without_hard_links(tmp_path: Path, monkeyp
         raise PermissionError(errno.EPERM, "operation not permitted")  # as vfat says
 
     monkeypatch.setattr("os.link", no_links)
-    assert storage.create(str(tmp_path / "lock"), b"mine")
-    assert not storage.create(str(tmp_path / "lock"), b"another's")
+    assert files.create(str(tmp_path / "lock"), b"mine")
+    assert not files.create(str(tmp_path / "lock"), b"another's")
     assert [(one.name, one.read_bytes()) for one in tmp_path.iterdir()] == [("lock", b"mine")]
 
 
 def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path):
     (tmp_path / "file").write_text("")
     with pytest.raises(SettingsError, match=r"cannot write to .*a part of its path is no folder"):
-        storage.check_writable(str(tmp_path / "file" / "out"))
+        files.check_writable(str(tmp_path / "file" / "out"))

@@ -4,20 +4,20 @@ from types import SimpleNamespace
 
 import pytest
 
-from denoise.places import storage, stores
-from denoise.places.errors import SettingsError
+from denoise.errors import SettingsError
+from denoise.storage import files, stores
 
 
 def test_a_store_that_is_a_host_needs_one_and_says_so():
     with pytest.raises(SettingsError, match="cannot open ftp://"):
-        storage.exists("ftp://127.0.0.1:1/x.png")  # nobody listens there
+        files.exists("ftp://127.0.0.1:1/x.png")  # nobody listens there
     with pytest.raises(SettingsError, match="cannot open github://"):
-        storage.exists("github://x.png")
+        files.exists("github://x.png")
 
 
 def test_a_store_without_its_package_names_what_to_install():
     with pytest.raises(SettingsError, match="cannot open nosuch://"):
-        storage.exists("nosuch://bucket/x")
+        files.exists("nosuch://bucket/x")
 
 
 def attempts(uri: str, error: Exception, monkeypatch: pytest.MonkeyPatch) -> int:

@@ -14,7 +14,7 @@ from uuid import uuid4
 import pytest
 from running import ROOT, parts_in, rows_of, same, wait_until
 
-from denoise.places import storage
+from denoise.storage import files
 from tests import running, servers
 
 IMAGES = 40
@@ -111,7 +111,7 @@ def test_infer_is_submitted_with_a_small_upload_and_its_result_is_complete(
     rows = rows_of(denoised)
     assert len(rows) == IMAGES
     assert all(row["error"] is None and row["psnr"] > 0 for row in rows)
-    assert storage.exists(f"{denoised}/_SUCCESS")
+    assert files.exists(f"{denoised}/_SUCCESS")
 
 
 def test_what_is_uploaded_is_the_code_and_its_weights(cluster: Cluster):
@@ -138,11 +138,11 @@ def test_what_is_uploaded_is_the_code_and_its_weights(cluster: Cluster):
 def test_the_same_infer_again_does_nothing_and_says_so(
     cluster: Cluster, images: str, model: str, denoised: str
 ):
-    part = storage.info(f"{denoised}/data/part-00000000.parquet").mark
+    part = files.info(f"{denoised}/data/part-00000000.parquet").mark
     done = cluster.submit("infer", *_flags(images, denoised, model), "--json")
     assert done.code == 0, done.said
     assert '"nothing_to_do": true' in done.said
-    assert storage.info(f"{denoised}/data/part-00000000.parquet").mark == part
+    assert files.info(f"{denoised}/data/part-00000000.parquet").mark == part
 
 
 def test_a_job_stopped_in_the_middle_is_resumed_by_submitting_it_again(
@@ -170,7 +170,7 @@ def test_noise_and_train_are_submitted_too(cluster: Cluster, images: str):
     few = ["--steps", "4", "--batch-size", "2", "--patch", "32"]
     done = cluster.submit("train", *flags, *few)
     assert done.code == 0, done.said
-    assert set(storage.names(model)) >= {"model.safetensors", "config.json", "README.md"}
+    assert set(files.names(model)) >= {"model.safetensors", "config.json", "README.md"}
 
 
 def test_a_wrong_place_ends_a_submitted_job_with_one_clear_line(cluster: Cluster, model: str):
@@ -194,7 +194,7 @@ def test_no_secret_of_the_bucket_shows_in_the_logs(cluster: Cluster, denoised: s
     assert servers.SECRET not in jobs
     for name in re.findall(r"submission_id='(\w+)'", jobs)[:2]:
         assert servers.SECRET not in cluster.ray("job", "logs", name).said
-    assert servers.SECRET.encode() not in storage.read(f"{denoised}/_run.json")
+    assert servers.SECRET.encode() not in files.read(f"{denoised}/_run.json")
 
 
 def _flags(images: str, output: str, model: str) -> list[str]:

@@ -12,8 +12,8 @@ import pytest
 from conftest import encoded, photo
 from running import footer_of
 
-from denoise.places import tables
-from denoise.places.tables import INFER_SCHEMA, NOISE_SCHEMA
+from denoise.output import tables
+from denoise.output.tables import INFER_SCHEMA, NOISE_SCHEMA
 
 CONTRACT = {
     "path": pa.string(), "height": pa.int32(), "width": pa.int32(), "bit_depth": pa.int8(),

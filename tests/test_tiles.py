@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from denoise.pixels.tiles import tiles
+from denoise.images.tiles import tiles
 
 SIZES = st.integers(1, 150)
 SIDES = st.integers(5, 200)

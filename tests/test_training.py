@@ -23,14 +23,17 @@ from conftest import encoded, photo
 from PIL import Image
 from running import ROOT, Job, mark_of, marked, pictures, send, wait_until
 
-from denoise.flow.runtime import Resources
-from denoise.learning import card
-from denoise.learning.batches import pairs_of, parts
-from denoise.learning.census import Census
-from denoise.learning.checkpoints import keep_list
-from denoise.learning.group import _join
-from denoise.learning.judge import HIGHEST, Judge, Share
-from denoise.learning.loop import (
+from denoise.errors import SettingsError
+from denoise.nets import package
+from denoise.nets.networks import UNTOLD, build
+from denoise.output.folder import Output
+from denoise.runners.ray_session import Resources
+from denoise.storage.inputs import Entry
+from denoise.training import model_card
+from denoise.training.batches import pairs_of, parts
+from denoise.training.checkpoints import keep_list
+from denoise.training.decode_statistics import Census
+from denoise.training.loop import (
     Diverged,
     Learner,
     learn,
@@ -38,7 +41,9 @@ from denoise.learning.loop import (
     loss_of,
     without_denormals,
 )
-from denoise.learning.patches import (
+from denoise.training.photos import Limits, Supply, _blocks, supplies_of
+from denoise.training.process_group import _join
+from denoise.training.samples import (
     CROPS,
     GRAY,
     TOLD,
@@ -53,14 +58,9 @@ from denoise.learning.patches import (
     order_of,
     photo_row,
 )
-from denoise.learning.start import start_of
-from denoise.learning.supply import Limits, Supply, _blocks, supplies_of
-from denoise.network import package
-from denoise.network.model import UNTOLD, build
-from denoise.places.errors import SettingsError
-from denoise.places.inputs import Entry
-from denoise.places.output import Output
-from denoise.training import TrainConfig, _cause_of, _check_cluster, _note, train
+from denoise.training.start import start_of
+from denoise.training.validation import HIGHEST, Judge, Share
+from denoise.verbs.train import TrainConfig, _cause_of, _check_cluster, _note, train
 
 SMALL = {"widths": [16, 24], "blocks": 1}  # wide enough for Muon
 RECIPE = Recipe(steps=8, batch_size=4, patch=16, save_every=4, sigma=(0.0, 0.2))
@@ -184,7 +184,7 @@ def test_of_a_photo_to_validate_on_only_the_middle_is_kept(tmp_path: Path):
 
 
 def test_streamed_windows_go_through_all_photos_before_any_comes_again():
-    from denoise.learning.supply import window_of
+    from denoise.training.photos import window_of
 
     entries = [entry(Path(f"{k}.png")) for k in range(10)]
     row = [one for k in range(10) for one in window_of(entries, 0, range(3 * k, 3 * k + 3))]
@@ -342,14 +342,14 @@ def test_weights_that_are_trained_already_are_trained_on_more_gently():
 
 def test_a_card_names_a_rate_that_goes_without_saying_for_fresh_weights_alone():
     training = {"architecture": "unet", "init": "unet", "learning_rate": Recipe().rate}
-    flags = " ".join(card._flags(training, is_pairs=False))
+    flags = " ".join(model_card._flags(training, is_pairs=False))
     assert flags == "--init unet --architecture unet --learning-rate 0.003"
 
 
 def test_a_card_asks_for_an_architecture_where_one_was_asked_for_alone():
     """Beside a model to start from, it would be another network."""
     training = {"init": "my-model", "architecture": None}
-    assert list(card._flags(training, is_pairs=False)) == ["--init my-model"]
+    assert list(model_card._flags(training, is_pairs=False)) == ["--init my-model"]
 
 
 def test_the_learning_rate_rises_and_falls():
@@ -657,10 +657,10 @@ def test_streamed_photos_of_which_too_many_are_broken_end_a_run_in_plain_words(
 
 
 def test_a_run_on_the_pairs_of_the_noise_job(folder: Path, ray_session: Resources):
-    from denoise.noising import NoisingConfig, noise
+    from denoise.verbs.noise import NoiseConfig, noise
 
     pairs, output = folder.parent / "pairs", folder.parent / "from_pairs"
-    noise(NoisingConfig(images=str(folder), output=str(pairs), sigma=0.2))
+    noise(NoiseConfig(images=str(folder), output=str(pairs), sigma=0.2))
     train(config(pairs, output, architecture="cae-s", steps=20))
     record = json.loads((output / "metrics.jsonl").read_text().splitlines()[0])
     assert record["psnr"] < 20  # begins near the pairs' own 14 dB: it is these it is judged on
@@ -789,7 +789,7 @@ def test_an_interrupted_training_says_so_and_leaves_nothing_running(folder: Path
 LEFT_ALONE = """
 import os, subprocess, sys
 
-worker = "import os, threading, time; from denoise.learning.worker import _end_with_ray\\n"
+worker = "import os, threading, time; from denoise.training.worker import _end_with_ray\\n"
 worker += "_end_with_ray(os.getppid()); print(flush=True)\\n"
 worker += "threading.Thread(target=time.sleep, args=(600,)).start()"  # Python waits for it
 subprocess.Popen([sys.executable, "-c", worker], stdout=subprocess.PIPE).stdout.readline()

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from denoise.places import storage, uris
+from denoise.storage import files, uris
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_a_chain_of_stores_is_no_local_path(tmp_path: Path):
     (tmp_path / "a.txt").write_bytes(b"here")
     uri = f"simplecache::file://{tmp_path}/a.txt"
     assert not uris.is_local(uri) and uris.absolute(uri) == uri
-    assert storage.read(uri) == b"here"
+    assert files.read(uri) == b"here"
 
 
 def test_local_places_are_made_absolute_and_others_left_alone(tmp_path: Path, monkeypatch):
@@ -100,7 +100,7 @@ def test_a_file_uri_is_a_path_as_pathlib_writes_it_unless_one_is_called_so(tmp_p
     place.parent.mkdir()
     place.write_bytes(b"here")
     for uri in (place.as_uri(), f"file://{place}", place.as_uri().replace("//", "//localhost", 1)):
-        assert uris.absolute(uri) == str(place) and storage.read(uri) == b"here"
+        assert uris.absolute(uri) == str(place) and files.read(uri) == b"here"
     assert uris.absolute(f"{tmp_path}/my%20photos") == f"{tmp_path}/my%20photos"
 
 

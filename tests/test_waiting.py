@@ -9,9 +9,9 @@ import ray
 from running import tiny_model, wait_until
 
 from denoise import InferConfig, infer
-from denoise.flow import waiting
-from denoise.flow.runtime import Resources
-from denoise.flow.waiting import in_words, told
+from denoise.runners import waiting
+from denoise.runners.ray_session import Resources
+from denoise.runners.waiting import in_words, told
 
 
 @ray.remote

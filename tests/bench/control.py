@@ -13,8 +13,8 @@ import time
 from pathlib import Path
 
 from denoise import InferConfig, infer
-from denoise.flow import runtime
-from denoise.places import manifest
+from denoise.output import manifest
+from denoise.runners import ray_session
 from tests import running
 from tests.conftest import encoded, photo
 
@@ -26,7 +26,7 @@ def main() -> None:
         home = Path(folder)
         model = running.tiny_model(home / "model")
         make(home / "images", images)
-        with runtime.connected():
+        with ray_session.connected():
             for rows in sizes:
                 manifest.shard_rows = lambda *_, rows=rows: rows
                 measure(

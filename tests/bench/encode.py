@@ -14,9 +14,9 @@ import numpy as np
 from isal import isal_zlib
 from PIL import Image
 
-from denoise.pixels import writers
-from denoise.pixels.image import Picture, decode, encode, to_floats, to_pixels
-from denoise.pixels.noise import add_noise
+from denoise.images import writers
+from denoise.images.codec import Picture, decode, encode, to_floats, to_pixels
+from denoise.images.noise import add_noise
 
 SAMPLES = Path(__file__).parents[2] / "denoise" / "samples"
 SUFFIXES = {".jpg", ".jpeg", ".png"}

@@ -17,9 +17,9 @@ from importlib.util import find_spec
 import numpy as np
 import torch
 
-from denoise.network import package
-from denoise.network.model import UNTOLD
-from denoise.network.portable import graph_of
+from denoise.nets import package
+from denoise.nets.export import graph_of
+from denoise.nets.networks import UNTOLD
 from tests.bench.quality import peak
 from tests.conftest import photo
 

@@ -26,13 +26,14 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from denoise import InferConfig, infer
-from denoise.flow.pairs import PairConfig, load
-from denoise.inference import pairing_of, row_of
-from denoise.network.denoiser import Denoiser
-from denoise.noising import NoisingConfig, noise
-from denoise.noising import row_of as noise_row_of
-from denoise.places import storage, tables, uris
-from denoise.places.inputs import Entry, entries
+from denoise.nets.denoiser import Denoiser
+from denoise.output import tables
+from denoise.storage import files, uris
+from denoise.storage.inputs import Entry, entries
+from denoise.verbs.infer import pairing_of, row_of
+from denoise.verbs.noise import NoiseConfig, noise
+from denoise.verbs.noise import row_of as noise_row_of
+from denoise.verbs.pairs import PairConfig, load
 from tests.running import footer_of
 
 WORKERS = os.cpu_count() or 1
@@ -55,7 +56,7 @@ def main() -> None:
         images, output = str(photos), str(place / "out")
         config = InferConfig(images=images, output=output, model=given.model, add_noise=0.1)
         in_turns(given, config, listed, INFER)
-        in_turns(given, NoisingConfig(images=images, output=output), listed, NOISE)
+        in_turns(given, NoiseConfig(images=images, output=output), listed, NOISE)
     finally:
         shutil.rmtree(place)
 
@@ -137,7 +138,7 @@ def rate_of(output: str) -> float:
 
 
 def rows_in(uri: str) -> int:
-    with storage.open_input(uri) as file:
+    with files.open_input(uri) as file:
         return int(pq.ParquetFile(file).metadata.num_rows)
 
 
@@ -157,9 +158,9 @@ def textbook(config: InferConfig, listed: list[Entry]) -> float:
     """ray.data.read_images -> map_batches(an actor) -> write_parquet, as tutorials have it."""
     import ray
 
-    from denoise.flow import runtime
+    from denoise.runners import ray_session
 
-    with runtime.connected(), tempfile.TemporaryDirectory() as place:
+    with ray_session.connected(), tempfile.TemporaryDirectory() as place:
         found = ray.data.read_images(
             [entry.uri for entry in listed], mode="RGB", include_paths=True, override_num_blocks=64
         ).map_batches(
@@ -233,11 +234,11 @@ def loaded(item: tuple[Entry, PairConfig]) -> Any:
     return load(*item)
 
 
-def noise_bare(config: NoisingConfig, listed: list[Entry]) -> float:
+def noise_bare(config: NoiseConfig, listed: list[Entry]) -> float:
     return together(noise_half, config, listed)
 
 
-def noise_half(config: NoisingConfig, mine: list[Entry], ready: Any, times: Any) -> None:
+def noise_half(config: NoiseConfig, mine: list[Entry], ready: Any, times: Any) -> None:
     pairing = PairConfig(sigma=config.sigma, seed=config.seed)
 
     def row(entry: Entry, place: str) -> dict[str, Any]:
@@ -246,7 +247,7 @@ def noise_half(config: NoisingConfig, mine: list[Entry], ready: Any, times: Any)
     half(row, tables.NOISE_SCHEMA, mine, ready, times)
 
 
-def noise_ours(config: NoisingConfig, listed: list[Entry]) -> float:
+def noise_ours(config: NoiseConfig, listed: list[Entry]) -> float:
     noise(config)
     return rate_of(config.output)
 

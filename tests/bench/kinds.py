@@ -1,6 +1,7 @@
 """Every kind of file and what came back: python -m tests.bench.kinds"""
 
-from denoise.pixels.image import ImageError, decode, encode, format_for
+from denoise.errors import ImageError
+from denoise.images.codec import decode, encode, format_for
 from tests import pictures
 
 

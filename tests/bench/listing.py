@@ -15,7 +15,8 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from denoise.places import inputs, manifest, tree
+from denoise.output import manifest
+from denoise.storage import inputs, listing
 
 
 def main() -> None:
@@ -24,7 +25,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="listing-") as home:
         images, output = Path(home, "images"), str(Path(home, "output"))
         timed("make the files", paths, lambda: make(images, paths, in_a_folder))
-        timed("list", paths, lambda: sum(not f.is_folder for f in tree.listing(str(images))))
+        timed("list", paths, lambda: sum(not f.is_folder for f in listing.listing(str(images))))
         timed("list into a new manifest", paths, lambda: update(images, output))
         timed("find the missing shards", paths, lambda: len(manifest.pending(output)))
         timed("list and compare, nothing new", paths, lambda: update(images, output))

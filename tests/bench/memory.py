@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from denoise.pixels.image import Picture, encode
+from denoise.images.codec import Picture, encode
 from tests import running
 from tests.running import Job
 

@@ -14,11 +14,11 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from denoise.learning import patches
-from denoise.learning.loop import learn
-from denoise.learning.patches import Recipe, Sampler
-from denoise.network import package
-from denoise.network.denoiser import Denoiser
+from denoise.nets import package
+from denoise.nets.denoiser import Denoiser
+from denoise.training import samples
+from denoise.training.loop import learn
+from denoise.training.samples import Recipe, Sampler
 from tests.bench.quality import measured, pictures
 from tests.bench.train import decoded
 
@@ -49,9 +49,9 @@ def main() -> None:
     print(f"{asked.init}, {asked.steps} steps on {len(photos)} photos; {len(tested)} images\n")
     print("| trained on noise that is | clipped | unclipped |")
     print("|---|---|---|")
-    mixture = patches.UNCLIPPED
+    mixture = samples.UNCLIPPED
     for name, share in (("the mixture", mixture), ("clipped", 0.0), ("unclipped", 1.0)):
-        patches.UNCLIPPED = share
+        samples.UNCLIPPED = share
         model = deepcopy(started.model)
         learner = learn(
             recipe, model, Sampler(recipe, lambda _: photos), photos[:8], lambda _: None

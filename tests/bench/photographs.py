@@ -13,7 +13,7 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
-from denoise.places import inputs, uris
+from denoise.storage import inputs, uris
 
 
 def main() -> None:

@@ -9,8 +9,8 @@ import numpy as np
 from PIL import Image
 
 from denoise import Denoiser
-from denoise.pixels.image import decode, to_floats, to_pixels
-from denoise.pixels.noise import add_noise, seed_of
+from denoise.images.codec import decode, to_floats, to_pixels
+from denoise.images.noise import add_noise, seed_of
 
 ROOT = Path(__file__).parents[2]
 NAME = "chelsea.png"

@@ -18,12 +18,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from denoise.network.denoiser import Denoiser
-from denoise.pixels.image import decode, to_floats, to_pixels
-from denoise.pixels.metrics import mse, psnr, ssim
-from denoise.pixels.noise import add_noise, seed_of
-from denoise.places.inputs import entries, source_of
-from denoise.places.uris import absolute
+from denoise.images.codec import decode, to_floats, to_pixels
+from denoise.images.metrics import mse, psnr, ssim
+from denoise.images.noise import add_noise, seed_of
+from denoise.nets.denoiser import Denoiser
+from denoise.storage.inputs import entries, source_of
+from denoise.storage.uris import absolute
 
 Method = Callable[[np.ndarray, float], np.ndarray]  # noisy [H, W, 3] float32, sigma -> denoised
 PEERS = ("bm3d", "nlm", "wavelets")

@@ -11,7 +11,7 @@ import time
 import numpy as np
 import torch
 
-from denoise.network.denoiser import Denoiser
+from denoise.nets.denoiser import Denoiser
 from tests.conftest import photo
 
 SIDES = (256, 384, 576, 768, 1024, 1536, 2048, 10_000)

@@ -40,14 +40,14 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset
 
-from denoise.learning.loop import learn
-from denoise.learning.optimizer import optimizers_for
-from denoise.learning.patches import Patches, Photo, Recipe, Sampler, photo_row
-from denoise.learning.recorder import Record
-from denoise.network.model import UNTOLD, build
-from denoise.places.inputs import entries, source_of
-from denoise.places.uris import absolute
-from denoise.training import TrainConfig, train
+from denoise.nets.networks import UNTOLD, build
+from denoise.storage.inputs import entries, source_of
+from denoise.storage.uris import absolute
+from denoise.training.loop import learn
+from denoise.training.metrics_log import Record
+from denoise.training.optimizer import optimizers_for
+from denoise.training.samples import Patches, Photo, Recipe, Sampler, photo_row
+from denoise.verbs.train import TrainConfig, train
 from tests.bench.quality import peak
 
 

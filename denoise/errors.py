@@ -1,0 +1,79 @@
+"""Every error that a user meets, in words: of one image, of wrong settings, of a failed write."""
+
+import os
+import re
+
+SECRETS = r"(?i)([\w-]*(?:sig|signature|key|token|secret|password|credential)[\w-]*)=[^&;\s]+"
+_WORDS: dict[type[BaseException], str] = {
+    FileNotFoundError: "no such file",
+    NotADirectoryError: "a part of its path is no folder",
+    IsADirectoryError: "a folder, not a file",
+    PermissionError: "permission denied",
+    TimeoutError: "the store did not answer in time",
+    ConnectionError: "the store could not be reached or broke off",
+}
+_ALIKE: dict[str, type[BaseException]] = {
+    "Timeout": TimeoutError,
+    "Connect": ConnectionError,
+    "Endpoint": ConnectionError,
+    "Disconnected": ConnectionError,
+    "IncompleteRead": ConnectionError,
+    "ResponseStreaming": ConnectionError,
+    "Payload": ConnectionError,
+}
+
+
+class ImageError(ValueError):
+    """What is wrong with one image, in words fit for a table: the same cause, the same words."""
+
+
+class WriteError(RuntimeError):
+    """What a job has made cannot be written, which ends it; the text says where and why."""
+
+
+class SettingsError(ValueError):
+    """Wrong flags, places or settings, found before any work: one line, exit code 2."""
+
+
+# What may go wrong with one image without ending a run: its row says it.
+FAILURES = (ImageError, SettingsError, OSError, MemoryError)
+
+
+def words_of(error: BaseException) -> str:
+    """What went wrong with a place, in plain words without names, addresses or credentials."""
+    for kind, words in _WORDS.items():
+        if isinstance(error, kind):
+            return words
+    for name, kind in _ALIKE.items():  # the stores' libraries have exceptions of their own
+        if name in type(error).__name__:
+            return _WORDS[kind]
+    if isinstance(status := getattr(error, "status", None), int):  # of an HTTP request
+        return f"the store answered {status}"
+    text = str(error).splitlines()[0] if str(error) else type(error).__name__
+    if isinstance(error, OSError) and error.strerror and error.errno:
+        text = error.strerror
+    return without_secrets(text)[:200].lower()
+
+
+def why(error: BaseException) -> str:
+    """What went wrong with an image, in words that are the same for the same cause."""
+    if isinstance(error, MemoryError):
+        return "not enough memory for an image of this size"
+    return words_of(error) if isinstance(error, OSError) else str(error)
+
+
+def without_user(text: str) -> str:
+    """Without a user name and password; Azure's containers stand in that place and stay."""
+    text = re.sub(r"(?<!\baz)(?<!\babfs)(?<!\babfss)://[^/@\s]*@", "://", text)
+    # a secret may hold a slash, and a port is none
+    return re.sub(r"://[^/@:\s]+:(?!\d+/)[^@\s]+@", "://", text)
+
+
+def without_secrets(text: str) -> str:
+    text = re.sub(SECRETS, r"\1=...", without_user(text))
+    for name, value in os.environ.items():
+        if len(value) > 7 and re.search(
+            r"(?i)secret|key|token|password|connection_string|sas", name
+        ):
+            text = text.replace(value, "...")
+    return re.sub(r" at 0x[0-9a-f]+", "", text)

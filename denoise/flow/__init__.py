@@ -1,1 +1,0 @@
-"""Ray, no torch: images on their way through many workers."""

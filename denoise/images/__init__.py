@@ -1,0 +1,1 @@
+"""One image: its codecs, its noise and its metrics."""

@@ -1,0 +1,203 @@
+"""Bytes of an image file <-> upright pixels <-> working floats.
+
+Shapes: pixels [H, W, C] uint8 or uint16, C 1 (gray) or 3 (RGB); alpha [H, W] of the same kind.
+"""
+
+import struct
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from denoise.errors import ImageError
+from denoise.images import writers
+from denoise.images.decoders import scan
+from denoise.images.exif import PREFIX, orientation_of, upright
+from denoise.images.planes import Scan
+from denoise.images.sniff import IMAGE_SUFFIXES, looks_like_image
+from denoise.images.writers import Colour, Planes
+
+__all__ = [
+    "FORMATS",
+    "IMAGE_SUFFIXES",
+    "MAX_PIXELS",
+    "ImageError",
+    "Picture",
+    "decode",
+    "encode",
+    "format_for",
+    "looks_like_image",
+    "suffix_of",
+    "to_floats",
+    "to_pixels",
+]
+
+Pixels = npt.NDArray[Any]  # uint8 or uint16
+Floats = npt.NDArray[np.float32]
+
+MAX_PIXELS = 500_000_000
+_LONGEST_PNG_PROFILE = 1 << 20  # bytes: Pillow opens no PNG with a longer one
+_OR_NONE = "or --strip-metadata"
+FORMATS = {"png": ".png", "webp": ".webp", "jpeg": ".jpg", "tiff": ".tif"}  # with their suffixes
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """One decoded image, upright."""
+
+    pixels: Pixels  # [H, W, C]
+    alpha: Pixels | None = None  # [H, W]
+    format: str = "PNG"  # of the file it came from, by Pillow's names
+    exif: bytes | None = None  # from the byte-order mark on; says upright, has no thumbnail
+    icc: bytes | None = None
+    dpi: tuple[float, float] | None = None
+    note: str | None = None  # what a user should know, such as "first of 12 frames"
+    colour: Colour = ()  # what a PNG file says of its colours in the place of a profile
+
+    @property
+    def height(self) -> int:
+        return int(self.pixels.shape[0])
+
+    @property
+    def width(self) -> int:
+        return int(self.pixels.shape[1])
+
+    @property
+    def bit_depth(self) -> int:
+        return 8 * int(self.pixels.itemsize)
+
+
+def decode(encoded: bytes, *, max_pixels: int = MAX_PIXELS) -> Picture:
+    """The picture in the bytes of an image file, whatever the file's name says.
+
+    The EXIF orientation is applied, alpha is kept apart, CMYK becomes RGB through its profile, the
+    first frame stands for an animation, floats in 0..1 become 16 bits. Raises ImageError.
+    """
+    return _upright(scan(encoded, max_pixels))
+
+
+def encode(
+    picture: Picture, *, format: str = "png", quality: int | None = None, metadata: bool = True
+) -> bytes:
+    """The bytes of an image file of one of FORMATS.
+
+    quality is 1 to 100: for jpeg 95 by default; webp is lossless without it; png and tiff always
+    are. metadata=False leaves EXIF, ICC profile and resolution out. Gray is stored as gray; in
+    webp, which knows colours only, as three equal planes, marked so that decode gives gray again,
+    and always lossless. Raises ImageError where the format cannot hold the picture.
+    """
+    _check_fits(picture, format)
+    planes = picture.pixels
+    if picture.alpha is not None:
+        planes = np.concatenate([planes, picture.alpha[..., None]], axis=2)
+    kept: dict[str, Any] = {}
+    if metadata:
+        _check_metadata_fits(picture, format)
+        kept = {"exif": picture.exif, "icc": picture.icc, "dpi": picture.dpi}
+        if format == "jpeg" and picture.exif:
+            kept["exif"] = PREFIX + picture.exif
+    if format == "png":
+        return writers.png(planes, **kept, colour=picture.colour if metadata else ())
+    if format == "tiff":
+        return writers.tiff(planes, **kept)
+    options: dict[str, Any] = {"quality": quality or 95, "subsampling": 0}
+    if format == "webp":
+        options = _webp_options(quality, is_gray=picture.pixels.shape[2] == 1)
+    renamed = {"exif": kept.get("exif"), "icc_profile": kept.get("icc"), "dpi": kept.get("dpi")}
+    options |= {key: value for key, value in renamed.items() if value is not None}
+    out = BytesIO()
+    squeezed = planes[..., 0] if planes.shape[2] == 1 else planes
+    Image.fromarray(np.ascontiguousarray(squeezed)).save(out, format, **options)
+    return out.getvalue()
+
+
+def _webp_options(quality: int | None, *, is_gray: bool) -> dict[str, Any]:
+    lossless = is_gray or quality is None  # with loss, equal planes come back unequal
+    options: dict[str, Any] = {"lossless": lossless, "quality": 0 if lossless else quality}
+    if is_gray:
+        options["xmp"] = writers.GRAY_XMP
+    return options | {"method": 0, "exact": True}  # exact: keeps colours below transparent pixels
+
+
+def format_for(picture: Picture, wanted: str) -> str:
+    """The one of FORMATS to write: "same" is the input's, or png where that is none of them."""
+    if wanted != "same":
+        return wanted
+    return picture.format.lower() if picture.format.lower() in FORMATS else "png"
+
+
+def suffix_of(format: str) -> str:
+    """What a file's name of this format ends with."""
+    return FORMATS[format]
+
+
+def to_floats(pixels: Pixels) -> Floats:
+    """Integers [H, W, C] -> float32 0..1."""
+    return pixels.astype(np.float32) / np.float32(np.iinfo(pixels.dtype).max)
+
+
+def to_pixels(floats: Floats, bit_depth: int) -> Pixels:
+    """float32 [H, W, C] -> the nearest integers of 8 or 16 bits, clipped to 0..1."""
+    scaled = np.clip(floats, 0, 1) * np.float32(2**bit_depth - 1)
+    return np.rint(scaled).astype(np.uint8 if bit_depth == 8 else np.uint16)
+
+
+def _check_fits(picture: Picture, format: str) -> None:
+    """ImageError where this format cannot hold this picture."""
+    if format not in FORMATS:
+        raise ImageError(f"unknown format {format!r}: choose among {', '.join(FORMATS)}")
+    if format == "tiff" and picture.pixels.nbytes * 4 / 3 > 2**32 - 2**24:
+        raise ImageError("tiff holds at most 4 GiB: choose png")
+    if format in ("png", "tiff"):
+        return
+    if picture.bit_depth > 8:
+        raise ImageError(f"{format} holds 8 bits a channel, not 16: choose png or tiff")
+    if format == "jpeg" and picture.alpha is not None:
+        raise ImageError("jpeg holds no alpha: choose png, webp or tiff")
+    limit = {"webp": 16383, "jpeg": 65500}[format]
+    if max(picture.height, picture.width) > limit:
+        raise ImageError(f"{format} holds at most {limit} pixels a side: choose png or tiff")
+
+
+def _check_metadata_fits(picture: Picture, format: str) -> None:
+    """ImageError where this format cannot hold what goes with this picture."""
+    if format == "png" and len(picture.icc or b"") > _LONGEST_PNG_PROFILE:
+        raise ImageError(f"the ICC profile is too long for png: choose tiff or webp, {_OR_NONE}")
+    if format == "jpeg" and len(picture.exif or b"") > 65000:
+        raise ImageError(f"the EXIF is too long for jpeg: choose another format, {_OR_NONE}")
+
+
+def _upright(raw: Scan) -> Picture:
+    """Turned as its EXIF says, with alpha apart."""
+    planes, exif, dpi, note = raw.planes, raw.exif, raw.dpi, raw.note
+    if exif:
+        try:
+            orientation = orientation_of(exif)
+            planes = _turned(planes, orientation)
+            exif = upright(exif, planes.shape[1], planes.shape[0])
+            dpi = dpi[::-1] if dpi and orientation > 4 else dpi
+        except (ValueError, struct.error):
+            exif, note = None, "; ".join(filter(None, [note, "unreadable EXIF left out"]))
+    icc = raw.icc or b""
+    colours = planes.shape[2] - 1 + planes.shape[2] % 2
+    return Picture(
+        pixels=np.ascontiguousarray(planes[..., :colours]),
+        alpha=np.ascontiguousarray(planes[..., -1]) if planes.shape[2] % 2 == 0 else None,
+        format=raw.format,
+        exif=exif,
+        icc=icc if icc[16:20] in (b"RGB ", b"GRAY") else None,  # else the pixels were converted
+        dpi=dpi,
+        note=note,
+        colour=raw.colour,
+    )
+
+
+def _turned(planes: Planes, orientation: int) -> Planes:
+    """As the EXIF orientation says the picture is to be looked at."""
+    if orientation > 4:
+        planes = planes.swapaxes(0, 1)  # 5: mirrored at the diagonal
+        orientation = {5: 1, 6: 2, 7: 3, 8: 4}[orientation]
+    return {1: planes, 2: planes[:, ::-1], 3: planes[::-1, ::-1], 4: planes[::-1]}[orientation]

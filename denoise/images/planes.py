@@ -1,0 +1,188 @@
+"""What decoders of images share: the planes of a file as a library gives them, and its errors.
+
+Planes are [H, W, N] uint8 or uint16, N 1 (gray), 2 (gray, alpha), 3 (RGB) or 4 (RGB, alpha).
+"""
+
+import struct
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from io import BytesIO
+from threading import Lock
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageCms
+from PIL.ImageFile import ImageFile
+
+from denoise.errors import ImageError
+from denoise.images.writers import Colour, Planes
+
+# What the decoders raise for damaged files, beside their own types: OSError and EOFError (cut off),
+# SyntaxError (Pillow: not this format), ValueError (also TiffFileError, zlib in Pillow's PNG),
+# struct.error, LookupError and TypeError (parsers running over the end), ArithmeticError (sizes of
+# zero, or that overflow), zlib.error, RuntimeError (libavif, libwebp and every imagecodecs error),
+# NotImplementedError (DDS), AttributeError and AssertionError (states that parsers thought
+# impossible), MemoryError (a size that the file only claims) and Pillow's own bomb alarm.
+DECODER_ERRORS = (
+    OSError,
+    EOFError,
+    SyntaxError,
+    ValueError,
+    struct.error,
+    LookupError,
+    TypeError,
+    ArithmeticError,
+    zlib.error,
+    RuntimeError,
+    AttributeError,
+    AssertionError,
+    MemoryError,
+    ImageCms.PyCMSError,
+    Image.DecompressionBombError,
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Scan:
+    """One image as its file has it: not yet upright, alpha still among the planes."""
+
+    planes: Planes
+    format: str  # by Pillow's names
+    exif: bytes | None  # as read, perhaps nonsense
+    icc: bytes | None
+    dpi: tuple[float, float] | None
+    note: str | None
+    colour: Colour = ()  # what a PNG file says of its colours instead of an ICC profile
+
+
+_limits = Lock()
+_theirs: list[int | None] = []  # Pillow's own limit, once for each thread that decodes
+
+
+@contextmanager
+def pillow_limited(max_pixels: int) -> Iterator[None]:
+    """Our limit in the place of Pillow's, which is one for the process and knows no flags."""
+    with _limits:
+        _theirs.append(_theirs[0] if _theirs else Image.MAX_IMAGE_PIXELS)
+        Image.MAX_IMAGE_PIXELS = max_pixels
+    try:
+        yield
+    finally:
+        with _limits:
+            theirs = _theirs.pop()
+            if not _theirs:
+                Image.MAX_IMAGE_PIXELS = theirs
+
+
+def opened(encoded: bytes, kind: str) -> ImageFile:
+    """Pillow's image with its header read, and nothing else.
+
+    Not through Image.open, which tries decoders that the content does not call for.
+    """
+    Image.init()
+    opener = Image.OPEN[kind][0]
+    return opener(BytesIO(encoded), "")
+
+
+def check_size(width: int, height: int, max_pixels: int) -> None:
+    """Raises ImageError for a picture without pixels or with too many, before any is decoded."""
+    if width < 1 or height < 1:
+        raise ImageError("no pixels: the width or the height is zero")
+    if width * height > max_pixels:
+        raise ImageError(too_many(max_pixels))
+
+
+def too_many(max_pixels: int) -> str:
+    return f"more than {max_pixels:,} pixels (the limit is --max-pixels)"
+
+
+def pillow_planes(image: Image.Image) -> Planes:
+    """What Pillow decodes without loss, without palette and odd colour spaces."""
+    image.load()
+    mode, transparent = image.mode, image.has_transparency_data
+    if mode.startswith("I;16") or (mode == "I" and image.format == "PPM"):
+        gray = np.asarray(image).astype(np.uint16)[..., None]
+        if not transparent:
+            return gray
+        alpha = np.where(gray == image.info["transparency"], 0, 65535).astype(np.uint16)
+        return np.concatenate([gray, alpha], axis=2)
+    if mode == "I":
+        raise ImageError("unsupported: 32-bit integer or signed pixels")
+    if mode == "F":
+        return from_floats(np.asarray(image)[..., None])
+    if mode in ("CMYK", "LAB"):
+        return np.asarray(to_rgb(image, image.info.get("icc_profile")))
+    is_gray = mode in ("1", "L", "LA", "La")
+    plain = image.convert(("L" if is_gray else "RGB") + ("A" if transparent else ""))
+    planes = np.asarray(plain)
+    planes = planes.reshape(*planes.shape[:2], -1)
+    return planes[..., ::3] if _has_gray_palette(image) else planes
+
+
+def _has_gray_palette(image: Image.Image) -> bool:
+    """Whether it can show no colour, as the GIF of a gray picture."""
+    palette = np.array(image.getpalette("RGB") or [], np.uint8).reshape(-1, 3)
+    return len(palette) > 0 and bool((palette == palette[:, :1]).all())
+
+
+def to_rgb(image: Image.Image, icc: bytes | None) -> Image.Image:
+    """CMYK or LAB -> sRGB through the file's profile; CMYK by rule of thumb where it has none."""
+    srgb = ImageCms.createProfile("sRGB")
+    if image.mode == "LAB":
+        profile: Any = ImageCms.createProfile("LAB")
+    elif icc and icc[16:20] == b"CMYK":
+        profile = BytesIO(icc)
+    else:
+        return image.convert("RGB")
+    try:
+        turned = ImageCms.profileToProfile(image, profile, srgb, outputMode="RGB")
+    except ImageCms.PyCMSError:  # a damaged profile
+        turned = None
+    return turned or image.convert("RGB")
+
+
+def from_floats(floats: npt.NDArray[np.floating[Any]]) -> Planes:
+    """Floats of 0..1 -> 16 bits; ImageError for all others."""
+    if np.isnan(floats).any():
+        raise ImageError("not a number (NaN) among the float pixels")
+    if floats.size and (floats.min() < 0 or floats.max() > 1):
+        raise ImageError("unsupported: float pixels outside 0..1")
+    return np.rint(floats.astype(np.float64) * 65535).astype(np.uint16)
+
+
+def stretched(planes: Planes, bits: int) -> Planes:
+    """Values of 0 to 2^bits - 1 -> 0 to 65535, so that no two values fall together."""
+    if bits in (8, 16):
+        return planes
+    return np.rint(planes * (65535 / (2**bits - 1))).astype(np.uint16)
+
+
+def extra(module: str, format: str) -> Any:
+    """An optional library; ImageError says how to get it."""
+    try:
+        return import_module(module)
+    except ImportError as error:
+        needs = f"16-bit colour in {format} files needs pip install 'denoise[formats]'"
+        raise ImageError(needs) from error
+
+
+def note_of(frames: Callable[[], int]) -> str | None:
+    """What of the file is not in the picture."""
+    try:
+        count = frames()
+    except DECODER_ERRORS:  # a later frame is damaged: the first is good
+        return "first of several frames"
+    return f"first of {count} frames" if count > 1 else None
+
+
+def plausible_dpi(dpi: Any) -> tuple[float, float] | None:
+    """Two positive numbers, or None for what files claim besides."""
+    try:
+        x, y = float(dpi[0]), float(dpi[1])
+    except (TypeError, ValueError, IndexError, ZeroDivisionError):
+        return None
+    return (x, y) if 1 < x < 1e6 and 1 < y < 1e6 else None  # 1: an aspect ratio

@@ -1,1 +1,0 @@
-"""Training, exact and resumable: from photos to a model package."""

@@ -1,0 +1,1 @@
+"""The networks, their packages and what runs them: torch, and no Ray."""

@@ -1,1 +1,0 @@
-"""torch, no Ray: the networks, saved, loaded and run."""

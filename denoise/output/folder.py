@@ -1,0 +1,238 @@
+"""An output folder while a job works on it: its settings, its lock, and whether it is finished.
+
+OUTPUT/_run.json            every flag, versions, start, end, state
+OUTPUT/_manifest/           what was listed, see `manifest`
+OUTPUT/data/part-*.parquet  one file a shard, written whole: it is there or not, and that is all
+OUTPUT/_unfinished/          image files on their way: a rename puts each where it belongs
+OUTPUT/_lock.json           who is at work, and a heartbeat
+OUTPUT/_SUCCESS             empty, written last
+"""
+
+import json
+import logging
+import platform
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from importlib import metadata
+from types import MappingProxyType
+from typing import Any
+
+import pyarrow as pa
+
+from denoise import errors
+from denoise.errors import SettingsError, WriteError
+from denoise.output import tables
+from denoise.output.lock import Lock
+from denoise.output.manifest import Listing
+from denoise.storage import disk, files, listing, uris
+from denoise.storage.uris import join
+
+_log = logging.getLogger(__name__)
+UNFINISHED = "_unfinished"
+_OURS = ("_SUCCESS", "summary.json", "report.html", "_manifest", UNFINISHED, "_run.json")
+_REMOVERS = 16  # threads: enough to hide a store's latency
+
+
+class Output:
+    """An output folder while a job works on it; a context manager that holds its lock.
+
+    Raises SettingsError where another driver is at work there, where it cannot be written, or where
+    it was made with other settings (named), unless `overwrite`; None where a verb has no such flag.
+    """
+
+    def __init__(
+        self, uri: str, verb: str, settings: Mapping[str, Any], *, overwrite: bool | None = None
+    ) -> None:
+        self.uri = uri
+        self._run: dict[str, Any] = {"verb": verb, "settings": dict(settings)}
+        self._overwrite = overwrite
+        self._lock = Lock(uri)
+        self._is_new = True  # nobody worked here before
+        self._began: float | None = None  # on the monotonic clock
+        self._at_exit = ExitStack()
+
+    def __enter__(self) -> "Output":
+        with ExitStack() as undone:
+            made = disk.missing(self.uri) if uris.is_local(self.uri) else []
+            undone.callback(disk.remove_empty, made)  # a refusal leaves nothing behind
+            files.check_writable(self.uri)
+            self._lock.take()
+            undone.callback(self._release)
+            self._adopt()
+            files.sweep(self.uri)  # before the heartbeat, which writes there, begins
+            self._at_exit = undone.pop_all()
+        self._lock.keep()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._lock.rest()
+        with self._at_exit:
+            if kind is not None:
+                self._leave(kind)
+
+    def check(self) -> None:
+        """Raises WriteError once another run has taken over; it costs nothing to ask often."""
+        if self._lock.is_lost:
+            raise WriteError(
+                f"{uris.shown(self.uri)}: another run took over, as this one gave no sign of life, "
+                "or _lock.json was removed; this one writes no more"
+            )
+
+    def record(self, **fields: Any) -> None:
+        """Adds to _run.json. Raises WriteError as `check` does."""
+        self._lock.look()
+        self.check()
+        self._run |= fields
+        files.write(join(self.uri, "_run.json"), files.to_json(self._run))
+
+    def begin(self, listing: Listing, flags: Mapping[str, Any] = MappingProxyType({})) -> None:
+        """Records that work starts: from here on the folder is not finished."""
+        files.remove(join(self.uri, "_SUCCESS"))
+        self._sweep()
+        self._began = time.monotonic()
+        self._run.setdefault("started", _now())
+        self._run["model"] = self._run["settings"].get("model")
+        self.record(
+            state="running",
+            ended=None,
+            flags=dict(flags),
+            versions=versions(),
+            inputs=listing.inputs,
+            left_out=dict(listing.left_out),
+        )
+
+    def end(self, **fields: Any) -> None:
+        """Records that the work has ended and how long it took, this time."""
+        spent = None if self._began is None else time.monotonic() - self._began
+        self.record(ended=_now(), seconds=spent, **fields)
+
+    def finish(self) -> None:
+        """Records that everything is done; _SUCCESS comes last."""
+        self.record(state="done")
+        self._sweep()
+        files.write(join(self.uri, "_SUCCESS"), b"")
+
+    def _sweep(self) -> None:
+        """Removes what killed processes left half written."""
+        files.remove(join(self.uri, UNFINISHED))
+        for folder in ("data", "_manifest"):
+            files.sweep(join(self.uri, folder))
+
+    @property
+    def is_finished(self) -> bool:
+        return files.exists(join(self.uri, "_SUCCESS"))
+
+    def _adopt(self) -> None:
+        """Takes over a run that is there, if its settings are ours."""
+        if self._overwrite and files.exists(join(self.uri, "_run.json")):
+            _discard(self.uri)
+        found = run_of(self.uri)
+        if found is None:  # the settings come first, so that no manifest is adopted by other ones
+            self.record(state="running")
+            return
+        self._is_new = False
+        check_same(self.uri, found, self._run, can_overwrite=self._overwrite is not None)
+        self._run = found | self._run
+
+    def _leave(self, kind: type[BaseException]) -> None:
+        """Notes how the run ended early; a new folder that was refused is left as it was, but for
+        one that has rows: a worker may find out late that it lacks what a place needs."""
+        if self._lock.is_lost:
+            return
+        try:
+            is_refused = self._is_new and issubclass(kind, SettingsError)
+            if is_refused and not tables.parts(self.uri):
+                for name in ("_manifest", "_run.json"):
+                    files.remove(join(self.uri, name))
+            elif self._is_new or self._began is not None:
+                self.end(state="failed")
+        except (OSError, WriteError) as error:  # must not hide why the run ended
+            self._warn("its end could not be noted", error)
+
+    def _release(self) -> None:
+        try:
+            self._lock.release()
+        except OSError as error:  # nor this; without a heartbeat the lock is free after a minute
+            self._warn("its lock could not be removed", error)
+
+    def _warn(self, words: str, error: OSError | WriteError) -> None:
+        why = errors.words_of(error) if isinstance(error, OSError) else error
+        _log.warning("%s: %s: %s", uris.shown(self.uri), words, why)
+
+
+def _discard(uri: str) -> None:
+    """Removes what jobs of ours have made, and nothing that a user may have put beside it: of
+    OUTPUT/data the part files, of OUTPUT/images the files that these name.
+
+    So an image stays that a killed run had written before the part file that names it.
+    """
+    files.remove(join(uri, "_SUCCESS"))
+    with ThreadPoolExecutor(_REMOVERS) as pool:
+        for part in tables.parts(uri):
+            named = [join(uri, name) for name in _files_of(part)]
+            list(pool.map(files.remove, named))
+            files.remove(part)
+    files.sweep(join(uri, "data"))
+    for folder in (join(uri, "data"), join(uri, "images")):
+        if files.exists(folder) and all(one.is_folder for one in listing.listing(folder)):
+            files.remove(folder)
+    for name in _OURS:
+        files.remove(join(uri, name))
+
+
+def _files_of(part: str) -> list[str]:
+    """The image files that a part file names; none where it cannot be read."""
+    try:
+        return [row["file"] for row in tables.rows_in(part, ["file"]) if row.get("file")]
+    except (OSError, pa.ArrowException):
+        return []
+
+
+def run_of(uri: str) -> dict[str, Any] | None:
+    """_run.json of an output folder; None where there is none."""
+    try:
+        return files.object_in(join(uri, "_run.json"))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except ValueError as error:
+        raise SettingsError(f"{uris.shown(uri)}/_run.json holds no JSON object") from error
+
+
+def check_same(
+    uri: str, found: Mapping[str, Any], wanted: Mapping[str, Any], *, can_overwrite: bool
+) -> None:
+    """Raises SettingsError where the run that is there is of another job or of other settings."""
+    differences = _differences_between(found, wanted)
+    if differences:
+        ways_out = "another --output, or --overwrite" if can_overwrite else "or another --output"
+        raise SettingsError(
+            f"{uris.shown(uri)} was made with other settings: {'; '.join(differences)}."
+            f" Give the same ones{',' if can_overwrite else ''} {ways_out}"
+        )
+
+
+def _differences_between(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    if found.get("verb") != wanted["verb"]:
+        return [f"it is the output of `{found.get('verb')}`, not of `{wanted['verb']}`"]
+    old, new = found.get("settings", {}), json.loads(json.dumps(wanted["settings"]))
+    return [
+        f"{name} was {old.get(name)!r}, now {new.get(name)!r}"
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name) != new.get(name)
+    ]
+
+
+def versions() -> dict[str, str]:
+    """What a run was made with."""
+    packages = ("ray", "torch", "numpy", "pyarrow", "pillow", "fsspec")
+    found = {name: metadata.version(name) for name in packages}
+    from denoise import __version__
+
+    return {"denoise": __version__, "python": platform.python_version(), **found}
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,1 +1,0 @@
-"""Arrays only: one image's bytes, pixels, noise and measures."""

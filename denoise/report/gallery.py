@@ -1,0 +1,121 @@
+"""What a table says in pictures: its worst, median and best images, one after the other."""
+
+import logging
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from denoise.errors import ImageError
+from denoise.images.codec import MAX_PIXELS, decode
+from denoise.output import manifest, tables
+from denoise.report.stats import Tally
+from denoise.report.views import Pixels, View, panels_of, view_of
+from denoise.storage import files
+from denoise.storage.uris import join
+from denoise.verbs.pairs import PairConfig, load
+
+_log = logging.getLogger(__name__)
+_WORST, _MEDIAN, _BEST = 4, 3, 3  # images shown of each
+
+
+def views_of(uri: str, run: dict[str, Any], tally: Tally) -> dict[str, list[View]]:
+    """The worst, median and best images, drawn; where nothing was measured, some images."""
+    shown = {
+        title: [view for index in picked if (view := _view(uri, run, tally, index)) is not None]
+        for title, picked in _picked(tally).items()
+    }
+    return {title: views for title, views in shown.items() if views}
+
+
+def _picked(tally: Tally) -> dict[str, list[int]]:
+    """Rows worth looking at, each once, by their place in the table."""
+    values = tally.all("mse")
+    ranked = np.argsort(-values, kind="stable")[: int(np.isfinite(values).sum())].tolist()
+    if not ranked:
+        count = min(tally.images, _WORST)
+        return {"Some": [int(row) for row in np.linspace(0, tally.images - 1, count)]}
+    worst = ranked[: min(_WORST, max(1, len(ranked) - 2))]
+    best = ranked[max(len(worst), len(ranked) - _BEST) :]
+    rest = ranked[len(worst) : len(ranked) - len(best)]
+    middle = max(0, len(rest) // 2 - _MEDIAN // 2)
+    return {"Worst": worst, "Median": rest[middle : middle + _MEDIAN], "Best": best[::-1]}
+
+
+def _view(uri: str, run: dict[str, Any], tally: Tally, index: int) -> View | None:
+    """One image, drawn; None where its pixels cannot be had any more."""
+    ends = np.cumsum(tally.rows)
+    part = int(np.searchsorted(ends, index, side="right"))
+    place = index - int(ends[part] - tally.rows[part])
+    try:
+        row = _row(tally.parts[part], place)
+        if row["error"] is not None:
+            return None
+        return _drawn(uri, run, tally.parts[part], row)
+    except (ImageError, OSError) as error:
+        _log.info("left out of the report: row %d of %s (%s)", place, tally.parts[part], error)
+        return None
+
+
+def _row(part: str, place: int) -> dict[str, Any]:
+    """One row of a part file, its images included and no other's."""
+    with files.open_input(part) as file:
+        parquet = pq.ParquetFile(file)
+        group = 0
+        while place >= parquet.metadata.row_group(group).num_rows:
+            place -= parquet.metadata.row_group(group).num_rows
+            group += 1
+        batches = parquet.iter_batches(batch_size=1, row_groups=[group])
+        found: dict[str, Any] = next(islice(batches, place, None)).to_pylist()[0]
+        return found
+
+
+def _drawn(uri: str, run: dict[str, Any], part: str, row: dict[str, Any]) -> View:
+    """Draws one image: from the table what it holds, and drawn again from the input what not."""
+    if run.get("verb") == "noise":
+        clean, noisy = (_stored(uri, row, name) for name in ("clean", "noisy"))
+        if noisy is None:
+            clean, noisy = _pair(uri, run, part, row["path"])
+        return view_of(
+            {**row, "psnr_noisy": row["psnr"], "psnr": None}, panels_of(clean, noisy, None)
+        )
+    clean, noisy = _pair(uri, run, part, row["path"])
+    denoised = _stored(uri, row, "image")
+    if len({pixels.shape[:2] for pixels in (clean, noisy, denoised) if pixels is not None}) > 1:
+        raise ImageError("its input has changed since")
+    return view_of(row, panels_of(clean, noisy, denoised))
+
+
+def _stored(uri: str, row: dict[str, Any], column: str) -> Pixels | None:
+    """The pixels of a row: in the table, or in a file beside it; None if they were not kept."""
+    if row.get(column) and row[column]["bytes"]:
+        return decode(row[column]["bytes"]).pixels
+    if row.get("file") and column != "clean":
+        return decode(files.read(join(uri, row["file"]))).pixels
+    return None
+
+
+def _pair(
+    uri: str, run: dict[str, Any], part: str, path: str
+) -> tuple[Pixels | None, Pixels | None]:
+    """The clean (if there is one) and the noisy image of a row, made again from its input."""
+    number = tables.shard_of(part.rsplit("/", 1)[-1])
+    found = (made for made in manifest.generations_of(uri) if number in made.shards)
+    made = next(found, None)
+    entries = manifest.Shard(number, made).entries(uri) if made else []
+    entry = next((entry for entry in entries if entry.path == path), None)
+    if entry is None:
+        raise ImageError("the manifest does not name its input any more")
+    settings = run["settings"]
+    wanted = PairConfig(
+        sigma=settings.get("add_noise", settings.get("sigma")),  # as `infer` and `noise` call it
+        seed=settings.get("seed", 0),
+        float_noise=settings.get("float_noise", False),
+        reference=settings.get("reference"),
+        max_pixels=settings.get("max_pixels", MAX_PIXELS),
+    )
+    pair = load(entry, wanted)
+    if pair.error is not None:
+        raise ImageError(pair.error)
+    return pair.clean, pair.noisy

@@ -1,0 +1,1 @@
+"""How shards get worked on: in this process, or by Ray Data."""

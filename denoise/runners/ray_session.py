@@ -1,0 +1,365 @@
+"""Ray: connecting to it, how many workers it has room for, and a quiet, private local session."""
+
+import logging
+import os
+import re
+import secrets
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass
+from functools import cache, partial
+from itertools import chain
+from typing import Any
+
+import grpc
+import psutil
+import ray
+from ray._private import parameter
+from ray._private.accelerators import get_accelerator_manager_for_resource
+from ray._private.utils import get_num_cpus
+from ray.data import ActorPoolStrategy, DataContext, TaskPoolStrategy
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as Affinity
+
+from denoise.errors import SettingsError
+from denoise.runners.waiting import in_words, told
+from denoise.storage import files, uris
+
+_log = logging.getLogger(__name__)
+_ANSWER = 10.0  # seconds within which a cluster answers
+_QUIET = {
+    "enable_progress_bars": False,
+    "print_on_execution_start": False,
+    "target_max_block_size": None,  # one shard is one block, however large its images
+    "raise_original_map_exception": True,  # else none could tell a full disk from a bug
+}
+_GRACE = 5.0  # seconds that Ray's own processes have to end
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What Ray has, on all its nodes."""
+
+    cpus: float
+    gpus: float
+    nodes: int
+    fixed: bool = False  # a session of this process: nobody adds a node
+    by_node: tuple[Mapping[str, float], ...] = ()  # "CPU" and "GPU" of each
+
+    @property
+    def hands(self) -> int | None:
+        """How many tasks, of a CPU each, run at once; on a cluster, which may grow, what fits."""
+        return max(1, int(self.cpus)) if self.fixed else None
+
+    def room(self, each: Mapping[str, float]) -> int:
+        """How many workers fit that take so much "CPU" and "GPU", each of them on one node."""
+        return sum(
+            min(_times(amount, node.get(name, 0.0)) for name, amount in each.items())
+            for node in self.by_node
+        )
+
+    def __str__(self) -> str:
+        nodes = f" on {self.nodes} nodes" if self.nodes > 1 else ""
+        return f"{self.cpus:g} CPUs and {self.gpus:g} GPUs{nodes}"
+
+
+def _times(amount: float, there: float) -> int:
+    """How often an amount fits; shares of a GPU are never put together from two."""
+    return int(there / amount) if amount >= 1 else int(there) * int(1 / amount)
+
+
+@contextmanager
+def connected(*, verbose: bool = False) -> Iterator[Resources]:
+    """Ray for the time of a job: the cluster of `RAY_ADDRESS` (`ray job submit` sets it), a session
+    that is there already, or a private local one that is gone afterwards.
+
+    Raises SettingsError where the cluster cannot be reached or speaks another version. Where others
+    may hold what the job needs, the log says so when it has waited for a minute.
+    """
+    mine = not ray.is_initialized()
+    with _as_before():
+        if mine:
+            with _own_signals():
+                _connect(verbose=verbose)
+        _quieten(verbose=verbose)
+        alone = mine and is_private()
+        try:
+            with nullcontext() if alone else told():
+                yield resources()
+        finally:
+            if mine:
+                with _none_left():
+                    ray.shutdown()
+
+
+def is_private() -> bool:
+    """Whether a job starts a local session of its own, where there is none yet."""
+    return os.environ.get("RAY_ADDRESS", "") in ("", "local")
+
+
+def local() -> Resources:
+    """What a private session would have on this machine; none is started."""
+    manager = get_accelerator_manager_for_resource("GPU")
+    gpus = manager.get_current_node_num_accelerators()
+    visible = manager.get_current_process_visible_accelerator_ids()  # CUDA_VISIBLE_DEVICES
+    gpus = gpus if visible is None else min(gpus, len(visible))
+    has = {"CPU": float(get_num_cpus()), "GPU": float(gpus)}
+    return Resources(has["CPU"], has["GPU"], 1, fixed=True, by_node=(has,))
+
+
+def resources() -> Resources:
+    """What the session that we are connected to has."""
+    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    cpus, gpus = (sum(node.get(name, 0.0) for node in alive) for name in ("CPU", "GPU"))
+    own = ray._private.worker._global_node
+    return Resources(cpus, gpus, len(alive), own is not None and own.is_head(), tuple(alive))
+
+
+def folder() -> str:
+    """Ray's own on this machine, which goes with a session of ours."""
+    return str(ray._private.worker._global_node.get_session_dir_path())
+
+
+def actors(
+    workers: tuple[int, ...], shards: int, there: Resources, each: Mapping[str, float]
+) -> ActorPoolStrategy:
+    """A pool of so many actors that take so much `each`, no more than there are shards: started
+    together, or growing and shrinking between two numbers; as many as fit where none were asked
+    for. Raises SettingsError where not one of them can ever run."""
+    room = there.room(each)
+    if there.fixed and not room:
+        raise SettingsError(f"a worker takes {in_words(each)}; this machine has {there}")
+    counts = workers or (max(1, room),)
+    if there.fixed and min(shards, counts[-1]) > room:
+        _log.warning(
+            "asked for %d workers, each with %s; %s have room for %d: going on with those",
+            counts[-1],
+            in_words(each),
+            there,
+            room,
+        )
+        counts = tuple(min(count, room) for count in counts)
+    low, high = (min(count, shards) for count in (counts[0], counts[-1]))
+    if len(counts) == 2:
+        return ActorPoolStrategy(min_size=low, max_size=high, initial_size=low)
+    return ActorPoolStrategy(size=low)
+
+
+def tasks(size: int | None) -> TaskPoolStrategy:
+    """At most so many tasks at a time; without a number, as many as there is room for."""
+    return TaskPoolStrategy(size=size)
+
+
+def check_shared(places: tuple[str, ...]) -> None:
+    """Raises SettingsError where another node of the cluster does not see what this one does: a
+    folder of the laptop's own, a model that only the head has."""
+    nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
+    if len(nodes) < 2:
+        return
+    local = [uri for uri in places if uris.is_local(uri) and files.exists(uri)]
+    looks = [
+        (uri, _is_there.options(scheduling_strategy=Affinity(node, soft=True)).remote(uri))
+        for uri in local
+        for node in nodes
+    ]
+    for uri, look in looks:
+        if not ray.get(look):
+            raise SettingsError(
+                f"{uri} is on this machine only; the {len(nodes)} nodes of the cluster need a "
+                "place that all of them reach, such as s3://... or a shared folder"
+            )
+
+
+@ray.remote(num_cpus=0)  # type: ignore[untyped-decorator]  # ray is left out of type checking
+def _is_there(uri: str) -> bool:
+    """Runs on a node of the cluster."""
+    return files.exists(uri)
+
+
+@contextmanager
+def _as_before() -> Iterator[None]:
+    """Puts back how Ray's data sets and connections are set up in this process, which may be a
+    notebook with plans of its own."""
+    context = DataContext.get_current()
+    quiet = {name: getattr(context, name) for name in _QUIET}
+    environment = {name: os.environ.get(name) for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN")}
+    try:
+        yield
+    finally:
+        for name, setting in quiet.items():
+            setattr(context, name, setting)
+        for name, value in environment.items():
+            os.environ.pop(name, None)
+            os.environ |= {} if value is None else {name: value}
+
+
+@cache
+def _token() -> str:
+    """The same for all sessions of this process: Ray's C++ side reads it once."""
+    return secrets.token_hex(32)
+
+
+@contextmanager
+def _own_signals() -> Iterator[None]:
+    """Ray puts handlers of its own in place, which abort at SIGTERM: ours come back afterwards."""
+    ours = {sign: signal.getsignal(sign) for sign in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            for sign, handler in ours.items():
+                signal.signal(sign, handler)
+
+
+@contextmanager
+def _none_left() -> Iterator[None]:
+    """Ends what is left of a session of ours after its shutdown: Ray forgets a worker that says
+    goodbye, and a thread of it that never ends, such as an upload's, would hold it for ever."""
+    node = ray._private.worker._global_node
+    started = chain(*node.all_processes.values()) if node else ()  # on a cluster, nothing
+    own = [process for one in started for process in _with_descendants(one.process.pid)]
+    try:
+        yield
+    finally:
+        _, left = psutil.wait_procs(own, _GRACE)
+        for process in left:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(left, _GRACE)
+
+
+def _with_descendants(pid: int) -> list[psutil.Process]:
+    try:
+        process = psutil.Process(pid)
+        return [process, *process.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
+
+
+@contextmanager
+def _apart() -> Iterator[None]:
+    """What Ray starts here gets a process group of its own, on Linux. A SIGTERM to all of ours, as
+    systemd sends it, would end Ray before us, and Ray's end is ours, at once and without a word.
+    Ray's processes still end when we do: the kernel sees to that (PR_SET_PDEATHSIG)."""
+    if sys.platform == "linux":
+        _forks_apart().set()
+    try:
+        yield
+    finally:
+        _forks_apart().clear()
+
+
+@contextmanager
+def _anywhere() -> Iterator[None]:
+    """The agent beside a session that is started here listens on any free port: on its usual one,
+    where another session has that, it tries for four seconds. `ray.init` has no word for it."""
+    usual = parameter.RayParams
+    parameter.RayParams = partial(usual, dashboard_agent_listen_port=0)
+    try:
+        yield
+    finally:
+        parameter.RayParams = usual
+
+
+@cache
+def _forks_apart() -> threading.Event:
+    """Asked by every fork from now on. Of subprocess's, those with a preexec_fn: Ray's have one."""
+    apart = threading.Event()
+    os.register_at_fork(after_in_child=lambda: os.setpgid(0, 0) if apart.is_set() else None)
+    return apart
+
+
+def _connect(*, verbose: bool) -> None:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    address = os.environ.get("RAY_ADDRESS", "")
+    options: dict[str, Any] = {"log_to_driver": verbose, "logging_level": _level(verbose)}
+    if not is_private():
+        _check_answers(address)
+        options["address"] = address
+    else:
+        # Nobody but us: Ray asks for a token on every port of a local session, unless this says not
+        # to; ours is in this process's environment alone, where Ray would keep one in ~/.ray.
+        os.environ.pop("RAY_AUTH_MODE", None)
+        os.environ.setdefault("RAY_AUTH_TOKEN", _token())
+        # The one port without a token would be Prometheus's, on every interface
+        metrics = {"enable_metrics_collection": False}
+        options |= {"address": "local", "include_dashboard": False, "_system_config": metrics}
+    try:
+        with _apart(), _anywhere(), nullcontext() if verbose else _silence():
+            ray.init(**options)
+    except Exception as error:  # that is what Ray raises where its own processes are too slow
+        where = "a local Ray" if is_private() else f"the Ray cluster at {address}"
+        raise SettingsError(f"cannot start or reach {where}: {_reason(error)}") from error
+
+
+def _check_answers(address: str) -> None:
+    """Raises SettingsError where nobody answers there, or not to our token: Ray itself would try
+    for minutes and then not say which."""
+    if not re.fullmatch(r"[^/]+:\d+", address):
+        return  # `auto`, or `ray://...`
+    from ray._private.grpc_utils import init_grpc_channel
+
+    try:
+        with init_grpc_channel(address) as channel:
+            ask = channel.unary_unary("/ray.rpc.NodeInfoGcsService/GetClusterId")
+            ask(b"", timeout=_ANSWER, wait_for_ready=True)
+    except grpc.RpcError as error:
+        if error.code() is grpc.StatusCode.UNAUTHENTICATED:
+            raise SettingsError(
+                f"the Ray cluster at {address} refused the token: give the cluster's own in "
+                "RAY_AUTH_TOKEN or ~/.ray/auth_token, with RAY_AUTH_MODE=token"
+            ) from error
+        if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+            raise SettingsError(
+                f"no Ray cluster answers at {address} (RAY_ADDRESS) within {_ANSWER:g} s: does it "
+                "run, and is its port 6379 reachable from here?"
+            ) from error
+        _log.debug("what answers at %s says: %s", address, error)  # Ray will say it its own way
+
+
+def _reason(error: BaseException) -> str:
+    """What Ray says went wrong, on one line."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    versions = re.findall(r"Ray: (\S+) Python: (\S+)", text)
+    if len(versions) != 2:
+        return text
+    (theirs, their_python), (ours, our_python) = versions
+    return (
+        f"it runs Ray {theirs} on Python {their_python}, this is Ray {ours} on Python {our_python};"
+        " install the cluster's versions here, or send the job to it with `ray job submit`"
+    )
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Keeps Ray's C++ side off the terminal: its word on every actor of Ray Data's own making, and
+    the line that says that it was told to be silent. What goes wrong is raised all the same."""
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+def _quieten(*, verbose: bool) -> None:
+    """Ray's own progress bars and log lines give way to ours."""
+    context = DataContext.get_current()
+    for name, setting in _QUIET.items():
+        setattr(context, name, setting)
+    context.enable_progress_bars = context.print_on_execution_start = verbose
+    if not verbose:
+        warnings.filterwarnings("ignore", module=r"ray\.data")  # of pools larger than their work
+        logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # an error is raised as well
+        logging.getLogger("ray.train").setLevel(logging.ERROR)
+
+
+def _level(verbose: bool) -> int:
+    return logging.INFO if verbose else logging.ERROR

@@ -1,0 +1,1 @@
+"""Any URI: files, listings and what --images may be."""

@@ -1,0 +1,201 @@
+"""Places, by URI: read them, write them whole or not at all, look what is there.
+
+A URI is a local path, `file://`, `s3://`, `gs://`, `az://` or whatever else fsspec knows.
+Credentials come from where each store's own tools look (environment, profile, instance). What goes
+wrong is an `OSError`; `words_of` puts it in plain words, the same for the same cause.
+"""
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from io import BytesIO
+from itertools import islice
+from typing import IO, Any
+from uuid import uuid4
+
+from denoise.errors import SettingsError, words_of
+from denoise.storage import disk, pages
+from denoise.storage.disk import UNFINISHED, Found
+from denoise.storage.stores import WHOLE_UPLOADS, ask, filesystem, is_disk
+from denoise.storage.uris import before_wildcards, is_local, join, shown
+
+
+def read(uri: str) -> bytes:
+    """The bytes of a file. Raises OSError; passing faults of a store are tried again first."""
+    fs, path = filesystem(uri)
+    if is_disk(fs):
+        return ask(fs, uri, disk.read, path)
+    return bytes(ask(fs, uri, fs.cat_file, path))
+
+
+def head(uri: str, size: int) -> bytes:
+    """The first bytes of a file. Raises OSError."""
+    fs, path = filesystem(uri)
+    return bytes(ask(fs, uri, fs.cat_file, path, start=0, end=size))
+
+
+def object_in(uri: str) -> dict[str, Any]:
+    """What a JSON file holds. Raises OSError, and ValueError where that is no object."""
+    found = json.loads(read(uri))
+    if not isinstance(found, dict):
+        raise ValueError(f"an object was expected, got {type(found).__name__}")
+    return found
+
+
+def to_json(fields: Mapping[str, Any]) -> bytes:
+    """What `object_in` reads."""
+    text = json.dumps(fields, indent=2, ensure_ascii=False) + "\n"
+    return text.encode(errors="backslashreplace")  # a folder's name need not be valid text
+
+
+def open_input(uri: str) -> IO[bytes]:
+    """A seekable file to read from, for tables that are read in parts."""
+    fs, path = filesystem(uri)
+    opened: IO[bytes] = ask(fs, uri, fs.open, path, "rb")
+    return opened
+
+
+def write(uri: str, content: bytes | memoryview, *, aside: str | None = None) -> None:
+    """Writes a file whole or not at all: on object stores only a finished upload shows, elsewhere
+    a rename is the commit. Raises OSError.
+
+    `aside` is a folder of the same store for what is not written to the end; beside the file if
+    not given.
+    """
+    fs, path = filesystem(uri)
+    if not is_disk(fs):
+        ask(fs, uri, _upload, fs, path, content)
+        return
+    with disk.renamed(path, aside) as file:
+        file.write(content)
+
+
+@contextmanager
+def written(uri: str) -> Iterator[IO[bytes]]:
+    """A file to write to bit by bit, there as a whole when the block ends, or not at all when it
+    raises: a disk takes the bits as they come, a store all of it at the end. Raises OSError."""
+    fs, path = filesystem(uri)
+    if is_disk(fs):
+        with disk.renamed(path, None) as file:
+            yield file
+        return
+    buffer = BytesIO()
+    yield buffer
+    ask(fs, uri, _upload, fs, path, buffer.getbuffer())
+
+
+def create(uri: str, content: bytes) -> bool:
+    """Writes a file only where none is; False where there is one."""
+    fs, path = filesystem(uri)
+    if is_disk(fs):
+        return disk.create(path, content)
+    if exists(uri):
+        return False
+    write(uri, content)
+    return True
+
+
+def exists(uri: str) -> bool:
+    """Whether a file or folder is there."""
+    fs, path = filesystem(uri)
+    return bool(ask(fs, uri, fs.exists, path))
+
+
+def is_folder(uri: str) -> bool:
+    """Whether a folder is there (on an object store: whether anything lies below that name)."""
+    fs, path = filesystem(uri)
+    return bool(ask(fs, uri, fs.isdir, path))
+
+
+def names(folder: str, begins: str = "") -> list[str]:
+    """The names of what lies directly in a folder and begins so, sorted; none where it is not
+    there. Raises OSError."""
+    return sorted(set(_names(folder, begins)) - {""})
+
+
+def names_if_few(folder: str, most: int) -> list[str] | None:
+    """As `names`; None where there are more and those that begin in some way are found at once."""
+    if not pages.are_found_by_beginning(filesystem(folder)[0]):
+        return names(folder)
+    found = list(islice(_names(folder), most + 1))
+    return None if len(found) > most else sorted(set(found) - {""})
+
+
+def _names(folder: str, begins: str = "") -> Iterator[str]:
+    fs, path = filesystem(folder)
+    try:
+        if is_disk(fs):
+            yield from (name for name in os.listdir(path) if name.startswith(begins))
+        else:
+            yield from pages.names(fs, path, partial(ask, fs, folder), begins)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+
+
+def info(uri: str) -> Found:
+    """One file's size and mark, its path being its name. Raises OSError."""
+    fs, path = filesystem(uri)
+    details = ask(fs, uri, fs.info, path)
+    return pages.found(uri.rstrip("/").rsplit("/", 1)[-1], uri, details)
+
+
+def remove(uri: str) -> None:
+    """Removes a file or a whole folder; nothing happens where there is none. Raises OSError."""
+    fs, path = filesystem(uri)
+    if not exists(uri):
+        return
+    if is_disk(fs) or before_wildcards(path) == path:
+        ask(fs, uri, fs.rm, path, recursive=True)
+        return
+    for one in ask(fs, uri, fs.find, path):  # `rm` would take `[1]` or `*` for wildcards
+        ask(fs, uri, fs.rm_file, one)
+
+
+def arrow_filesystem(uri: str) -> tuple[Any, str]:
+    """A URI as Ray Train takes it: pyarrow's file system, None for this machine's, and the path."""
+    fs, path = filesystem(uri)
+    if is_disk(fs):
+        return None, str(path)
+    from pyarrow.fs import FSSpecHandler, PyFileSystem
+
+    return PyFileSystem(FSSpecHandler(fs)), str(path)
+
+
+def sweep(folder: str) -> None:
+    """Removes what killed processes left unfinished directly in a folder."""
+    for name in names(folder):
+        if name.startswith(UNFINISHED):
+            remove(join(folder, name))
+
+
+def check_writable(folder: str) -> None:
+    """Raises SettingsError where nothing can be written below a folder: it tries. The folder stays
+    where it was not there; who only looks tries `standing(folder)`."""
+    trial = join(folder, UNFINISHED + uuid4().hex)
+    try:
+        write(trial, b"")
+        remove(trial)
+    except OSError as error:
+        raise SettingsError(f"cannot write to {shown(folder)}: {words_of(error)}") from error
+
+
+def standing(folder: str) -> str:
+    """A folder on a disk if it is there, else the nearest one above it; on a store, itself."""
+    while is_local(folder) and not exists(folder):
+        folder = os.path.dirname(folder)
+    return folder
+
+
+def _upload(fs: Any, path: str, content: bytes | memoryview) -> None:
+    """Object stores show an upload when it is finished; other stores get a rename."""
+    protocols = (fs.protocol,) if isinstance(fs.protocol, str) else fs.protocol
+    if not WHOLE_UPLOADS.isdisjoint(protocols):
+        fs.pipe_file(path, bytes(content))
+        return
+    folder = path.rpartition("/")[0]
+    trial = f"{folder}/{UNFINISHED}{uuid4().hex}"
+    fs.makedirs(folder, exist_ok=True)
+    fs.pipe_file(trial, bytes(content))
+    fs.mv(trial, path)

@@ -1,0 +1,175 @@
+"""URIs as text: made absolute, put together, compared, and shown without credentials.
+
+A URI is a local path, `file://`, `s3://`, `gs://`, `az://` or whatever else fsspec knows.
+"""
+
+import os
+import re
+from posixpath import normpath, relpath
+from urllib.parse import unquote
+
+from denoise.errors import SECRETS, without_user
+
+_SIGNATURE = r"sig|signature|x-[a-z]+-signature"
+# a signature, and what S3, Google, CloudFront and Azure put beside one: the next one changes it
+_SIGNED = (
+    rf"{_SIGNATURE}|x-(?:amz|goog)-.+|awsaccesskeyid|googleaccessid|key-pair-id|expires|policy"
+    r"|s[veptrsi]|spr|sip|srt|sdd|ses|skoid|sktid|sk[tesv]|saoid|suoid|scid"
+)
+
+
+def to_bytes(text: str) -> bytes:
+    """A URI or path for a table or a hash: a file's name need not be valid text."""
+    return text.encode("utf-8", "surrogateescape")
+
+
+def from_bytes(encoded: bytes) -> str:
+    """What `to_bytes` was given."""
+    return encoded.decode("utf-8", "surrogateescape")
+
+
+def absolute(uri: str) -> str:
+    """The URI in a form that means the same in every process: local paths made absolute."""
+    protocol, _ = split(uri)
+    if protocol != "file":
+        return uri.rstrip("/") if len(uri.rstrip("/")) > len(protocol) + 3 else uri
+    return local_path(uri)
+
+
+def local_path(uri: str) -> str:
+    """The path on this machine's disks that a plain path or a `file:` URI stands for: of the latter
+    `%20` is a space, as `Path.as_uri` writes it, unless something is called so as it stands."""
+    _, path = split(uri)
+    if "://" in uri:
+        path = path.removeprefix("localhost") if path.startswith("localhost/") else path
+        if "%00" not in path and not os.path.lexists(path):
+            path = unquote(path, errors="surrogateescape")
+    return os.path.abspath(os.path.expanduser(path))
+
+
+def is_local(uri: str) -> bool:
+    """Whether the URI lies on this machine's own disks."""
+    return split(uri)[0] == "file"
+
+
+def join(root: str, *parts: str) -> str:
+    """A URI below another one."""
+    return "/".join([root.rstrip("/") if root.strip("/") else root, *parts])
+
+
+def folder_of(uri: str) -> str:
+    """The folder that a file lies in, which names inside the file are relative to."""
+    return absolute(uri).rsplit("/", 1)[0]
+
+
+def resolved(folder: str, named: str) -> str:
+    """The place that a name in a file stands for, which is relative to the file's own folder."""
+    if not is_relative(named):
+        return absolute(named)
+    protocol, rest = split(folder)
+    if protocol == "file":
+        return absolute(join(folder, named))
+    return f"{folder[: len(folder) - len(rest)]}{normpath(join(rest, named))}"
+
+
+def is_relative(named: str) -> bool:
+    """Whether a name stands for a place only together with a folder."""
+    return "://" not in named and not named.startswith(("/", "~"))
+
+
+def relative(uri: str, folder: str) -> str:
+    """What a place is called from a folder, by way of `..` where it lies outside, so that both may
+    move together; the whole URI on another store. Shows no secrets."""
+    return _seen_from(folder, shown(uri))
+
+
+def identity(uri: str, folder: str) -> str:
+    """What tells a place from all others, as seen from a folder: its query too, but for a signature
+    and what came with it. May hold secrets."""
+    if "://" not in uri:
+        return _seen_from(folder, uri)
+    place, _, query = without_user(uri).partition("?")
+    fields = [(field.partition("=")[0].lower(), field) for field in query.split("&")]
+    if any(re.fullmatch(_SIGNATURE, name) for name, _ in fields):
+        query = "&".join(field for name, field in fields if not re.fullmatch(_SIGNED, name))
+    return _seen_from(folder, f"{place}?{query}" if query else place)
+
+
+def _seen_from(folder: str, place: str) -> str:
+    top = join(shown(folder), "")
+    if place.startswith(top):
+        return place[len(top) :]
+    (store, inner), (other, outer) = split(place), split(top)
+    return relpath(f"/{inner}", f"/{outer}") if store == other else place
+
+
+def lies_in(uri: str, folder: str) -> bool:
+    """Whether a place is a folder or lies in it, by whatever links one gets to either."""
+    inner, outer = (
+        os.path.realpath(local_path(one)) if is_local(one) else one for one in (uri, folder)
+    )
+    return join(inner, "").startswith(join(outer, ""))
+
+
+def by_way_of(root: str, uri: str) -> str:
+    """What a place is called in a listing of a folder that it lies in, whatever links lead to it;
+    elsewhere the place itself."""
+    if not (is_local(root) and is_local(uri) and lies_in(uri, root)):
+        return uri
+    return absolute(join(root, os.path.relpath(os.path.realpath(uri), os.path.realpath(root))))
+
+
+def glob_base(pattern: str) -> str:
+    """The folder that a glob's paths are relative to."""
+    return glob_parts(pattern)[0]
+
+
+def glob_parts(pattern: str) -> tuple[str, str]:
+    """The folder that a glob's paths are relative to, and what they are like."""
+    fixed = before_wildcards(pattern)
+    base, slash, name = fixed.rpartition("/")
+    return base or slash or ".", name + pattern[len(fixed) :]
+
+
+def before_wildcards(pattern: str) -> str:
+    """What everything that a glob stands for begins with."""
+    return re.split(r"[*?\[]", pattern, maxsplit=1)[0]
+
+
+def shown(uri: str) -> str:
+    """A URI as it may be printed and recorded: without a user name and password, and without its
+    query where that is signed. Whatever a path is called, it stays."""
+    if "://" not in uri:
+        return uri
+    place, mark, query = without_user(uri).partition("?")
+    return place if re.search(SECRETS, query) else place + mark + query
+
+
+def split(uri: str) -> tuple[str, str]:
+    """The protocol and the rest; `file` where there is none."""
+    match = re.match(r"([A-Za-z][A-Za-z0-9+.-]+)(::[A-Za-z0-9+.:-]+)?://", uri)
+    if not match:
+        return "file", uri
+    protocol = match[1].lower()
+    return ("file" if protocol == "local" else protocol), uri[match.end() :]
+
+
+def key(path: str) -> str:
+    """A path as a key: `/`-separated, valid text, never upward."""
+    if path.isascii() and "/." not in path and "//" not in path and path == path.strip("./"):
+        return path  # as nearly all are: a hundred million of them are cleaned for nothing
+    text = to_bytes(path).decode("utf-8", "backslashreplace")
+    parts = ("__" if part == ".." else part for part in text.split("/") if part not in ("", "."))
+    return "/".join(parts) or "__"
+
+
+def suffix(path: str) -> str:
+    """In small letters, with its dot; empty where there is none."""
+    name = path.rsplit("/", 1)[-1]
+    return "." + name.rsplit(".", 1)[1].lower() if "." in name else ""
+
+
+def stem(path: str) -> str:
+    """The name without its suffix."""
+    name = path.rsplit("/", 1)[-1]
+    return name.rsplit(".", 1)[0] if "." in name else name

@@ -1,0 +1,1 @@
+"""Ray Train and torch: from photographs to a model."""

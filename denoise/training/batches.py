@@ -1,0 +1,90 @@
+"""The batches of one worker: its slice of each, made ahead, and on the device as pairs.
+
+Shapes: clean, noisy [N, 3, P, P] float32 on the device; sigma [N].
+"""
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from denoise.nets.networks import UNTOLD, device
+from denoise.training.samples import Patches, Recipe, Sampler
+from denoise.training.validation import Share
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some samples of a batch, and how much they weigh in it."""
+
+    patches: Patches
+    weight: float  # the mean over all workers of their parts' weighted losses is the batch's loss
+
+
+def parts(recipe: Recipe, sampler: Sampler, share: Share, first: int) -> Iterator[Part]:
+    """This worker's slice of each batch, in as many parts as are accumulated.
+
+    A batch is cut where it falls into parts of equal size, give or take one sample.
+    """
+    size, count = recipe.batch_size, share.world * recipe.accumulate
+    mine = range(share.rank * recipe.accumulate, (share.rank + 1) * recipe.accumulate)
+    for step in range(first, recipe.steps):
+        for k in mine:
+            start, stop = k * size // count, (k + 1) * size // count
+            patches = sampler.patches(step * size + start, stop - start)
+            yield Part(patches, (stop - start) * share.world / size)
+
+
+def prefetched(batches: Iterator[Part], depth: int = 4) -> Iterator[Part]:
+    """The same batches, made by a thread while the network computes."""
+    with ThreadPoolExecutor(1) as thread:
+        ready = deque(thread.submit(next, batches, None) for _ in range(depth))
+        while (batch := ready.popleft().result()) is not None:
+            ready.append(thread.submit(next, batches, None))
+            yield batch
+
+
+def pairs_of(patches: Patches) -> tuple[Tensor, Tensor, Tensor]:
+    """Clean and noisy patches and the level the network is told, on the device."""
+    pixels = on_device(patches.pixels)  # [N, P, P, C]
+    floats = pixels.permute(0, 3, 1, 2).float() / 255  # [N, C, P, P], channels last in memory
+    if floats.shape[1] == 6:  # the pairs are fixed
+        return floats[:, :3], floats[:, 3:], torch.full((len(floats),), UNTOLD, device=device())
+    gray, clipped, told, sigma = (
+        on_device(one) for one in (patches.gray, patches.clipped, patches.told, patches.sigma)
+    )
+    clean = torch.where(each(gray), floats.mean(1, keepdim=True), floats)
+    noisy = clean + each(sigma) * noise_of(patches)
+    stored = torch.round(noisy.clamp(0, 1) * 255) / 255
+    return clean, torch.where(each(clipped), stored, noisy), torch.where(told, sigma, UNTOLD)
+
+
+def noise_of(patches: Patches) -> Tensor:
+    """[N, 3, P, P] standard normal, each sample from its own seed; channels alike where gray."""
+    side = patches.pixels.shape[1]
+    generator = torch.Generator(device())
+    drawn = [
+        torch.randn(
+            (1 if gray else 3, side, side), generator=generator.manual_seed(seed), device=device()
+        ).expand(3, side, side)
+        for seed, gray in zip(patches.seeds.tolist(), patches.gray.tolist(), strict=True)
+    ]
+    return torch.stack(drawn).contiguous(memory_format=torch.channels_last)
+
+
+def on_device(array: NDArray[Any]) -> Tensor:
+    """A copy on the device; a GPU does not stop for it."""
+    tensor = torch.from_numpy(array)
+    if device().type == "cuda":
+        tensor = tensor.pin_memory()  # else the copy waits for all that was asked before
+    return tensor.to(device(), non_blocking=True)
+
+
+def each(values: Tensor) -> Tensor:
+    """[N] -> [N, 1, 1, 1]."""
+    return values[:, None, None, None]

@@ -1,0 +1,165 @@
+"""What a training says while it runs: JSONL, TensorBoard, MLflow, Weights & Biases, a live line."""
+
+import json
+import os
+import re
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
+from hashlib import blake2b
+from importlib.util import find_spec
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from denoise.errors import SettingsError
+from denoise.report.progress import is_live, words_of_time
+from denoise.storage import files, uris
+from denoise.storage.uris import join
+from denoise.training.samples import Recipe
+
+Record = dict[str, float]  # what is known of one step
+_TRACKERS = ("MLFLOW_", "WANDB_", "DATABRICKS_")  # what the names of their variables begin with
+
+
+class Recorder:
+    """The first worker's record of a run; a context manager. `show` is given every record."""
+
+    def __init__(
+        self,
+        place: str,
+        recipe: Recipe,
+        show: Callable[[Record], Any],
+        environment: Mapping[str, str],
+    ) -> None:
+        self.place, self.recipe, self.show = place, recipe, show
+        self.environment = environment
+        self.closing = ExitStack()
+
+    def __enter__(self) -> "Recorder":
+        from torch.utils.tensorboard import SummaryWriter
+
+        with self.closing as closing:
+            # TensorBoard writes to disks only; a worker of Ray stands in Ray's own folder
+            self.folder = closing.enter_context(TemporaryDirectory(dir=os.getcwd()))
+            self.board = SummaryWriter(self.folder)
+            closing.callback(self.board.close)
+            os.environ |= self.environment
+            self.tracks = [closing.enter_context(of(self)) for of in _trackers()]
+            self.closing = closing.pop_all()
+        return self
+
+    def __exit__(self, *raised: Any) -> None:
+        self.closing.__exit__(*raised)
+
+    @property
+    def name(self) -> str:
+        return self.place.rstrip("/").rsplit("/", 1)[-1]
+
+    @property
+    def id(self) -> str:
+        """The same for the same output folder, so that a resumed run goes on in its own records."""
+        return blake2b(self.place.encode(), digest_size=8).hexdigest()
+
+    def tell(self, record: Record) -> None:
+        """A record for all that follow a run as it goes."""
+        values = {name: value for name, value in record.items() if name != "step"}
+        for name, value in values.items():
+            self.board.add_scalar(name, value, int(record["step"]))
+        for track in self.tracks:
+            track(values, step=int(record["step"]))
+        self.show(record)
+
+    def write(self, history: Sequence[Record]) -> None:
+        """What the output folder holds of the run so far."""
+        lines = "".join(json.dumps(record) + "\n" for record in history)
+        files.write(join(self.place, "metrics.jsonl"), lines.encode())
+        self.board.flush()
+        for name in os.listdir(self.folder):
+            with open(os.path.join(self.folder, name), "rb") as file:
+                files.write(join(self.place, "tensorboard", name), file.read())
+
+
+def tracking() -> dict[str, str]:
+    """The variables that MLflow and Weights & Biases are told by, for a worker that is elsewhere.
+
+    Raises SettingsError where one of them is asked for that is not installed.
+    """
+    for variable, library in (("MLFLOW_TRACKING_URI", "mlflow"), ("WANDB_PROJECT", "wandb")):
+        if variable in os.environ and find_spec(library) is None:
+            raise SettingsError(
+                f"{variable} is set, but {library} is not installed: pip install 'denoise[track]'"
+            )
+    found = {name: value for name, value in os.environ.items() if name.startswith(_TRACKERS)}
+    uri = found.get("MLFLOW_TRACKING_URI", "")
+    if uri and "://" not in uri and uri != "databricks":
+        found["MLFLOW_TRACKING_URI"] = uris.absolute(uri)
+    elif match := re.fullmatch(r"sqlite:///([^/].*)", uri):
+        found["MLFLOW_TRACKING_URI"] = "sqlite:///" + uris.absolute(match[1])
+    return found
+
+
+def _trackers() -> list[Callable[[Recorder], Any]]:
+    """Those that the environment asks for."""
+    asked = {"MLFLOW_TRACKING_URI": _mlflow, "WANDB_PROJECT": _wandb}
+    return [track for variable, track in asked.items() if variable in os.environ]
+
+
+@contextmanager
+def _mlflow(recorder: Recorder) -> Iterator[Callable[..., Any]]:
+    """A run of MLflow, found again by a tag: it gives its runs ids of its own."""
+    import mlflow
+
+    query = f"tags.denoise = '{recorder.id}'"
+    known = mlflow.search_runs(filter_string=query, output_format="list", max_results=1)
+    again = {"run_id": known[0].info.run_id} if known else {"run_name": recorder.name}
+    with mlflow.start_run(**again, tags={"denoise": recorder.id}):
+        mlflow.log_params(asdict(recorder.recipe))
+        yield mlflow.log_metrics
+
+
+@contextmanager
+def _wandb(recorder: Recorder) -> Iterator[Callable[..., Any]]:
+    import wandb
+
+    config = asdict(recorder.recipe)
+    with wandb.init(name=recorder.name, id=recorder.id, resume="allow", config=config) as run:
+        yield run.log
+
+
+@contextmanager
+def shown(read: Callable[[], Record], steps: int) -> Iterator[None]:
+    """A live line of the latest record; elsewhere than on a terminal, a line at times."""
+    over = threading.Event()
+    live = is_live(sys.stderr)
+
+    def show() -> None:
+        last = 0.0
+        while not over.wait(1.0 if live else 10.0):
+            record = read()
+            if record and record["step"] != last:
+                last = record["step"]
+                line = line_of(record, steps)
+                sys.stderr.write(f"\r{line}\x1b[K" if live else f"{line}\n")
+                sys.stderr.flush()
+
+    thread = threading.Thread(target=show, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+        sys.stderr.write("\n" if live else "")
+
+
+def line_of(record: Record, steps: int) -> str:
+    """Step, loss, PSNR, rate and the time left."""
+    step = int(record["step"])
+    quality = f", {record['psnr']:.2f} dB" if "psnr" in record else ""
+    left = (steps - step) * record["seconds_per_step"]
+    return (
+        f"train step {step}/{steps}, loss {record['loss']:.5f}{quality}, "
+        f"{record['images_per_second']:.0f} images/s, {words_of_time(left)} left"
+    )

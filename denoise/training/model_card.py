@@ -1,0 +1,177 @@
+"""What a training run says of its model: the card, the curve, and pictures before and after."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor, nn
+
+from denoise.images.codec import to_pixels
+from denoise.images.metrics import mse, psnr
+from denoise.nets.denoiser import from_network
+from denoise.nets.networks import UNTOLD
+from denoise.report.views import SheetRow, contact_sheet
+from denoise.training.metrics_log import Record
+from denoise.training.samples import TOLD, UNCLIPPED, Photo, Recipe
+from denoise.training.validation import Judge, Share
+
+_SHOWN = 4  # photos before and after
+_SIZE = (720, 320)  # of the curve
+_MARGIN = 48
+_TEXT = """\
+# {name}
+
+A convolutional autoencoder that removes Gaussian noise from photographs, for
+denoise: `denoise infer --images photos --output denoised --model {name}`
+
+| | |
+|---|---|
+| architecture | {architecture}, {parameters:,} parameters, {macs:.0f} kMAC a pixel |
+| noise | {noise} |
+| noise level | {level} |
+| trained on | {photos} photos ({images}), patches of {patch} pixels, {batch_size} a step |
+| steps | {last_step} of {steps}, kept is step {best_step} |
+| optimizer | {by}, {learning_rate:g} falling by a cosine, {loss} loss, moving average of weights |
+| seed | {seed} |
+| hardware | {hardware}, {workers} worker(s), {images_per_second:.0f} patches/s |
+| validation | **{psnr:.2f} dB**: {validated_on} of {validation_listed} photos (middles), {judged} |
+
+Made with `denoise train --images {given} {flags}`.
+
+PSNR is over RGB, the mean over the photos, of rounded pixels. Not for medical or forensic use: what
+noise has buried, the network makes up.
+
+![PSNR and loss over the steps](curve.png)
+
+![clean, noisy, denoised](samples.jpg)
+"""
+
+_DRAWN = (
+    f"{{sigma}} of the 0..1 scale; in {UNCLIPPED:.0%} of the samples not clipped",
+    f"told in {TOLD:.0%} of the samples; else the network judges it by itself",
+)
+# architectures that have no input for the level
+_DEAF = {"classic": "not taken notice of: it knows the noise that it was trained on"}
+_OPTIMIZERS = {"muon": "Muon (AdamW for biases and few channels)", "adamw": "AdamW"}
+_PAIRS = (
+    "that of the pairs: {sigma} of the 0..1 scale, clipped and rounded",
+    "never told: the network judges it by itself",
+)
+
+
+def text(name: str, fields: Mapping[str, Any], model: nn.Module, history: Sequence[Record]) -> str:
+    """The model card, in Markdown."""
+    training, metrics = fields["training"], fields["metrics"]
+    is_pairs = fields["clipping"] != "both"
+    noise, level = _PAIRS if is_pairs else _DRAWN
+    return _TEXT.format(
+        **{key: training[key] for key in training if key not in ("sigma", "architecture")},
+        name=name,
+        by=_OPTIMIZERS[training["optimizer"]],
+        given="PAIRS" if is_pairs else "PHOTOS",
+        flags=" ".join(_flags(training, is_pairs=is_pairs)),
+        architecture=fields["architecture"],
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        macs=float(model.macs_per_pixel) / 1e3,  # type: ignore[arg-type]  # untyped in torch
+        noise=noise.format(sigma=_words_of(fields["sigma"])),
+        level=_DEAF.get(fields["architecture"], level),
+        judged=_words_of(metrics["validation_sigma"]) + ", clipped",
+        images_per_second=np.median([record["images_per_second"] for record in history]),
+        psnr=metrics["validation_psnr"],
+    )
+
+
+def _words_of(sigma: float | Sequence[float] | None) -> str:
+    """A noise level, or the least and the greatest."""
+    if sigma is None:
+        return "a sigma that the pairs do not tell"
+    low, high = (sigma, sigma) if isinstance(sigma, int | float) else sigma
+    return f"sigma {low:g}" if low == high else f"sigma {low:g} to {high:g}"
+
+
+def _flags(training: Mapping[str, Any], *, is_pairs: bool) -> Iterator[str]:
+    """What on the command line made the model, but for what goes without saying."""
+    yield from ("--validation OTHERS",) if training.get("validation") else ()
+    for name in ("init", "architecture"):
+        yield from (f"--{name} {training[name]}",) if training.get(name) else ()
+    for name, usual in asdict(Recipe()).items():
+        value = training.get(name, usual)
+        if value != usual and not (is_pairs and name == "sigma"):
+            values = value if isinstance(value, list | tuple) else [value]
+            yield f"--{name.replace('_', '-')} {' '.join(map(str, values))}"
+
+
+def pictures(
+    recipe: Recipe, model: nn.Module, photos: Sequence[Photo], history: Sequence[Record]
+) -> dict[str, bytes]:
+    """The files that the card shows."""
+    judge = Judge(recipe, photos[:_SHOWN], Share())
+    rows = [
+        _row(model, photo.path, *pair)
+        for photo, pair in zip(photos[:_SHOWN], judge.pairs, strict=True)
+    ]
+    samples = BytesIO()
+    Image.open(BytesIO(contact_sheet(rows))).save(samples, "JPEG", quality=90)
+    return {"curve.png": curve(history), "samples.jpg": samples.getvalue()}
+
+
+def curve(history: Sequence[Record]) -> bytes:
+    """A PNG of the loss at each record (gray) and the validation PSNR (blue) over the steps."""
+    image = Image.new("RGB", _SIZE, "white")
+    pen = ImageDraw.Draw(image)
+    last = history[-1]["step"]
+    loss = [(record["step"], record["loss"]) for record in history]
+    quality = [(record["step"], record["psnr"]) for record in history if "psnr" in record]
+    _line(pen, loss, last, "silver", left=False)
+    _line(pen, quality, last, "navy", left=True)
+    font = ImageFont.load_default(13)
+    pen.text((_MARGIN, 8), "validation PSNR in dB", "navy", font)
+    pen.text((_SIZE[0] - _MARGIN, 8), "loss", "gray", font, anchor="ra")
+    pen.text((_SIZE[0] - _MARGIN, _SIZE[1] - 20), f"step {last:.0f}", "black", font, anchor="ra")
+    out = BytesIO()
+    image.save(out, "PNG", optimize=True)
+    return out.getvalue()
+
+
+def _line(
+    pen: ImageDraw.ImageDraw,
+    points: Sequence[tuple[float, float]],
+    last: float,
+    color: str,
+    *,
+    left: bool,
+) -> None:
+    """One quantity over the steps, with its least and greatest value at the axis on its side."""
+    values = [value for _, value in points]
+    low, high = min(values), max(values)
+    width, height = _SIZE[0] - 2 * _MARGIN, _SIZE[1] - 2 * _MARGIN
+    span = (high - low) or 1.0
+    drawn = [
+        (_MARGIN + width * step / last, _MARGIN + height * (high - value) / span)
+        for step, value in points
+    ]
+    pen.line(drawn, color, 2)
+    for value, y in ((high, _MARGIN), (low, _MARGIN + height)):
+        place = (_MARGIN - 4, y) if left else (_SIZE[0] - _MARGIN + 4, y)
+        font = ImageFont.load_default(11)
+        pen.text(place, f"{value:.3g}", color, font, anchor="rm" if left else "lm")
+
+
+@torch.no_grad()
+def _row(model: nn.Module, path: str, noisy: Tensor, clean: Tensor) -> SheetRow:
+    denoised = model(noisy, torch.tensor([UNTOLD]))
+    original, before, after = (
+        to_pixels(from_network(one)[0], 8) for one in (clean, noisy, denoised)
+    )
+    return SheetRow(
+        path.rsplit("/", 1)[-1],
+        original,
+        before,
+        after,
+        psnr_noisy=psnr(mse(original, before)),
+        psnr=psnr(mse(original, after)),
+    )

@@ -1,0 +1,117 @@
+"""Which photos a training runs on: listed, divided, and still the same ones when it goes on.
+
+OUTPUT/_roster.parquet   path, size and mark of each, as the first run found them
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from io import BytesIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from denoise.errors import SettingsError
+from denoise.storage import files, inputs, uris
+from denoise.storage.inputs import Entry
+from denoise.storage.uris import join
+
+HELD_OUT = 0.1  # share of the photos to validate on, where none are named
+VALIDATED = 32  # photos that validation looks at: enough to rank two checkpoints, quickly
+_NAME = "_roster.parquet"
+
+
+@dataclass(frozen=True)
+class Roster:
+    """The photos of a training, each list in the order of its paths."""
+
+    chosen: list[Entry]  # to train on
+    held: list[Entry]  # to validate on
+    held_listed: int  # how many there were to validate on
+
+    @property
+    def digest(self) -> str:
+        """The same for the same versions of the same photos."""
+        lines = "\n".join(f"{path}\0{version}" for path, version in self._versions().items())
+        return blake2b(lines.encode(), digest_size=16).hexdigest()
+
+    def check(self, place: str) -> None:
+        """Raises SettingsError where the run of an output folder began with other photos."""
+        if not self.is_kept(place):
+            return
+        known = pq.read_table(BytesIO(files.read(join(place, _NAME)))).to_pydict()
+        before = dict(zip(known["path"], known["version"], strict=True))
+        found = _differences(before, self._versions())
+        if found:
+            raise SettingsError(
+                f"{uris.shown(place)} was begun with other images: {'; '.join(found)}. Give the "
+                "same ones as then, or another --output"
+            )
+
+    @staticmethod
+    def is_kept(place: str) -> bool:
+        """Whether a run of an output folder has begun."""
+        return files.exists(join(place, _NAME))
+
+    def keep(self, place: str) -> None:
+        """Notes the photos, for `check`; they stay those of the first run."""
+        versions = self._versions()
+        columns = {"path": list(versions), "version": list(versions.values())}
+        encoded = BytesIO()
+        pq.write_table(pa.table(columns), encoded, compression="zstd")
+        files.create(join(place, _NAME), encoded.getvalue())
+
+    def _versions(self) -> dict[str, str]:
+        """What each photo is for and its name -> what tells its version."""
+        parts = (("train", self.chosen), ("validate", self.held))
+        return {
+            f"{part}/{entry.path}": f"{entry.size} {entry.mark} {entry.row}"
+            for part, entries in parts
+            for entry in entries
+        }
+
+
+def roster_of(images: str, validation: str | None, place: str, left_out: Counter[str]) -> Roster:
+    """The photos at a URI, some of them to validate on, or those at another URI.
+
+    What validation does not look at is not decoded. Raises SettingsError as `inputs.entries` does.
+    """
+    entries = _listed(images, place, left_out)
+    if validation:
+        chosen, held = entries, _listed(validation, place, left_out)
+    else:
+        out = set(held_out([entry.path for entry in entries]))
+        held = [entry for entry in entries if entry.path in out]
+        chosen = [entry for entry in entries if entry.path not in out] or entries
+    looked_at = sorted(held, key=lambda entry: _share(entry.path))[:VALIDATED]
+    return Roster(chosen, sorted(looked_at, key=lambda entry: entry.path), len(held))
+
+
+def held_out(paths: Sequence[str]) -> list[str]:
+    """The paths to validate on, by a hash of each: the same ones whatever else there is."""
+    ranked = sorted(paths, key=_share)
+    return [path for path in ranked if _share(path) < HELD_OUT] or ranked[:1]
+
+
+def _listed(images: str, place: str, left_out: Counter[str]) -> list[Entry]:
+    found = inputs.entries(uris.absolute(images), left_out, output=place)
+    return sorted(found, key=lambda entry: entry.path)
+
+
+def _share(path: str) -> float:
+    return int.from_bytes(blake2b(path.encode(), digest_size=8).digest(), "big") / 2**64
+
+
+def _differences(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """How two rosters differ, in words."""
+    kinds = {
+        "changed since": sorted(k for k in before.keys() & now.keys() if before[k] != now[k]),
+        "gone": sorted(before.keys() - now.keys()),
+        "new": sorted(now.keys() - before.keys()),
+    }
+    return [
+        f"{len(names)} {kind}, such as {names[0].split('/', 1)[1]}"
+        for kind, names in kinds.items()
+        if names
+    ]

@@ -1,0 +1,1 @@
+"""One module a verb, and what noise and infer share."""

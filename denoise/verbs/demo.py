@@ -1,0 +1,155 @@
+"""The whole river on the sample photographs: noise, a short training, denoising, a report.
+
+OUTPUT/pairs          the table that `noise` wrote
+OUTPUT/model          the package that `train` wrote, from the shipped weights on these pairs
+OUTPUT/denoised       what `infer` made of the noisy images with it; report.html and summary.json
+OUTPUT/contact_sheet.png
+"""
+
+import logging
+import time
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from denoise.errors import SettingsError
+from denoise.images.codec import decode
+from denoise.images.noise import check_sigma
+from denoise.output import tables
+from denoise.output.folder import run_of
+from denoise.report.views import SheetRow, contact_sheet
+from denoise.storage import files, uris
+from denoise.storage.uris import join
+from denoise.verbs.infer import InferConfig, infer
+from denoise.verbs.noise import NoiseConfig, noise
+from denoise.verbs.train import TrainConfig, train
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoConfig:
+    """Runs every job on the sample photographs: denoise demo --output demo"""
+
+    output: str = "demo"  # a folder; run again, it goes on where it was, or says it is done
+    steps: int = 60  # of training, from the shipped weights
+    sigma: float = 0.1  # standard deviation of the noise, on the 0..1 scale
+    overwrite: bool = False  # discard what an earlier demo made there
+
+    def __post_init__(self) -> None:
+        if not self.output:
+            raise ValueError("output must not be empty")
+        check_sigma("sigma", self.sigma)
+        if self.sigma == 0:
+            raise ValueError("sigma must be above 0: without noise there is nothing to show")
+        if self.steps < 1:
+            raise ValueError(f"steps must be at least 1, got {self.steps}")
+
+
+def demo(config: DemoConfig) -> dict[str, Any]:
+    """Noise -> train -> infer -> report, in one Ray session; returns the gain of each image.
+
+    The network is trained on the very photographs that it then denoises: this shows how things go
+    together, not how good the model is (`denoise models` says that, of images it has never seen).
+    """
+    start = time.monotonic()
+    place = uris.absolute(config.output)
+    pairs, model, denoised = (join(place, name) for name in ("pairs", "model", "denoised"))
+    files.check_writable(place)
+    is_done = files.exists(join(denoised, "_SUCCESS")) and not config.overwrite
+    with (
+        resources.as_file(resources.files("denoise").joinpath("samples")) as samples,
+        _ray(needed=not is_done),
+    ):
+        _run(config, samples, pairs, model, denoised)
+    rows = _rows(pairs, denoised)
+    sheet = join(place, "contact_sheet.png")
+    files.write(sheet, contact_sheet(rows))
+    gains = [row.psnr - row.psnr_noisy for row in rows]
+    return {
+        "images": len(rows),
+        "psnr_noisy": sum(row.psnr_noisy for row in rows) / len(rows),
+        "psnr": sum(row.psnr for row in rows) / len(rows),
+        "gain_db": sum(gains) / len(gains),
+        "gains_db": {row.path: gain for row, gain in zip(rows, gains, strict=True)},
+        "seconds": time.monotonic() - start,
+        "report": join(denoised, "report.html"),
+        "contact_sheet": sheet,
+        "table": _table(rows),
+    }
+
+
+def _run(config: DemoConfig, samples: Path, pairs: str, model: str, denoised: str) -> None:
+    """The three jobs, each of which does nothing where it is finished already."""
+    _log.info("adding noise to the sample photographs")
+    again = config.overwrite
+    noise(NoiseConfig(images=str(samples), output=pairs, sigma=config.sigma, overwrite=again))
+    _log.info("training for %d steps from the shipped weights", config.steps)
+    if again:
+        _discard_trained(model)
+    train(
+        TrainConfig(
+            images=pairs,
+            output=model,
+            validation=pairs,
+            init="unet",
+            sigma=config.sigma,
+            steps=config.steps,
+            batch_size=8,
+            learning_rate=1e-4,  # gently: the weights are good already
+            save_every=config.steps,
+        )
+    )
+    _log.info("denoising with the freshly trained model")
+    infer(InferConfig(images=pairs, output=denoised, model=model, overwrite=again))
+
+
+def _discard_trained(model: str) -> None:
+    """Removes what `train` made there. Raises SettingsError where it was something else."""
+    found = run_of(model)
+    if found and found.get("verb") != "train":
+        raise SettingsError(f"{uris.shown(model)} is the output of `{found.get('verb')}`")
+    if found:
+        files.remove(model)
+
+
+def _ray(*, needed: bool) -> AbstractContextManager[Any]:
+    """One session for all jobs; none where everything is done already."""
+    if not needed:
+        return nullcontext()
+    from denoise.runners import ray_session
+
+    return ray_session.connected()
+
+
+def _rows(pairs: str, denoised: str) -> list[SheetRow]:
+    """What there is to see, by path."""
+    results = {row["path"]: row for row in tables.rows(denoised) if row["error"] is None}
+    made = {row["path"]: row for row in tables.rows(pairs) if row["path"] in results}
+    return [_row(made[path], results[path]) for path in sorted(made)]
+
+
+def _row(pair: Mapping[str, Any], result: Mapping[str, Any]) -> SheetRow:
+    return SheetRow(
+        path=result["path"],
+        clean=decode(pair["clean"]["bytes"]).pixels,
+        noisy=decode(pair["noisy"]["bytes"]).pixels,
+        denoised=decode(result["image"]["bytes"]).pixels,
+        psnr_noisy=result["psnr_noisy"],
+        psnr=result["psnr"],
+    )
+
+
+def _table(rows: list[SheetRow]) -> list[str]:
+    """Lines of text, one an image."""
+    width = max(len(row.path) for row in rows)
+    lines = [f"{'':{width}}   noisy  denoised    gain"]
+    for row in rows:
+        gain = row.psnr - row.psnr_noisy
+        lines.append(
+            f"{row.path:{width}}  {row.psnr_noisy:6.2f}    {row.psnr:6.2f}  {gain:+6.2f} dB"
+        )
+    return lines

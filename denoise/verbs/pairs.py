@@ -1,0 +1,189 @@
+"""One image on its way from its URI: fetched, decoded, paired with its noisy or its clean self.
+
+Pixels are [H, W, C] integers; `noisy` is float32 on 0..1 where noise is asked for unrounded.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from denoise.errors import FAILURES, ImageError, why
+from denoise.images.codec import MAX_PIXELS, Picture, decode, to_floats, to_pixels
+from denoise.images.metrics import mse, psnr
+from denoise.images.noise import add_noise, noisy_bands, seed_of
+from denoise.storage.files import read
+from denoise.storage.inputs import Entry, source_of
+from denoise.storage.parquet import Source
+from denoise.storage.references import reference_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairConfig:
+    """What to pair an image with."""
+
+    sigma: float | None = None  # noise to add; None: the images are noisy as they are
+    seed: int = 0
+    float_noise: bool = False
+    reference: str | None = None  # where the clean images lie, if the images are noisy
+    max_pixels: int = MAX_PIXELS
+
+
+@dataclass
+class Pair:
+    """A clean and a noisy image, or as much of them as there is."""
+
+    path: str
+    picture: Picture | None = None  # as decoded: its kind and what is carried along
+    noisy: NDArray[Any] | None = None
+    clean: NDArray[Any] | None = None  # None where no reference is known
+    sigma: float | None = None
+    seed: int | None = None
+    error: str | None = None
+    seconds: dict[str, float] = field(default_factory=dict)  # by stage
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Times a stage, and turns what goes wrong with this one image into its `error`."""
+        start = time.perf_counter()
+        try:
+            yield
+        except FAILURES as error:
+            self._fail(why(error))
+        finally:
+            spent = time.perf_counter() - start
+            self.seconds[name] = self.seconds.get(name, 0.0) + spent
+
+    def about(self) -> dict[str, Any]:
+        """The columns that every table begins with."""
+        row: dict[str, Any] = {"path": self.path, "error": self.error}
+        if self.picture is not None:
+            row |= {
+                "height": self.picture.height,
+                "width": self.picture.width,
+                "bit_depth": self.picture.bit_depth,
+                "format": self.picture.format,
+                "note": self.picture.note,
+            }
+        return row | {"sigma": self.sigma, "seed": self.seed}
+
+    def _fail(self, error: str) -> None:
+        self.error = error
+        self.noisy = self.clean = None  # no later stage goes on with it
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """The bytes of an image and of its reference, or in words what was wrong with that one."""
+
+    pair: Pair
+    source: Source
+    reference: bytes | str | None = None  # no exception: it would hold on to the pixels
+
+
+def load(entry: Entry, config: PairConfig) -> Pair:
+    """Fetches and decodes an image and makes its pair; what goes wrong is its `error`.
+
+    Images from a table that `noise` wrote bring their clean selves along.
+    """
+    return paired(fetched(entry, config), config)
+
+
+def fetched(entry: Entry, config: PairConfig) -> Fetched:
+    """The first half of `load`, which waits for a disk or a store: threads may do it ahead."""
+    pair = Pair(entry.path)
+    source = Source(b"")
+    reference: bytes | str | None = None
+    with pair.stage("fetch"):
+        source = source_of(entry)
+        if source.error is not None:
+            raise ImageError(source.error)
+        if config.sigma is None and config.reference is not None:
+            reference = _reference_of(entry.path, config.reference)
+    return Fetched(pair, source, reference)
+
+
+def paired(fetched: Fetched, config: PairConfig) -> Pair:
+    """The second half of `load`, which computes."""
+    pair, source = fetched.pair, fetched.source
+    if pair.error is None:
+        with pair.stage("decode"):
+            _decode(pair, source, config)
+    if pair.error is None and config.sigma is not None:
+        with pair.stage("noise"):
+            _add_noise(pair, config)
+    elif pair.error is None and fetched.reference is not None:
+        with pair.stage("reference"):
+            if isinstance(fetched.reference, str):
+                raise ImageError(fetched.reference)
+            pair.clean = _matching(_decoded_reference(fetched.reference, config), pair)
+    return pair
+
+
+def errors_of(
+    pixels: NDArray[Any] | None, clean: NDArray[Any] | None
+) -> tuple[float | None, float | None]:
+    """MSE and PSNR against the clean image; None where there is none."""
+    if pixels is None or clean is None:
+        return None, None
+    error = mse(pixels, to_floats(clean) if pixels.dtype == np.float32 else clean)
+    return error, psnr(error)
+
+
+def _decode(pair: Pair, source: Source, config: PairConfig) -> None:
+    pair.picture = decode(source.encoded, max_pixels=config.max_pixels)
+    pair.noisy = pair.picture.pixels
+    if source.is_noisy and config.sigma is not None:
+        raise ImageError("noisy already, as its table says")
+    pair.sigma, pair.seed = source.sigma, source.seed
+    if source.clean is not None:
+        pair.clean = _matching(decode(source.clean, max_pixels=config.max_pixels), pair)
+
+
+def _add_noise(pair: Pair, config: PairConfig) -> None:
+    assert pair.picture is not None and config.sigma is not None
+    pair.clean = pair.picture.pixels
+    pair.sigma, pair.seed = config.sigma, config.seed
+    seed = seed_of(pair.path, config.seed)
+    if config.float_noise:
+        pair.noisy = add_noise(to_floats(pair.clean), sigma=config.sigma, seed=seed)
+        return
+    pair.noisy = np.empty_like(pair.clean)
+    for band, noisy in noisy_bands(pair.clean, to_floats, sigma=config.sigma, seed=seed):
+        pair.noisy[band] = to_pixels(noisy, pair.picture.bit_depth)
+
+
+def _reference_of(path: str, references: str) -> bytes | str:
+    """The bytes of a path's reference, or what was wrong with it, told if the image is fine."""
+    try:
+        place = reference_of(references, path)
+    except FAILURES as error:
+        return why(error)
+    try:
+        return read(place)
+    except FAILURES as error:
+        return f"its reference: {why(error)}"
+
+
+def _decoded_reference(encoded: bytes, config: PairConfig) -> Picture:
+    try:
+        return decode(encoded, max_pixels=config.max_pixels)
+    except ImageError as error:
+        raise ImageError(f"its reference: {error}") from error
+
+
+def _matching(reference: Picture, pair: Pair) -> NDArray[Any]:
+    """The reference's pixels. Raises ImageError where they cannot be compared with the image's."""
+    assert pair.picture is not None
+    pixels = pair.picture.pixels
+    if reference.pixels.shape[:2] != pixels.shape[:2]:
+        raise ImageError("its reference has another size")
+    if reference.pixels.shape[2] != pixels.shape[2]:
+        raise ImageError("one of image and reference is gray, the other in colour")
+    if reference.pixels.dtype != pixels.dtype:
+        raise ImageError("its reference has another bit depth")
+    return reference.pixels
