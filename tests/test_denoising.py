@@ -4,8 +4,8 @@ from typing import Any
 
 import numpy as np
 
+from denoise.images.pairs import Pair
 from denoise.verbs.denoising import each_denoised
-from denoise.verbs.pairs import Pair
 
 
 class Small:

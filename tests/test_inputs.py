@@ -16,11 +16,12 @@ import pytest
 from conftest import encoded, photo
 
 from denoise.errors import ImageError, SettingsError
+from denoise.images.pairs import PairConfig
 from denoise.storage import disk, files
+from denoise.storage.fetch import load_pair
 from denoise.storage.inputs import Entry, entries, source_of
 from denoise.storage.references import reference_of
 from denoise.training.samples import photo_row
-from denoise.verbs.pairs import PairConfig, load
 
 
 def found(images: object, output: str | None = None) -> tuple[dict[str, Entry], Counter[str]]:
@@ -330,7 +331,7 @@ def test_a_table_that_was_cut_off_since_is_its_rows_error(tmp_path: Path):
 def test_a_place_that_no_package_here_can_reach_is_its_rows_error(tmp_path: Path):
     (tmp_path / "list.txt").write_text("zz://bucket/a.png\n")
     (entry,) = found(tmp_path / "list.txt")[0].values()
-    assert "cannot open zz://" in str(load(entry, PairConfig()).error)
+    assert "cannot open zz://" in str(load_pair(entry, PairConfig()).error)
     assert "cannot open zz://" in photo_row(entry, 64)["error"]
 
 
@@ -339,7 +340,7 @@ def test_a_name_with_a_nul_byte_is_its_rows_error(tmp_path: Path, kind: str):
     (tmp_path / "list.csv").write_bytes(b"uri\na\0b.jpg\n")
     pq.write_table(pa.table({"uri": ["a\0b.jpg"]}), tmp_path / "list.parquet")
     (entry,) = found(tmp_path / f"list.{kind}")[0].values()
-    assert "nul byte" in str(load(entry, PairConfig()).error)
+    assert "nul byte" in str(load_pair(entry, PairConfig()).error)
 
 
 def test_a_list_that_is_no_text_is_refused(tmp_path: Path):
@@ -448,7 +449,7 @@ def test_what_is_neither_file_nor_folder_is_counted_and_never_read(tmp_path: Pat
         found(tmp_path / "pipe.png")
     (tmp_path / "list.txt").write_text("pipe.png\n")
     (named,) = found(tmp_path / "list.txt")[0].values()
-    assert load(named, PairConfig()).error == "neither file nor folder"
+    assert load_pair(named, PairConfig()).error == "neither file nor folder"
 
 
 def test_links_are_followed_by_a_folder_and_by_a_glob_alike(tmp_path: Path):
@@ -459,8 +460,8 @@ def test_links_are_followed_by_a_folder_and_by_a_glob_alike(tmp_path: Path):
     whole, by_glob = (found(tmp_path / "photos" / end)[0] for end in ("", "*.png"))
     assert list(whole) == list(by_glob) == ["a.png", "b.png"]
     assert whole["a.png"].size == by_glob["a.png"].size == (tmp_path / "real.bin").stat().st_size
-    assert load(by_glob["a.png"], PairConfig()).error is None
-    assert load(by_glob["b.png"], PairConfig()).error == "no such file"
+    assert load_pair(by_glob["a.png"], PairConfig()).error is None
+    assert load_pair(by_glob["b.png"], PairConfig()).error == "no such file"
 
 
 def test_a_glob_finds_what_a_link_leads_to_under_every_name_that_it_is_like(tmp_path: Path):

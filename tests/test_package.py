@@ -66,7 +66,7 @@ def test_a_folder_that_is_called_as_a_shipped_model_is_told_of(
 
 @pytest.mark.parametrize("name", package.shipped_names())
 def test_tables_name_a_shipped_model_without_loading_torch(name: str):
-    code = f"from denoise.network import package; print(package.id_of({name!r}))"
+    code = f"from denoise.nets import package; print(package.id_of({name!r}))"
     shown = subprocess.run(
         [sys.executable, "-c", f"{code}; import sys; print('torch' in sys.modules)"],
         capture_output=True,

@@ -11,13 +11,14 @@ import pytest
 from conftest import encoded, photo
 
 from denoise.images.codec import decode
+from denoise.images.pairs import PairConfig, errors_of
 from denoise.output import tables
+from denoise.storage.fetch import load_pair
 from denoise.storage.inputs import Entry, entries
 from denoise.training.samples import photo_row
 from denoise.verbs.infer import InferConfig, pairing_of
 from denoise.verbs.infer import row_of as inferred_row
 from denoise.verbs.noise import NoiseConfig, row_of
-from denoise.verbs.pairs import PairConfig, errors_of, load
 
 
 def entry(place: Path, name: str = "a.png") -> Entry:
@@ -26,7 +27,7 @@ def entry(place: Path, name: str = "a.png") -> Entry:
 
 def test_a_noisy_image_brings_its_clean_self_along(tmp_path: Path):
     (tmp_path / "a.png").write_bytes(encoded(photo()))
-    pair = load(entry(tmp_path), PairConfig(sigma=0.1, seed=3))
+    pair = load_pair(entry(tmp_path), PairConfig(sigma=0.1, seed=3))
     assert pair.error is None and (pair.sigma, pair.seed) == (0.1, 3)
     assert np.array_equal(pair.clean, photo())
     assert pair.noisy.dtype == np.uint8
@@ -37,14 +38,14 @@ def test_a_noisy_image_brings_its_clean_self_along(tmp_path: Path):
 def test_alpha_gets_no_noise_and_is_carried_along(tmp_path: Path):
     pixels = np.dstack([photo(), photo(channels=1)])
     (tmp_path / "a.png").write_bytes(encoded(pixels))
-    pair = load(entry(tmp_path), PairConfig(sigma=0.1))
+    pair = load_pair(entry(tmp_path), PairConfig(sigma=0.1))
     assert np.array_equal(pair.picture.alpha, pixels[..., 3])
     assert pair.noisy.shape[2] == 3
 
 
 def test_without_noise_or_reference_there_is_nothing_to_compare_with(tmp_path: Path):
     (tmp_path / "a.png").write_bytes(encoded(photo()))
-    pair = load(entry(tmp_path), PairConfig())
+    pair = load_pair(entry(tmp_path), PairConfig())
     assert pair.clean is None and pair.sigma is None and pair.seed is None
     assert errors_of(pair.noisy, pair.clean) == (None, None)
 
@@ -60,7 +61,7 @@ def test_without_noise_or_reference_there_is_nothing_to_compare_with(tmp_path: P
 )
 def test_what_goes_wrong_with_one_image_is_its_error(tmp_path: Path, make, words: str):
     make(tmp_path / "a.png")
-    pair = load(entry(tmp_path), PairConfig(sigma=0.1))
+    pair = load_pair(entry(tmp_path), PairConfig(sigma=0.1))
     assert pair.error == words
     assert pair.noisy is None and pair.clean is None
     assert pair.about()["path"] == "a.png" and pair.about()["error"] == words
@@ -69,20 +70,20 @@ def test_what_goes_wrong_with_one_image_is_its_error(tmp_path: Path, make, words
 def test_equal_causes_have_equal_words(tmp_path: Path):
     for name in ("a.png", "b.png"):
         (tmp_path / name).write_bytes(encoded(photo(seed=len(name)))[:300])
-    errors = {load(entry(tmp_path, name), PairConfig()).error for name in ("a.png", "b.png")}
+    errors = {load_pair(entry(tmp_path, name), PairConfig()).error for name in ("a.png", "b.png")}
     assert len(errors) == 1 and None not in errors
 
 
 def test_an_image_over_the_limit_is_refused_before_it_is_decoded(tmp_path: Path):
     (tmp_path / "a.png").write_bytes(encoded(photo(48, 64)))
-    assert load(entry(tmp_path), PairConfig(max_pixels=48 * 64)).error is None
-    assert load(entry(tmp_path), PairConfig(max_pixels=48 * 64 - 1)).error is not None
+    assert load_pair(entry(tmp_path), PairConfig(max_pixels=48 * 64)).error is None
+    assert load_pair(entry(tmp_path), PairConfig(max_pixels=48 * 64 - 1)).error is not None
 
 
 def test_without_its_reference_an_image_still_says_what_it_is(tmp_path: Path):
     (tmp_path / "clean").mkdir()
     (tmp_path / "a.png").write_bytes(encoded(photo(20, 30)))
-    pair = load(entry(tmp_path), PairConfig(reference=str(tmp_path / "clean")))
+    pair = load_pair(entry(tmp_path), PairConfig(reference=str(tmp_path / "clean")))
     assert pair.error == "no references of that name"
     assert (pair.about()["height"], pair.about()["width"]) == (20, 30)
 
@@ -91,7 +92,7 @@ def test_the_pixels_of_an_image_without_its_reference_are_let_go_of_at_once(tmp_
     (tmp_path / "a.png").write_bytes(encoded(photo()))
     gc.disable()  # it may not come by for many images
     try:
-        pair = load(entry(tmp_path), PairConfig(reference=str(tmp_path / "nowhere")))
+        pair = load_pair(entry(tmp_path), PairConfig(reference=str(tmp_path / "nowhere")))
         pixels = ref(pair.picture.pixels)
         del pair
         assert pixels() is None
@@ -103,14 +104,14 @@ def test_noisy_files_without_their_clean_selves_are_never_taken_for_clean_ones(t
     out = tmp_path / "out"
     (tmp_path / "a.png").write_bytes(encoded(photo()))
     config = NoiseConfig(images=str(tmp_path), output=str(out), sigma=0.2, seed=3, save="files")
-    pair = load(entry(tmp_path), PairConfig(sigma=0.2, seed=3))
+    pair = load_pair(entry(tmp_path), PairConfig(sigma=0.2, seed=3))
     tables.write_part(str(out), 0, [row_of(pair, config, str(out))], tables.NOISE_SCHEMA, {})
     (out / "_run.json").write_text("{}")
     (listed,) = entries(str(out), Counter())
-    again = load(listed, PairConfig())
+    again = load_pair(listed, PairConfig())
     assert (again.sigma, again.seed, again.clean, again.error) == (0.2, 3, None, None)
     assert np.array_equal(again.noisy, decode((out / "images/a.png.png").read_bytes()).pixels)
-    assert load(listed, PairConfig(sigma=0.1)).error == "noisy already, as its table says"
+    assert load_pair(listed, PairConfig(sigma=0.1)).error == "noisy already, as its table says"
     assert photo_row(listed, 16)["error"] == "noisy, and its table brings no clean image along"
 
 
@@ -118,7 +119,7 @@ def test_no_second_of_an_image_counts_for_two_stages(tmp_path: Path):
     (tmp_path / "a.png").write_bytes(encoded(photo(200, 300)))
     config = InferConfig(images=str(tmp_path), output=str(tmp_path / "out"), add_noise=0.1)
     start = time.perf_counter()
-    pair = load(entry(tmp_path), pairing_of(config))
+    pair = load_pair(entry(tmp_path), pairing_of(config))
     row = inferred_row(pair, pair.noisy, config, config.output)
     spent = time.perf_counter() - start
     assert row["mse"] == row["mse_noisy"] > 0
@@ -128,5 +129,5 @@ def test_no_second_of_an_image_counts_for_two_stages(tmp_path: Path):
 
 def test_a_broken_image_is_told_before_its_missing_reference(tmp_path: Path):
     (tmp_path / "a.png").write_bytes(b"")
-    pair = load(entry(tmp_path), PairConfig(reference=str(tmp_path / "nowhere")))
+    pair = load_pair(entry(tmp_path), PairConfig(reference=str(tmp_path / "nowhere")))
     assert pair.error == "empty file"

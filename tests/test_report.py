@@ -14,10 +14,11 @@ from PIL import Image
 
 from denoise import errors
 from denoise.images.metrics import mse, psnr
+from denoise.images.pairs import PairConfig, errors_of
 from denoise.output import manifest, tables
 from denoise.report.views import SheetRow, contact_sheet
 from denoise.storage import files, inputs
-from denoise.verbs.pairs import PairConfig, errors_of, load
+from denoise.storage.fetch import load_pair
 from denoise.verbs.report import ReportConfig, report
 
 NASTY = "<b onclick=alert(1)>&\"'.png"
@@ -84,7 +85,7 @@ def inferred(folder, photos, **settings):
     for shard in manifest.pending(str(folder)):
         rows = []
         for entry in shard.entries(str(folder)):
-            pair = load(entry, wanted)
+            pair = load_pair(entry, wanted)
             clean = pair.noisy if pair.clean is None else pair.clean
             better = ((pair.noisy.astype(int) + clean) // 2).astype(np.uint8)
             row = pair.about() | {"image": {"bytes": png(better), "path": entry.path}}

@@ -9,12 +9,13 @@ import pyarrow.parquet as pq
 
 from denoise.errors import ImageError
 from denoise.images.codec import MAX_PIXELS, decode
+from denoise.images.pairs import PairConfig
 from denoise.output import manifest, tables
 from denoise.report.stats import Tally
 from denoise.report.views import Pixels, View, panels_of, view_of
 from denoise.storage import files
+from denoise.storage.fetch import load_pair
 from denoise.storage.uris import join
-from denoise.verbs.pairs import PairConfig, load
 
 _log = logging.getLogger(__name__)
 _WORST, _MEDIAN, _BEST = 4, 3, 3  # images shown of each
@@ -115,7 +116,7 @@ def _pair(
         reference=settings.get("reference"),
         max_pixels=settings.get("max_pixels", MAX_PIXELS),
     )
-    pair = load(entry, wanted)
+    pair = load_pair(entry, wanted)
     if pair.error is not None:
         raise ImageError(pair.error)
     return pair.clean, pair.noisy

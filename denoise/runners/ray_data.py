@@ -23,12 +23,13 @@ from ray.util.metrics import Counter as Metric
 
 from denoise import errors
 from denoise.errors import WriteError
+from denoise.images.pairs import Pair, PairConfig, decode_pair
 from denoise.output import manifest, tables
 from denoise.output.manifest import Shard
 from denoise.runners import crash_guard, ray_session
 from denoise.storage import uris
+from denoise.storage.fetch import fetch
 from denoise.storage.inputs import Entry
-from denoise.verbs.pairs import Pair, PairConfig, fetched, paired
 
 _FETCHERS = 8  # threads of a worker that fetch ahead: enough to hide a store's latency
 _AHEAD = 256 << 20  # bytes that they may hold
@@ -237,8 +238,8 @@ def pairs(entries: list[Entry], config: PairConfig) -> Iterator[Pair]:
     """The pairs of a shard, their bytes fetched ahead: by fewer threads where they are large."""
     largest = max((entry.size for entry in entries), default=0)
     threads = max(1, min(_FETCHERS, _AHEAD // max(1, largest)))
-    ready = ahead(partial(fetched, config=config), entries, threads=threads)
-    return (paired(one, config) for one in ready)
+    ready = ahead(partial(fetch, config=config), entries, threads=threads)
+    return (decode_pair(one, config) for one in ready)
 
 
 def ahead(call: Callable[[_T], _R], items: Iterable[_T], *, threads: int) -> Iterator[_R]:

@@ -16,10 +16,11 @@ import pyarrow.parquet as pq
 from denoise import errors
 from denoise.errors import SettingsError
 from denoise.images.codec import IMAGE_SUFFIXES, looks_like_image
+from denoise.images.pairs import Source
 from denoise.images.sniff import HEAD
 from denoise.storage import files, listing, pages, uris
 from denoise.storage.disk import Found
-from denoise.storage.parquet import Source, image_in, rows_in
+from denoise.storage.parquet import image_in, rows_in
 
 _UNKNOWN = 2 << 20  # bytes that an image of unknown size counts as
 _MANIFESTS = (".txt", ".csv", ".parquet")

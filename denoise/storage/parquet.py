@@ -6,7 +6,6 @@ path), as Hugging Face `datasets` writes them.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import lru_cache
 from threading import Lock
 from typing import Any
@@ -15,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from denoise.errors import ImageError, SettingsError
+from denoise.images.pairs import Source
 from denoise.storage import files, uris
 from denoise.storage.disk import Found
 
@@ -23,22 +23,6 @@ _LEAST = 64  # bytes of an image file: a column of nothing takes less a row
 _MOST_KEPT = 64 << 20  # bytes of row groups, beside the last two, however large these are
 _kept: dict[tuple[str, str, int], pa.Table] = {}  # the one asked for last comes last
 _reading = Lock()  # else all threads that fetch ahead read the same rows at once
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """The bytes of one input image, and what a table written by `noise` says of it."""
-
-    encoded: bytes
-    clean: bytes | None = None
-    sigma: float | None = None
-    seed: int | None = None
-    error: str | None = None
-
-    @property
-    def is_noisy(self) -> bool:
-        """Whether noise was added to it: with `noise --save files`, no clean image comes along."""
-        return self.clean is not None or self.sigma is not None
 
 
 def rows_in(found: Found) -> Iterator[tuple[str, int]]:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from denoise.verbs.pairs import Pair
+from denoise.images.pairs import Pair
 
 if TYPE_CHECKING:
     from denoise.nets.denoiser import Denoiser

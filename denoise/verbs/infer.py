@@ -11,6 +11,7 @@ from denoise.errors import SettingsError
 from denoise.images.codec import to_pixels
 from denoise.images.metrics import ssim
 from denoise.images.noise import check_sigma
+from denoise.images.pairs import Pair, PairConfig, errors_of
 from denoise.nets import package
 from denoise.output.tables import INFER_SCHEMA
 from denoise.storage import files, uris
@@ -18,7 +19,6 @@ from denoise.storage.inputs import Entry
 from denoise.verbs import bulk
 from denoise.verbs.bulk import BulkConfig, worker_counts
 from denoise.verbs.denoising import each_denoised
-from denoise.verbs.pairs import Pair, PairConfig, errors_of
 
 if TYPE_CHECKING:
     import pyarrow as pa

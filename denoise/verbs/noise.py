@@ -5,11 +5,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from denoise.images.noise import check_sigma
+from denoise.images.pairs import Pair, PairConfig, errors_of
 from denoise.output.tables import NOISE_SCHEMA
 from denoise.storage.inputs import Entry
 from denoise.verbs import bulk
 from denoise.verbs.bulk import BulkConfig, worker_counts
-from denoise.verbs.pairs import Pair, PairConfig, errors_of
 
 if TYPE_CHECKING:
     import pyarrow as pa

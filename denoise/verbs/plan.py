@@ -12,12 +12,12 @@ import numpy as np
 
 from denoise.output import folder, manifest
 from denoise.storage import files, inputs, uris
+from denoise.storage.fetch import load_pair
 from denoise.storage.inputs import Entry
 from denoise.verbs import infer
 from denoise.verbs.bulk import check_apart, worker_counts
 from denoise.verbs.denoising import denoised_of
 from denoise.verbs.infer import InferConfig
-from denoise.verbs.pairs import load
 
 _SAMPLE = 64  # images that stand for all
 _SECONDS = 4.0  # of calibration
@@ -132,7 +132,7 @@ def _calibrated(sample: list[Entry], config: InferConfig, model: str) -> Iterabl
             start = time.perf_counter()
             if start > stop and number > 2:
                 return
-            pair = load(entry, pairing)
+            pair = load_pair(entry, pairing)
             noisy = pair.noisy
             denoised = denoised_of(pair, denoiser)
             row = infer.row_of(pair, denoised, config, nowhere)

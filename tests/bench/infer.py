@@ -26,14 +26,15 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from denoise import InferConfig, infer
+from denoise.images.pairs import PairConfig
 from denoise.nets.denoiser import Denoiser
 from denoise.output import tables
 from denoise.storage import files, uris
+from denoise.storage.fetch import load_pair
 from denoise.storage.inputs import Entry, entries
 from denoise.verbs.infer import pairing_of, row_of
 from denoise.verbs.noise import NoiseConfig, noise
 from denoise.verbs.noise import row_of as noise_row_of
-from denoise.verbs.pairs import PairConfig, load
 from tests.running import footer_of
 
 WORKERS = os.cpu_count() or 1
@@ -90,7 +91,7 @@ def bare_half(config: InferConfig, mine: list[Entry], ready: Any, times: Any) ->
     denoiser, pairing = Denoiser.load(config.model), pairing_of(config)
 
     def row(entry: Entry, place: str) -> dict[str, Any]:
-        pair = load(entry, pairing)
+        pair = load_pair(entry, pairing)
         denoised = None if pair.noisy is None else denoiser.denoise([pair.noisy])[0]
         return row_of(pair, denoised, config, place)
 
@@ -231,7 +232,7 @@ def loader(config: InferConfig, listed: list[Entry]) -> float:
 
 
 def loaded(item: tuple[Entry, PairConfig]) -> Any:
-    return load(*item)
+    return load_pair(*item)
 
 
 def noise_bare(config: NoiseConfig, listed: list[Entry]) -> float:
@@ -242,7 +243,7 @@ def noise_half(config: NoiseConfig, mine: list[Entry], ready: Any, times: Any) -
     pairing = PairConfig(sigma=config.sigma, seed=config.seed)
 
     def row(entry: Entry, place: str) -> dict[str, Any]:
-        return noise_row_of(load(entry, pairing), config, place)
+        return noise_row_of(load_pair(entry, pairing), config, place)
 
     half(row, tables.NOISE_SCHEMA, mine, ready, times)
 

@@ -1,4 +1,4 @@
-"""One image on its way from its URI: fetched, decoded, paired with its noisy or its clean self.
+"""One image decoded and paired with its noisy or its clean self.
 
 Pixels are [H, W, C] integers; `noisy` is float32 on 0..1 where noise is asked for unrounded.
 """
@@ -16,10 +16,6 @@ from denoise.errors import FAILURES, ImageError, why
 from denoise.images.codec import MAX_PIXELS, Picture, decode, to_floats, to_pixels
 from denoise.images.metrics import mse, psnr
 from denoise.images.noise import add_noise, noisy_bands, seed_of
-from denoise.storage.files import read
-from denoise.storage.inputs import Entry, source_of
-from denoise.storage.parquet import Source
-from denoise.storage.references import reference_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +72,22 @@ class Pair:
         self.noisy = self.clean = None  # no later stage goes on with it
 
 
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The bytes of one input image, and what a table written by `noise` says of it."""
+
+    encoded: bytes
+    clean: bytes | None = None
+    sigma: float | None = None
+    seed: int | None = None
+    error: str | None = None
+
+    @property
+    def is_noisy(self) -> bool:
+        """Whether noise was added to it: with `noise --save files`, no clean image comes along."""
+        return self.clean is not None or self.sigma is not None
+
+
 @dataclass(frozen=True)
 class Fetched:
     """The bytes of an image and of its reference, or in words what was wrong with that one."""
@@ -85,30 +97,11 @@ class Fetched:
     reference: bytes | str | None = None  # no exception: it would hold on to the pixels
 
 
-def load(entry: Entry, config: PairConfig) -> Pair:
-    """Fetches and decodes an image and makes its pair; what goes wrong is its `error`.
+def decode_pair(fetched: Fetched, config: PairConfig) -> Pair:
+    """Decode what was fetched of an image, and add its noise or find its clean self.
 
-    Images from a table that `noise` wrote bring their clean selves along.
+    What goes wrong with the image is the pair's `error`; nothing is raised for it.
     """
-    return paired(fetched(entry, config), config)
-
-
-def fetched(entry: Entry, config: PairConfig) -> Fetched:
-    """The first half of `load`, which waits for a disk or a store: threads may do it ahead."""
-    pair = Pair(entry.path)
-    source = Source(b"")
-    reference: bytes | str | None = None
-    with pair.stage("fetch"):
-        source = source_of(entry)
-        if source.error is not None:
-            raise ImageError(source.error)
-        if config.sigma is None and config.reference is not None:
-            reference = _reference_of(entry.path, config.reference)
-    return Fetched(pair, source, reference)
-
-
-def paired(fetched: Fetched, config: PairConfig) -> Pair:
-    """The second half of `load`, which computes."""
     pair, source = fetched.pair, fetched.source
     if pair.error is None:
         with pair.stage("decode"):
@@ -155,18 +148,6 @@ def _add_noise(pair: Pair, config: PairConfig) -> None:
     pair.noisy = np.empty_like(pair.clean)
     for band, noisy in noisy_bands(pair.clean, to_floats, sigma=config.sigma, seed=seed):
         pair.noisy[band] = to_pixels(noisy, pair.picture.bit_depth)
-
-
-def _reference_of(path: str, references: str) -> bytes | str:
-    """The bytes of a path's reference, or what was wrong with it, told if the image is fine."""
-    try:
-        place = reference_of(references, path)
-    except FAILURES as error:
-        return why(error)
-    try:
-        return read(place)
-    except FAILURES as error:
-        return f"its reference: {why(error)}"
 
 
 def _decoded_reference(encoded: bytes, config: PairConfig) -> Picture:

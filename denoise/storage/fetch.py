@@ -1,0 +1,41 @@
+"""The bytes of one input image and of its reference, from wherever they lie."""
+
+from denoise.errors import FAILURES, ImageError, why
+from denoise.images.pairs import Fetched, Pair, PairConfig, Source, decode_pair
+from denoise.storage.files import read
+from denoise.storage.inputs import Entry, source_of
+from denoise.storage.references import reference_of
+
+
+def fetch(entry: Entry, config: PairConfig) -> Fetched:
+    """Fetch an image and, where it is needed, its reference.
+
+    It waits for a disk or a store, so threads may do it ahead. What goes wrong is the pair's error.
+    """
+    pair = Pair(entry.path)
+    source = Source(b"")
+    reference: bytes | str | None = None
+    with pair.stage("fetch"):
+        source = source_of(entry)
+        if source.error is not None:
+            raise ImageError(source.error)
+        if config.sigma is None and config.reference is not None:
+            reference = _reference(entry.path, config.reference)
+    return Fetched(pair, source, reference)
+
+
+def load_pair(entry: Entry, config: PairConfig) -> Pair:
+    """Fetch and decode one image as a pair; what goes wrong is the pair's error."""
+    return decode_pair(fetch(entry, config), config)
+
+
+def _reference(path: str, references: str) -> bytes | str:
+    """The bytes of a path's reference, or what is wrong with it: told only if the image is fine."""
+    try:
+        uri = reference_of(references, path)
+    except FAILURES as error:
+        return why(error)
+    try:
+        return read(uri)
+    except FAILURES as error:
+        return f"its reference: {why(error)}"
