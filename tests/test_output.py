@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from running import write_part
 
 from denoise.errors import SettingsError, WriteError
 from denoise.output import tables
@@ -63,7 +64,7 @@ def test_overwrite_gets_rid_of_a_record_that_cannot_be_read(tmp_path: Path):
 def test_overwrite_takes_of_data_and_images_only_what_jobs_made(tmp_path: Path):
     finished(tmp_path)
     row = {"path": "a/b.png", "file": "images/a/b.png.png"}
-    tables.write_part(str(tmp_path), 0, [row, {"path": "c.png"}], tables.INFER_SCHEMA, {})
+    write_part(str(tmp_path), 0, [row, {"path": "c.png"}], tables.INFER_SCHEMA, {})
     for name in ("images/a/b.png.png", "images/a/mine.png", "data/mine.csv", "images/c.png"):
         files.write(str(tmp_path / name), b"")
     with Output(str(tmp_path), "noise", SETTINGS, overwrite=True):
@@ -77,7 +78,7 @@ def test_overwrite_leaves_no_empty_folder_and_gets_rid_of_a_part_that_cannot_be_
 ):
     finished(tmp_path)
     row = {"path": "a/b.png", "file": "images/a/b.png.png"}
-    tables.write_part(str(tmp_path), 0, [row], tables.INFER_SCHEMA, {})
+    write_part(str(tmp_path), 0, [row], tables.INFER_SCHEMA, {})
     files.write(str(tmp_path / "images/a/b.png.png"), b"")
     files.write(tables.part_uri(str(tmp_path), 1), b"")
     with Output(str(tmp_path), "noise", SETTINGS, overwrite=True):
@@ -230,7 +231,7 @@ def test_rows_keep_their_settings_where_a_worker_finds_out_late_that_it_lacks_so
         Output(str(tmp_path), "noise", SETTINGS) as output,
     ):
         output.begin(Listing())
-        tables.write_part(str(tmp_path), 0, [{"path": "a.png"}], tables.NOISE_SCHEMA, {})
+        write_part(str(tmp_path), 0, [{"path": "a.png"}], tables.NOISE_SCHEMA, {})
         raise SettingsError("s3:// needs a package more")
     assert (run_of(str(tmp_path)) or {})["state"] == "failed"
     with pytest.raises(SettingsError, match="seed was 0, now 7"):

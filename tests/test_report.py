@@ -11,6 +11,7 @@ from io import BytesIO
 import numpy as np
 import pytest
 from PIL import Image
+from running import write_part
 
 from denoise import errors
 from denoise.images.metrics import mse, psnr
@@ -73,14 +74,16 @@ def written(folder, parts, abouts=None):
     files.write(f"{folder}/_run.json", json.dumps(run).encode())
     for shard, rows in enumerate(parts):
         about = (abouts or [{}] * len(parts))[shard]
-        tables.write_part(str(folder), shard, rows, tables.NOISE_SCHEMA, about)
+        write_part(str(folder), shard, rows, tables.NOISE_SCHEMA, about)
     return str(folder)
 
 
 def inferred(folder, photos, **settings):
     """An output folder of `infer` that has removed half of the noise, without a network."""
     listed = inputs.entries(str(photos), Counter())
-    manifest.update(str(folder), listed, Counter())
+    new = manifest.update(str(folder), listed, Counter()).new
+    assert new is not None
+    manifest.cut(str(folder), new)
     wanted = PairConfig(sigma=settings.get("add_noise"))
     for shard in manifest.pending(str(folder)):
         rows = []
@@ -92,7 +95,7 @@ def inferred(folder, photos, **settings):
             row["mse_noisy"], row["psnr_noisy"] = errors_of(pair.noisy, pair.clean)
             row["mse"], row["psnr"] = errors_of(better, pair.clean)
             rows.append(row)
-        tables.write_part(str(folder), shard.number, rows, tables.INFER_SCHEMA, {})
+        write_part(str(folder), shard.number, rows, tables.INFER_SCHEMA, {})
     run = {"verb": "infer", "settings": {"model": "half@0", **settings}, "versions": {}}
     files.write(f"{folder}/_run.json", json.dumps(run).encode())
     return str(folder)
@@ -222,11 +225,13 @@ def test_without_a_reference_some_images_are_shown_and_what_was_removed(tmp_path
 
 def test_pairs_that_were_not_kept_are_drawn_again_from_the_inputs(tmp_path, photos_of_mine):
     folder = str(tmp_path / "out")
-    manifest.update(folder, inputs.entries(str(photos_of_mine), Counter()), Counter())
+    new = manifest.update(folder, inputs.entries(str(photos_of_mine), Counter()), Counter()).new
+    assert new is not None
+    manifest.cut(folder, new)
     for shard in manifest.pending(folder):
         paths = sorted(entry.path for entry in shard.entries(folder))
         rows = [noise_row(path, 0) | {"clean": None, "noisy": None} for path in paths]
-        tables.write_part(folder, shard.number, rows, tables.NOISE_SCHEMA, {})
+        write_part(folder, shard.number, rows, tables.NOISE_SCHEMA, {})
     run = {"verb": "noise", "settings": {"sigma": 0.1, "seed": 0}, "versions": {}}
     files.write(f"{folder}/_run.json", json.dumps(run).encode())
     report(ReportConfig(output=folder))
@@ -263,7 +268,7 @@ def test_the_gain_is_that_of_images_whose_noisy_and_denoised_psnr_are_both_finit
         for number, (noisy, denoised) in enumerate(errors)
     ]
     folder = written(tmp_path / "out", [[]])
-    tables.write_part(folder, 0, rows, tables.INFER_SCHEMA, {})
+    write_part(folder, 0, rows, tables.INFER_SCHEMA, {})
     assert report(ReportConfig(output=folder))["gain_db"] == pytest.approx(8)
 
 

@@ -27,7 +27,7 @@ from denoise.errors import SettingsError
 from denoise.nets import package
 from denoise.nets.networks import UNTOLD, build
 from denoise.output.folder import Output
-from denoise.runners.ray_session import Resources
+from denoise.runners.resources import Resources
 from denoise.storage.inputs import Entry
 from denoise.training import model_card
 from denoise.training.batches import pairs_of, parts

@@ -51,6 +51,7 @@ class Output:
         self._overwrite = overwrite
         self._lock = Lock(uri)
         self._is_new = True  # nobody worked here before
+        self.has_died = False  # the process that worked here before ended without a word
         self._began: float | None = None  # on the monotonic clock
         self._at_exit = ExitStack()
 
@@ -134,6 +135,7 @@ class Output:
             self.record(state="running")
             return
         self._is_new = False
+        self.has_died = found.get("state") == "running" and "flags" in found
         check_same(self.uri, found, self._run, can_overwrite=self._overwrite is not None)
         self._run = found | self._run
 

@@ -104,7 +104,7 @@ def _pair(
     number = tables.shard_of(part.rsplit("/", 1)[-1])
     found = (made for made in manifest.generations_of(uri) if number in made.shards)
     made = next(found, None)
-    entries = manifest.Shard(number, made).entries(uri) if made else []
+    entries = made.shard(number).entries(uri) if made else []
     entry = next((entry for entry in entries if entry.path == path), None)
     if entry is None:
         raise ImageError("the manifest does not name its input any more")

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from ray.train import Result
     from ray.train.v2.api.exceptions import TrainingFailedError
 
-    from denoise.runners.ray_session import Resources
+    from denoise.runners.resources import Resources
     from denoise.training.photos import Supply
     from denoise.training.start import Start
     from denoise.training.worker import Job
@@ -253,7 +253,7 @@ def _trained(config: TrainConfig, job: "Job", resources: "Resources") -> "Result
     trainer = Trainer(
         work,
         torch_config=OnOneMachine(backend=kind, folder=ray_session.folder())
-        if resources.fixed
+        if resources.is_own
         else None,
         train_loop_config={"job": job},
         scaling_config=ScalingConfig(

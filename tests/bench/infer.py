@@ -35,7 +35,7 @@ from denoise.storage.inputs import Entry, entries
 from denoise.verbs.infer import pairing_of, row_of
 from denoise.verbs.noise import NoiseConfig, noise
 from denoise.verbs.noise import row_of as noise_row_of
-from tests.running import footer_of
+from tests.running import footer_of, write_part
 
 WORKERS = os.cpu_count() or 1
 
@@ -105,7 +105,7 @@ def half(row: Any, schema: Any, mine: list[Entry], ready: Any, times: Any) -> No
         ready.wait()
         start = time.time()
         rows = [row(entry, place) for entry in sorted(mine, key=lambda entry: entry.path)]
-        tables.write_part(place, 0, rows, schema, {})
+        write_part(place, 0, rows, schema, {})
         times.put((start, time.time()))
 
 
@@ -227,7 +227,7 @@ def loader(config: InferConfig, listed: list[Entry]) -> float:
         for pair in [first, *waiting]:
             denoised = None if pair.noisy is None else denoiser.denoise([pair.noisy])[0]
             rows.append(row_of(pair, denoised, config, place))
-        tables.write_part(place, 0, rows, tables.INFER_SCHEMA, {})
+        write_part(place, 0, rows, tables.INFER_SCHEMA, {})
         return len(listed) / (time.perf_counter() - start)
 
 
