@@ -134,7 +134,7 @@ def test_an_interrupted_run_in_this_process_says_so_and_resumes(
     images = tmp_path / "many"
     images.mkdir()
     for number in range(60):
-        (images / f"{number:03d}.png").write_bytes(encoded(photo(700, 900, seed=number % 3)))
+        (images / f"{number:03d}.png").write_bytes(encoded(photo(360, 480, seed=number % 3)))
     flags = ["--images", str(images), "--output", str(tmp_path / "out"), "--model", model]
     job = Job("infer", *flags)
     wait_until(lambda: parts_in(tmp_path / "out") >= 2 or job.process.poll() is not None, 120)
@@ -164,6 +164,7 @@ def test_a_run_that_died_in_this_process_goes_on_by_ray(
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_an_image_that_its_workers_die_on_is_an_error_row_and_the_others_are_fine(
     ray_session: object, model: str, tmp_path: Path
 ):
@@ -191,7 +192,8 @@ def test_an_image_that_its_workers_die_on_is_an_error_row_and_the_others_are_fin
         infer(config_of("ray", tmp_path / "list.txt", tmp_path / "out", model, workers=1))
         server.shutdown()
     failed = {row["path"]: row["error"] for row in rows_of(tmp_path / "out") if row["error"]}
-    assert failed == {"00003.png": CRASHED} and len(killed) == 6
+    ((path, error),) = failed.items()
+    assert path.endswith("/00003.png") and error == CRASHED and len(killed) == 6
     assert len(rows_of(tmp_path / "out")) == 12
 
 

@@ -93,7 +93,7 @@ def bare_half(config: InferConfig, mine: list[Entry], ready: Any, times: Any) ->
     def row(entry: Entry, place: str) -> dict[str, Any]:
         pair = load_pair(entry, pairing)
         denoised = None if pair.noisy is None else denoiser.denoise([pair.noisy])[0]
-        return row_of(pair, denoised, config, place)
+        return row_of((pair, denoised), config, config.model, place)[1]
 
     half(row, tables.INFER_SCHEMA, mine, ready, times)
 
@@ -226,7 +226,7 @@ def loader(config: InferConfig, listed: list[Entry]) -> float:
         rows = []
         for pair in [first, *waiting]:
             denoised = None if pair.noisy is None else denoiser.denoise([pair.noisy])[0]
-            rows.append(row_of(pair, denoised, config, place))
+            rows.append(row_of((pair, denoised), config, config.model, place)[1])
         write_part(place, 0, rows, tables.INFER_SCHEMA, {})
         return len(listed) / (time.perf_counter() - start)
 
@@ -243,7 +243,7 @@ def noise_half(config: NoiseConfig, mine: list[Entry], ready: Any, times: Any) -
     pairing = PairConfig(sigma=config.sigma, seed=config.seed)
 
     def row(entry: Entry, place: str) -> dict[str, Any]:
-        return noise_row_of(load_pair(entry, pairing), config, place)
+        return noise_row_of(load_pair(entry, pairing), config, place)[1]
 
     half(row, tables.NOISE_SCHEMA, mine, ready, times)
 
