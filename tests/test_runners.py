@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 from dataclasses import replace
 from functools import partial
@@ -13,7 +15,17 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import encoded, make_photos, photo
-from running import Job, parts_in, rows_of, send, small_disk, tiny_model, wait_until
+from running import (
+    ROOT,
+    Job,
+    clean_environment,
+    parts_in,
+    rows_of,
+    send,
+    small_disk,
+    tiny_model,
+    wait_until,
+)
 
 from denoise import InferConfig, infer
 from denoise.errors import CRASHED, WriteError
@@ -271,3 +283,25 @@ def test_what_a_task_names_is_read_from_the_manifest_by_the_worker(
     paths = [entry.path for task in tasks for entry in task.entries]
     assert sorted(paths) == sorted(row["path"] for row in rows_of(by_this_process))
     assert all(isinstance(entry, Entry) for task in tasks for entry in task.entries)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_users_own_modules_beside_the_photographs_are_not_imported(
+    images: Path, model: str, tmp_path: Path
+):
+    """Ray's workers import from the current folder first."""
+    for name in ("denoise", "statistics", "pyarrow"):
+        (tmp_path / f"{name}.py").write_text("raise RuntimeError('imported')\n")
+    flags = ["--images", str(images), "--output", "out", "--model", model, "--workers", "1"]
+    script = "from denoise.__main__ import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", script, "infer", *flags],
+        cwd=tmp_path,
+        env=clean_environment() | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 3, done.stderr  # one of eight is broken
+    assert len(rows_of(tmp_path / "out")) == 8

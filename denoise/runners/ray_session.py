@@ -9,9 +9,10 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import chdir, contextmanager, nullcontext, suppress
 from functools import cache
 from itertools import chain
+from pathlib import Path
 from tempfile import TemporaryDirectory, gettempdir
 from typing import Any
 
@@ -21,6 +22,7 @@ import ray
 from ray.data import DataContext
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as Affinity
 
+import denoise
 from denoise.errors import SettingsError
 from denoise.runners import is_private
 from denoise.runners.resources import Resources, resources
@@ -118,7 +120,7 @@ def _as_before() -> Iterator[None]:
     notebook with plans of its own."""
     context = DataContext.get_current()
     quiet = {name: getattr(context, name) for name in _QUIET}
-    ours = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", *_METRICS_PORTS)
+    ours = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "PYTHONPATH", *_METRICS_PORTS)
     environment = {name: os.environ.get(name) for name in ours}
     try:
         yield
@@ -186,6 +188,22 @@ def _apart() -> Iterator[None]:
         _forks_apart().clear()
 
 
+@contextmanager
+def _away_from_users_modules(folder: str) -> Iterator[None]:
+    """Start Ray in an empty folder: its workers import from the current one before all others.
+
+    A user may have a `denoise.py` or a `statistics.py` there, beside the photographs. Where this
+    package runs from a clone, its workers find it by PYTHONPATH instead.
+    """
+    home = Path(denoise.__file__).parent.parent
+    if "site-packages" not in home.parts:
+        paths = [str(home), *filter(None, [os.environ.get("PYTHONPATH")])]
+        os.environ["PYTHONPATH"] = os.pathsep.join(paths)
+    os.makedirs(folder, exist_ok=True)
+    with chdir(folder):
+        yield
+
+
 @cache
 def _forks_apart() -> threading.Event:
     """Asked by every fork from now on. Of subprocess's, those with a preexec_fn: Ray's have one."""
@@ -212,7 +230,11 @@ def _connect(folder: str | None, *, verbose: bool) -> None:
         options |= {"address": "local", "include_dashboard": False, "_system_config": metrics}
         options |= {"_temp_dir": folder}
     try:
-        with _apart(), nullcontext() if verbose else _silence():
+        with (
+            _apart(),
+            nullcontext() if folder is None else _away_from_users_modules(folder),
+            nullcontext() if verbose else _silence(),
+        ):
             ray.init(**options)
     except Exception as error:  # that is what Ray raises where its own processes are too slow
         where = "a local Ray" if is_private() else f"the Ray cluster at {address}"
