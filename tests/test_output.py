@@ -9,6 +9,8 @@ import time
 from pathlib import Path
 
 import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from denoise.errors import SettingsError, WriteError
@@ -80,6 +82,117 @@ def test_overwrite_leaves_no_empty_folder_and_gets_rid_of_a_part_that_cannot_be_
     tables.write_part(str(tmp_path), 0, [row], tables.INFER_SCHEMA, {})
     files.write(str(tmp_path / "images/a/b.png.png"), b"")
     files.write(tables.part_uri(str(tmp_path), 1), b"")
+    with Output(str(tmp_path), "noise", SETTINGS, overwrite=True):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["_run.json"]
+
+
+HOSTILE = [
+    "../victim/home",
+    "../victim/home/thesis.txt",
+    "images/../../victim/home",
+    "images/../../victim/home/thesis.txt",
+    "images/a/../../mine.txt",
+    "images/./mine.png",
+    "images//mine.png",
+    "images",
+    "images/",
+    "images/a",
+    "images/[a-z]*.png",
+    "images/*",
+    "mine.txt",
+    "data/mine.csv",
+    ".",
+    "..",
+    "",
+    "/",
+    "~",
+    "{root}/victim/home",
+    "{root}/victim/home/thesis.txt",
+    "{scheme}{root}/victim/home/thesis.txt",
+    "images/\0",
+]
+
+
+@pytest.mark.parametrize("scheme", ["", "memory://"])
+def test_overwrite_removes_nothing_that_a_hostile_table_names(tmp_path: Path, scheme: str):
+    root = f"{scheme}{tmp_path}"
+    output = f"{root}/out"
+    mine = ["victim/home/thesis.txt", "out/mine.txt", "out/data/mine.csv"]
+    mine += [f"out/images/{name}" for name in ("mine.png", "a/mine.png")]
+    for one in mine:
+        files.write(f"{root}/{one}", b"mine")
+    with Output(output, "noise", SETTINGS):
+        pass
+    names = [name.format(root=tmp_path, scheme=scheme or "file://") for name in HOSTILE]
+    rows = [{"path": f"{number:02}", "file": name} for number, name in enumerate(names)]
+    tables.write_part(output, 0, rows, tables.INFER_SCHEMA, {})
+    with Output(output, "noise", SETTINGS, overwrite=True):
+        pass
+    assert {one: files.exists(f"{root}/{one}") for one in mine} == dict.fromkeys(mine, True)
+    assert tables.parts(output) == []
+
+
+@pytest.mark.parametrize("scheme", ["", "memory://"])
+def test_overwrite_removes_one_file_a_name_whatever_the_name(tmp_path: Path, scheme: str):
+    output = f"{scheme}{tmp_path}/out"
+    with Output(output, "noise", SETTINGS):
+        pass
+    names = ["a.png", "b/[1].png", "b/*.png", "..c.png", "d../e.png"]
+    for name in (*names, "b/1.png"):
+        files.write(f"{output}/images/{name}", b"")
+    rows = [{"path": name, "file": f"images/{name}"} for name in sorted(names)]
+    tables.write_part(output, 0, rows, tables.INFER_SCHEMA, {})
+    with Output(output, "noise", SETTINGS, overwrite=True):
+        pass
+    assert files.names(f"{output}/images/b") == ["1.png"]
+    assert not files.exists(f"{output}/images/a.png")
+    assert not files.exists(f"{output}/images/d../e.png")
+
+
+def test_overwrite_removes_nothing_through_a_symbolic_link(tmp_path: Path):
+    output, home = tmp_path / "out", tmp_path / "home"
+    home.mkdir()
+    (home / "a.png").write_bytes(b"mine")
+    with Output(str(output), "noise", SETTINGS):
+        pass
+    (output / "images").mkdir()
+    (output / "images" / "deep").symlink_to(home)
+    (output / "images" / "b.png").symlink_to(home / "a.png")
+    names = ["images/b.png", "images/deep", "images/deep/a.png"]
+    rows = [{"path": name, "file": name} for name in names]
+    tables.write_part(str(output), 0, rows, tables.INFER_SCHEMA, {})
+    with Output(str(output), "noise", SETTINGS, overwrite=True):
+        pass
+    assert (home / "a.png").read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("name", ["data", "images", "_manifest", "_unfinished"])
+def test_an_output_folder_with_a_link_in_place_of_a_folder_of_ours_is_refused(
+    tmp_path: Path, name: str
+):
+    finished(tmp_path / "theirs")
+    row = {"path": "a.png", "file": "images/a.png"}
+    tables.write_part(str(tmp_path / "theirs"), 0, [row], tables.INFER_SCHEMA, {})
+    for kept in ("images/a.png", "_manifest/.denoise-1", "_unfinished/a"):
+        files.write(str(tmp_path / "theirs" / kept), b"mine")
+    before = sorted(tmp_path.rglob("*"))
+    finished(tmp_path / "new")
+    (tmp_path / "new" / name).symlink_to(tmp_path / "theirs" / name)
+    for overwrite in (False, True):
+        with pytest.raises(SettingsError, match=f"new/{name} is a symbolic link"):
+            Output(str(tmp_path / "new"), "noise", SETTINGS, overwrite=overwrite).__enter__()
+    assert [path for path in sorted(tmp_path.rglob("*")) if "new" not in path.parts] == before
+
+
+@pytest.mark.parametrize("kind", [pa.int64(), pa.binary(), pa.list_(pa.string())])
+def test_overwrite_stands_a_table_whose_names_are_no_text(tmp_path: Path, kind: pa.DataType):
+    with Output(str(tmp_path), "noise", SETTINGS):
+        pass
+    values = {pa.int64(): 1, pa.binary(): b"images/a", pa.list_(pa.string()): ["images"]}
+    table = pa.table({"file": pa.array([values[kind], None], kind)})
+    (tmp_path / "data").mkdir()
+    pq.write_table(table, tables.part_uri(str(tmp_path), 0))
     with Output(str(tmp_path), "noise", SETTINGS, overwrite=True):
         pass
     assert [path.name for path in tmp_path.iterdir()] == ["_run.json"]

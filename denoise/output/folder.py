@@ -10,12 +10,14 @@ OUTPUT/_SUCCESS             empty, written last
 
 import json
 import logging
+import os
 import platform
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from datetime import UTC, datetime
+from functools import partial
 from importlib import metadata
 from types import MappingProxyType
 from typing import Any
@@ -59,6 +61,7 @@ class Output:
             made = disk.missing(self.uri) if uris.is_local(self.uri) else []
             undone.callback(disk.remove_empty, made)  # a refusal leaves nothing behind
             files.check_writable(self.uri)
+            _refuse_links(self.uri)
             self._lock.take()
             undone.callback(self._release)
             self._adopt()
@@ -163,17 +166,28 @@ class Output:
         _log.warning("%s: %s: %s", uris.shown(self.uri), words, why)
 
 
+def _refuse_links(uri: str) -> None:
+    """Raise SettingsError where a folder that jobs write to and remove from is a symbolic link: in
+    an output folder from somebody else it may lead anywhere."""
+    for name in ("data", "images", "_manifest", UNFINISHED) if uris.is_local(uri) else ():
+        if os.path.islink(join(uri, name)):
+            raise SettingsError(
+                f"{uris.shown(uri)}/{name} is a symbolic link, and nothing is written or removed "
+                "through one; give --output the folder that shall hold everything"
+            )
+
+
 def _discard(uri: str) -> None:
-    """Removes what jobs of ours have made, and nothing that a user may have put beside it: of
+    """Remove what a job of ours has made, and nothing that a user may have put beside it: of
     OUTPUT/data the part files, of OUTPUT/images the files that these name.
 
-    So an image stays that a killed run had written before the part file that names it.
+    A table may come from anybody: a name that leads out of OUTPUT/images removes nothing. An image
+    stays that a killed run had written before the part file that names it.
     """
     files.remove(join(uri, "_SUCCESS"))
     with ThreadPoolExecutor(_REMOVERS) as pool:
         for part in tables.parts(uri):
-            named = [join(uri, name) for name in _files_of(part)]
-            list(pool.map(files.remove, named))
+            list(pool.map(partial(files.remove_file, uri), _files_of(part)))
             files.remove(part)
     files.sweep(join(uri, "data"))
     for folder in (join(uri, "data"), join(uri, "images")):
@@ -184,9 +198,10 @@ def _discard(uri: str) -> None:
 
 
 def _files_of(part: str) -> list[str]:
-    """The image files that a part file names; none where it cannot be read."""
+    """The image files below OUTPUT/images that a part file names; none where it is damaged."""
     try:
-        return [row["file"] for row in tables.rows_in(part, ["file"]) if row.get("file")]
+        named = [row.get("file") for row in tables.rows_in(part, ["file"])]
+        return [name for name in named if uris.is_normal(name) and name.startswith("images/")]
     except (OSError, pa.ArrowException):
         return []
 

@@ -134,5 +134,22 @@ def remove_empty(folders: list[str]) -> None:
             return
 
 
+def remove_file(folder: str, name: str) -> None:
+    """Remove the file of a name below a folder. A folder or a link of that name stays, and so does
+    whatever a symbolic link below the folder leads to."""
+    path = os.path.join(os.path.realpath(folder), name)
+    is_linked = os.path.realpath(os.path.dirname(path)) != os.path.dirname(path)
+    if not is_linked and not os.path.islink(path) and os.path.isfile(path):
+        os.remove(path)
+
+
+def remove(path: str) -> None:
+    """Remove a file, or a folder with all that lies in it; of a symbolic link only the link."""
+    if os.path.isdir(path) and not os.path.islink(path):
+        shutil.rmtree(path)
+    else:
+        os.remove(path)
+
+
 def _make_folder(path: str) -> None:
     os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
