@@ -5,10 +5,11 @@ All of it raises OSError.
 
 import errno
 import os
+import re
 import shutil
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import IO
 from uuid import uuid4
@@ -78,6 +79,11 @@ def renamed(path: str, aside: str | None) -> Iterator[IO[bytes]]:
         raise
 
 
+def is_unfinished(name: str) -> bool:
+    """Whether a file of ours is called so until it is written to its end."""
+    return re.fullmatch(re.escape(UNFINISHED) + "[0-9a-f]{32}", name) is not None
+
+
 def _move(trial: str, path: str) -> None:
     """Renames; where the folder aside lies on another disk, by way of a copy beside the file."""
     try:
@@ -114,6 +120,14 @@ def _create_at_once(path: str, content: bytes) -> bool:
     except FileExistsError:
         return False
     return True
+
+
+def make_private(folder: str) -> None:
+    """Make a folder that nobody else may enter, or take the right to from one that is there."""
+    os.makedirs(folder, mode=0o700, exist_ok=True)
+    if stat.S_IMODE(os.stat(folder).st_mode) != 0o700:
+        with suppress(OSError):  # another user's, or on a disk without modes
+            os.chmod(folder, 0o700)
 
 
 def missing(folder: str) -> list[str]:

@@ -38,7 +38,10 @@ def head(uri: str, size: int) -> bytes:
 
 def object_in(uri: str) -> dict[str, Any]:
     """What a JSON file holds. Raises OSError, and ValueError where that is no object."""
-    found = json.loads(read(uri))
+    try:
+        found = json.loads(read(uri))
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
     if not isinstance(found, dict):
         raise ValueError(f"an object was expected, got {type(found).__name__}")
     return found
@@ -183,10 +186,11 @@ def arrow_filesystem(uri: str) -> tuple[Any, str]:
 
 
 def sweep(folder: str) -> None:
-    """Removes what killed processes left unfinished directly in a folder."""
+    """Remove the files directly in a folder that killed processes left half written. Raises
+    OSError."""
     for name in names(folder):
-        if name.startswith(UNFINISHED):
-            remove(join(folder, name))
+        if disk.is_unfinished(name):
+            remove_file(folder, name)
 
 
 def check_writable(folder: str) -> None:
