@@ -17,6 +17,7 @@ from denoise import errors
 from denoise.images.metrics import mse, psnr
 from denoise.images.pairs import PairConfig, errors_of
 from denoise.output import manifest, tables
+from denoise.output.folder import FORMAT
 from denoise.report.views import SheetRow, contact_sheet
 from denoise.storage import files, inputs
 from denoise.storage.fetch import load_pair
@@ -64,6 +65,7 @@ def noise_row(path, seed, sigma=0.1, **size):
 def written(folder, parts, abouts=None):
     """An output folder of `noise` with these rows."""
     run = {
+        "format_version": FORMAT,
         "verb": "noise",
         "settings": {"images": "photos", "output": str(folder), "sigma": 0.1, NASTY: NASTY},
         "versions": {"python": "3"},
@@ -96,7 +98,8 @@ def inferred(folder, photos, **settings):
             row["mse"], row["psnr"] = errors_of(better, pair.clean)
             rows.append(row)
         write_part(str(folder), shard.number, rows, tables.INFER_SCHEMA, {})
-    run = {"verb": "infer", "settings": {"model": "half@0", **settings}, "versions": {}}
+    run = {"format_version": FORMAT, "verb": "infer", "versions": {}}
+    run["settings"] = {"model": "half@0", **settings}
     files.write(f"{folder}/_run.json", json.dumps(run).encode())
     return str(folder)
 
@@ -232,7 +235,8 @@ def test_pairs_that_were_not_kept_are_drawn_again_from_the_inputs(tmp_path, phot
         paths = sorted(entry.path for entry in shard.entries(folder))
         rows = [noise_row(path, 0) | {"clean": None, "noisy": None} for path in paths]
         write_part(folder, shard.number, rows, tables.NOISE_SCHEMA, {})
-    run = {"verb": "noise", "settings": {"sigma": 0.1, "seed": 0}, "versions": {}}
+    run = {"format_version": FORMAT, "verb": "noise", "versions": {}}
+    run["settings"] = {"sigma": 0.1, "seed": 0}
     files.write(f"{folder}/_run.json", json.dumps(run).encode())
     report(ReportConfig(output=folder))
     assert panels_in(folder) == ["clean", "noisy", "difference"] * 10
@@ -293,7 +297,8 @@ def test_a_folder_that_no_job_wrote_is_refused(tmp_path):
 
 
 def test_the_output_of_a_training_is_refused_for_it_has_no_table(tmp_path):
-    files.write(str(tmp_path / "_run.json"), json.dumps({"verb": "train"}).encode())
+    run = {"format_version": FORMAT, "verb": "train", "settings": {}}
+    files.write(str(tmp_path / "_run.json"), json.dumps(run).encode())
     with pytest.raises(errors.SettingsError, match=r"output of `train`.* has no table"):
         report(ReportConfig(output=str(tmp_path)))
     assert not (tmp_path / "summary.json").exists()
