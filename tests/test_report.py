@@ -339,7 +339,7 @@ def test_without_a_reference_the_summary_says_how_much_the_images_changed(tmp_pa
 @pytest.mark.parametrize(
     ("noise", "settings", "words"),
     [
-        (0.4 / 255, {}, "little noise (about 0.4 levels of 255)"),
+        (0.3 / 255, {}, "little noise (about 0.3 levels of 255)"),
         (9 / 255, {}, "may be of a kind that unet does not remove"),
         (9 / 255, {"strength": 0.1}, "Try --strength 1, or another --model"),
     ],

@@ -11,8 +11,9 @@ from denoise.report.stats import SIZE_NAMES, Group, TableStatistics, decibels
 
 _WITHOUT_REFERENCE = ("removed", "noise_before", "noise_after")
 # Root mean square of what was removed, on 0..1. One level of 255 is the least that an 8-bit file
-# can hold; 4 levels are what is left of noise that one sees in a flat area without enlarging
+# can hold; noise of 4 levels is seen in a flat area without enlarging it
 HARDLY, STRONGLY = 1 / 255, 4 / 255
+_LITTLE_NOISE = 0.5 / 255  # as `estimate_noise` reads it: too little of a camera's
 CHANGE_BOUNDS = {
     "strongly": "4 levels of 255 or more were removed (root mean square)",
     "slightly": "1 to 4 levels",
@@ -93,7 +94,7 @@ def verdict_of(
 def _advice(noise: Mapping[str, float] | None, settings: Mapping[str, Any]) -> str:
     """What to try where more than half of the images hardly changed."""
     model = str(settings.get("model") or "the model").partition("@")[0]
-    if noise and noise["median"] < HARDLY:
+    if noise and noise["median"] < _LITTLE_NOISE:
         why = f"they have little noise (about {255 * noise['median']:.1f} levels of 255)"
     else:
         why = f"their noise may be of a kind that {model} does not remove"
