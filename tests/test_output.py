@@ -133,7 +133,7 @@ def test_overwrite_removes_nothing_that_a_hostile_table_names(tmp_path: Path, sc
         pass
     names = [name.format(root=tmp_path, scheme=scheme or "file://") for name in HOSTILE]
     rows = [{"path": f"{number:02}", "file": name} for number, name in enumerate(names)]
-    tables.write_part(output, 0, rows, tables.INFER_SCHEMA, {})
+    write_part(output, 0, rows, tables.INFER_SCHEMA, {})
     with Output(output, "noise", SETTINGS, overwrite=True):
         pass
     assert {one: files.exists(f"{root}/{one}") for one in mine} == dict.fromkeys(mine, True)
@@ -149,7 +149,7 @@ def test_overwrite_removes_one_file_a_name_whatever_the_name(tmp_path: Path, sch
     for name in (*names, "b/1.png"):
         files.write(f"{output}/images/{name}", b"")
     rows = [{"path": name, "file": f"images/{name}"} for name in sorted(names)]
-    tables.write_part(output, 0, rows, tables.INFER_SCHEMA, {})
+    write_part(output, 0, rows, tables.INFER_SCHEMA, {})
     with Output(output, "noise", SETTINGS, overwrite=True):
         pass
     assert files.names(f"{output}/images/b") == ["1.png"]
@@ -168,7 +168,7 @@ def test_overwrite_removes_nothing_through_a_symbolic_link(tmp_path: Path):
     (output / "images" / "b.png").symlink_to(home / "a.png")
     names = ["images/b.png", "images/deep", "images/deep/a.png"]
     rows = [{"path": name, "file": name} for name in names]
-    tables.write_part(str(output), 0, rows, tables.INFER_SCHEMA, {})
+    write_part(str(output), 0, rows, tables.INFER_SCHEMA, {})
     with Output(str(output), "noise", SETTINGS, overwrite=True):
         pass
     assert (home / "a.png").read_bytes() == b"mine"
@@ -180,7 +180,7 @@ def test_an_output_folder_with_a_link_in_place_of_a_folder_of_ours_is_refused(
 ):
     finished(tmp_path / "theirs")
     row = {"path": "a.png", "file": "images/a.png"}
-    tables.write_part(str(tmp_path / "theirs"), 0, [row], tables.INFER_SCHEMA, {})
+    write_part(str(tmp_path / "theirs"), 0, [row], tables.INFER_SCHEMA, {})
     for kept in ("images/a.png", f"_manifest/.denoise-{'0' * 32}", "_unfinished/a"):
         files.write(str(tmp_path / "theirs" / kept), b"mine")
     before = sorted(tmp_path.rglob("*"))
@@ -286,7 +286,7 @@ def test_a_run_that_ended_before_its_first_row_locks_nobody_out(tmp_path: Path, 
     with Output(str(tmp_path), "noise", others) as output:
         assert (run_of(str(tmp_path)) or {})["settings"] == others
         assert list((tmp_path / "_manifest").iterdir()) == []
-        tables.write_part(str(tmp_path), 0, [{"path": "a.png"}], tables.NOISE_SCHEMA, {})
+        write_part(str(tmp_path), 0, [{"path": "a.png"}], tables.NOISE_SCHEMA, {})
     with pytest.raises(SettingsError, match="seed was 7, now 0"):
         run_to_resume(str(tmp_path), "noise", SETTINGS, overwrite=False)
     assert run_to_resume(str(tmp_path), "noise", others, overwrite=False) is not None
