@@ -23,7 +23,7 @@ from denoise.output.manifest import Listing
 from denoise.storage import files, uris
 from denoise.storage.uris import join
 from denoise.training import checkpoints, metrics_log
-from denoise.training.samples import RATES, Recipe
+from denoise.training.recipe import RATES, Recipe
 from denoise.training.split import Roster, roster_of
 from denoise.verbs.bulk import check_apart, flags_of, worker_counts
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from ray.train.v2.api.exceptions import TrainingFailedError
 
     from denoise.runners.resources import Resources
-    from denoise.training.photos import Supply
+    from denoise.training.photo_store import Supply
     from denoise.training.start import Start
     from denoise.training.worker import Job
 
@@ -143,7 +143,7 @@ def _work(
     import ray
 
     from denoise.runners import ray_session
-    from denoise.training.photos import Limits, supplies_of
+    from denoise.training.photo_store import Limits, supplies_of
     from denoise.training.worker import Board, Job
 
     with ray_session.connected(verbose=_log.isEnabledFor(logging.DEBUG)) as resources:
