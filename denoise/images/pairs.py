@@ -39,6 +39,7 @@ class Pair:
     clean: NDArray[Any] | None = None  # None where no reference is known
     sigma: float | None = None
     seed: int | None = None
+    noise: str | None = None  # kind and parameters of what was added
     error: str | None = None
     seconds: dict[str, float] = field(default_factory=dict)  # by stage
 
@@ -65,7 +66,7 @@ class Pair:
                 "format": self.picture.format,
                 "note": self.picture.note,
             }
-        return row | {"sigma": self.sigma, "seed": self.seed}
+        return row | {"sigma": self.sigma, "seed": self.seed, "noise": self.noise}
 
     def _fail(self, error: str) -> None:
         self.error = error
@@ -80,6 +81,7 @@ class Source:
     clean: bytes | None = None
     sigma: float | None = None
     seed: int | None = None
+    noise: str | None = None
     error: str | None = None
 
     @property
@@ -132,7 +134,7 @@ def _decode(pair: Pair, source: Source, config: PairConfig) -> None:
     pair.noisy = pair.picture.pixels
     if source.is_noisy and config.sigma is not None:
         raise ImageError("noisy already, as its table says")
-    pair.sigma, pair.seed = source.sigma, source.seed
+    pair.sigma, pair.seed, pair.noise = source.sigma, source.seed, source.noise
     if source.clean is not None:
         pair.clean = _matching(decode(source.clean, max_pixels=config.max_pixels), pair)
 
@@ -141,6 +143,7 @@ def _add_noise(pair: Pair, config: PairConfig) -> None:
     assert pair.picture is not None and config.sigma is not None
     pair.clean = pair.picture.pixels
     pair.sigma, pair.seed = config.sigma, config.seed
+    pair.noise = f"gaussian, sigma {config.sigma:g}" + ", unclipped" * config.float_noise
     seed = seed_of(pair.path, config.seed)
     if config.float_noise:
         pair.noisy = add_noise(to_floats(pair.clean), sigma=config.sigma, seed=seed)

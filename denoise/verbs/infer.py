@@ -6,12 +6,13 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
+from math import isfinite, sqrt
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from denoise.errors import SettingsError
 from denoise.images.codec import to_pixels
-from denoise.images.metrics import ssim
+from denoise.images.metrics import estimate_noise, ssim
 from denoise.images.noise import check_sigma
 from denoise.images.pairs import Pair, PairConfig, errors_of
 from denoise.nets import package
@@ -242,12 +243,19 @@ def row_of(
 
 
 def _metrics(pair: Pair, stored: Any, config: InferConfig) -> dict[str, Any]:
-    """The columns that say how far the noisy and the stored pixels are from the clean ones."""
+    """The columns that say how far the noisy and the stored pixels are from the clean ones, and
+    from each other."""
+    assert pair.noisy is not None
     columns: dict[str, Any] = {}
     columns["mse_noisy"], columns["psnr_noisy"] = errors_of(pair.noisy, pair.clean)
     columns["mse"], columns["psnr"] = errors_of(stored, pair.clean)
+    removed, _ = errors_of(pair.noisy, stored)
+    columns["removed"] = None if removed is None else sqrt(removed)
+    for name, pixels in (("noise_before", pair.noisy), ("noise_after", stored)):
+        estimated = estimate_noise(pixels)
+        columns[name] = estimated if isfinite(estimated) else None
     if config.ssim and pair.clean is not None:
-        if pair.noisy is not None and not config.float_noise:
+        if not config.float_noise:
             columns["ssim_noisy"] = ssim(pair.noisy, pair.clean)
         columns["ssim"] = ssim(stored, pair.clean)
     return columns
