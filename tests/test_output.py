@@ -13,6 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from running import write_part
 
 from denoise.errors import SettingsError, WriteError
 from denoise.output import folder, lock, tables
@@ -71,7 +72,7 @@ def test_overwrite_gets_rid_of_a_record_that_cannot_be_read(tmp_path: Path):
 def test_overwrite_takes_of_data_and_images_only_what_jobs_made(tmp_path: Path):
     finished(tmp_path)
     row = {"path": "a/b.png", "file": "images/a/b.png.png"}
-    tables.write_part(str(tmp_path), 0, [row, {"path": "c.png"}], tables.INFER_SCHEMA, {})
+    write_part(str(tmp_path), 0, [row, {"path": "c.png"}], tables.INFER_SCHEMA, {})
     for name in ("images/a/b.png.png", "images/a/mine.png", "data/mine.csv", "images/c.png"):
         files.write(str(tmp_path / name), b"")
     with Output(str(tmp_path), "noise", SETTINGS, overwrite=True):
@@ -85,7 +86,7 @@ def test_overwrite_leaves_no_empty_folder_and_gets_rid_of_a_part_that_cannot_be_
 ):
     finished(tmp_path)
     row = {"path": "a/b.png", "file": "images/a/b.png.png"}
-    tables.write_part(str(tmp_path), 0, [row], tables.INFER_SCHEMA, {})
+    write_part(str(tmp_path), 0, [row], tables.INFER_SCHEMA, {})
     files.write(str(tmp_path / "images/a/b.png.png"), b"")
     files.write(tables.part_uri(str(tmp_path), 1), b"")
     with Output(str(tmp_path), "noise", SETTINGS, overwrite=True):
@@ -132,7 +133,7 @@ def test_overwrite_removes_nothing_that_a_hostile_table_names(tmp_path: Path, sc
         pass
     names = [name.format(root=tmp_path, scheme=scheme or "file://") for name in HOSTILE]
     rows = [{"path": f"{number:02}", "file": name} for number, name in enumerate(names)]
-    tables.write_part(output, 0, rows, tables.INFER_SCHEMA, {})
+    write_part(output, 0, rows, tables.INFER_SCHEMA, {})
     with Output(output, "noise", SETTINGS, overwrite=True):
         pass
     assert {one: files.exists(f"{root}/{one}") for one in mine} == dict.fromkeys(mine, True)
@@ -148,7 +149,7 @@ def test_overwrite_removes_one_file_a_name_whatever_the_name(tmp_path: Path, sch
     for name in (*names, "b/1.png"):
         files.write(f"{output}/images/{name}", b"")
     rows = [{"path": name, "file": f"images/{name}"} for name in sorted(names)]
-    tables.write_part(output, 0, rows, tables.INFER_SCHEMA, {})
+    write_part(output, 0, rows, tables.INFER_SCHEMA, {})
     with Output(output, "noise", SETTINGS, overwrite=True):
         pass
     assert files.names(f"{output}/images/b") == ["1.png"]
@@ -167,7 +168,7 @@ def test_overwrite_removes_nothing_through_a_symbolic_link(tmp_path: Path):
     (output / "images" / "b.png").symlink_to(home / "a.png")
     names = ["images/b.png", "images/deep", "images/deep/a.png"]
     rows = [{"path": name, "file": name} for name in names]
-    tables.write_part(str(output), 0, rows, tables.INFER_SCHEMA, {})
+    write_part(str(output), 0, rows, tables.INFER_SCHEMA, {})
     with Output(str(output), "noise", SETTINGS, overwrite=True):
         pass
     assert (home / "a.png").read_bytes() == b"mine"
@@ -179,7 +180,7 @@ def test_an_output_folder_with_a_link_in_place_of_a_folder_of_ours_is_refused(
 ):
     finished(tmp_path / "theirs")
     row = {"path": "a.png", "file": "images/a.png"}
-    tables.write_part(str(tmp_path / "theirs"), 0, [row], tables.INFER_SCHEMA, {})
+    write_part(str(tmp_path / "theirs"), 0, [row], tables.INFER_SCHEMA, {})
     for kept in ("images/a.png", f"_manifest/.denoise-{'0' * 32}", "_unfinished/a"):
         files.write(str(tmp_path / "theirs" / kept), b"mine")
     before = sorted(tmp_path.rglob("*"))
@@ -285,7 +286,7 @@ def test_a_run_that_ended_before_its_first_row_locks_nobody_out(tmp_path: Path, 
     with Output(str(tmp_path), "noise", others) as output:
         assert (run_of(str(tmp_path)) or {})["settings"] == others
         assert list((tmp_path / "_manifest").iterdir()) == []
-        tables.write_part(str(tmp_path), 0, [{"path": "a.png"}], tables.NOISE_SCHEMA, {})
+        write_part(str(tmp_path), 0, [{"path": "a.png"}], tables.NOISE_SCHEMA, {})
     with pytest.raises(SettingsError, match="seed was 7, now 0"):
         run_to_resume(str(tmp_path), "noise", SETTINGS, overwrite=False)
     assert run_to_resume(str(tmp_path), "noise", others, overwrite=False) is not None
@@ -553,7 +554,7 @@ def test_rows_keep_their_settings_where_a_worker_finds_out_late_that_it_lacks_so
         Output(str(tmp_path), "noise", SETTINGS) as output,
     ):
         output.begin(Listing())
-        tables.write_part(str(tmp_path), 0, [{"path": "a.png"}], tables.NOISE_SCHEMA, {})
+        write_part(str(tmp_path), 0, [{"path": "a.png"}], tables.NOISE_SCHEMA, {})
         raise SettingsError("s3:// needs a package more")
     assert (run_of(str(tmp_path)) or {})["state"] == "failed"
     with pytest.raises(SettingsError, match="seed was 0, now 7"):

@@ -52,6 +52,7 @@ class Output:
         self._overwrite = overwrite
         self._lock = Lock(uri)
         self._is_new = True  # nobody worked here before
+        self.has_died = False  # the process that worked here before ended without a word
         self._began: float | None = None  # on the monotonic clock
         self._at_exit = ExitStack()
 
@@ -133,6 +134,7 @@ class Output:
         found = run_to_resume(self.uri, self._run["verb"], settings, overwrite=self._overwrite)
         if found is not None:
             self._is_new = False
+            self.has_died = found.get("state") == "running" and "flags" in found
             self._run = found | self._run
         else:
             if files.exists(join(self.uri, "_run.json")):
