@@ -35,6 +35,11 @@ class SettingsError(ValueError):
     """Wrong flags, places or settings, found before any work: one line, exit code 2."""
 
 
+# The error of an image that workers died on.
+CRASHED = (
+    "three workers died on it (out of memory, or a decoder that crashed); --retry-errors tries it"
+    " again"
+)
 # What may go wrong with one image without ending a run: its row says it.
 FAILURES = (ImageError, SettingsError, OSError, MemoryError)
 

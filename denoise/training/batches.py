@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from denoise.nets.networks import UNTOLD, device
-from denoise.training.samples import Patches, Recipe, Sampler
+from denoise.training.recipe import Recipe
+from denoise.training.samples import Patches, Sampler
 from denoise.training.validation import Share
 
 
