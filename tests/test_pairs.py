@@ -17,8 +17,9 @@ from denoise.output import tables
 from denoise.storage.fetch import load_pair
 from denoise.storage.inputs import Entry, entries
 from denoise.training.photos import photo_row
-from denoise.verbs.infer import InferConfig, pairing_of
-from denoise.verbs.infer import row_of as inferred_row
+from denoise.verbs.infer import InferConfig
+from denoise.verbs.infer_shard import pairing_of
+from denoise.verbs.infer_shard import row_of as inferred_row
 from denoise.verbs.noise import NoiseConfig, row_of
 
 
