@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from denoise.nets.networks import UNTOLD, device
+from denoise.training.camera import with_camera_noise
 from denoise.training.samples import Patches, Recipe, Sampler
 from denoise.training.validation import Share
 
@@ -37,6 +38,8 @@ def parts(recipe: Recipe, sampler: Sampler, share: Share, first: int) -> Iterato
         for k in mine:
             start, stop = k * size // count, (k + 1) * size // count
             patches = sampler.patches(step * size + start, stop - start)
+            if patches.source is not None:
+                patches = with_camera_noise(patches)
             yield Part(patches, (stop - start) * share.world / size)
 
 

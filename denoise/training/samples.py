@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from PIL import Image
 
 from denoise.errors import FAILURES, ImageError, why
 from denoise.images.codec import decode, to_floats, to_pixels
@@ -22,12 +23,25 @@ from denoise.storage.inputs import Entry, source_of
 UNCLIPPED = 0.4  # share of samples whose noise is neither clipped nor rounded, as the literature's
 TOLD = 0.3  # share of samples whose noise level the network is told
 GRAY = 0.1  # share of samples made gray, with the same noise in all three channels
+# With camera noise: share of samples with it, and with Gaussian noise; the others are clean or
+# merely compressed, and must come back as they were.
+CAMERA, GAUSSIAN = 0.85, 0.08
+GAUSSIAN_SIGMA = (0.002, 0.1)
+AS_IT_IS, ENLARGED = 0.35, 0.45  # share of patches at the photo's own scale, and enlarged
+DIMMED = 0.3  # share of patches that get less light
 CROPS = 32  # taken of a photo before the next window of them, where not all fit into memory
 _LARGEST_PATCH = 4096  # smaller photos are made as large
 VALIDATION_SIDE = 256  # photos are validated on their middle
 Loss = Literal["l1", "charbonnier", "mse", "rmse"]
 Optimizer = Literal["muon", "adamw"]
+Kind = Literal["gaussian", "camera"]
 Precision = Literal["auto", "float32", "bfloat16"]
+_CHOICES = {
+    "kind": get_args(Kind),
+    "loss": get_args(Loss),
+    "optimizer": get_args(Optimizer),
+    "precision": get_args(Precision),
+}
 # optimizer -> the usual learning rates of fresh weights and of trained ones
 RATES = {"muon": (3e-3, 3e-4), "adamw": (1e-3, 1e-4)}
 
@@ -47,7 +61,9 @@ PHOTO_SCHEMA = pa.schema(
 class Recipe:
     """What decides the weights, beside the images."""
 
-    sigma: float | tuple[float, float] = 0.1  # of the noise: S, or MIN MAX for a blind model
+    kind: Kind = "gaussian"  # of noise: Gaussian, or what cameras make, of all strengths
+    # of Gaussian noise: S, or MIN MAX for a blind model; else 0.1
+    sigma: float | tuple[float, float] | None = None
     steps: int = 2000  # batches to train on
     batch_size: int = 16  # patches a step, over all workers together
     patch: int = 64  # side of a training patch in pixels
@@ -62,6 +78,11 @@ class Recipe:
     patience: int = 0  # stop after so many validations without a better PSNR; 0: never
 
     def __post_init__(self) -> None:
+        if self.kind == "camera" and self.sigma is not None:
+            raise ValueError(
+                "camera noise has no sigma: its strength is drawn for each sample; leave --sigma "
+                f"out, or use --kind gaussian, got sigma {self.sigma}"
+            )
         low, high = self.sigmas
         check_sigma("sigma", low)
         check_sigma("sigma", high)
@@ -69,9 +90,9 @@ class Recipe:
         if low > high:
             raise ValueError(f"sigma must be S or MIN MAX, ascending, got {low} {high}")
         self._check_counts()
-        for name, kind in (("loss", Loss), ("optimizer", Optimizer), ("precision", Precision)):
-            if getattr(self, name) not in get_args(kind):
-                choices, chosen = ", ".join(get_args(kind)), getattr(self, name)
+        for name, words in _CHOICES.items():
+            if getattr(self, name) not in words:
+                choices, chosen = ", ".join(words), getattr(self, name)
                 raise ValueError(f"{name} must be one of {choices}, got {chosen}")
         if self.patience < 0:
             raise ValueError(f"patience must be at least 0, got {self.patience}")
@@ -94,7 +115,11 @@ class Recipe:
 
     @property
     def sigmas(self) -> tuple[float, float]:
-        return self.sigma if isinstance(self.sigma, tuple) else (self.sigma, self.sigma)
+        """The least and the greatest sigma of Gaussian noise."""
+        if isinstance(self.sigma, tuple):
+            return self.sigma
+        sigma = 0.1 if self.sigma is None else self.sigma
+        return sigma, sigma
 
 
 @dataclass(frozen=True)
@@ -116,6 +141,8 @@ class Patches:
     clipped: NDArray[np.bool_]  # [N]
     told: NDArray[np.bool_]  # [N]
     gray: NDArray[np.bool_]  # [N]
+    light: NDArray[np.float64] | None = None  # [N] with camera noise: what pixels are dimmed by
+    source: NDArray[np.float64] | None = None  # [N] in 0..1: camera, Gaussian or no noise
 
 
 Window = Callable[[int], Sequence[Photo]]  # the photos of window k
@@ -131,10 +158,12 @@ class Sampler:
 
     def patches(self, first: int, count: int) -> Patches:
         """Samples first, first + 1, ... first + count - 1."""
-        low, high = self.recipe.sigmas
         u = draws(self.recipe.seed, first, count)
         photos = [self._photo(first + k, row[0]) for k, row in enumerate(u)]
-        crops = [crop(p.pixels, self.recipe.patch, row) for p, row in zip(photos, u, strict=True)]
+        is_camera = self.recipe.kind == "camera"
+        cut = scaled_crop if is_camera else crop
+        crops = [cut(p.pixels, self.recipe.patch, row) for p, row in zip(photos, u, strict=True)]
+        low, high = self.recipe.sigmas
         return Patches(
             paths=[photo.path for photo in photos],
             pixels=np.stack(crops),
@@ -143,6 +172,8 @@ class Sampler:
             clipped=u[:, 6] >= UNCLIPPED,
             told=u[:, 7] < TOLD,
             gray=u[:, 8] < GRAY,
+            light=_light_of(u[:, 10]) if is_camera else None,
+            source=u[:, 11] if is_camera else None,
         )
 
     def _photo(self, sample: int, u: float) -> Photo:
@@ -168,6 +199,28 @@ def crop(pixels: NDArray[np.uint8], side: int, u: NDArray[np.float64]) -> NDArra
     patch = pixels[top : top + side, left : left + side]
     turns, mirrored = divmod(int(u[3] * 8), 2)
     return np.rot90(patch[:, ::-1] if mirrored else patch, turns)
+
+
+def scaled_crop(pixels: NDArray[np.uint8], side: int, u: NDArray[np.float64]) -> NDArray[np.uint8]:
+    """A patch as from `crop`, of a photo that may be enlarged up to 2.2 times or made smaller down
+    to half: a camera's own pixels are softer than those of a photo that was scaled down."""
+    if u[9] < AS_IT_IS:
+        part = side
+    elif u[9] < AS_IT_IS + ENLARGED:
+        part = int(side / (1 + 1.2 * (u[9] - AS_IT_IS) / ENLARGED))
+    else:
+        part = int(side * (1 + (u[9] - AS_IT_IS - ENLARGED) / (1 - AS_IT_IS - ENLARGED)))
+    part = max(1, min(part, *pixels.shape[:2]))
+    patch = crop(pixels, part, u)
+    if part == side or patch.shape[2] != 3:  # pairs bring their own noise along
+        return crop(pixels, side, u)
+    image = Image.fromarray(np.ascontiguousarray(patch))
+    return np.asarray(image.resize((side, side), Image.Resampling.BICUBIC))
+
+
+def _light_of(u: NDArray[np.float64]) -> NDArray[np.float64]:
+    """By what pixels are multiplied: most by 1, some by 0.3 to 1."""
+    return np.where(u < DIMMED, 0.3 + 0.7 * u / DIMMED, 1.0)
 
 
 def order_of(seed: int, epoch: int, count: int) -> NDArray[np.int64]:

@@ -13,6 +13,8 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from denoise.images.camera import add_camera_noise
+from denoise.images.codec import to_floats
 from denoise.images.metrics import psnr
 from denoise.images.noise import add_noise, seed_of
 from denoise.nets.denoiser import to_network
@@ -36,7 +38,8 @@ class Judge:
     def __init__(self, recipe: Recipe, photos: Sequence[Photo], share: Share) -> None:
         sigma = sum(recipe.sigmas) / 2
         mine = photos[share.rank :: share.world]
-        self.pairs = [self._pair(photo, sigma, recipe.seed) for photo in mine]
+        pair = self._camera_pair if recipe.kind == "camera" else self._pair
+        self.pairs = [pair(photo, sigma, recipe.seed) for photo in mine]
         self.share = share
 
     @torch.no_grad()
@@ -61,6 +64,14 @@ class Judge:
         noisy = add_noise(floats, sigma=sigma, seed=seed_of(photo.path, seed))
         stored = np.rint(np.clip(noisy, 0, 1) * 255) / 255
         return to_batch(stored), to_batch(floats)
+
+    @classmethod
+    def _camera_pair(cls, photo: Photo, sigma: float, seed: int) -> tuple[Tensor, Tensor]:
+        if photo.pixels.shape[2] == 6:
+            return cls._pair(photo, sigma, seed)
+        clean = middle_of(photo.pixels)
+        noisy, _ = add_camera_noise(clean, seed=seed_of(photo.path, seed))
+        return to_batch(to_floats(noisy)), to_batch(to_floats(clean))
 
 
 def to_batch(floats: Any) -> Tensor:

@@ -91,7 +91,7 @@ class TrainConfig(Recipe):
         free = ("output", "workers", "max_error_rate", "compile")
         settings = {key: value for key, value in asdict(self).items() if key not in free}
         low, high = self.sigmas
-        settings["sigma"] = low if low == high else (low, high)
+        settings["sigma"] = None if self.kind == "camera" else low if low == high else (low, high)
         settings["learning_rate"] = self.rate
         places = {key: settings[key] for key in ("images", "validation") if settings[key]}
         absolute = {key: uris.shown(uris.absolute(uri)) for key, uri in places.items()}
@@ -301,10 +301,13 @@ def _pack(
     model.load_state_dict(checkpoints.state_in(checkpoint)["average"])
     history = checkpoints.state_in(last)["rest"]["history"]
     census, judged = job.supply.census(), job.validation.known
+    is_camera = config.kind == "camera"
+    sigmas = None if is_camera else config.sigmas
     fields = {
         "architecture": start.architecture,
-        "sigma": list(config.sigmas) if not census.is_pairs else census.sigmas,
-        "clipping": "both" if not census.is_pairs else "as the pairs have it",
+        "kind": config.kind,
+        "sigma": census.sigmas if census.is_pairs else sigmas and list(sigmas),
+        "clipping": "as the pairs have it" if census.is_pairs or is_camera else "both",
         "training": config.settings()
         | census.counts()
         | {
@@ -320,7 +323,7 @@ def _pack(
         },
         "metrics": {
             "validation_psnr": best["psnr"],
-            "validation_sigma": judged.sigmas if judged.is_pairs else sum(config.sigmas) / 2,
+            "validation_sigma": judged.sigmas if judged.is_pairs else sigmas and sum(sigmas) / 2,
         },
     }
     name = job.place.rstrip("/").rsplit("/", 1)[-1]
