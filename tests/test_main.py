@@ -71,9 +71,9 @@ BULK = """images output seed save format quality strip_metadata limit max_pixels
 INFER = f"{BULK} model add_noise float_noise reference level ssim tile device gpus_per_worker"
 FLAGS = {
     "demo": "output overwrite sigma steps",
-    "noise": f"{BULK} sigma",
+    "noise": f"{BULK} kind sigma iso",
     "train": """images output validation architecture init workers memory max_error_rate compile
-        sigma steps batch_size patch seed learning_rate loss optimizer precision accumulate
+        kind sigma steps batch_size patch seed learning_rate loss optimizer precision accumulate
         save_every patience""",
     "infer": INFER,
     "plan": INFER,

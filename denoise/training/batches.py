@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from denoise.nets.networks import UNTOLD, device
+from denoise.training.camera import with_camera_noise
 from denoise.training.recipe import Recipe
 from denoise.training.samples import Patches, Sampler
 
@@ -46,8 +47,9 @@ def batches(recipe: Recipe, sampler: Sampler, worker: Worker, first: int) -> Ite
     for step in range(first, recipe.steps):
         spans = [(k * size // count, (k + 1) * size // count) for k in mine]
         yield [
-            Slice(sampler.patches(step * size + start, stop - start), (stop - start) / size)
+            Slice(with_camera_noise(patches), (stop - start) / size)
             for start, stop in spans
+            for patches in [sampler.patches(step * size + start, stop - start)]
         ]
 
 

@@ -13,6 +13,8 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from denoise.images.camera import add_camera_noise
+from denoise.images.codec import to_floats
 from denoise.images.metrics import psnr
 from denoise.images.noise import add_noise, seed_of
 from denoise.nets.denoiser import to_network
@@ -59,6 +61,9 @@ def validation_pair(photo: Photo, recipe: Recipe) -> tuple[Tensor, Tensor]:
     floats = middle_of(photo.pixels).astype(np.float32) / np.float32(255)
     if photo.pixels.shape[2] == 6:
         return to_batch(floats[..., 3:]), to_batch(floats[..., :3])
+    if recipe.kind == "camera":
+        stored, _ = add_camera_noise(middle_of(photo.pixels), seed=seed_of(photo.path, recipe.seed))
+        return to_batch(to_floats(stored)), to_batch(floats)
     sigma = sum(recipe.sigmas) / 2
     noisy = add_noise(floats, sigma=sigma, seed=seed_of(photo.path, recipe.seed))
     stored = np.rint(np.clip(noisy, 0, 1) * 255) / 255

@@ -87,7 +87,7 @@ class TrainConfig(Recipe):
         free = ("output", "workers", "max_error_rate", "compile")
         settings = {key: value for key, value in asdict(self).items() if key not in free}
         low, high = self.sigmas
-        settings["sigma"] = low if low == high else (low, high)
+        settings["sigma"] = None if self.kind == "camera" else low if low == high else (low, high)
         settings["learning_rate"] = self.rate
         places = {key: settings[key] for key in ("images", "validation") if settings[key]}
         absolute = {key: uris.shown(uris.absolute(uri)) for key, uri in places.items()}
@@ -271,10 +271,13 @@ def _pack(config: TrainConfig, job: "Job", split: Split) -> None:
     model = job.start.network(config.seed)
     model.load_state_dict(best["weights"])
     statistics, validated = job.store.statistics(), job.validation.decoded
+    is_camera = config.kind == "camera"
+    sigmas = None if is_camera else config.sigmas
     fields = {
         "architecture": job.start.architecture,
-        "sigma": list(config.sigmas) if not statistics.is_pairs else statistics.sigmas,
-        "clipping": "both" if not statistics.is_pairs else "as the pairs have it",
+        "kind": config.kind,
+        "sigma": statistics.sigmas if statistics.is_pairs else sigmas and list(sigmas),
+        "clipping": "as the pairs have it" if statistics.is_pairs or is_camera else "both",
         "training": config.settings()
         | statistics.counts()
         | {
@@ -290,7 +293,9 @@ def _pack(config: TrainConfig, job: "Job", split: Split) -> None:
         },
         "metrics": {
             "validation_psnr": best["psnr"],
-            "validation_sigma": validated.sigmas if validated.is_pairs else sum(config.sigmas) / 2,
+            "validation_sigma": validated.sigmas
+            if validated.is_pairs
+            else sigmas and sum(sigmas) / 2,
         },
     }
     name = job.output.rstrip("/").rsplit("/", 1)[-1]

@@ -240,7 +240,7 @@ def noise_bare(config: NoiseConfig, listed: list[Entry]) -> float:
 
 
 def noise_half(config: NoiseConfig, mine: list[Entry], ready: Any, times: Any) -> None:
-    pairing = PairConfig(sigma=config.sigma, seed=config.seed)
+    pairing = pairing_of(config)
 
     def row(entry: Entry, place: str) -> dict[str, Any]:
         return noise_row_of(load_pair(entry, pairing), config, place)[1]
