@@ -17,6 +17,7 @@ from typing import Any
 from denoise import __version__, flags
 from denoise.errors import printable
 from denoise.report.progress import is_live
+from denoise.typed import spelled_out
 
 # verb -> (its config, what it does); `denoise.verbs.VERB` has the config and a function VERB
 VERBS = {
@@ -62,6 +63,8 @@ def _verb_of(given: list[str]) -> tuple[str, list[str]]:
     """The verb, and what follows it; --help, --version and a wrong verb end here."""
     if not given:
         sys.exit(_fail(f"denoise: a verb is missing (one of {', '.join(VERBS)})", 2))
+    if given[0] == "help" and len(given) > 1:
+        given = [given[1], "--help"]
     if given[0] in ("-h", "--help", "help"):
         listed = "".join(f"  {name:8}{about}\n" for name, (_, about) in VERBS.items())
         sys.stdout.write(_HELP + listed)
@@ -92,6 +95,7 @@ def _run(verb: str, given: list[str], interrupted: list[int]) -> int:
 
 def _done(verb: str, given: list[str], interrupted: list[int]) -> int:
     try:
+        verb, given = spelled_out(verb, given)
         config, as_json, verbose = flags.read(verb, _config_of(verb), given)
     except ValueError as error:
         return _fail(f"denoise {verb}: {error}", 2)

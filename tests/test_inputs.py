@@ -24,7 +24,7 @@ from denoise.storage import disk, files
 from denoise.storage.fetch import load_pair
 from denoise.storage.inputs import Entry, entries, source_of
 from denoise.storage.references import reference_of
-from denoise.training.photos import photo_row
+from denoise.training.photos import decode_photos
 
 
 def found(images: object, output: str | None = None) -> tuple[dict[str, Entry], Counter[str]]:
@@ -382,7 +382,7 @@ def test_a_place_that_no_package_here_can_reach_is_its_rows_error(tmp_path: Path
     (tmp_path / "list.txt").write_text("zz://bucket/a.png\n")
     (entry,) = found(tmp_path / "list.txt")[0].values()
     assert "cannot open zz://" in str(load_pair(entry, PairConfig()).error)
-    assert "cannot open zz://" in photo_row(entry, 64)["error"]
+    assert "cannot open zz://" in decode_photos([entry], 64)[1].errors[entry.path]
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])

@@ -71,17 +71,17 @@ def image_in(uri: str, mark: str, number: int, *, allow_elsewhere: bool = False)
     (row,), column = table.to_pylist(), _image_column(table.schema)
     is_ours = row.keys() >= _OURS
     if is_ours and row["error"] is not None:
-        return Source(b"", error=row["error"])
+        return Source(b"", error=str(row["error"]))
     if is_ours and row["file"] and not row[column]:  # `--save files` wrote it so
         encoded = files.read(uris.resolve_inside(uri.rsplit("/", 2)[0], row["file"]))
         if column != "noisy":  # by `infer`: it is noisy no more
             return Source(encoded)
-        return Source(encoded, sigma=row["sigma"], seed=row["seed"])
+        return Source(encoded, sigma=row["sigma"], seed=row["seed"], noise=row.get("noise"))
     encoded = _bytes_of(row[column], uri, allow_elsewhere)
     if column != "noisy" or not holds_image(row.get("clean")):
         return Source(encoded)
     clean = _bytes_of(row["clean"], uri, allow_elsewhere)
-    return Source(encoded, clean, row.get("sigma"), row.get("seed"))
+    return Source(encoded, clean, row.get("sigma"), row.get("seed"), row.get("noise"))
 
 
 def _image_column(schema: pa.Schema) -> str:

@@ -62,7 +62,7 @@ class Recorder:
         """The same for the same output folder, so that a resumed run goes on in its own records."""
         return blake2b(self.place.encode(), digest_size=8).hexdigest()
 
-    def tell(self, record: Record) -> None:
+    def log(self, record: Record) -> None:
         """A record for all that follow a run as it goes."""
         values = {name: value for name, value in record.items() if name != "step"}
         for name, value in values.items():

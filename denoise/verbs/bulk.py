@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from denoise.errors import SettingsError
@@ -17,6 +18,7 @@ from denoise.output.shard import Counts
 from denoise.report.progress import Progress
 from denoise.runners import Job, open_runner, runs_here
 from denoise.storage import files, inputs, uris
+from denoise.storage.inputs import Entry
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -37,6 +39,7 @@ class BulkConfig:
     format: Format = "png"  # of the saved images; `same` keeps each input's
     quality: int | None = None  # 1..100, for jpeg and lossy webp (gray webp is always lossless)
     strip_metadata: bool = False  # leave EXIF, ICC profile and resolution out
+    limit: int | None = None  # the first so many images, to try it
     max_pixels: int = MAX_PIXELS  # a larger image is an error row
     max_seconds: float = 120.0  # an image that takes longer to decode is an error row
     # N, or MIN MAX to grow and shrink, each of them a process of Ray's; without it as many as
@@ -57,6 +60,8 @@ class BulkConfig:
                     f"{name} must be one of {', '.join(get_args(known))}, got {getattr(self, name)}"
                 )
         self._check_quality()
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"limit must be at least 1, got {self.limit}")
         if self.max_pixels < 1:
             raise ValueError(f"max-pixels must be at least 1, got {self.max_pixels}")
         if not self.max_seconds > 0:
@@ -100,7 +105,7 @@ def run(
     looked = _looked_at_first(config, uri, job) if config.overwrite else nullcontext()
     with looked, Output(uri, verb, settings, overwrite=config.overwrite) as output:
         left_out: Counter[str] = Counter()
-        found = inputs.entries(uris.absolute(config.images), left_out, output=uri)
+        found = listed(config, left_out)
         listing = manifest.update(uri, found, left_out)
         _tell(listing)
         pending = manifest.pending(uri)
@@ -165,6 +170,14 @@ def _looked_at_first(config: BulkConfig, uri: str, job: Job) -> Iterator[None]:
     with ray_session.connected(verbose=_log.isEnabledFor(logging.DEBUG)):
         ray_session.check_shared((uris.join(uri, "_run.json"), first, *job.needed))
         yield
+
+
+def listed(config: BulkConfig, left_out: Counter[str]) -> Iterator[Entry]:
+    """The inputs of a job; what is no image is counted by reason. Raises SettingsError."""
+    found = inputs.entries(
+        uris.absolute(config.images), left_out, output=uris.absolute(config.output)
+    )
+    return islice(found, config.limit)
 
 
 def check_apart(place: str, *read: str) -> None:
