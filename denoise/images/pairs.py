@@ -32,6 +32,7 @@ class PairConfig:
     float_noise: bool = False
     reference: str | None = None  # where the clean images lie, if the images are noisy
     max_pixels: int = MAX_PIXELS
+    allow_elsewhere: bool = False  # tables may name images that lie outside of their own folder
 
     def __post_init__(self) -> None:
         if self.kind == "camera" and (self.sigma is not None or self.float_noise):
