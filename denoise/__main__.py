@@ -102,9 +102,10 @@ def _done(verb: str, given: list[str], interrupted: list[int]) -> int:
     _log_to_stderr(verbose)
     _set_up_ray(verbose)
     from denoise.errors import SettingsError
+    from denoise.runners.working_folder import outside_the_upload
 
     try:
-        with _quiet_stdout():
+        with _quiet_stdout(), outside_the_upload(config) as config:
             found = getattr(import_module(f"denoise.verbs.{verb}"), verb)(config)
     except Exception as error:
         # what a task of Ray's raised is a SettingsError too, and has a cause: work had begun
@@ -138,7 +139,8 @@ def _words_of(error: Exception) -> str | None:
     if isinstance(cause, OSError):
         name = uris.shown(str(cause.filename or ""))
         words = errors.words_of(cause) if cause.errno else text
-        return f"{name}: {words}" if name else words
+        # without a name, what kind of error it is at least says where to look
+        return f"{name or type(cause).__name__}: {words}" if name or cause.errno else words
     if isinstance(cause, errors.WriteError | errors.SettingsError):
         return text
     return str(error) if cause is error and isinstance(error, RuntimeError) else None
