@@ -6,13 +6,16 @@ import os
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from importlib import import_module
+from types import TracebackType
 from typing import Any
 
 from denoise import __version__, flags
+from denoise.errors import printable
 from denoise.report.progress import is_live
 
 # verb -> (its config, what it does); `denoise.verbs.VERB` has the config and a function VERB
@@ -51,6 +54,7 @@ def main(arguments: list[str] | None = None, *, verb: str | None = None) -> None
     interrupted: list[int] = []  # not an Event, whose lock a handler must not wait for
     for sign in (signal.SIGINT, signal.SIGTERM):  # a shell's background jobs begin without SIGINT
         signal.signal(sign, partial(_interrupt, interrupted))
+    sys.excepthook = _print_traceback
     sys.exit(_run(verb, given, interrupted))
 
 
@@ -157,9 +161,9 @@ def _quiet_stdout() -> Iterator[None]:
 
 
 def _log_to_stderr(verbose: bool) -> None:
-    logging.basicConfig(
-        stream=sys.stderr, format=f"{_clear_line()}%(message)s", level=logging.WARNING
-    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_OneLine())
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
     logging.getLogger("denoise").setLevel(logging.DEBUG if verbose else logging.INFO)
     for name in () if verbose else _STORES:
         logging.getLogger(name).setLevel(logging.CRITICAL)
@@ -182,20 +186,43 @@ def _show(found: dict[str, Any], *, as_json: bool) -> None:
         if isinstance(value, dict) and "mean" in value:
             value = f"mean {_short(value['mean'])}, median {_short(value['median'])}"
         if value is not None and not isinstance(value, dict | list):
-            print(f"{name.replace('_', ' '):24}{_short(value)}")
+            _print(f"{name.replace('_', ' '):24}{_short(value)}")
     for error, count in found.get("errors", {}).items():
-        print(f"{count} failed: {error}")
+        _print(f"{count} failed: {error}")
     for row in found.get("table", []):
-        print(row)
+        _print(row)
 
 
 def _short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
+def _print(line: object) -> None:
+    """A line of the result, which may name what a stranger named."""
+    print(printable(line))
+
+
 def _fail(words: str, code: int) -> int:
-    print(_clear_line() + words, file=sys.stderr)
+    print(_clear_line() + printable(words), file=sys.stderr)
     return code
+
+
+def _print_traceback(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    """What Python prints of a bug, with no escapes for the terminal in it."""
+    lines = "".join(traceback.format_exception(kind, error, trace)).splitlines()
+    print(*map(printable, lines), sep="\n", file=sys.stderr)
+
+
+class _OneLine(logging.Formatter):
+    """A message of the log on one line of the terminal, a traceback below it on several."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return _clear_line() + printable(record.message)
+
+    def formatException(self, ei: Any) -> str:
+        return "\n".join(map(printable, super().formatException(ei).splitlines()))
 
 
 def _clear_line() -> str:

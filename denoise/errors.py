@@ -4,6 +4,12 @@ import os
 import re
 
 SECRETS = r"(?i)([\w-]*(?:sig|signature|key|token|secret|password|credential)[\w-]*)=[^&;\s]+"
+# control characters, marks of direction and breaks of lines, invisible ones, halves of a pair;
+# not the joiners, which Persian and emoji are written with
+_UNPRINTABLE = re.compile(
+    r"[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff"
+    r"\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e0fff]"
+)
 _WORDS: dict[type[BaseException], str] = {
     FileNotFoundError: "no such file",
     NotADirectoryError: "a part of its path is no folder",
@@ -35,6 +41,11 @@ class SettingsError(ValueError):
     """Wrong flags, places or settings, found before any work: one line, exit code 2."""
 
 
+# The error of an image that workers died on.
+CRASHED = (
+    "three workers died on it (out of memory, or a decoder that crashed); --retry-errors tries it"
+    " again"
+)
 # What may go wrong with one image without ending a run: its row says it.
 FAILURES = (ImageError, SettingsError, OSError, MemoryError)
 
@@ -60,6 +71,15 @@ def why(error: BaseException) -> str:
     if isinstance(error, MemoryError):
         return "not enough memory for an image of this size"
     return words_of(error) if isinstance(error, OSError) else str(error)
+
+
+def printable(text: object) -> str:
+    """A text on one line of a terminal: what would move the cursor, colour, clear, turn the
+    direction of writing or not be seen at all is written as its escape, `\\r` or `\\u202e`.
+
+    Names of files, settings of a stranger's folder and what a library says may hold anything.
+    """
+    return _UNPRINTABLE.sub(lambda found: repr(found[0])[1:-1], str(text))
 
 
 def without_user(text: str) -> str:

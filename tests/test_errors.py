@@ -17,3 +17,26 @@ def test_a_refused_request_is_said_alike_for_every_image():
         status = 403
 
     assert errors.words_of(Refused("403, url='https://host/a.png'")) == "the store answered 403"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("ruined\rdone", r"ruined\rdone"),
+        ("two\nlines", r"two\nlines"),
+        ("\x1b[2J\x9b2J\x07", r"\x1b[2J\x9b2J\x07"),
+        ("cod\u202egpj.exe", r"cod\u202egpj.exe"),
+        ("a\u2066\u2028\u200b\ufeff", r"a\u2066\u2028\u200b\ufeff"),
+        ("caf\udce9", r"caf\udce9"),
+        ("\U000e0041", r"\U000e0041"),
+    ],
+)
+def test_what_would_move_a_terminal_is_shown_as_its_escape(text: str, shown: str):
+    assert errors.printable(text) == shown
+
+
+@pytest.mark.parametrize(
+    "text", ["Straße 50 %.png", "写真\u3000一.png", "می\u200cخواهم", "👩\u200d🚀", "a\\b"]
+)
+def test_a_name_in_any_script_stays_as_it_is(text: str):
+    assert errors.printable(text) == text

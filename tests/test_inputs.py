@@ -21,7 +21,7 @@ from denoise.storage import disk, files
 from denoise.storage.fetch import load_pair
 from denoise.storage.inputs import Entry, entries, source_of
 from denoise.storage.references import reference_of
-from denoise.training.samples import photo_row
+from denoise.training.photos import photo_row
 
 
 def found(images: object, output: str | None = None) -> tuple[dict[str, Entry], Counter[str]]:

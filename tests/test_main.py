@@ -190,3 +190,56 @@ def test_a_wrong_flag_is_one_clear_line_without_markup(
     assert line.startswith(f"denoise {typed.split()[0]}: " if typed else "denoise: ")
     assert said in line and out == ""
     assert not any(mark in line for mark in ("[bold]", "\x1b", "\u2502", "  "))
+
+
+HOSTILE = "\x1b]0;owned\x07 ruined\rdone\nall fine\u202e\x9b2J caf\udce9"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [SettingsError(HOSTILE), WriteError(HOSTILE), OSError(HOSTILE), KeyError(HOSTILE)],
+    ids=lambda error: type(error).__name__,
+)
+def test_no_error_moves_the_terminal(error: Exception):
+    """Also where it is a bug, and Python prints where it happened."""
+    code = (
+        "import sys, denoise.verbs.doctor as verb\n"
+        "from denoise.__main__ import main\n"
+        "from denoise.errors import SettingsError, WriteError\n"
+        "def doctor(config): raise KIND(HOSTILE)\n"
+        "verb.doctor = doctor\n"
+        "main(['doctor'])\n"
+    )
+    code = code.replace("KIND", type(error).__name__).replace("HOSTILE", repr(HOSTILE))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True)
+    assert b"owned" in done.stderr and done.returncode in (1, 2)
+    assert not set(done.stderr.decode()) & set("\x1b\x07\r\u202e\x9b")
+
+
+def test_no_result_moves_the_terminal(monkeypatch: pytest.MonkeyPatch, capsys):
+    found = {HOSTILE: HOSTILE, "errors": {HOSTILE: 2}, "table": [HOSTILE], "ok": False}
+    monkeypatch.setattr("denoise.verbs.doctor.doctor", lambda config: found)
+    for flags in ([], ["--json"]):
+        with pytest.raises(SystemExit):
+            main(["doctor", *flags])
+        out = capsys.readouterr().out
+        assert "owned" in out and not set(out) & set("\x1b\x07\r\u202e\x9b\udce9")
+        assert "\nall fine" not in out
+
+
+def test_no_line_of_the_log_moves_the_terminal():
+    code = (
+        "import logging\n"
+        "from denoise.__main__ import _log_to_stderr\n"
+        "_log_to_stderr(False)\n"
+        f"text = {HOSTILE!r}\n"
+        "logging.getLogger('denoise').info('of %s', text)\n"
+        "logging.getLogger('PIL').warning(text)\n"
+        "try:\n"
+        "    raise KeyError(text) from ValueError(text)\n"
+        "except KeyError:\n"
+        "    logging.getLogger('denoise').exception(text)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    assert done.stderr.count(b"owned") >= 5
+    assert not set(done.stderr.decode()) & set("\x1b\x07\r\u202e\x9b")

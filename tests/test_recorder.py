@@ -8,7 +8,7 @@ import pytest
 
 from denoise.errors import SettingsError
 from denoise.training.metrics_log import Recorder, line_of, tracking
-from denoise.training.samples import Recipe
+from denoise.training.recipe import Recipe
 
 RECORD = {"step": 20, "loss": 0.5, "psnr": 30.0, "images_per_second": 8.0, "seconds_per_step": 2.0}
 

@@ -27,7 +27,7 @@ from denoise.errors import SettingsError
 from denoise.nets import package
 from denoise.nets.networks import UNTOLD, build
 from denoise.output.folder import Output
-from denoise.runners.ray_session import Resources
+from denoise.runners.resources import Resources
 from denoise.storage.inputs import Entry
 from denoise.training import model_card
 from denoise.training.batches import pairs_of, parts
@@ -41,23 +41,11 @@ from denoise.training.loop import (
     loss_of,
     without_denormals,
 )
-from denoise.training.photos import Limits, Supply, _blocks, supplies_of
+from denoise.training.photo_store import Limits, Supply, _blocks, supplies_of
+from denoise.training.photos import Photo, photo_row
 from denoise.training.process_group import _join
-from denoise.training.samples import (
-    CROPS,
-    GRAY,
-    TOLD,
-    UNCLIPPED,
-    Loss,
-    Optimizer,
-    Photo,
-    Recipe,
-    Sampler,
-    crop,
-    draws,
-    order_of,
-    photo_row,
-)
+from denoise.training.recipe import Loss, Optimizer, Recipe
+from denoise.training.samples import CROPS, GRAY, TOLD, UNCLIPPED, Sampler, crop, draws, order_of
 from denoise.training.start import start_of
 from denoise.training.validation import HIGHEST, Judge, Share
 from denoise.verbs.train import TrainConfig, _cause_of, _check_cluster, _note, train
@@ -184,7 +172,7 @@ def test_of_a_photo_to_validate_on_only_the_middle_is_kept(tmp_path: Path):
 
 
 def test_streamed_windows_go_through_all_photos_before_any_comes_again():
-    from denoise.training.photos import window_of
+    from denoise.training.photo_store import window_of
 
     entries = [entry(Path(f"{k}.png")) for k in range(10)]
     row = [one for k in range(10) for one in window_of(entries, 0, range(3 * k, 3 * k + 3))]

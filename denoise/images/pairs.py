@@ -85,7 +85,7 @@ class Pair:
                 "format": self.picture.format,
                 "note": self.picture.note,
             }
-        return row | {"sigma": self.sigma, "seed": self.seed}
+        return row | {"sigma": self.sigma, "seed": self.seed, "noise": self.noise}
 
     def _fail(self, error: str) -> None:
         self.error = error
@@ -100,6 +100,7 @@ class Source:
     clean: bytes | None = None
     sigma: float | None = None
     seed: int | None = None
+    noise: str | None = None
     error: str | None = None
 
     @property
@@ -152,7 +153,7 @@ def _decode(pair: Pair, source: Source, config: PairConfig) -> None:
     pair.noisy = pair.picture.pixels
     if source.is_noisy and config.adds_noise:
         raise ImageError("noisy already, as its table says")
-    pair.sigma, pair.seed = source.sigma, source.seed
+    pair.sigma, pair.seed, pair.noise = source.sigma, source.seed, source.noise
     if source.clean is not None:
         pair.clean = _matching(decode(source.clean, max_pixels=config.max_pixels), pair)
 
@@ -161,6 +162,7 @@ def _add_noise(pair: Pair, config: PairConfig) -> None:
     assert pair.picture is not None
     pair.clean = pair.picture.pixels
     pair.sigma, pair.seed = config.sigma, config.seed
+    pair.noise = f"gaussian, sigma {config.sigma:g}" + ", unclipped" * config.float_noise
     seed = seed_of(pair.path, config.seed)
     if config.sigma is None:
         pair.noisy, noise = add_camera_noise(pair.clean, seed=seed, iso=config.iso)

@@ -64,6 +64,11 @@ class Denoiser:
         """
         return cls(packages.load(model), tile=tile, level=level)
 
+    @property
+    def on_gpu(self) -> bool:
+        """Whether it computes on a GPU."""
+        return self._device.type == "cuda"
+
     def __call__(self, noisy: Array) -> Array:
         """The picture without its noise: the same shape, the same kind of numbers; alpha as it was.
 

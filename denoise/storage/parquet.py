@@ -75,12 +75,12 @@ def image_in(uri: str, mark: str, number: int) -> Source:
         encoded = files.read(uris.join(uri.rsplit("/", 2)[0], row["file"]))
         if column != "noisy":  # by `infer`: it is noisy no more
             return Source(encoded)
-        return Source(encoded, sigma=row["sigma"], seed=row["seed"])
+        return Source(encoded, sigma=row["sigma"], seed=row["seed"], noise=row.get("noise"))
     encoded = _bytes_of(row[column], uri)
     if column != "noisy" or not holds_image(row.get("clean")):
         return Source(encoded)
     clean = _bytes_of(row["clean"], uri)
-    return Source(encoded, clean, row.get("sigma"), row.get("seed"))
+    return Source(encoded, clean, row.get("sigma"), row.get("seed"), row.get("noise"))
 
 
 def _image_column(schema: pa.Schema) -> str:

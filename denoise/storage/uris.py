@@ -6,6 +6,7 @@ A URI is a local path, `file://`, `s3://`, `gs://`, `az://` or whatever else fss
 import os
 import re
 from posixpath import normpath, relpath
+from typing import TypeGuard
 from urllib.parse import unquote
 
 from denoise.errors import SECRETS, without_user
@@ -75,6 +76,14 @@ def resolved(folder: str, named: str) -> str:
 def is_relative(named: str) -> bool:
     """Whether a name stands for a place only together with a folder."""
     return "://" not in named and not named.startswith(("/", "~"))
+
+
+def is_normal(name: object) -> TypeGuard[str]:
+    """Whether a name is text that leads down from a folder and nowhere else: `a/b.png`, but not
+    `/a`, `~/a`, `../a`, `a//b`, `a/./b` or `s3://a`."""
+    if not isinstance(name, str) or not is_relative(name) or "\0" in name:
+        return False
+    return not {"", ".", ".."} & set(name.split("/"))
 
 
 def relative(uri: str, folder: str) -> str:

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from denoise.nets.networks import UNTOLD, device
 from denoise.training.camera import with_camera_noise
-from denoise.training.samples import Patches, Recipe, Sampler
+from denoise.training.recipe import Recipe
+from denoise.training.samples import Patches, Sampler
 from denoise.training.validation import Share
 
 

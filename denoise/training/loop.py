@@ -21,7 +21,9 @@ from denoise.nets.networks import device
 from denoise.training.batches import Part, pairs_of, parts, prefetched
 from denoise.training.metrics_log import Record
 from denoise.training.optimizer import optimizers_for
-from denoise.training.samples import Photo, Recipe, Sampler
+from denoise.training.photos import Photo
+from denoise.training.recipe import Recipe
+from denoise.training.samples import Sampler
 from denoise.training.validation import Judge, Share, added
 
 LOG_EVERY = 20  # steps between records

@@ -17,7 +17,7 @@ from denoise.errors import SettingsError
 from denoise.report.progress import is_live, words_of_time
 from denoise.storage import files, uris
 from denoise.storage.uris import join
-from denoise.training.samples import Recipe
+from denoise.training.recipe import Recipe
 
 Record = dict[str, float]  # what is known of one step
 _TRACKERS = ("MLFLOW_", "WANDB_", "DATABRICKS_")  # what the names of their variables begin with

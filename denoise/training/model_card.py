@@ -16,7 +16,9 @@ from denoise.nets.denoiser import from_network
 from denoise.nets.networks import UNTOLD
 from denoise.report.views import SheetRow, contact_sheet
 from denoise.training.metrics_log import Record
-from denoise.training.samples import CAMERA, GAUSSIAN, TOLD, UNCLIPPED, Photo, Recipe
+from denoise.training.photos import Photo
+from denoise.training.recipe import Recipe
+from denoise.training.samples import CAMERA, GAUSSIAN, TOLD, UNCLIPPED
 from denoise.training.validation import Judge, Share
 
 _SHOWN = 4  # photos before and after

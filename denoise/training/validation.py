@@ -19,7 +19,8 @@ from denoise.images.metrics import psnr
 from denoise.images.noise import add_noise, seed_of
 from denoise.nets.denoiser import to_network
 from denoise.nets.networks import UNTOLD, device
-from denoise.training.samples import Photo, Recipe, middle_of
+from denoise.training.photos import Photo, middle_of
+from denoise.training.recipe import Recipe
 
 HIGHEST = 60.0  # dB of a photo: one that is all black must not outweigh the others
 

@@ -21,8 +21,9 @@ from denoise.storage import uris
 from denoise.training import checkpoints
 from denoise.training.loop import Diverged, Learner, learn
 from denoise.training.metrics_log import Record, Recorder
-from denoise.training.photos import Supply
-from denoise.training.samples import Recipe, Sampler
+from denoise.training.photo_store import Supply
+from denoise.training.recipe import Recipe
+from denoise.training.samples import Sampler
 from denoise.training.start import Start
 from denoise.training.validation import Share
 

@@ -175,11 +175,11 @@ def _temporary_folder() -> Check:
 
 def _ray() -> Check:
     """Ray starts (or the cluster of RAY_ADDRESS answers) and says what it has."""
-    from denoise.runners import ray_session
+    from denoise.runners import is_private, ray_session
 
     start = time.perf_counter()
     with ray_session.connected() as resources:
-        where = "private session" if ray_session.is_private() else "cluster"
+        where = "private session" if is_private() else "cluster"
         found = (
             f"{where} of {resources.nodes} nodes, {resources.cpus:g} CPUs, {resources.gpus:g} GPUs"
         )

@@ -23,7 +23,7 @@ from denoise.output.manifest import Listing
 from denoise.storage import files, uris
 from denoise.storage.uris import join
 from denoise.training import checkpoints, metrics_log
-from denoise.training.samples import RATES, Recipe
+from denoise.training.recipe import RATES, Recipe
 from denoise.training.split import Roster, roster_of
 from denoise.verbs.bulk import check_apart, flags_of, worker_counts
 
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from ray.train import Result
     from ray.train.v2.api.exceptions import TrainingFailedError
 
-    from denoise.runners.ray_session import Resources
-    from denoise.training.photos import Supply
+    from denoise.runners.resources import Resources
+    from denoise.training.photo_store import Supply
     from denoise.training.start import Start
     from denoise.training.worker import Job
 
@@ -143,7 +143,7 @@ def _work(
     import ray
 
     from denoise.runners import ray_session
-    from denoise.training.photos import Limits, supplies_of
+    from denoise.training.photo_store import Limits, supplies_of
     from denoise.training.worker import Board, Job
 
     with ray_session.connected(verbose=_log.isEnabledFor(logging.DEBUG)) as resources:
@@ -253,7 +253,7 @@ def _trained(config: TrainConfig, job: "Job", resources: "Resources") -> "Result
     trainer = Trainer(
         work,
         torch_config=OnOneMachine(backend=kind, folder=ray_session.folder())
-        if resources.fixed
+        if resources.is_own
         else None,
         train_loop_config={"job": job},
         scaling_config=ScalingConfig(
