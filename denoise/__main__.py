@@ -122,7 +122,7 @@ def _done(verb: str, given: list[str], interrupted: list[int]) -> int:
         if verbose or words is None:
             raise
         return _fail(f"denoise {verb}: {words} (-v shows where)", 1)
-    _show(found, as_json=as_json)
+    _show(found, config, as_json=as_json)
     if found.get("ok") is False:
         return 1
     limit = getattr(config, "max_error_rate", 1.0)
@@ -183,10 +183,17 @@ def _set_up_ray(verbose: bool) -> None:
         os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "killed by `ray.kill`")
 
 
-def _show(found: dict[str, Any], *, as_json: bool) -> None:
-    """The result: one line of JSON, or a short table of what fits on a line."""
+def _show(found: dict[str, Any], config: Any, *, as_json: bool) -> None:
+    """The result: one line of JSON, the last words of a job, or a short table."""
     if as_json:
         print(json.dumps(found, default=str))
+        return
+    if ("start_up_seconds" in found and "done" in found) or found.get("nothing_to_do"):
+        from denoise.report.closing import closing_words
+        from denoise.storage import uris
+
+        for line in closing_words(found, uris.absolute(config.output)):
+            _print(line)
         return
     for name, value in (found | found.get("metrics", {})).items():
         if isinstance(value, dict) and "mean" in value:

@@ -160,9 +160,9 @@ def inherit(model: nn.Module, weights: Mapping[str, Tensor]) -> int:
     return sum(name.endswith(".one.weight") for name in weights.keys() - own.keys())
 
 
-def device() -> torch.device:
-    """Where to compute: a GPU if this process was given one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def device(*, cpu: bool = False) -> torch.device:
+    """Where to compute: a GPU if this process was given one and it may be used, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() and not cpu else "cpu")
 
 
 def hardware() -> str:
