@@ -215,7 +215,7 @@ def extra(module: str, format: str) -> Any:
     try:
         return import_module(module)
     except ImportError as error:
-        needs = f"16-bit colour in {format} files needs pip install 'denoise[formats]'"
+        needs = f"16-bit colour in {format} files needs pip install 'bulk-denoise[formats]'"
         raise ImageError(needs) from error
 
 

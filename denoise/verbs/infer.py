@@ -105,7 +105,7 @@ def prepared(config: InferConfig) -> tuple[InferConfig, str, tuple[str, ...]]:
         config = replace(config, reference=reference)
         needed.append(reference)
     if config.ssim and find_spec("skimage") is None:
-        raise SettingsError("--ssim needs a package more: pip install 'denoise[ssim]'")
+        raise SettingsError("--ssim needs a package more: pip install 'bulk-denoise[ssim]'")
     model = package.id_of(config.model)
     config = replace(config, model=package.absolute(config.model))
     if config.model not in package.shipped_names():
