@@ -40,7 +40,7 @@ def test_in_bfloat16_tiles_and_whole_differ_by_one_level_at_most(name: str):
     needs_bfloat16()
     loaded = package.load(name)
     whole, tiled = (Denoiser(loaded, tile=tile, precision="bfloat16") for tile in (100_000, 72))
-    for size in SIZES:
+    for size in [*SIZES, (300, 300)]:
         noisy = to_pixels(noise(*size, 3), 8)
         gap = np.abs(whole(noisy).astype(int) - tiled(noisy))
         assert gap.max() <= 1, size
@@ -49,9 +49,9 @@ def test_in_bfloat16_tiles_and_whole_differ_by_one_level_at_most(name: str):
 def test_small_tiles_are_really_used(small: Package):
     seen: list[tuple[int, ...]] = []
     small.model.register_forward_pre_hook(lambda _, given: seen.append(tuple(given[0].shape)))
-    Denoiser(small, tile=32, precision="float32")
+    denoiser = Denoiser(small, tile=32, precision="float32")
     seen.clear()  # of the test tile
-    Denoiser(small, tile=32, precision="float32")(noise(200, 100, 3))
+    denoiser(noise(200, 100, 3))
     assert len(seen) == 7 * 4
     assert max(height for _, _, height, _ in seen) < 32 + 2 * (small.model.reach + 8)
 
@@ -170,7 +170,7 @@ def test_a_picture_comes_out_the_same_whatever_goes_with_it(small: Package):
 
 def test_on_a_gpu_pictures_of_equal_size_share_batches():
     network = Counting()
-    denoiser = as_on_a_gpu(Denoiser(package_of(network)), batch_pixels=3 * 40 * 50)
+    denoiser = as_on_a_gpu(full(network), batch_pixels=3 * 40 * 50)
     pictures = [noise(40, 50, 3, seed) for seed in range(4)] + [noise(10, 10, 1)]
     denoised = denoiser.denoise(pictures)
     assert all(np.allclose(a, b / 2) for a, b in zip(denoised, pictures, strict=True))
@@ -179,7 +179,7 @@ def test_on_a_gpu_pictures_of_equal_size_share_batches():
 
 def test_on_a_gpu_thumbnails_of_unlike_sizes_cost_no_more_than_their_own_pixels():
     network = Counting()
-    denoiser = as_on_a_gpu(Denoiser(package_of(network)), batch_pixels=1 << 20)
+    denoiser = as_on_a_gpu(full(network), batch_pixels=1 << 20)
     sizes = [(40, 50), (39, 51), (30, 8), (64, 64), (38, 49)]
     pictures = [noise(*size, 3) for size in sizes]
     denoised = denoiser.denoise(pictures)
@@ -211,14 +211,14 @@ def test_no_pictures_are_no_work(small: Package):
 
 def test_the_network_is_told_the_level_where_it_is_known():
     network = Counting()
-    Denoiser(package_of(network), level=0.25)(noise(8, 8, 3))
-    Denoiser(package_of(network))(noise(8, 8, 3))
+    full(network, level=0.25)(noise(8, 8, 3))
+    full(network)(noise(8, 8, 3))
     assert network.sigmas == [[0.25], [UNTOLD]]
 
 
 def test_out_of_memory_halves_the_batch_and_then_the_tile_and_says_so():
     network = Counting(memory=100 * 100)
-    denoiser = as_on_a_gpu(Denoiser(package_of(network), tile=256), batch_pixels=1 << 18)
+    denoiser = as_on_a_gpu(full(network, tile=256), batch_pixels=1 << 18)
     pictures = [noise(300, 300, 3, seed) for seed in range(2)]
     denoised = denoiser.denoise(pictures)
     assert all(np.allclose(a, b / 2) for a, b in zip(denoised, pictures, strict=True))
@@ -230,7 +230,7 @@ def test_out_of_memory_halves_the_batch_and_then_the_tile_and_says_so():
 
 
 def test_out_of_memory_with_the_smallest_tile_is_raised():
-    denoiser = Denoiser(package_of(Counting(memory=10)))
+    denoiser = full(Counting(memory=10))
     with pytest.raises(MemoryError):
         denoiser(noise(300, 300, 3))
 
@@ -245,7 +245,7 @@ class Greedy(Counting):
 
 
 def test_out_of_a_cpus_memory_takes_smaller_tiles_too():
-    denoiser = Denoiser(package_of(Greedy()))
+    denoiser = full(Greedy())
     picture = noise(300, 300, 3)
     assert np.allclose(denoiser(picture), picture / 2)
     assert any("out of memory" in note for note in denoiser.notes)
@@ -294,6 +294,14 @@ def test_a_processor_that_computes_wrongly_is_not_used_for_half(off: float, prec
     assert all("bfloat16 is off by 0.2 on a test tile" in note for note in denoiser.notes)
 
 
+def test_pictures_too_small_for_half_precision_are_computed_in_float32():
+    needs_bfloat16()
+    tiny = [noise(*size, 3) for size in [(8, 8), (1, 300), (300, 5)]]
+    half, full = (Denoiser.load("cae-s", precision=kind) for kind in ("bfloat16", "float32"))
+    assert all(np.array_equal(half(picture), full(picture)) for picture in tiny)
+    assert half.recomputed == 0 and not half.notes
+
+
 @pytest.mark.parametrize("name", package.shipped_names())
 def test_bfloat16_moves_few_pixels_by_more_than_a_level(name: str):
     needs_bfloat16()
@@ -331,6 +339,11 @@ def package_of(model: nn.Module) -> Package:
         if not weight.any():
             nn.init.normal_(weight, 0, 0.05)
     return Package("fresh", "0" * 64, model.eval(), {})
+
+
+def full(model: nn.Module, **options: object) -> Denoiser:
+    """In float32, where no test tile is computed first."""
+    return Denoiser(package_of(model), precision="float32", **options)
 
 
 def as_on_a_gpu(denoiser: Denoiser, batch_pixels: int) -> Denoiser:

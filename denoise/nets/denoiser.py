@@ -166,23 +166,27 @@ class Denoiser:
         return runnable(self.package.model, "float32", self._device)
 
     def _finite(self, pictures: Sequence[Array]) -> list[Array]:
-        """Denoise each; again in float32 what half precision made NaN of."""
+        """Denoise each; in float32 what half precision cannot do or made NaN of."""
         denoised, failed = self._denoised(pictures, self._network)
-        if failed and self.precision != "float32":
-            again, _ = self._denoised([pictures[index] for index in failed], self._float32_network)
-            for index, result in zip(failed, again, strict=True):
-                denoised[index] = result
-            self.recomputed += len(failed)
+        if self.precision == "float32":
+            return denoised
+        # A strided convolution to a width of 1 has a faulty kernel in oneDNN 3.12: it reads memory
+        # that nobody wrote (2x2, bfloat16, AMX)
+        tiny = {i for i, picture in enumerate(pictures) if min(picture.shape[:2]) <= self._stride}
+        for index in sorted(tiny | failed):
+            (denoised[index],), _ = self._denoised([pictures[index]], self._float32_network)
+        if failed - tiny:
+            self.recomputed += len(failed - tiny)
             self._note(
                 f"{self.precision} gave numbers that are not finite for some images; "
                 "these were computed again in float32"
             )
         return denoised
 
-    def _denoised(self, pictures: Sequence[Array], network: Run) -> tuple[list[Array], list[int]]:
+    def _denoised(self, pictures: Sequence[Array], network: Run) -> tuple[list[Array], set[int]]:
         """Denoise pictures [H, W, C]; the indices of those with numbers that are not finite."""
         denoised = [picture.copy() for picture in pictures]  # keeps alpha
-        failed = set()
+        failed: set[int] = set()
         for batch, answer in self._answers(self._batches(pictures), network):
             for window, pixels, is_finite in zip(batch, *answer.on_host(), strict=True):
                 inner = window.tile.inner
@@ -190,7 +194,7 @@ class Denoiser:
                 target[..., : window.colours] = pixels[inner.within(window.tile.outer)]
                 if not is_finite:
                     failed.add(window.index)
-        return denoised, sorted(failed)
+        return denoised, failed
 
     def _batches(self, pictures: Sequence[Array]) -> Iterator[list["_Window"]]:
         """Windows of one size and kind, as many as fill the device."""
