@@ -26,6 +26,7 @@ VERBS = {
     "train": ("TrainConfig", "images or pairs -> a model package"),
     "infer": ("InferConfig", "images + model -> denoised images and metrics"),
     "plan": ("PlanConfig", "what `infer` with these flags would do, and cost"),
+    "extract": ("ExtractConfig", "the images of a finished table as files"),
     "report": ("ReportConfig", "write report.html and summary.json again"),
     "models": ("ModelsConfig", "the shipped models, with their PSNR"),
     "export": ("ExportConfig", "a model package -> ONNX or torch.export"),

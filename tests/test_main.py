@@ -77,6 +77,7 @@ FLAGS = {
         save_every patience""",
     "infer": INFER,
     "plan": INFER,
+    "extract": "output into",
     "report": "output",
     "models": "",
     "export": "model output to",

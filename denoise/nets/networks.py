@@ -208,14 +208,6 @@ def single(x: Tensor) -> Tensor:
     return x.add(x, alpha=0)
 
 
-def single(x: Tensor) -> Tensor:
-    """float32; infinity, which half precision overflows to and a clamp would hide, becomes NaN."""
-    if x.dtype == torch.float32:
-        return x
-    x = x.float()
-    return x.add(x, alpha=0)
-
-
 def padded(x: Tensor, stride: int) -> Tensor:
     """Mirrored at the right and lower border until both sides are multiples of `stride`."""
     for dim in (-2, -1):
