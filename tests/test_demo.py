@@ -1,5 +1,6 @@
 """The demo: every job on the sample photographs, and again where it was left."""
 
+import json
 import re
 from io import BytesIO
 from pathlib import Path
@@ -11,6 +12,7 @@ import denoise
 from denoise.errors import SettingsError
 from denoise.images.codec import decode
 from denoise.output import tables
+from denoise.output.folder import FORMAT
 from denoise.verbs.demo import DemoConfig, _discard_trained, demo
 
 SAMPLES = Path(denoise.__file__).parent / "samples"
@@ -63,7 +65,8 @@ def test_to_overwrite_takes_only_what_jobs_made(shown):
 def test_a_folder_that_another_job_made_is_not_taken_for_a_model(tmp_path: Path):
     folder = tmp_path / "model"
     folder.mkdir()
-    (folder / "_run.json").write_text('{"verb": "infer"}')
+    run = {"format_version": FORMAT, "verb": "infer", "settings": {}}
+    (folder / "_run.json").write_text(json.dumps(run))
     with pytest.raises(SettingsError, match=r"/model is the output of `infer`"):
         _discard_trained(str(folder))
     assert (folder / "_run.json").exists()

@@ -13,11 +13,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from running import write_part
 
 from denoise import errors
 from denoise.images.metrics import mse, psnr
 from denoise.images.pairs import PairConfig, errors_of
 from denoise.output import manifest, tables
+from denoise.output.folder import FORMAT
 from denoise.report.stats import table_statistics
 from denoise.report.views import SheetRow, contact_sheet
 from denoise.storage import files, inputs
@@ -71,6 +73,7 @@ def noise_row(path, seed, sigma=0.1, **size):
 def written(folder, parts, abouts=None):
     """An output folder of `noise` with these rows."""
     run = {
+        "format_version": FORMAT,
         "verb": "noise",
         "settings": {"images": "photos", "output": str(folder), "sigma": 0.1, NASTY: NASTY},
         "versions": {"python": "3"},
@@ -81,14 +84,16 @@ def written(folder, parts, abouts=None):
     files.write(f"{folder}/_run.json", json.dumps(run).encode())
     for shard, rows in enumerate(parts):
         about = (abouts or [{}] * len(parts))[shard]
-        tables.write_part(str(folder), shard, rows, tables.NOISE_SCHEMA, about)
+        write_part(str(folder), shard, rows, tables.NOISE_SCHEMA, about)
     return str(folder)
 
 
 def inferred(folder, photos, **settings):
     """An output folder of `infer` that has removed half of the noise, without a network."""
     listed = inputs.entries(str(photos), Counter())
-    manifest.update(str(folder), listed, Counter())
+    new = manifest.update(str(folder), listed, Counter()).new
+    assert new is not None
+    manifest.cut(str(folder), new)
     wanted = PairConfig(sigma=settings.get("add_noise"))
     for shard in manifest.pending(str(folder)):
         rows = []
@@ -100,8 +105,9 @@ def inferred(folder, photos, **settings):
             row["mse_noisy"], row["psnr_noisy"] = errors_of(pair.noisy, pair.clean)
             row["mse"], row["psnr"] = errors_of(better, pair.clean)
             rows.append(row)
-        tables.write_part(str(folder), shard.number, rows, tables.INFER_SCHEMA, {})
-    run = {"verb": "infer", "settings": {"model": "half@0", **settings}, "versions": {}}
+        write_part(str(folder), shard.number, rows, tables.INFER_SCHEMA, {})
+    run = {"format_version": FORMAT, "verb": "infer", "versions": {}}
+    run["settings"] = {"model": "half@0", **settings}
     files.write(f"{folder}/_run.json", json.dumps(run).encode())
     return str(folder)
 
@@ -230,12 +236,15 @@ def test_without_a_reference_some_images_are_shown_and_what_was_removed(tmp_path
 
 def test_pairs_that_were_not_kept_are_drawn_again_from_the_inputs(tmp_path, photos_of_mine):
     folder = str(tmp_path / "out")
-    manifest.update(folder, inputs.entries(str(photos_of_mine), Counter()), Counter())
+    new = manifest.update(folder, inputs.entries(str(photos_of_mine), Counter()), Counter()).new
+    assert new is not None
+    manifest.cut(folder, new)
     for shard in manifest.pending(folder):
         paths = sorted(entry.path for entry in shard.entries(folder))
         rows = [noise_row(path, 0) | {"clean": None, "noisy": None} for path in paths]
-        tables.write_part(folder, shard.number, rows, tables.NOISE_SCHEMA, {})
-    run = {"verb": "noise", "settings": {"sigma": 0.1, "seed": 0}, "versions": {}}
+        write_part(folder, shard.number, rows, tables.NOISE_SCHEMA, {})
+    run = {"format_version": FORMAT, "verb": "noise", "versions": {}}
+    run["settings"] = {"sigma": 0.1, "seed": 0}
     files.write(f"{folder}/_run.json", json.dumps(run).encode())
     report(ReportConfig(output=folder))
     assert panels_in(folder) == ["clean", "noisy", "difference"] * 10
@@ -271,7 +280,7 @@ def test_the_gain_is_that_of_images_whose_noisy_and_denoised_psnr_are_both_finit
         for number, (noisy, denoised) in enumerate(errors)
     ]
     folder = written(tmp_path / "out", [[]])
-    tables.write_part(folder, 0, rows, tables.INFER_SCHEMA, {})
+    write_part(folder, 0, rows, tables.INFER_SCHEMA, {})
     assert report(ReportConfig(output=folder))["gain_db"] == pytest.approx(8)
 
 
@@ -372,7 +381,8 @@ def test_a_folder_that_no_job_wrote_is_refused(tmp_path):
 
 
 def test_the_output_of_a_training_is_refused_for_it_has_no_table(tmp_path):
-    files.write(str(tmp_path / "_run.json"), json.dumps({"verb": "train"}).encode())
+    run = {"format_version": FORMAT, "verb": "train", "settings": {}}
+    files.write(str(tmp_path / "_run.json"), json.dumps(run).encode())
     with pytest.raises(errors.SettingsError, match=r"output of `train`.* has no table"):
         report(ReportConfig(output=str(tmp_path)))
     assert not (tmp_path / "summary.json").exists()

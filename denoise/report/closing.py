@@ -35,7 +35,7 @@ def _time(summary: Mapping[str, Any]) -> str:
     if not elapsed:
         return ""
     start = summary.get("start_up_seconds")
-    named = f" ({words_of_time(start)} of it to start up)" if start else ""
+    named = f" ({words_of_time(start)} of it to start up)" if start and start >= 1 else ""
     return f" in {words_of_time(elapsed)}{named}"
 
 

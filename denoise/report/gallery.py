@@ -108,13 +108,15 @@ def _pair(
     number = tables.shard_of(part.rsplit("/", 1)[-1])
     found = (made for made in manifest.generations_of(uri) if number in made.shards)
     made = next(found, None)
-    entries = manifest.Shard(number, made).entries(uri) if made else []
+    entries = made.shard(number).entries(uri) if made else []
     entry = next((entry for entry in entries if entry.path == path), None)
     if entry is None:
         raise ImageError("the manifest does not name its input any more")
     settings = run["settings"]
     wanted = PairConfig(
         sigma=settings.get("add_noise", settings.get("sigma")),  # as `infer` and `noise` call it
+        kind=settings.get("kind", "gaussian"),
+        iso=settings.get("iso"),
         seed=settings.get("seed", 0),
         float_noise=settings.get("float_noise", False),
         reference=settings.get("reference"),
