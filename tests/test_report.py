@@ -189,7 +189,7 @@ def test_worst_median_and_best_images_are_shown_once_each(folder):
     report(ReportConfig(output=folder))
     page = files.read(f"{folder}/report.html").decode()
     assert [title for title in ("Worst", "Median", "Best") if f"<h2>{title} images" in page]
-    shown = re.findall(r"<h3>(.*?)</h3>", page)
+    shown = re.findall(r"<h3><bdi>(.*?)</bdi></h3>", page)
     assert len(shown) == len(set(shown)) == 10
     assert unescape(shown[0]) == f"b/4{NASTY}" and shown[-3] == "a/0.png"
 
@@ -231,7 +231,7 @@ def test_without_a_reference_some_images_are_shown_and_what_was_removed(tmp_path
     folder = inferred(tmp_path / "out", photos_of_mine)
     summary = report(ReportConfig(output=folder))
     assert summary["psnr"] is summary["gain_db"] is summary["histogram"] is None
-    assert panels_in(folder) == ["noisy", "denoised", "removed"] * 4
+    assert panels_in(folder) == ["input", "denoised", "removed"] * 4
 
 
 def test_pairs_that_were_not_kept_are_drawn_again_from_the_inputs(tmp_path, photos_of_mine):
@@ -357,6 +357,7 @@ def test_where_most_hardly_changed_the_summary_says_what_to_try(tmp_path, noise,
     rows = [changed_row(f"{i}.png", 0.2 / 255, noise, noise) for i in range(3)]
     summary = report(ReportConfig(output=written_infer(tmp_path / "out", [rows], **settings)))
     assert words in summary["advice"]
+    assert words in unescape(files.read(f"{tmp_path}/out/report.html").decode())
 
 
 def test_an_exact_copy_is_counted_and_spoils_no_mean(tmp_path):

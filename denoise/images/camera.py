@@ -27,7 +27,7 @@ Pixels = NDArray[Any]
 Subsampling = Literal["444", "422", "420"]
 Compression = tuple[int, Subsampling]  # quality and subsampling of colour
 
-ISO = (100.0, 51200.0)  # of strengths that are drawn
+ISO = (200.0, 51200.0)  # of strengths that are drawn
 MIDDLE_GRAY = 0.45  # on the 0..1 scale of stored values
 _SIGMA_AT_3200 = 0.0118  # about the mean of cameras of 2008 to 2016
 _STRONGEST = 4.0  # times the noise of middle gray, in deep shadows

@@ -9,7 +9,6 @@ Shapes: white [h, w, 1 or 3], grain [h, w, 3], float32. All filters are linear a
 are known, so that the grain of brightness has variance 1.
 """
 
-import math
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal

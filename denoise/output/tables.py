@@ -45,6 +45,7 @@ NOISE_SCHEMA = _schema(
         ("noisy", _IMAGE),
         ("sigma", pa.float64()),
         ("seed", pa.int64()),
+        ("noise", pa.string()),
         ("mse", pa.float64()),
         ("psnr", pa.float64()),
         *_END,
@@ -62,6 +63,10 @@ INFER_SCHEMA = _schema(
         ("psnr", pa.float64()),
         ("ssim_noisy", pa.float64()),
         ("ssim", pa.float64()),
+        ("removed", pa.float64()),  # root mean square of what was removed, 0..1
+        ("noise_before", pa.float64()),  # estimated, as a sigma on the 0..1 scale
+        ("noise_after", pa.float64()),
+        ("noise", pa.string()),  # kind and parameters of what was added
         ("model", pa.string()),
         *_END,
     ]

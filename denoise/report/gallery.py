@@ -1,4 +1,4 @@
-"""What a table says in pictures: its worst, median and best images, one after the other."""
+"""Pictures of a table: its worst, median and best images, or those that changed most and least."""
 
 import logging
 from itertools import islice
@@ -31,49 +31,53 @@ def views_of(uri: str, run: dict[str, Any], stats: TableStatistics) -> dict[str,
 
 
 def _picked(stats: TableStatistics) -> dict[str, list[int]]:
-    """Rows worth looking at, each once, by their place in the table."""
+    """Rows worth looking at, each once, by their index in the table."""
+    titles = ("Worst", "Median", "Best")
     values = stats.metric("mse")
+    if not np.isfinite(values).any():
+        titles = ("Most changed", "Median", "Least changed")
+        values = stats.metric("removed")
     ranked = np.argsort(-values, kind="stable")[: int(np.isfinite(values).sum())].tolist()
     if not ranked:
         count = min(stats.images, _WORST)
         return {"Some": [int(row) for row in np.linspace(0, stats.images - 1, count)]}
-    worst = ranked[: min(_WORST, max(1, len(ranked) - 2))]
-    best = ranked[max(len(worst), len(ranked) - _BEST) :]
-    rest = ranked[len(worst) : len(ranked) - len(best)]
+    first = ranked[: min(_WORST, max(1, len(ranked) - 2))]
+    last = ranked[max(len(first), len(ranked) - _BEST) :]
+    rest = ranked[len(first) : len(ranked) - len(last)]
     middle = max(0, len(rest) // 2 - _MEDIAN // 2)
-    return {"Worst": worst, "Median": rest[middle : middle + _MEDIAN], "Best": best[::-1]}
+    return dict(zip(titles, (first, rest[middle : middle + _MEDIAN], last[::-1]), strict=True))
 
 
 def _view(uri: str, run: dict[str, Any], stats: TableStatistics, index: int) -> View | None:
     """One image, drawn; None where its pixels cannot be had any more."""
     ends = np.cumsum(stats.part_rows)
     part = int(np.searchsorted(ends, index, side="right"))
-    place = index - int(ends[part] - stats.part_rows[part])
+    number = index - int(ends[part] - stats.part_rows[part])
     try:
-        row = _row(stats.parts[part], place)
+        row = _row(stats.parts[part], number)
         if row["error"] is not None:
             return None
         return _drawn(uri, run, stats.parts[part], row)
     except (ImageError, OSError) as error:
-        _log.info("left out of the report: row %d of %s (%s)", place, stats.parts[part], error)
+        _log.info("left out of the report: row %d of %s (%s)", number, stats.parts[part], error)
         return None
 
 
-def _row(part: str, place: int) -> dict[str, Any]:
+def _row(part: str, number: int) -> dict[str, Any]:
     """One row of a part file, its images included and no other's."""
     with files.open_input(part) as file:
         parquet = pq.ParquetFile(file)
         group = 0
-        while place >= parquet.metadata.row_group(group).num_rows:
-            place -= parquet.metadata.row_group(group).num_rows
+        while number >= parquet.metadata.row_group(group).num_rows:
+            number -= parquet.metadata.row_group(group).num_rows
             group += 1
         batches = parquet.iter_batches(batch_size=1, row_groups=[group])
-        found: dict[str, Any] = next(islice(batches, place, None)).to_pylist()[0]
+        found: dict[str, Any] = next(islice(batches, number, None)).to_pylist()[0]
         return found
 
 
 def _drawn(uri: str, run: dict[str, Any], part: str, row: dict[str, Any]) -> View:
-    """Draws one image: from the table what it holds, and drawn again from the input what not."""
+    """Draw one image: from the table what it holds, the rest from the input again."""
     if run.get("verb") == "noise":
         clean, noisy = (_stored(uri, row, name) for name in ("clean", "noisy"))
         if noisy is None:
@@ -111,6 +115,8 @@ def _pair(
     settings = run["settings"]
     wanted = PairConfig(
         sigma=settings.get("add_noise", settings.get("sigma")),  # as `infer` and `noise` call it
+        kind=settings.get("kind", "gaussian"),
+        iso=settings.get("iso"),
         seed=settings.get("seed", 0),
         float_noise=settings.get("float_noise", False),
         reference=settings.get("reference"),

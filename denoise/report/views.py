@@ -34,6 +34,9 @@ class View:
     width: int
     psnr_noisy: float | None
     psnr: float | None
+    removed: float | None  # root mean square of what was removed, on 0..1
+    noise_before: float | None  # estimated sigma, on 0..1
+    noise_after: float | None
     wholes: dict[str, str]
     crops: dict[str, str]
     crop: tuple[int, int, int, int]  # left, top, width, height
@@ -54,15 +57,17 @@ class SheetRow:
 def panels_of(clean: Pixels | None, noisy: Pixels | None, denoised: Pixels | None) -> Panels:
     """What is shown of an image: clean | noisy | denoised | difference, as far as they are known.
 
-    The difference is denoised (else noisy) less clean; without a clean image, what was removed.
+    The difference is denoised (else noisy) less clean. Without a clean image nobody knows how noisy
+    the other is: input | denoised | removed.
     """
-    known = {"clean": clean, "noisy": noisy, "denoised": denoised}
+    before = "input" if clean is None else "noisy"
+    known = {"clean": clean, before: noisy, "denoised": denoised}
     panels = {name: _eight_bits(pixels) for name, pixels in known.items() if pixels is not None}
     if "clean" in panels and len(panels) > 1:
         result = panels["denoised"] if "denoised" in panels else panels["noisy"]
         panels["difference"] = _difference(result, panels["clean"])
-    elif "noisy" in panels and "denoised" in panels:
-        panels["removed"] = _difference(panels["noisy"], panels["denoised"])
+    elif "input" in panels and "denoised" in panels:
+        panels["removed"] = _difference(panels["input"], panels["denoised"])
     return panels
 
 
@@ -80,6 +85,9 @@ def view_of(about: Mapping[str, Any], panels: Panels) -> View:
         width=width,
         psnr_noisy=about.get("psnr_noisy"),
         psnr=about.get("psnr"),
+        removed=about.get("removed"),
+        noise_before=about.get("noise_before"),
+        noise_after=about.get("noise_after"),
         wholes=_wholes(panels),
         crops=crops,
         crop=(left, top, right - left, bottom - top),

@@ -8,7 +8,14 @@ from denoise.images.noise import check_seed, check_sigma
 _LARGEST_PATCH = 4096  # smaller photos are made as large
 Loss = Literal["l1", "charbonnier", "mse", "rmse"]
 Optimizer = Literal["muon", "adamw"]
+Kind = Literal["gaussian", "camera"]
 Precision = Literal["auto", "float32", "bfloat16"]
+_CHOICES = {
+    "kind": get_args(Kind),
+    "loss": get_args(Loss),
+    "optimizer": get_args(Optimizer),
+    "precision": get_args(Precision),
+}
 # optimizer -> the usual learning rates of fresh weights and of trained ones
 RATES = {"muon": (3e-3, 3e-4), "adamw": (1e-3, 1e-4)}
 
@@ -17,7 +24,9 @@ RATES = {"muon": (3e-3, 3e-4), "adamw": (1e-3, 1e-4)}
 class Recipe:
     """What decides the weights, beside the images."""
 
-    sigma: float | tuple[float, float] = 0.1  # of the noise: S, or MIN MAX for a blind model
+    kind: Kind = "gaussian"  # of noise: Gaussian, or what cameras make, of all strengths
+    # of Gaussian noise: S, or MIN MAX for a blind model; else 0.1
+    sigma: float | tuple[float, float] | None = None
     steps: int = 2000  # batches to train on
     batch_size: int = 16  # patches a step, over all workers together
     patch: int = 64  # side of a training patch in pixels
@@ -32,6 +41,11 @@ class Recipe:
     patience: int = 0  # stop after so many validations without a better PSNR; 0: never
 
     def __post_init__(self) -> None:
+        if self.kind == "camera" and self.sigma is not None:
+            raise ValueError(
+                "camera noise has no sigma: its strength is drawn for each sample; leave --sigma "
+                f"out, or use --kind gaussian, got sigma {self.sigma}"
+            )
         low, high = self.sigmas
         check_sigma("sigma", low)
         check_sigma("sigma", high)
@@ -39,9 +53,9 @@ class Recipe:
         if low > high:
             raise ValueError(f"sigma must be S or MIN MAX, ascending, got {low} {high}")
         self._check_counts()
-        for name, kind in (("loss", Loss), ("optimizer", Optimizer), ("precision", Precision)):
-            if getattr(self, name) not in get_args(kind):
-                choices, chosen = ", ".join(get_args(kind)), getattr(self, name)
+        for name, words in _CHOICES.items():
+            if getattr(self, name) not in words:
+                choices, chosen = ", ".join(words), getattr(self, name)
                 raise ValueError(f"{name} must be one of {choices}, got {chosen}")
         if self.patience < 0:
             raise ValueError(f"patience must be at least 0, got {self.patience}")
@@ -64,4 +78,8 @@ class Recipe:
 
     @property
     def sigmas(self) -> tuple[float, float]:
-        return self.sigma if isinstance(self.sigma, tuple) else (self.sigma, self.sigma)
+        """The least and the greatest sigma of Gaussian noise."""
+        if isinstance(self.sigma, tuple):
+            return self.sigma
+        sigma = 0.1 if self.sigma is None else self.sigma
+        return sigma, sigma

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from denoise.training.photos import Photo
 from denoise.training.recipe import Recipe
@@ -18,6 +19,12 @@ from denoise.training.recipe import Recipe
 UNCLIPPED = 0.4  # share of samples whose noise is neither clipped nor rounded, as the literature's
 TOLD = 0.3  # share of samples whose noise level the network is told
 GRAY = 0.1  # share of samples made gray, with the same noise in all three channels
+# With camera noise: share of samples with it, and with Gaussian noise; the others are clean or
+# merely compressed, and must come back as they were.
+CAMERA, GAUSSIAN = 0.85, 0.08
+GAUSSIAN_SIGMA = (0.002, 0.1)
+AS_IT_IS, ENLARGED = 0.35, 0.45  # share of patches at the photo's own scale, and enlarged
+DIMMED = 0.3  # share of patches that get less light
 CROPS = 32  # taken of a photo before the next window of them, where not all fit into memory
 
 
@@ -32,6 +39,8 @@ class Patches:
     clipped: NDArray[np.bool_]  # [N]
     told: NDArray[np.bool_]  # [N]
     gray: NDArray[np.bool_]  # [N]
+    light: NDArray[np.float64] | None = None  # [N] with camera noise: what pixels are dimmed by
+    source: NDArray[np.float64] | None = None  # [N] in 0..1: camera, Gaussian or no noise
 
 
 Window = Callable[[int], Sequence[Photo]]  # the photos of window k
@@ -48,9 +57,11 @@ class Sampler:
     def patches(self, first: int, count: int) -> Patches:
         """Samples first, first + 1, ... first + count - 1."""
         low, high = self.recipe.sigmas
+        is_camera = self.recipe.kind == "camera"
+        cut = scaled_crop if is_camera else crop
         u = draws(self.recipe.seed, first, count)
         photos = [self._photo(first + k, row[0]) for k, row in enumerate(u)]
-        crops = [crop(p.pixels, self.recipe.patch, row) for p, row in zip(photos, u, strict=True)]
+        crops = [cut(p.pixels, self.recipe.patch, row) for p, row in zip(photos, u, strict=True)]
         return Patches(
             paths=[photo.path for photo in photos],
             pixels=np.stack(crops),
@@ -59,6 +70,8 @@ class Sampler:
             clipped=u[:, 6] >= UNCLIPPED,
             told=u[:, 7] < TOLD,
             gray=u[:, 8] < GRAY,
+            light=_light_of(u[:, 10]) if is_camera else None,
+            source=u[:, 11] if is_camera else None,
         )
 
     def _photo(self, sample: int, u: float) -> Photo:
@@ -84,6 +97,28 @@ def crop(pixels: NDArray[np.uint8], side: int, u: NDArray[np.float64]) -> NDArra
     patch = pixels[top : top + side, left : left + side]
     turns, mirrored = divmod(int(u[3] * 8), 2)
     return np.rot90(patch[:, ::-1] if mirrored else patch, turns)
+
+
+def scaled_crop(pixels: NDArray[np.uint8], side: int, u: NDArray[np.float64]) -> NDArray[np.uint8]:
+    """A patch as from `crop`, of a photo that may be enlarged up to 2.2 times or made smaller down
+    to half: a camera's own pixels are softer than those of a photo that was scaled down."""
+    if u[9] < AS_IT_IS:
+        part = side
+    elif u[9] < AS_IT_IS + ENLARGED:
+        part = int(side / (1 + 1.2 * (u[9] - AS_IT_IS) / ENLARGED))
+    else:
+        part = int(side * (1 + (u[9] - AS_IT_IS - ENLARGED) / (1 - AS_IT_IS - ENLARGED)))
+    part = max(1, min(part, *pixels.shape[:2]))
+    patch = crop(pixels, part, u)
+    if part == side or patch.shape[2] != 3:  # pairs bring their own noise along
+        return crop(pixels, side, u)
+    image = Image.fromarray(np.ascontiguousarray(patch))
+    return np.asarray(image.resize((side, side), Image.Resampling.BICUBIC))
+
+
+def _light_of(u: NDArray[np.float64]) -> NDArray[np.float64]:
+    """By what pixels are multiplied: most by 1, some by 0.3 to 1."""
+    return np.where(u < DIMMED, 0.3 + 0.7 * u / DIMMED, 1.0)
 
 
 def order_of(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
