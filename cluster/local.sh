@@ -54,7 +54,7 @@ start() { # NAME SIGN COMMAND...: in a session of its own, until its messages ho
     setsid "${@:3}" >"$log" 2>&1 &
     groups=($! "${groups[@]}") # what was started first is stopped last
     for _ in {1..1200}; do
-        grep -q "$2" "$log" && return
+        grep -qs "$2" "$log" && return
         kill -0 "$!" 2>/dev/null || break
         sleep 0.1
     done
