@@ -10,6 +10,7 @@ that changed between shots does not count.
 """
 
 import argparse
+import itertools
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -83,7 +84,7 @@ def statistics(
         yield f"deviation of {name}, of 255", float(noise[..., channel].std())
     for channel, name in enumerate(("brightness", "Cb", "Cr")):
         yield f"deviation of {name}, of 255", float(ycc[..., channel].std())
-    for low, high in zip(LEVELS, LEVELS[1:], strict=False):
+    for low, high in itertools.pairwise(LEVELS):
         inside = ycc[(levels >= low) & (levels < high), ..., 0]
         yield f"deviation of brightness at {low} to {high}", float(inside.std())
     for down, right in SHIFTS:
@@ -99,7 +100,7 @@ def statistics(
     power = (np.abs(np.fft.fft2(ycc * window, axes=(1, 2))) ** 2).mean(0)
     pitch = np.hypot(np.fft.fftfreq(SIDE)[:, None], np.fft.fftfreq(SIDE))
     for name, which in (("brightness", [0]), ("colour", [1, 2])):
-        for low, high in zip(BANDS, BANDS[1:], strict=False):
+        for low, high in itertools.pairwise(BANDS):
             share = power[(pitch >= low) & (pitch < high)][:, which].sum() / power[..., which].sum()
             yield f"share of {name} at {low:.3f} to {high:.3f} cycles a pixel", float(share)
 
