@@ -94,6 +94,7 @@ for ((worker = 1; worker <= workers; worker++)); do
     node "worker$worker" --address="$address" --num-cpus="$cpus" --num-gpus=0
 done
 if ((gpus)); then
+    export DENOISE_MADE_UP_GPUS=1  # else a worker without its GPU ends the job
     node gpus --address="$address" --num-cpus="$cpus" --num-gpus="$gpus"
 fi
 

@@ -117,13 +117,14 @@ def measured(folder: Path, count: int = 40) -> Rates:
     from denoise.runners import Allocation
     from denoise.storage.inputs import entries
     from denoise.verbs import infer
+    from denoise.verbs.infer_shard import worker
 
     torch.set_num_threads(1)
     listed = list(islice(entries(str(folder), Counter()), count))
     with TemporaryDirectory() as output:
         flags = InferConfig(images=str(folder), output=output, add_noise=0.1)
         config, model, _ = infer.prepared(flags)
-        work = infer.worker(Allocation(), config, model)
+        work = worker(Allocation(), config, model)
         work(ShardTask(output, 0, listed[:1]))  # warms up
         counts = work(ShardTask(output, 1, sorted(listed, key=lambda entry: entry.path)))
         written = sum(len(row["image"]["bytes"]) for row in tables.part(output, 1) if row["image"])

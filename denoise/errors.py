@@ -3,7 +3,12 @@
 import os
 import re
 
-SECRETS = r"(?i)([\w-]*(?:sig|signature|key|token|secret|password|credential)[\w-]*)=[^&;\s]+"
+# what the names of secrets have in them, among the fields of a query or of a library's message
+SECRETS = (
+    r"(?i)([\w-]*(?:sig(?!ma)|signature|key|token|secret|passw|pwd|credential|code|jwt|auth|access|sas"
+    r"|session|ticket)[\w-]*)=[^&;\s]+"
+)
+_QUERY = r"(\bhttps?://[^\s?#'\"<>]+)[?#][^\s'\"<>)]*"
 # control characters, marks of direction and breaks of lines, invisible ones, halves of a pair;
 # not the joiners, which Persian and emoji are written with
 _UNPRINTABLE = re.compile(
@@ -90,7 +95,10 @@ def without_user(text: str) -> str:
 
 
 def without_secrets(text: str) -> str:
-    text = re.sub(SECRETS, r"\1=...", without_user(text))
+    """Without user names, passwords, queries and whatever else may let somebody in."""
+    text = re.sub(_QUERY, r"\1?...", without_user(text))
+    text = re.sub(SECRETS, r"\1=...", text)
+    text = re.sub(r"(?i)\b(bearer|basic) [\w.~+/=-]{8,}", r"\1 ...", text)
     for name, value in os.environ.items():
         if len(value) > 7 and re.search(
             r"(?i)secret|key|token|password|connection_string|sas", name

@@ -15,6 +15,7 @@ import ray
 
 from denoise.__main__ import VERBS, _words_of, main
 from denoise.errors import SettingsError, WriteError
+from denoise.typed import spelled_out
 
 
 @pytest.fixture(scope="module")
@@ -65,17 +66,18 @@ def test_the_completion_is_a_script_of_its_shell(scripts: dict[str, Path], shell
     assert all(f"'{verb}'" in scripts[shell].read_text() for verb in VERBS)
 
 
-BULK = """images output seed save format quality strip_metadata max_pixels workers max_error_rate
-    retry_errors overwrite"""
-INFER = f"{BULK} model add_noise float_noise reference level ssim tile gpus_per_worker"
+BULK = """images output seed save format quality strip_metadata limit max_pixels max_seconds
+    workers max_error_rate retry_errors overwrite"""
+INFER = f"{BULK} model add_noise float_noise reference level ssim tile device gpus_per_worker"
 FLAGS = {
     "demo": "output overwrite sigma steps",
-    "noise": f"{BULK} sigma",
+    "noise": f"{BULK} kind sigma iso",
     "train": """images output validation architecture init workers memory max_error_rate compile
-        sigma steps batch_size patch seed learning_rate loss optimizer precision accumulate
+        kind sigma steps batch_size patch seed learning_rate loss optimizer precision accumulate
         save_every patience""",
     "infer": INFER,
     "plan": INFER,
+    "extract": "output into",
     "report": "output",
     "models": "",
     "export": "model output to",
@@ -121,7 +123,8 @@ class OfRay(RuntimeError):
     [
         (RuntimeError("training failed"), "training failed"),
         (OfRay(WriteError("part-1: no space\nTo change retry ...")), "part-1: no space"),
-        (OfRay(OSError(errno.ENOSPC, "No space left on device")), "no space left on device"),
+        (OSError(errno.ENOSPC, "No space left on device"), "OSError: no space left on device"),
+        (FileNotFoundError(errno.ENOENT, "No such file"), "FileNotFoundError: no such file"),
         (OfRay(SettingsError("s3:// needs a package more")), "s3:// needs a package more"),
         (PermissionError(errno.EACCES, "Permission denied", "/a/b"), "/a/b: permission denied"),
         (ConnectionError("Client is shutting down."), "Client is shutting down."),
@@ -156,6 +159,42 @@ def test_the_stores_libraries_are_silent_unless_asked(flags: list[str]):
     code += "log(bool(sys.argv[1:])); logging.getLogger('gcsfs.retry').error('all of it')"
     said = subprocess.run([sys.executable, "-c", code, *flags], capture_output=True, text=True)
     assert ("all of it" in said.stderr) == bool(flags)
+
+
+@pytest.mark.parametrize(
+    ("typed", "flags"),
+    [
+        ("infer photos out", "--images photos --output out"),
+        ("infer photos -o out", "--images photos --output out"),
+        ("noise a b --sigma 25/255", f"--images a --output b --sigma {25 / 255!r}"),
+        ("train a b --sigma 0 51/255", "--images a --output b --sigma 0 0.2"),
+        ("infer a b --format jpg", "--images a --output b --format jpeg"),
+        ("infer 1/2 b --reference 3/4", "--images 1/2 --output b --reference 3/4"),
+        ("report out", "--output out"),
+        ("export unet", "--model unet"),
+    ],
+)
+def test_names_fractions_and_short_forms_are_flags(typed: str, flags: str):
+    verb, *given = typed.split()
+    assert spelled_out(verb, given) == (verb, flags.split())
+
+
+def test_a_dry_run_is_a_plan():
+    assert spelled_out("infer", ["a", "b", "--dry-run"])[0] == "plan"
+
+
+@pytest.mark.parametrize(
+    ("typed", "words"),
+    [
+        ("infer a.png b.png c.png", r"3 names before the flags .* put a pattern in quotes"),
+        ("infer a b --images c", "--images is given twice"),
+        ("models x", "1 names before the flags .* it takes no names"),
+    ],
+)
+def test_names_that_make_no_sense_are_refused_in_one_sentence(typed: str, words: str):
+    verb, *given = typed.split()
+    with pytest.raises(ValueError, match=words):
+        spelled_out(verb, given)
 
 
 def test_a_verb_that_is_nearly_right_is_guessed(capsys: pytest.CaptureFixture[str]):

@@ -16,9 +16,10 @@ from denoise.images.pairs import PairConfig, errors_of
 from denoise.output import tables
 from denoise.storage.fetch import load_pair
 from denoise.storage.inputs import Entry, entries
-from denoise.training.photos import photo_row
-from denoise.verbs.infer import InferConfig, pairing_of
-from denoise.verbs.infer import row_of as inferred_row
+from denoise.training.photos import decode_photos
+from denoise.verbs.infer import InferConfig
+from denoise.verbs.infer_shard import pairing_of
+from denoise.verbs.infer_shard import row_of as inferred_row
 from denoise.verbs.noise import NoiseConfig, row_of
 
 
@@ -113,7 +114,9 @@ def test_noisy_files_without_their_clean_selves_are_never_taken_for_clean_ones(t
     assert (again.sigma, again.seed, again.clean, again.error) == (0.2, 3, None, None)
     assert np.array_equal(again.noisy, decode((out / "images/a.png.png").read_bytes()).pixels)
     assert load_pair(listed, PairConfig(sigma=0.1)).error == "noisy already, as its table says"
-    assert photo_row(listed, 16)["error"] == "noisy, and its table brings no clean image along"
+    assert decode_photos([listed], 16)[1].errors == {
+        listed.path: "noisy, and its table brings no clean image along"
+    }
 
 
 def test_no_second_of_an_image_counts_for_two_stages(tmp_path: Path):

@@ -34,7 +34,8 @@ from denoise.output.shard import ShardTask, task_of
 from denoise.runners import Allocation
 from denoise.storage.inputs import Entry, entries
 from denoise.verbs import stages
-from denoise.verbs.infer import prepared, worker
+from denoise.verbs.infer import prepared
+from denoise.verbs.infer_shard import worker
 from denoise.verbs.noise import NoiseConfig, noise
 
 RUNNERS = ["here", pytest.param("ray", marks=pytest.mark.ray)]

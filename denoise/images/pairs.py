@@ -18,18 +18,21 @@ from denoise.images.codec import MAX_PIXELS, Picture, decode, to_floats, to_pixe
 from denoise.images.metrics import mse, psnr
 from denoise.images.noise import add_noise, noisy_bands, seed_of
 
+Kind = Literal["gaussian", "camera"]  # of noise
+
 
 @dataclass(frozen=True, kw_only=True)
 class PairConfig:
     """What to pair an image with."""
 
     sigma: float | None = None  # Gaussian noise to add; None: the images are noisy as they are
-    kind: Literal["gaussian", "camera"] = "gaussian"  # camera noise is added without a sigma
+    kind: Kind = "gaussian"  # camera noise is added without a sigma
     iso: float | None = None  # strength of camera noise; None: each image's is drawn
     seed: int = 0
     float_noise: bool = False
     reference: str | None = None  # where the clean images lie, if the images are noisy
     max_pixels: int = MAX_PIXELS
+    allow_elsewhere: bool = False  # tables may name images that lie outside of their own folder
 
     def __post_init__(self) -> None:
         if self.kind == "camera" and (self.sigma is not None or self.float_noise):
@@ -162,13 +165,12 @@ def _add_noise(pair: Pair, config: PairConfig) -> None:
     assert pair.picture is not None
     pair.clean = pair.picture.pixels
     pair.sigma, pair.seed = config.sigma, config.seed
-    pair.noise = f"gaussian, sigma {config.sigma:g}" + ", unclipped" * config.float_noise
     seed = seed_of(pair.path, config.seed)
     if config.sigma is None:
         pair.noisy, noise = add_camera_noise(pair.clean, seed=seed, iso=config.iso)
         pair.noise = str(noise)
         return
-    pair.noise = f"gaussian sigma={config.sigma:g}"
+    pair.noise = f"gaussian sigma={config.sigma:g}" + " unclipped" * config.float_noise
     if config.float_noise:
         pair.noisy = add_noise(to_floats(pair.clean), sigma=config.sigma, seed=seed)
         return

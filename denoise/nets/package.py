@@ -123,7 +123,7 @@ def _id(name: str, digest: str) -> str:
 
 
 def _name_of(name_or_uri: str) -> str:
-    return uri_of(name_or_uri).rstrip("/").rsplit("/", 1)[-1]
+    return uris.shown(uri_of(name_or_uri)).rstrip("/").rsplit("/", 1)[-1]
 
 
 def _files(asked: str) -> tuple[dict[str, Any], bytes]:

@@ -115,6 +115,8 @@ def _pair(
     settings = run["settings"]
     wanted = PairConfig(
         sigma=settings.get("add_noise", settings.get("sigma")),  # as `infer` and `noise` call it
+        kind=settings.get("kind", "gaussian"),
+        iso=settings.get("iso"),
         seed=settings.get("seed", 0),
         float_noise=settings.get("float_noise", False),
         reference=settings.get("reference"),

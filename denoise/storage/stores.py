@@ -63,7 +63,7 @@ def filesystem(uri: str) -> tuple[Any, str]:
         return fsspec.core.url_to_fs(uri, use_listings_cache=False)  # one a host
     except ImportError as error:
         extra = EXTRAS.get(protocol)
-        way_out = f"pip install 'denoise[{extra}]'" if extra else str(error)
+        way_out = f"pip install 'bulk-denoise[{extra}]'" if extra else str(error)
         raise SettingsError(f"{protocol}:// needs a package more: {way_out}") from error
     except (ValueError, TypeError, OSError) as error:
         raise SettingsError(f"cannot open {protocol}://: {words_of(error)}") from error

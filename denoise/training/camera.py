@@ -35,10 +35,10 @@ def with_camera_noise(patches: Patches) -> Patches:
     """Patches [N, P, P, 3] of clean photos as pairs [N, P, P, 6]: clean, then noisy as stored.
 
     Most have camera noise, some Gaussian noise, and some none: those are compressed at most, and
-    are their own clean selves. Pairs that bring noise along stay as they are.
+    are their own clean selves. Pairs that bring noise along, and patches whose noise is Gaussian
+    and still to be drawn, stay as they are.
     """
-    assert patches.source is not None and patches.light is not None
-    if patches.pixels.shape[3] != 3:
+    if patches.source is None or patches.pixels.shape[3] != 3:
         return patches
     noises = [draw_camera_noise(seed) for seed in patches.seeds.tolist()]
     clean = _dimmed(patches)

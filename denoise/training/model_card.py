@@ -19,7 +19,7 @@ from denoise.training.metrics_log import Record
 from denoise.training.photos import Photo
 from denoise.training.recipe import Recipe
 from denoise.training.samples import CAMERA, GAUSSIAN, TOLD, UNCLIPPED
-from denoise.training.validation import Judge, Share
+from denoise.training.validation import validation_pair
 
 _SHOWN = 4  # photos before and after
 _SIZE = (720, 320)  # of the curve
@@ -127,11 +127,7 @@ def pictures(
     recipe: Recipe, model: nn.Module, photos: Sequence[Photo], history: Sequence[Record]
 ) -> dict[str, bytes]:
     """The files that the card shows."""
-    judge = Judge(recipe, photos[:_SHOWN], Share())
-    rows = [
-        _row(model, photo.path, *pair)
-        for photo, pair in zip(photos[:_SHOWN], judge.pairs, strict=True)
-    ]
+    rows = [_row(model, photo.path, *validation_pair(photo, recipe)) for photo in photos[:_SHOWN]]
     samples = BytesIO()
     Image.open(BytesIO(contact_sheet(rows))).save(samples, "JPEG", quality=90)
     return {"curve.png": curve(history), "samples.jpg": samples.getvalue()}

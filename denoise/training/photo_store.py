@@ -1,28 +1,23 @@
-"""Decoded photos for the training workers: all of them in Ray's memory, or window after window.
+"""Decoded photos for training: all of them in memory, or one window of them after the other.
 
-The tables have PHOTO_SCHEMA; the workers of a node share them, without a copy.
+Who decodes is a parameter: threads of this process here, tasks of Ray in `ray_train`.
 """
 
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
-from math import prod
-from typing import Any
-
-import pyarrow as pa
-import ray
-from ray import ObjectRef
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 from denoise.errors import SettingsError
 from denoise.storage.inputs import Entry
-from denoise.storage.uris import from_bytes, to_bytes
-from denoise.training.decode_statistics import Census, check
-from denoise.training.photos import PHOTO_SCHEMA, Photo, photo_row, photos_in
+from denoise.training.photos import Decoded, DecodeStatistics, Photo, check, decode_photos
 from denoise.training.samples import CROPS, order_of
 
 _log = logging.getLogger(__name__)
-_BLOCK = 32  # photos a table
-_BLOCK_BYTES = 1 << 28  # decoded, by the sizes of their files, and no more
+_PART = 32  # photos decoded by one task
+_PART_BYTES = 1 << 28  # decoded, by the sizes of their files, and no more
 _PROBE = 32  # photos whose size stands for that of all
 _ALIVE = 3  # windows in memory: the last, this and the next
 _EXPANSION = 30  # decoded photos are rarely more times larger than their files
@@ -39,13 +34,36 @@ class Limits:
     max_error_rate: float
 
 
-@dataclass(frozen=True)
-class Supply:
-    """Where a worker gets its photos from: small enough to hand to each."""
+class Part(Protocol):
+    """Some photos that are being decoded elsewhere; both methods wait for them."""
 
-    tables: list["ObjectRef[pa.Table]"]
-    known: Census
-    stream: Any = None  # the actor of _Stream where they do not all fit
+    def photos(self) -> list[Photo]: ...
+
+    def statistics(self) -> DecodeStatistics: ...
+
+
+# begins to decode some photos, or their middles
+Decode = Callable[[Sequence[Entry], bool], Part]
+MakeStream = Callable[[Sequence[Entry], Limits, int, DecodeStatistics], "Stream"]
+
+
+class Stream(Protocol):
+    """Gives the photos of one window after the other; see `WindowStream`."""
+
+    def window(self, number: int) -> Sequence[Part]: ...
+
+    def statistics(self) -> DecodeStatistics: ...
+
+    def refusal(self) -> str | None: ...
+
+
+@dataclass(frozen=True)
+class PhotoStore:
+    """Where a worker gets its photos from."""
+
+    parts: Sequence[Part]  # of all photos, where they fit into memory
+    decoded: DecodeStatistics  # before the first step
+    stream: Stream | None = None
     photos_a_window: int = 0  # 0: one window holds them all
 
     @property
@@ -54,7 +72,7 @@ class Supply:
 
     def photos(self) -> list[Photo]:
         """All of them, in the order of their paths."""
-        found = [photo for table in ray.get(self.tables) for photo in photos_in(table)]
+        found = [photo for part in self.parts for photo in part.photos()]
         return sorted(found, key=lambda photo: photo.path)
 
     def window(self) -> Callable[[int], Sequence[Photo]]:
@@ -63,30 +81,117 @@ class Supply:
         if self.stream is None:
             photos = self.photos()
             return lambda number: photos
+        stream = self.stream
         seen: dict[int, list[Photo]] = {}
 
         def window(number: int) -> list[Photo]:
             if number not in seen:
                 for old in [k for k in seen if k < number - 1]:  # a batch may lie across two
                     del seen[old]
-                tables = ray.get(ray.get(self.stream.window.remote(number)))
-                seen[number] = [photo for table in tables for photo in photos_in(table)]
+                seen[number] = [one for part in stream.window(number) for one in part.photos()]
             return seen[number]
 
         return window
 
-    def census(self) -> Census:
+    def statistics(self) -> DecodeStatistics:
         """What decoding has shown so far."""
-        return ray.get(self.stream.census.remote()) if self.stream else self.known
+        return self.stream.statistics() if self.stream else self.decoded
 
     def refusal(self) -> str | None:
         """Why no more photos come, where none do."""
-        return ray.get(self.stream.refusal.remote()) if self.stream else None
+        return self.stream.refusal() if self.stream else None
 
 
-def supplies_of(
-    chosen: Sequence[Entry], held: Sequence[Entry], limits: Limits, window: int | None = None
-) -> tuple[Supply, Supply]:
+class WindowStream:
+    """Decodes one window of photos after the other, the next one ahead of time."""
+
+    def __init__(
+        self,
+        decode: Decode,
+        entries: Sequence[Entry],
+        limits: Limits,
+        size: int,
+        known: DecodeStatistics,
+    ) -> None:
+        self.entries, self.limits, self.size, self.known = entries, limits, size, known
+        self.decode = decode
+        self.windows: dict[int, list[Part]] = {}
+        self.refused: str | None = None
+
+    def window(self, number: int) -> list[Part]:
+        """The photos of a window. All workers walk through the windows together.
+
+        Raises SettingsError where more do not decode than may, or none do in this window.
+        """
+        self.windows = {k: parts for k, parts in self.windows.items() if k >= number - 1}
+        for k in (number, number + 1):
+            if k not in self.windows:
+                self.windows[k] = self._start_window(k)
+        shown = [part.statistics() for part in self.windows[number]]
+        self.known.merge(shown)
+        try:
+            self._check(shown)
+        except SettingsError as error:
+            self.refused = str(error)
+            raise
+        return self.windows[number]
+
+    def statistics(self) -> DecodeStatistics:
+        return self.known
+
+    def refusal(self) -> str | None:
+        return self.refused
+
+    def _check(self, shown: Sequence[DecodeStatistics]) -> None:
+        check([self.known], self.limits.max_error_rate)
+        listed = sum(one.listed for one in shown)
+        errors = [pair for one in shown for pair in one.errors.items()]
+        if not any(one.kinds for one in shown):
+            path, error = errors[0]
+            raise SettingsError(
+                f"none of {listed} images that come together decode, such as {path} ({error}); "
+                "more --memory mixes them with others"
+            )
+
+    def _start_window(self, number: int) -> list[Part]:
+        slots = range(number * self.size, (number + 1) * self.size)
+        chosen = window_of(self.entries, self.limits.seed, slots)
+        return [self.decode(part, False) for k in range(4) if (part := chosen[k::4])]
+
+
+class ThreadPart:
+    """Some photos that a thread of this process decodes."""
+
+    def __init__(self, future: "Future[Decoded]") -> None:
+        self.future = future
+
+    def photos(self) -> list[Photo]:
+        return self.future.result()[0]
+
+    def statistics(self) -> DecodeStatistics:
+        return self.future.result()[1]
+
+
+@contextmanager
+def decode_in_threads(count: int, patch: int) -> Iterator[Decode]:
+    """Decode in threads of this process: what takes long in it lets other threads run."""
+    pool = ThreadPoolExecutor(count)
+    try:
+        yield lambda entries, middle: ThreadPart(
+            pool.submit(decode_photos, entries, patch, middle=middle)
+        )
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def stores_of(
+    training: Sequence[Entry],
+    validation: Sequence[Entry],
+    limits: Limits,
+    decode: Decode,
+    make_stream: MakeStream,
+    window: int | None = None,
+) -> tuple[PhotoStore, PhotoStore]:
     """The photos to train on, all decoded if they fit into memory, else to be streamed; and the
     middles of those to validate on. Raises SettingsError where too many do not decode.
 
@@ -94,116 +199,38 @@ def supplies_of(
     `window` is what an earlier run had found, which the samples depend on: photos in a window, 0
     where all fit.
     """
-    probe, fitting = (Census(0), 0) if window == 0 else _probed(chosen, limits)
+    probe, fitting = (DecodeStatistics(0), 0) if window == 0 else _probe(training, limits, decode)
     window = fitting if window is None else window
+    held = decode_all(validation, decode, middle=True)
     if window == 0:
-        supply, validation = decoded(chosen, held, limits)
-        check([supply.known, validation.known], limits.max_error_rate)
-        return supply, validation
-    _, validation = decoded([], held, limits)
-    known = replace(probe, listed=len(chosen))
-    check([known, validation.known], limits.max_error_rate)
-    _log.info("%d photos do not fit into %g GiB: streamed", len(chosen), limits.memory)
-    # windows are what their numbers say: an actor that begins again goes on all the same
-    actor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(_Stream)
-    stream = actor.remote(list(chosen), limits, window, known)
-    return Supply([], known, stream, window), validation
+        store = decode_all(training, decode, middle=False)
+        check([store.decoded, held.decoded], limits.max_error_rate)
+        return store, held
+    known = replace(probe, listed=len(training))
+    check([known, held.decoded], limits.max_error_rate)
+    _log.info("%d photos do not fit into %g GiB: streamed", len(training), limits.memory)
+    return PhotoStore([], known, make_stream(training, limits, window, known), window), held
 
 
-def decoded(
-    chosen: Sequence[Entry], held: Sequence[Entry], limits: Limits
-) -> tuple[Supply, Supply]:
-    """All photos, and the middles of those held out, decoded on all CPUs through Ray Data."""
-    blocks = _blocks(chosen, middle=False)
-    first = len(blocks)
-    blocks += _blocks(held, middle=True)
-    photos = ray.data.from_arrow(blocks).map_batches(
-        _photo_table,
-        fn_kwargs={"patch": limits.patch},
-        batch_format="pyarrow",
-        batch_size=None,
-    )
-    photos.context.execution_options.preserve_order = True  # so that each part finds its tables
-    tables = list(photos.materialize().to_arrow_refs())
-    said = ray.get([ray.remote(_said).remote(table) for table in tables])
-    assert [[row["path"] for row in rows] for rows in said] == [
-        block.column("path").to_pylist() for block in blocks
-    ]
-    one, other = Census(len(chosen)), Census(len(held))
-    for number, rows in enumerate(said):
-        (one if number < first else other).add(rows)
-    return Supply(tables[:first], one), Supply(tables[first:], other)
+def decode_all(entries: Sequence[Entry], decode: Decode, *, middle: bool) -> PhotoStore:
+    """All photos, or their middles, decoded."""
+    parts = [decode(part, middle) for part in parts_of(entries)]
+    statistics = DecodeStatistics(len(entries))
+    statistics.merge(part.statistics() for part in parts)
+    return PhotoStore(parts, statistics)
 
 
-def _probed(entries: Sequence[Entry], limits: Limits) -> tuple[Census, int]:
-    """What a few photos from everywhere show, and how many may be in memory as one window: 0 where
-    all of them fit, which the sizes of their files may show without a look."""
-    room = limits.memory * _GIB
-    if all(entry.size > 0 for entry in entries) and sum(map(_expanded, entries)) < room:
-        return Census(0), 0
-    few = entries[:: max(1, len(entries) // _PROBE)][:_PROBE]
-    look = ray.remote(_looked_at)
-    blocks = _blocks(few, middle=False)
-    seen = [row for rows in ray.get([look.remote(b, limits.patch) for b in blocks]) for row in rows]
-    census = Census(len(few))
-    census.add(seen)
-    check([census], max_error_rate=1.0)  # the share is judged on all of them
-    mean = sum(prod(row["shape"]) for row in seen if not row["error"]) / census.photos
-    fits = mean * len(entries) <= room
-    return census, 0 if fits else max(1, int(room / _ALIVE / mean))
-
-
-def _expanded(entry: Entry) -> int:
-    """How many bytes a photo has when it is decoded, at most, as a rule."""
-    return _EXPANSION * entry.likely_size
-
-
-class _Stream:
-    """Decodes one window of photos after the other, the next one ahead of time; an actor."""
-
-    def __init__(self, entries: list[Entry], limits: Limits, size: int, known: Census) -> None:
-        self.entries, self.limits, self.size, self.known = entries, limits, size, known
-        self.windows: dict[int, list[tuple[ObjectRef[pa.Table], ObjectRef[Any]]]] = {}
-        self.refused: str | None = None
-
-    def window(self, number: int) -> list["ObjectRef[pa.Table]"]:
-        """The tables of a window. All workers walk through the windows together.
-
-        Raises SettingsError where more do not decode than may, or none do in this window.
-        """
-        self.windows = {k: parts for k, parts in self.windows.items() if k >= number - 1}
-        for k in (number, number + 1):
-            if k not in self.windows:
-                self.windows[k] = self._begun(k)
-        said = [row for rows in ray.get([ref for _, ref in self.windows[number]]) for row in rows]
-        self.known.add(said)
-        try:
-            self._check(said)
-        except SettingsError as error:
-            self.refused = str(error)
-            raise
-        return [table for table, _ in self.windows[number]]
-
-    def census(self) -> Census:
-        return self.known
-
-    def refusal(self) -> str | None:
-        return self.refused
-
-    def _check(self, said: list[dict[str, Any]]) -> None:
-        check([self.known], self.limits.max_error_rate)
-        if all(row["error"] for row in said):
-            raise SettingsError(
-                f"none of {len(said)} images that come together decode, such as "
-                f"{said[0]['path']} ({said[0]['error']}); more --memory mixes them with others"
-            )
-
-    def _begun(self, number: int) -> list[tuple["ObjectRef[pa.Table]", "ObjectRef[Any]"]]:
-        slots = range(number * self.size, (number + 1) * self.size)
-        chosen = window_of(self.entries, self.limits.seed, slots)
-        task = ray.remote(num_cpus=0, num_returns=2)(_photo_table_and_notes)  # workers hold CPUs
-        parts = [part for k in range(4) if (part := chosen[k::4])]
-        return [tuple(task.remote(_entry_table(part), self.limits.patch)) for part in parts]
+def parts_of(entries: Sequence[Entry]) -> list[list[Entry]]:
+    """Entries in parts for one task at a time, which holds all of a part's pixels."""
+    parts: list[list[Entry]] = []
+    size = 0
+    for entry in entries:
+        size += _expanded(entry)
+        if not parts or len(parts[-1]) == _PART or size > _PART_BYTES:
+            parts.append([])
+            size = _expanded(entry)
+        parts[-1].append(entry)
+    return parts
 
 
 def window_of(entries: Sequence[Entry], seed: int, slots: range) -> list[Entry]:
@@ -214,44 +241,22 @@ def window_of(entries: Sequence[Entry], seed: int, slots: range) -> list[Entry]:
     return [entries[orders[k // len(entries)][k % len(entries)]] for k in slots]
 
 
-def _blocks(entries: Sequence[Entry], *, middle: bool) -> list[pa.Table]:
-    """Entries in tables for one worker at a time, which holds all of a table's pixels."""
-    blocks: list[list[Entry]] = []
-    size = 0
-    for entry in entries:
-        size += _expanded(entry)
-        if not blocks or len(blocks[-1]) == _BLOCK or size > _BLOCK_BYTES:
-            blocks.append([])
-            size = _expanded(entry)
-        blocks[-1].append(entry)
-    return [_entry_table(block, middle=middle) for block in blocks]
+def _probe(
+    entries: Sequence[Entry], limits: Limits, decode: Decode
+) -> tuple[DecodeStatistics, int]:
+    """What a few photos from everywhere show, and how many may be in memory as one window: 0 where
+    all of them fit, which the sizes of their files may show without a look."""
+    room = limits.memory * _GIB
+    if all(entry.size > 0 for entry in entries) and sum(map(_expanded, entries)) < room:
+        return DecodeStatistics(0), 0
+    few = entries[:: max(1, len(entries) // _PROBE)][:_PROBE]
+    store = decode_all(few, decode, middle=False)
+    check([store.decoded], max_error_rate=1.0)  # the share is compared with that of all of them
+    mean = sum(photo.pixels.nbytes for photo in store.photos()) / store.decoded.photos
+    fits = mean * len(entries) <= room
+    return store.decoded, 0 if fits else max(1, int(room / _ALIVE / mean))
 
 
-def _entry_table(entries: Sequence[Entry], *, middle: bool = False) -> pa.Table:
-    """`middle`: whether only the photos' middles are wanted."""
-    rows = [asdict(entry) | {"uri": to_bytes(entry.uri), "middle": middle} for entry in entries]
-    return pa.Table.from_pylist(rows)
-
-
-def _photo_table(entries: pa.Table, patch: int) -> pa.Table:
-    """A block of entries -> a block of photos, on a Ray worker."""
-    rows = []
-    for row in entries.to_pylist():
-        middle, uri = row.pop("middle"), from_bytes(row.pop("uri"))
-        rows.append(photo_row(Entry(**row, uri=uri), patch, middle=middle))
-    return pa.Table.from_pylist(rows, schema=PHOTO_SCHEMA)
-
-
-def _said(photos: pa.Table) -> list[dict[str, Any]]:
-    """What is to be said of each photo, without its pixels."""
-    rows: list[dict[str, Any]] = photos.drop_columns("pixels").to_pylist()
-    return rows
-
-
-def _looked_at(entries: pa.Table, patch: int) -> list[dict[str, Any]]:
-    return _said(_photo_table(entries, patch))
-
-
-def _photo_table_and_notes(entries: pa.Table, patch: int) -> tuple[pa.Table, list[dict[str, Any]]]:
-    photos = _photo_table(entries, patch)
-    return photos, _said(photos)
+def _expanded(entry: Entry) -> int:
+    """How many bytes a photo has when it is decoded, at most, as a rule."""
+    return _EXPANSION * entry.likely_size

@@ -1,76 +1,146 @@
-"""Photos as training has them: an image file decoded to 8 bits, or a pair, or why there is none.
+"""Photos as training has them: decoded to 8 bits, alone or in pairs, and what decoding has shown.
 
 Shapes: pixels [H, W, C] uint8, C 3, or 6 where a clean picture brings its own noisy one along
 (clean, then noisy).
 """
 
-from dataclasses import dataclass
-from typing import Any
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
-from denoise.errors import FAILURES, ImageError, why
+from denoise.errors import FAILURES, ImageError, SettingsError, why
 from denoise.images.codec import decode, to_floats, to_pixels
 from denoise.storage.inputs import Entry, source_of
 
 VALIDATION_SIDE = 256  # photos are validated on their middle
-
-PHOTO_SCHEMA = pa.schema(
-    [
-        ("path", pa.string()),
-        ("shape", pa.list_(pa.int32(), 3)),
-        ("pixels", pa.large_binary()),  # null where it did not decode
-        ("padded", pa.bool_()),
-        ("sigma", pa.float64()),  # of the noise that a pair brings along, null where not known
-        ("error", pa.string()),
-    ]
-)
+_NAMED = 20  # photos that are named one by one
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Photo:
-    """A decoded picture: a view into a table that processes share."""
+    """A decoded picture, or a pair of them."""
 
     path: str
     pixels: NDArray[np.uint8]  # [H, W, C]
 
 
-def photo_row(entry: Entry, patch: int, *, middle: bool = False) -> dict[str, Any]:
-    """A row of PHOTO_SCHEMA: the entry decoded, or only its middle, or what was wrong with it."""
-    row = dict.fromkeys(PHOTO_SCHEMA.names) | {"path": entry.path, "padded": False}
-    try:
-        pixels, sigma = _pixels(entry)
-    except FAILURES as error:
-        return row | {"error": why(error)}
-    height, width, _ = pixels.shape
-    more = [(0, max(0, patch - height)), (0, max(0, patch - width)), (0, 0)]
-    is_small = min(height, width) < patch
-    if is_small:
-        pixels = np.pad(pixels, more, "reflect")
-    if middle:
-        pixels = middle_of(pixels)
-    flat = np.ascontiguousarray(pixels).tobytes()
-    return row | {"shape": pixels.shape, "pixels": flat, "padded": is_small, "sigma": sigma}
+@dataclass
+class DecodeStatistics:
+    """What decoding has shown: which photos do not decode, which are small, what noise pairs bring.
+
+    They may be streamed and come again: each counts once.
+    """
+
+    listed: int  # photos, decoded already or not
+    errors: dict[str, str] = field(default_factory=dict)  # path -> what was wrong
+    mirrored: set[str] = field(default_factory=set)  # paths of photos smaller than a patch
+    kinds: dict[str, str] = field(default_factory=dict)  # "alone", "in pairs" -> such a path
+    sigmas: tuple[float, float] | None = None  # least and greatest of the pairs' noise, if known
+
+    def add(self, photo: Photo, sigma: float | None, *, is_mirrored: bool) -> None:
+        """Count a photo; `sigma` is that of the noise that a pair brings along, if known."""
+        self.kinds.setdefault("in pairs" if photo.pixels.shape[2] == 6 else "alone", photo.path)
+        if is_mirrored:
+            self.mirrored.add(photo.path)
+        if sigma is not None:
+            low, high = self.sigmas or (sigma, sigma)
+            self.sigmas = (min(low, sigma), max(high, sigma))
+
+    def merge(self, others: Iterable["DecodeStatistics"]) -> None:
+        """Add what decoding others of the photos listed here has shown."""
+        for other in others:
+            self.errors |= other.errors
+            self.mirrored |= other.mirrored
+            self.kinds = other.kinds | self.kinds
+            known = [*(self.sigmas or ()), *(other.sigmas or ())]
+            self.sigmas = (min(known), max(known)) if known else None
+
+    @property
+    def photos(self) -> int:
+        """How many there are, those left out that are known not to decode."""
+        return self.listed - len(self.errors)
+
+    @property
+    def is_pairs(self) -> bool:
+        return "in pairs" in self.kinds
+
+    def counts(self) -> dict[str, int]:
+        """As config.json records them."""
+        return {
+            "photos": self.photos,
+            "undecodable": len(self.errors),
+            "mirrored": len(self.mirrored),
+        }
+
+    def log(self) -> None:
+        """Say what a user may not expect."""
+        for path, error in list(self.errors.items())[:_NAMED]:
+            _log.warning("left out %s: %s", path, error)
+        if len(self.errors) > _NAMED:
+            _log.warning("left out %d more", len(self.errors) - _NAMED)
+        if self.mirrored:
+            count = len(self.mirrored)
+            _log.warning("%d images are smaller than the patch: mirrored at their borders", count)
+
+
+Decoded = tuple[list[Photo], DecodeStatistics]
+
+
+def check(all_statistics: Sequence[DecodeStatistics], max_error_rate: float) -> None:
+    """Raises SettingsError where too many of all photos together do not decode, or none of some.
+
+    Photos that were not looked at yet count as whole: who is refused now would be refused later.
+    """
+    errors = [pair for one in all_statistics for pair in one.errors.items()]
+    listed = sum(one.listed for one in all_statistics)
+    is_empty = any(one.listed and not one.photos for one in all_statistics)
+    if is_empty or len(errors) > max_error_rate * listed:
+        path, error = errors[0]
+        raise SettingsError(
+            f"{len(errors)} of {listed} images do not decode, such as {path} ({error}); "
+            f"--max-error-rate allows a share of {max_error_rate:g}"
+            + (", and some must be left to train on and to validate on" if is_empty else "")
+        )
+    for one in all_statistics:
+        if len(one.kinds) > 1:
+            alone, paired = one.kinds["alone"], one.kinds["in pairs"]
+            raise SettingsError(
+                f"{paired} comes with its noisy image and {alone} without; give either kind"
+            )
+
+
+def decode_photos(entries: Sequence[Entry], patch: int, *, middle: bool = False) -> Decoded:
+    """Decode photos, mirrored up to the size of a patch; with `middle` their middles alone.
+
+    Those that do not decode are errors in the statistics.
+    """
+    photos, statistics = [], DecodeStatistics(len(entries))
+    for entry in entries:
+        try:
+            pixels, sigma = _pixels(entry)
+        except FAILURES as error:
+            statistics.errors[entry.path] = why(error)
+            continue
+        height, width, _ = pixels.shape
+        is_small = min(height, width) < patch
+        if is_small:
+            more = [(0, max(0, patch - height)), (0, max(0, patch - width)), (0, 0)]
+            pixels = np.pad(pixels, more, "reflect")
+        if middle:
+            pixels = middle_of(pixels).copy()  # else all of it would stay in memory
+        photos.append(Photo(entry.path, pixels))
+        statistics.add(photos[-1], sigma, is_mirrored=is_small)
+    return photos, statistics
 
 
 def middle_of(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """[H, W, C] -> what validation looks at, as a view."""
     top, left = (max(0, (side - VALIDATION_SIDE) // 2) for side in pixels.shape[:2])
     return pixels[top : top + VALIDATION_SIDE, left : left + VALIDATION_SIDE]
-
-
-def photos_in(table: pa.Table) -> list[Photo]:
-    """The photos of a table, without a copy."""
-    photos = []
-    for batch in table.to_batches():
-        paths, shapes = batch.column("path").to_pylist(), batch.column("shape").to_pylist()
-        for row, pixels in enumerate(batch.column("pixels")):
-            if pixels.is_valid:
-                flat = np.frombuffer(pixels.as_buffer(), np.uint8)
-                photos.append(Photo(paths[row], flat.reshape(shapes[row])))
-    return photos
 
 
 def _pixels(entry: Entry) -> tuple[NDArray[np.uint8], float | None]:

@@ -56,12 +56,12 @@ class Sampler:
 
     def patches(self, first: int, count: int) -> Patches:
         """Samples first, first + 1, ... first + count - 1."""
-        u = draws(self.recipe.seed, first, count)
-        photos = [self._photo(first + k, row[0]) for k, row in enumerate(u)]
+        low, high = self.recipe.sigmas
         is_camera = self.recipe.kind == "camera"
         cut = scaled_crop if is_camera else crop
+        u = draws(self.recipe.seed, first, count)
+        photos = [self._photo(first + k, row[0]) for k, row in enumerate(u)]
         crops = [cut(p.pixels, self.recipe.patch, row) for p, row in zip(photos, u, strict=True)]
-        low, high = self.recipe.sigmas
         return Patches(
             paths=[photo.path for photo in photos],
             pixels=np.stack(crops),

@@ -1,10 +1,12 @@
 """A job over an output folder: list, compare with what is there, do the rest, sum up."""
 
 import logging
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from denoise.errors import SettingsError
@@ -17,6 +19,7 @@ from denoise.output.shard import Counts
 from denoise.report.progress import Progress
 from denoise.runners import Job, open_runner, runs_here
 from denoise.storage import files, inputs, uris
+from denoise.storage.inputs import Entry
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -37,6 +40,7 @@ class BulkConfig:
     format: Format = "png"  # of the saved images; `same` keeps each input's
     quality: int | None = None  # 1..100, for jpeg and lossy webp (gray webp is always lossless)
     strip_metadata: bool = False  # leave EXIF, ICC profile and resolution out
+    limit: int | None = None  # the first so many images, to try it
     max_pixels: int = MAX_PIXELS  # a larger image is an error row
     max_seconds: float = 120.0  # an image that takes longer to decode is an error row
     # N, or MIN MAX to grow and shrink, each of them a process of Ray's; without it as many as
@@ -57,6 +61,8 @@ class BulkConfig:
                     f"{name} must be one of {', '.join(get_args(known))}, got {getattr(self, name)}"
                 )
         self._check_quality()
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"limit must be at least 1, got {self.limit}")
         if self.max_pixels < 1:
             raise ValueError(f"max-pixels must be at least 1, got {self.max_pixels}")
         if not self.max_seconds > 0:
@@ -95,12 +101,13 @@ def run(
 
     Raises SettingsError before any work where flags or locations are wrong.
     """
+    start, start_up = time.monotonic(), 0.0
     uri = uris.absolute(config.output)
     check_apart(uri, uris.absolute(config.images), *job.needed)
     looked = _looked_at_first(config, uri, job) if config.overwrite else nullcontext()
     with looked, Output(uri, verb, settings, overwrite=config.overwrite) as output:
         left_out: Counter[str] = Counter()
-        found = inputs.entries(uris.absolute(config.images), left_out, output=uri)
+        found = listed(config, left_out)
         listing = manifest.update(uri, found, left_out)
         _tell(listing)
         pending = manifest.pending(uri)
@@ -109,46 +116,57 @@ def run(
             return _summary(uri) | {"nothing_to_do": True}
         output.begin(listing, flags_of(config))
         if listing.new or pending or failed:
-            _work(output, verb, [pending, failed], listing.new, job, sizes)
+            start_up = _work(output, verb, [pending, failed], listing, job, sizes)
         output.end()
         summary = _report(uri)
         output.finish()
-        return summary | {"nothing_to_do": False}
+        spent = {"elapsed_seconds": time.monotonic() - start, "start_up_seconds": start_up}
+        return summary | spent | {"nothing_to_do": False}
 
 
 def _work(
     output: Output,
     verb: str,
     shards: list[list[Shard]],
-    new: manifest.Generation | None,
+    listing: manifest.Listing,
     job: Job,
     sizes: Sizes,
-) -> None:
-    """Run the shards that are pending, those with errors, and the new inputs, here or by Ray."""
-    pending, failed = shards
+) -> float:
+    """Run the shards that are pending, those with errors, and the new inputs, here or by Ray.
+
+    Returns the seconds until work began.
+    """
+    start = time.monotonic()
+    (pending, failed), new = shards, listing.new
     size = sum(shard.size for shard in (*pending, *failed)) + (new.size if new else 0)
     # what died in this process may die again; Ray's workers isolate the image that did it
     is_here = not output.has_died and runs_here(job, size, sizes.here)
     output.record(runner="this process" if is_here else "ray")
     known = sum(map(len, pending)) + (new.rows if new else 0)
-    first, again = Progress(verb, known), Progress(verb, sum(map(len, failed)))
-    if not is_here:
-        first.begin("starting Ray")
+    before = max(0, listing.inputs - known)
+    first = Progress(verb, before + known, before=before)
+    again = Progress(verb, sum(map(len, failed)))
+    (first if known else again).begin("starting" if is_here else "starting Ray")
     job = replace(job, needed=(*job.needed, manifest.first_uri(output.uri)))
     verbose = _log.isEnabledFor(logging.DEBUG)
     with open_runner(job, output.uri, here=is_here, verbose=verbose) as runner:
+        start_up = time.monotonic() - start
         if new is not None:
             pending += manifest.cut(output.uri, new, sizes.gpu if runner.on_gpus else sizes.cpu)
         for some, retry_errors, progress in ((pending, False, first), (failed, True, again)):
             if not some:
                 continue
-            progress.begin("loading" if is_here else "starting workers")
+            if not is_here:
+                progress.begin("starting workers")
             done = Counts()
             for counts in runner.run(some, retry_errors):
                 done.add(counts)
                 output.check()
+                for path, error in counts.failures.items():
+                    progress.failed(path, error)
                 progress.show(done.images, done.failed, done.pixels, done.seconds)
             progress.end()
+    return start_up
 
 
 @contextmanager
@@ -165,6 +183,14 @@ def _looked_at_first(config: BulkConfig, uri: str, job: Job) -> Iterator[None]:
     with ray_session.connected(verbose=_log.isEnabledFor(logging.DEBUG)):
         ray_session.check_shared((uris.join(uri, "_run.json"), first, *job.needed))
         yield
+
+
+def listed(config: BulkConfig, left_out: Counter[str]) -> Iterator[Entry]:
+    """The inputs of a job; what is no image is counted by reason. Raises SettingsError."""
+    found = inputs.entries(
+        uris.absolute(config.images), left_out, output=uris.absolute(config.output)
+    )
+    return islice(found, config.limit)
 
 
 def check_apart(place: str, *read: str) -> None:

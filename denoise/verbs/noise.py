@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, get_args
 
 from denoise.images.noise import check_sigma
-from denoise.images.pairs import Pair, PairConfig, errors_of
+from denoise.images.pairs import Kind, Pair, PairConfig, errors_of
 from denoise.output.shard import Counts, ShardTask, ShardWriter
 from denoise.output.tables import NOISE_SCHEMA
 from denoise.runners import Allocation, Job
@@ -21,16 +21,35 @@ _HERE = 128 << 20  # bytes of images that are done sooner in this process than R
 
 @dataclass(frozen=True, kw_only=True)
 class NoiseConfig(BulkConfig):
-    """Add Gaussian noise to images: denoise noise --images photos --output pairs --sigma 0.1"""
+    """Add noise to images: denoise noise --images photos --output pairs --sigma 0.1"""
 
-    sigma: float = 0.1  # standard deviation, on the 0..1 scale
+    kind: Kind = "gaussian"  # of noise; camera: what cameras make, correlated and compressed
+    sigma: float | None = None  # of Gaussian noise: its deviation on the 0..1 scale; else 0.1
+    iso: float | None = None  # strength of camera noise; drawn for each image where not given
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_sigma("sigma", self.sigma)
+        if self.kind not in get_args(Kind):
+            raise ValueError(f"kind must be one of {', '.join(get_args(Kind))}, got {self.kind}")
+        if self.sigma is not None:
+            check_sigma("sigma", self.sigma)
+        pairing_of(self)  # refuses a sigma of camera noise, an ISO of Gaussian noise
 
     def settings(self) -> dict[str, Any]:
-        return super().settings() | {"sigma": self.sigma}
+        sigma = pairing_of(self).sigma
+        return super().settings() | {"kind": self.kind, "sigma": sigma, "iso": self.iso}
+
+
+def pairing_of(config: NoiseConfig) -> PairConfig:
+    """What noise an image gets. Raises ValueError where it is of two kinds."""
+    is_default = config.kind == "gaussian" and config.sigma is None
+    return PairConfig(
+        sigma=0.1 if is_default else config.sigma,
+        kind=config.kind,
+        iso=config.iso,
+        seed=config.seed,
+        max_pixels=config.max_pixels,
+    )
 
 
 def noise(config: NoiseConfig) -> dict[str, Any]:
@@ -51,9 +70,8 @@ def worker(allocation: Allocation, config: NoiseConfig) -> Callable[[ShardTask],
 
 def noise_shard(task: ShardTask, config: NoiseConfig, allocation: Allocation) -> Counts:
     """Add noise to the images of a shard and write its part file."""
-    pairing = PairConfig(sigma=config.sigma, seed=config.seed, max_pixels=config.max_pixels)
     with ShardWriter(task, NOISE_SCHEMA) as out:
-        pairs = decoded_pairs(task, out.missing, pairing, allocation, config.max_seconds)
+        pairs = decoded_pairs(task, out.missing, pairing_of(config), allocation, config.max_seconds)
         row = partial(row_of, config=config, output=task.output)
         encoders = 0 if task.announce else allocation.encode or uploaders(config, task.output)
         for pair, columns in in_order(row, pairs, encoders):

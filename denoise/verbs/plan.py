@@ -14,11 +14,12 @@ import numpy as np
 from denoise.output import folder, manifest, tables
 from denoise.output.shard import ShardTask
 from denoise.runners import Allocation, is_private, runs_here
-from denoise.storage import files, inputs, uris
+from denoise.storage import files, uris
 from denoise.storage.inputs import Entry
 from denoise.verbs import infer
-from denoise.verbs.bulk import check_apart
+from denoise.verbs.bulk import check_apart, listed
 from denoise.verbs.infer import InferConfig
+from denoise.verbs.infer_shard import worker
 
 _SAMPLE = 64  # images that stand for all
 _SECONDS = 4.0  # of calibration
@@ -87,10 +88,10 @@ def plan(config: PlanConfig) -> dict[str, Any]:
     _check_output(place, ready, model)
     left_out: Counter[str] = Counter()
     sample = _Sample()
-    listed = inputs.entries(uris.absolute(config.images), left_out, output=place)
+    found = listed(config, left_out)
     foreseen = manifest.foreseen(
         place,
-        sample.of(listed),
+        sample.of(found),
         retry_errors=config.retry_errors,
         overwrite=config.overwrite,
     )
@@ -128,7 +129,7 @@ def _calibrated(sample: list[Entry], config: InferConfig, model: str) -> Iterabl
     import torch
 
     torch.set_num_threads(1)  # as a worker on a CPU has
-    work = infer.worker(Allocation(), replace(config, save="parquet"), model)
+    work = worker(Allocation(), replace(config, save="parquet"), model)
     stop = time.perf_counter() + _SECONDS
     with TemporaryDirectory() as scratch:
         for number, entry in enumerate([*sample[:1], *sample]):

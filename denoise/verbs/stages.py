@@ -34,7 +34,7 @@ def decoded_pairs(
 
     An image that takes longer than `seconds` to decode is given up: its error says so.
     """
-    decode = partial(_decode_in_time, config=config, seconds=seconds)
+    decode = partial(decode_in_time, config=config, seconds=seconds)
     if task.announce is not None:
         for entry in missing:
             if entry.path in task.crashed:
@@ -70,7 +70,7 @@ def in_order(call: Callable[[_T], _R], items: Iterable[_T], threads: int) -> Ite
             yield result
 
 
-def _decode_in_time(fetched: Fetched, config: PairConfig, seconds: float) -> Pair:
+def decode_in_time(fetched: Fetched, config: PairConfig, seconds: float) -> Pair:
     """Decode in a thread of its own, which nobody waits for longer than so many seconds.
 
     No library that decodes can be told to stop, so the thread goes on; Ray's workers end after it.

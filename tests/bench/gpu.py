@@ -24,6 +24,7 @@ from denoise.output.shard import Counts, ShardTask
 from denoise.runners import Allocation
 from denoise.storage.inputs import Entry, entries
 from denoise.verbs import infer
+from denoise.verbs.infer_shard import worker
 
 NODE_GPUS, NODE_CORES = 8, 96
 
@@ -66,7 +67,7 @@ def measure(given: argparse.Namespace, folder: str, home: str, listed: list[Entr
     ):
         if not on_gpu:
             torch.set_num_threads(1)
-        work = infer.worker(allocation, config, model)
+        work = worker(allocation, config, model)
         work(ShardTask(home, 0, listed[:4]))  # warms up
         counts, number, start = Counts(), 1, time.perf_counter()
         while time.perf_counter() - start < given.seconds / 2:

@@ -32,7 +32,7 @@ from denoise.output import tables
 from denoise.storage import files, uris
 from denoise.storage.fetch import load_pair
 from denoise.storage.inputs import Entry, entries
-from denoise.verbs.infer import pairing_of, row_of
+from denoise.verbs.infer_shard import pairing_of, row_of
 from denoise.verbs.noise import NoiseConfig, noise
 from denoise.verbs.noise import row_of as noise_row_of
 from tests.running import footer_of, write_part
@@ -240,7 +240,7 @@ def noise_bare(config: NoiseConfig, listed: list[Entry]) -> float:
 
 
 def noise_half(config: NoiseConfig, mine: list[Entry], ready: Any, times: Any) -> None:
-    pairing = PairConfig(sigma=config.sigma, seed=config.seed)
+    pairing = pairing_of(config)
 
     def row(entry: Entry, place: str) -> dict[str, Any]:
         return noise_row_of(load_pair(entry, pairing), config, place)[1]
