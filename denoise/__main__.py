@@ -25,6 +25,7 @@ VERBS = {
     "noise": ("NoiseConfig", "images -> a table of clean and noisy pairs"),
     "train": ("TrainConfig", "images or pairs -> a model package"),
     "infer": ("InferConfig", "images + model -> denoised images and metrics"),
+    "compare": ("CompareConfig", "models side by side: quality, speed, a contact sheet"),
     "plan": ("PlanConfig", "what `infer` with these flags would do, and cost"),
     "extract": ("ExtractConfig", "the images of a finished table as files"),
     "report": ("ReportConfig", "write report.html and summary.json again"),

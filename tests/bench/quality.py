@@ -2,7 +2,9 @@
 
 python -m tests.bench.quality IMAGES [--models unet cae-s ...] [--peers bm3d nlm wavelets]
     [--sigmas 15 25 50 25.5] [--noise unclipped clipped] [--limit N] [--told]
+python -m tests.bench.quality --pairs NOISY CLEAN [--models ...] [--peers ...] [--limit N]
 
+With --pairs, the images are noisy already (see `tests.bench.real`).
 PSNR and SSIM are means over the images, RGB, no border cut off, of results rounded to 8 bits. The
 networks are not told the noise level unless --told; the peers always are. bm3d and PyWavelets (for
 wavelets) come from PyPI: `pip install bm3d PyWavelets`; what is not installed is left out.
@@ -25,13 +27,17 @@ from denoise.nets.denoiser import Denoiser
 from denoise.storage.inputs import entries, source_of
 from denoise.storage.uris import absolute
 from denoise.verbs.compare import Score
+from tests.bench import real
 
 Method = Callable[[np.ndarray, float], np.ndarray]  # noisy [H, W, 3] float32, sigma -> denoised
-PEERS = ("bm3d", "nlm", "wavelets")
+PEERS = ("bm3d", "nlm", "wavelets", "opencv")
 
 
 def main() -> None:
     asked = flags()
+    if asked.pairs:
+        real.main(*asked.pairs, asked.models, asked.peers, asked.limit)
+        return
     images = list(pictures(asked.images, asked.limit))
     megapixels = sum(clean.shape[0] * clean.shape[1] for _, clean in images) / 1e6
     print(f"{len(images)} images of {asked.images}, {megapixels:.1f} megapixels")
@@ -51,14 +57,18 @@ def main() -> None:
 
 def flags() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("images")
+    parser.add_argument("images", nargs="?")
+    parser.add_argument("--pairs", nargs=2, metavar=("NOISY", "CLEAN"))
     parser.add_argument("--models", nargs="*", default=["classic", "unet"])
     parser.add_argument("--peers", nargs="*", default=list(PEERS), choices=PEERS)
     parser.add_argument("--sigmas", nargs="*", type=float, default=[15, 25, 50, 25.5])
     parser.add_argument("--noise", nargs="*", default=["unclipped", "clipped"])
     parser.add_argument("--limit", type=int)
     parser.add_argument("--told", action="store_true")
-    return parser.parse_args()
+    asked = parser.parse_args()
+    if bool(asked.images) == bool(asked.pairs):
+        parser.error("give either IMAGES, to add noise to, or --pairs NOISY CLEAN")
+    return asked
 
 
 def pictures(images: str, limit: int | None) -> Iterator[tuple[str, np.ndarray]]:
@@ -80,7 +90,8 @@ def methods(asked: argparse.Namespace) -> Iterator[tuple[str, str, Method]]:
         about = f"{network.model.macs_per_pixel / 1e3:.0f} | {count / 1e6:.2f} M"
         yield network.name, about, network_method(name, told=asked.told)
     for peer in asked.peers:
-        method = {"bm3d": bm3d_method, "nlm": nlm_method, "wavelets": wavelets_method}[peer]()
+        peers = {"bm3d": bm3d_method, "nlm": nlm_method, "wavelets": wavelets_method}
+        method = peers[peer]() if peer in peers else None  # OpenCV's is for real pairs alone
         if method is not None:
             yield peer, "- | -", method
 
