@@ -3,13 +3,16 @@ PYTHON ?= python3
 EXTRAS := s3,gcs,azure,formats,ssim,export
 BIN := .venv/bin
 
-.PHONY: demo test lint bench
+.PHONY: demo test test-all lint bench
 
 demo: .venv/.ready ## the main jobs on the sample photographs
 	@$(BIN)/denoise demo --output demo
 
-test: .venv/.ready-dev ## the whole test suite
-	@$(BIN)/python -m pytest
+test: .venv/.ready-dev ## every law, both runners, one Ray session: minutes
+	@$(BIN)/python -m pytest -m "not stores and not cluster and not slow"
+
+test-all: .venv/.ready-dev ## besides, what needs clusters, emulators, kills and long runs
+	@$(BIN)/python -m pytest -m "stores or cluster or slow"
 
 lint: .venv/.ready-dev ## what .ci/run checks before the tests
 	$(BIN)/ruff format --check .

@@ -6,14 +6,18 @@ import os
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from importlib import import_module
+from types import TracebackType
 from typing import Any
 
 from denoise import __version__, flags
+from denoise.errors import printable
 from denoise.report.progress import is_live
+from denoise.typed import spelled_out
 
 # verb -> (its config, what it does); `denoise.verbs.VERB` has the config and a function VERB
 VERBS = {
@@ -21,7 +25,9 @@ VERBS = {
     "noise": ("NoiseConfig", "images -> a table of clean and noisy pairs"),
     "train": ("TrainConfig", "images or pairs -> a model package"),
     "infer": ("InferConfig", "images + model -> denoised images and metrics"),
+    "compare": ("CompareConfig", "models side by side: quality, speed, a contact sheet"),
     "plan": ("PlanConfig", "what `infer` with these flags would do, and cost"),
+    "extract": ("ExtractConfig", "the images of a finished table as files"),
     "report": ("ReportConfig", "write report.html and summary.json again"),
     "models": ("ModelsConfig", "the shipped models, with their PSNR"),
     "export": ("ExportConfig", "a model package -> ONNX or torch.export"),
@@ -51,6 +57,7 @@ def main(arguments: list[str] | None = None, *, verb: str | None = None) -> None
     interrupted: list[int] = []  # not an Event, whose lock a handler must not wait for
     for sign in (signal.SIGINT, signal.SIGTERM):  # a shell's background jobs begin without SIGINT
         signal.signal(sign, partial(_interrupt, interrupted))
+    sys.excepthook = _print_traceback
     sys.exit(_run(verb, given, interrupted))
 
 
@@ -58,6 +65,8 @@ def _verb_of(given: list[str]) -> tuple[str, list[str]]:
     """The verb, and what follows it; --help, --version and a wrong verb end here."""
     if not given:
         sys.exit(_fail(f"denoise: a verb is missing (one of {', '.join(VERBS)})", 2))
+    if given[0] == "help" and len(given) > 1:
+        given = [given[1], "--help"]
     if given[0] in ("-h", "--help", "help"):
         listed = "".join(f"  {name:8}{about}\n" for name, (_, about) in VERBS.items())
         sys.stdout.write(_HELP + listed)
@@ -88,15 +97,17 @@ def _run(verb: str, given: list[str], interrupted: list[int]) -> int:
 
 def _done(verb: str, given: list[str], interrupted: list[int]) -> int:
     try:
+        verb, given = spelled_out(verb, given)
         config, as_json, verbose = flags.read(verb, _config_of(verb), given)
     except ValueError as error:
         return _fail(f"denoise {verb}: {error}", 2)
     _log_to_stderr(verbose)
     _set_up_ray(verbose)
     from denoise.errors import SettingsError
+    from denoise.runners.working_folder import outside_the_upload
 
     try:
-        with _quiet_stdout():
+        with _quiet_stdout(), outside_the_upload(config) as config:
             found = getattr(import_module(f"denoise.verbs.{verb}"), verb)(config)
     except Exception as error:
         # what a task of Ray's raised is a SettingsError too, and has a cause: work had begun
@@ -113,7 +124,7 @@ def _done(verb: str, given: list[str], interrupted: list[int]) -> int:
         if verbose or words is None:
             raise
         return _fail(f"denoise {verb}: {words} (-v shows where)", 1)
-    _show(found, as_json=as_json)
+    _show(found, config, as_json=as_json)
     if found.get("ok") is False:
         return 1
     limit = getattr(config, "max_error_rate", 1.0)
@@ -130,7 +141,8 @@ def _words_of(error: Exception) -> str | None:
     if isinstance(cause, OSError):
         name = uris.shown(str(cause.filename or ""))
         words = errors.words_of(cause) if cause.errno else text
-        return f"{name}: {words}" if name else words
+        # without a name, what kind of error it is at least says where to look
+        return f"{name or type(cause).__name__}: {words}" if name or cause.errno else words
     if isinstance(cause, errors.WriteError | errors.SettingsError):
         return text
     return str(error) if cause is error and isinstance(error, RuntimeError) else None
@@ -157,9 +169,9 @@ def _quiet_stdout() -> Iterator[None]:
 
 
 def _log_to_stderr(verbose: bool) -> None:
-    logging.basicConfig(
-        stream=sys.stderr, format=f"{_clear_line()}%(message)s", level=logging.WARNING
-    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_OneLine())
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
     logging.getLogger("denoise").setLevel(logging.DEBUG if verbose else logging.INFO)
     for name in () if verbose else _STORES:
         logging.getLogger(name).setLevel(logging.CRITICAL)
@@ -173,29 +185,59 @@ def _set_up_ray(verbose: bool) -> None:
         os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "killed by `ray.kill`")
 
 
-def _show(found: dict[str, Any], *, as_json: bool) -> None:
-    """The result: one line of JSON, or a short table of what fits on a line."""
+def _show(found: dict[str, Any], config: Any, *, as_json: bool) -> None:
+    """The result: one line of JSON, the last words of a job, or a short table."""
     if as_json:
         print(json.dumps(found, default=str))
+        return
+    if ("start_up_seconds" in found and "done" in found) or found.get("nothing_to_do"):
+        from denoise.report.closing import closing_words
+        from denoise.storage import uris
+
+        for line in closing_words(found, uris.absolute(config.output)):
+            _print(line)
         return
     for name, value in (found | found.get("metrics", {})).items():
         if isinstance(value, dict) and "mean" in value:
             value = f"mean {_short(value['mean'])}, median {_short(value['median'])}"
         if value is not None and not isinstance(value, dict | list):
-            print(f"{name.replace('_', ' '):24}{_short(value)}")
+            _print(f"{name.replace('_', ' '):24}{_short(value)}")
     for error, count in found.get("errors", {}).items():
-        print(f"{count} failed: {error}")
+        _print(f"{count} failed: {error}")
     for row in found.get("table", []):
-        print(row)
+        _print(row)
 
 
 def _short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
+def _print(line: object) -> None:
+    """A line of the result, which may name what a stranger named."""
+    print(printable(line))
+
+
 def _fail(words: str, code: int) -> int:
-    print(_clear_line() + words, file=sys.stderr)
+    print(_clear_line() + printable(words), file=sys.stderr)
     return code
+
+
+def _print_traceback(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    """What Python prints of a bug, with no escapes for the terminal in it."""
+    lines = "".join(traceback.format_exception(kind, error, trace)).splitlines()
+    print(*map(printable, lines), sep="\n", file=sys.stderr)
+
+
+class _OneLine(logging.Formatter):
+    """A message of the log on one line of the terminal, a traceback below it on several."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return _clear_line() + printable(record.message)
+
+    def formatException(self, ei: Any) -> str:
+        return "\n".join(map(printable, super().formatException(ei).splitlines()))
 
 
 def _clear_line() -> str:

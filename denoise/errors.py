@@ -3,7 +3,18 @@
 import os
 import re
 
-SECRETS = r"(?i)([\w-]*(?:sig|signature|key|token|secret|password|credential)[\w-]*)=[^&;\s]+"
+# what the names of secrets have in them, among the fields of a query or of a library's message
+SECRETS = (
+    r"(?i)([\w-]*(?:sig(?!ma)|signature|key|token|secret|passw|pwd|credential|code|jwt|auth|access|sas"
+    r"|session|ticket)[\w-]*)=[^&;\s]+"
+)
+_QUERY = r"(\bhttps?://[^\s?#'\"<>]+)[?#][^\s'\"<>)]*"
+# control characters, marks of direction and breaks of lines, invisible ones, halves of a pair;
+# not the joiners, which Persian and emoji are written with
+_UNPRINTABLE = re.compile(
+    r"[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff"
+    r"\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e0fff]"
+)
 _WORDS: dict[type[BaseException], str] = {
     FileNotFoundError: "no such file",
     NotADirectoryError: "a part of its path is no folder",
@@ -35,6 +46,11 @@ class SettingsError(ValueError):
     """Wrong flags, places or settings, found before any work: one line, exit code 2."""
 
 
+# The error of an image that workers died on.
+CRASHED = (
+    "three workers died on it (out of memory, or a decoder that crashed); --retry-errors tries it"
+    " again"
+)
 # What may go wrong with one image without ending a run: its row says it.
 FAILURES = (ImageError, SettingsError, OSError, MemoryError)
 
@@ -62,6 +78,15 @@ def why(error: BaseException) -> str:
     return words_of(error) if isinstance(error, OSError) else str(error)
 
 
+def printable(text: object) -> str:
+    """A text on one line of a terminal: what would move the cursor, colour, clear, turn the
+    direction of writing or not be seen at all is written as its escape, `\\r` or `\\u202e`.
+
+    Names of files, settings of a stranger's folder and what a library says may hold anything.
+    """
+    return _UNPRINTABLE.sub(lambda found: repr(found[0])[1:-1], str(text))
+
+
 def without_user(text: str) -> str:
     """Without a user name and password; Azure's containers stand in that place and stay."""
     text = re.sub(r"(?<!\baz)(?<!\babfs)(?<!\babfss)://[^/@\s]*@", "://", text)
@@ -70,7 +95,10 @@ def without_user(text: str) -> str:
 
 
 def without_secrets(text: str) -> str:
-    text = re.sub(SECRETS, r"\1=...", without_user(text))
+    """Without user names, passwords, queries and whatever else may let somebody in."""
+    text = re.sub(_QUERY, r"\1?...", without_user(text))
+    text = re.sub(SECRETS, r"\1=...", text)
+    text = re.sub(r"(?i)\b(bearer|basic) [\w.~+/=-]{8,}", r"\1 ...", text)
     for name, value in os.environ.items():
         if len(value) > 7 and re.search(
             r"(?i)secret|key|token|password|connection_string|sas", name

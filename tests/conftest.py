@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from denoise.runners.ray_session import Resources, connected
+from denoise.runners.ray_session import connected
+from denoise.runners.resources import Resources
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -18,6 +18,7 @@ from typing import Any
 from uuid import uuid4
 
 import pyarrow.parquet as pq
+import pytest
 
 from denoise.output import tables
 from denoise.storage import files, uris
@@ -170,6 +171,31 @@ def same(ours: Iterable[Mapping[str, Any]], theirs: Iterable[Mapping[str, Any]])
     told += [f"too many: {name}" for name in sorted(mine.keys() - others.keys())]
     both = sorted(mine.keys() & others.keys())
     return told + [f"different: {name}" for name in both if mine[name] != others[name]]
+
+
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of its own, with room for about half of the output."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    made = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1500k", "tmpfs", str(disk)], capture_output=True
+    )
+    if made.returncode:
+        pytest.skip(f"cannot mount a small disk: {made.stderr.decode().strip()}")
+    try:
+        yield disk
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def write_part(
+    output: str, shard: int, rows: Iterable[dict[str, Any]], schema: Any, about: Any = None
+) -> None:
+    """Writes a part file with these rows."""
+    with tables.PartFile(output, shard, schema) as part:
+        part.about = dict(about or {})
+        for row in rows:
+            part.add(row)
 
 
 def footer_of(part: str) -> dict[str, Any]:

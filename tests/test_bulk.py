@@ -5,7 +5,6 @@ import os
 import shutil
 from collections.abc import Callable
 from dataclasses import fields, replace
-from functools import partial
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -22,12 +21,13 @@ from denoise.images.noise import add_noise, seed_of
 from denoise.nets import networks, package
 from denoise.output import tables
 from denoise.report import progress
-from denoise.runners import ray_session
+from denoise.runners import ray_data, ray_session
 from denoise.storage import files
 from denoise.verbs import bulk
-from denoise.verbs.bulk import file_of
-from denoise.verbs.infer import _stages, prepared
+from denoise.verbs.infer import job_of, prepared
 from denoise.verbs.noise import NoiseConfig, noise
+from denoise.verbs.save import file_of
+from denoise.verbs.save import save as save_picture
 
 
 @pytest.fixture(scope="module")
@@ -55,9 +55,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def denoised(
-    ray_session: object, tmp_path_factory: pytest.TempPathFactory, pictures: Path, network: str
-) -> InferConfig:
+def denoised(tmp_path_factory: pytest.TempPathFactory, pictures: Path, network: str) -> InferConfig:
     """A finished run, for tests that only read it."""
     place = tmp_path_factory.mktemp("denoised") / "out"
     config = InferConfig(
@@ -119,15 +117,17 @@ def test_an_interrupted_run_goes_on_and_leaves_no_trace_of_it(
     assert rows_of(copy.output) == rows_of(denoised.output)
 
 
+@pytest.mark.ray
 def test_shards_are_done_a_few_at_a_time_where_there_are_many(
+    ray_session: object,
     denoised: InferConfig,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ):
-    monkeypatch.setattr(bulk, "_AT_ONCE", 1)
+    monkeypatch.setattr(ray_data, "_AT_ONCE", 1)
     monkeypatch.setattr(progress, "_PLAIN", 0.0)
-    infer(replace(denoised, output=str(tmp_path / "out")))
+    infer(replace(denoised, output=str(tmp_path / "out"), workers=1))
     assert len(parts_of(tmp_path / "out")) > 1
     assert rows_of(tmp_path / "out") == rows_of(denoised.output)
     total = len(rows_of(denoised.output))
@@ -135,7 +135,7 @@ def test_shards_are_done_a_few_at_a_time_where_there_are_many(
 
 
 def test_what_changed_since_is_done_and_errors_are_tried_again(
-    ray_session: object, photos: Path, tmp_path: Path, network: str
+    photos: Path, tmp_path: Path, network: str
 ):
     config = InferConfig(images=str(photos), output=str(tmp_path / "out"), model=network)
     infer(config)
@@ -179,7 +179,7 @@ def test_infer_with_noise_equals_infer_on_the_noise_jobs_output(
 
 
 def test_noise_is_that_of_path_and_seed_whatever_the_folder_around(
-    ray_session: object, many: Callable[[int], Path], tmp_path: Path
+    many: Callable[[int], Path], tmp_path: Path
 ):
     root = many(12)
     noise(NoiseConfig(images=str(root), output=str(tmp_path / "all"), seed=5))
@@ -195,9 +195,7 @@ def test_noise_is_that_of_path_and_seed_whatever_the_folder_around(
     assert np.array_equal(stored, to_pixels(noisy, 8))
 
 
-def test_a_reference_is_compared_with_and_its_troubles_are_rows(
-    ray_session: object, tmp_path: Path, network: str
-):
+def test_a_reference_is_compared_with_and_its_troubles_are_rows(tmp_path: Path, network: str):
     noisy, clean = tmp_path / "noisy", tmp_path / "clean"
     for folder in (noisy, clean):
         folder.mkdir()
@@ -238,7 +236,7 @@ def test_images_are_saved_where_they_were_asked_for(
 
 @pytest.mark.parametrize("save", ["files", "none"])
 def test_noise_that_keeps_no_pairs_in_its_table_is_measured_and_drawn_all_the_same(
-    ray_session: object, pictures: Path, tmp_path: Path, save: bulk.Save
+    pictures: Path, tmp_path: Path, save: bulk.Save
 ):
     config = NoiseConfig(images=str(pictures), output=str(tmp_path / "out"), save=save)
     summary = noise(config)
@@ -249,15 +247,13 @@ def test_noise_that_keeps_no_pairs_in_its_table_is_measured_and_drawn_all_the_sa
 
 def test_a_file_in_the_way_of_an_images_folder_is_that_images_error(tmp_path: Path):
     config = NoiseConfig(images="photos", output=str(tmp_path), save="files")
-    bulk.save(Picture(photo()), "a.png", config, str(tmp_path))  # becomes images/a.png.png
+    save_picture(Picture(photo()), "a.png", config, str(tmp_path))  # becomes images/a.png.png
     for inside in ("a.png.png/b.png", "a.png.png/more/b.png"):
         with pytest.raises(ImageError, match="cannot be a file's"):
-            bulk.save(Picture(photo()), inside, config, str(tmp_path))
+            save_picture(Picture(photo()), inside, config, str(tmp_path))
 
 
-def test_lossy_files_are_measured_as_they_are_stored(
-    ray_session: object, photos: Path, tmp_path: Path, network: str
-):
+def test_lossy_files_are_measured_as_they_are_stored(photos: Path, tmp_path: Path, network: str):
     config = InferConfig(
         images=str(photos / "more"), output=str(tmp_path / "out"), model=network,
         add_noise=0.05, format="same", quality=50, ssim=True,
@@ -270,9 +266,7 @@ def test_lossy_files_are_measured_as_they_are_stored(
     assert 0 < row["ssim_noisy"] <= 1 and row["ssim"] is not None
 
 
-def test_the_noise_jobs_metrics_are_of_both_stored_images(
-    ray_session: object, pictures: Path, tmp_path: Path
-):
+def test_the_noise_jobs_metrics_are_of_both_stored_images(pictures: Path, tmp_path: Path):
     noise(
         NoiseConfig(
             images=str(pictures / "more"), output=str(tmp_path / "out"), format="jpeg", quality=60
@@ -283,9 +277,7 @@ def test_the_noise_jobs_metrics_are_of_both_stored_images(
         assert row["mse"] == pytest.approx(mse(noisy, clean), abs=1e-9)
 
 
-def test_unrounded_noise_is_that_of_the_literature(
-    ray_session: object, tmp_path: Path, network: str
-):
+def test_unrounded_noise_is_that_of_the_literature(tmp_path: Path, network: str):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "black.png").write_bytes(encoded(np.zeros((64, 64, 3), np.uint8)))
     found = {}
@@ -344,18 +336,18 @@ def test_nothing_is_discarded_before_what_may_be_wrong_was_looked_at(
     assert rows_of(denoised.output) == before
 
 
-def test_a_model_that_is_replaced_during_a_run_ends_it(
-    ray_session: object, pictures: Path, tmp_path: Path
-):
+def test_a_model_that_is_replaced_during_a_run_ends_it(pictures: Path, tmp_path: Path):
     place = str(tmp_path / "model")
     package.save(place, networks.build("classic"), {"architecture": "classic"})
     config, name, needed = prepared(
         InferConfig(images=str(pictures), output=str(tmp_path / "out"), model=place)
     )
     package.save(place, networks.build("classic"), {"architecture": "classic"})
-    stages = partial(_stages, config=config, model=name)
+    job = job_of(config, name, needed)
     with pytest.raises(SettingsError, match=f"this run's is {name}: it was replaced"):
-        bulk.run(config, "infer", config.settings() | {"model": name}, stages, needed)
+        bulk.run(
+            config, "infer", config.settings() | {"model": name}, job, bulk.Sizes(here=1 << 30)
+        )
     assert not tables.parts(config.output)
 
 
@@ -375,6 +367,8 @@ def test_a_model_that_is_replaced_during_a_run_ends_it(
         ({"max_error_rate": 2.0}, "max-error-rate must lie in 0..1, got 2"),
         ({"gpus_per_worker": float("nan")}, "gpus-per-worker must lie in 0..1.*got nan"),
         ({"gpus_per_worker": 0.0}, "gpus-per-worker must lie in 0..1.*got 0"),
+        ({"max_seconds": 0}, "max-seconds must be above 0, got 0"),
+        ({"device": "tpu"}, "device must be one of auto, cpu, gpu, got tpu"),
         ({"output": ""}, "output must not be empty"),
         ({"seed": 2**63}, "seed must fit in 64 bits"),
     ],

@@ -1,5 +1,6 @@
 """The demo: every job on the sample photographs, and again where it was left."""
 
+import json
 import re
 from io import BytesIO
 from pathlib import Path
@@ -11,6 +12,7 @@ import denoise
 from denoise.errors import SettingsError
 from denoise.images.codec import decode
 from denoise.output import tables
+from denoise.output.folder import FORMAT
 from denoise.verbs.demo import DemoConfig, _discard_trained, demo
 
 SAMPLES = Path(denoise.__file__).parent / "samples"
@@ -24,12 +26,14 @@ def shown(tmp_path_factory, ray_session):
     return demo(DemoConfig(output=str(folder), steps=2)), folder
 
 
+@pytest.mark.slow
 def test_every_photograph_gains(shown):
     said, _ = shown
     assert said["images"] == len(PHOTOGRAPHS) == len(said["gains_db"])
     assert min(said["gains_db"].values()) > 3
 
 
+@pytest.mark.slow
 def test_it_leaves_a_table_a_report_and_a_contact_sheet(shown):
     said, folder = shown
     assert {row["path"] for row in tables.rows(str(folder / "denoised"))} == {
@@ -40,6 +44,7 @@ def test_it_leaves_a_table_a_report_and_a_contact_sheet(shown):
     assert len(said["table"]) == len(PHOTOGRAPHS) + 1
 
 
+@pytest.mark.slow
 def test_running_it_again_says_the_same_and_works_no_more(shown):
     said, folder = shown
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.parquet")}
@@ -48,6 +53,7 @@ def test_running_it_again_says_the_same_and_works_no_more(shown):
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.parquet")} == before
 
 
+@pytest.mark.slow
 def test_to_overwrite_takes_only_what_jobs_made(shown):
     said, folder = shown
     mine = [folder / name / "mine.txt" for name in ("pairs", "denoised")]
@@ -63,7 +69,8 @@ def test_to_overwrite_takes_only_what_jobs_made(shown):
 def test_a_folder_that_another_job_made_is_not_taken_for_a_model(tmp_path: Path):
     folder = tmp_path / "model"
     folder.mkdir()
-    (folder / "_run.json").write_text('{"verb": "infer"}')
+    run = {"format_version": FORMAT, "verb": "infer", "settings": {}}
+    (folder / "_run.json").write_text(json.dumps(run))
     with pytest.raises(SettingsError, match=r"/model is the output of `infer`"):
         _discard_trained(str(folder))
     assert (folder / "_run.json").exists()

@@ -5,17 +5,17 @@ import os
 import re
 import signal
 import subprocess
-import threading
-from collections.abc import Callable, Iterator
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from denoise.runners.crash_guard import KILLER
 from tests import running, servers
-from tests.running import Done, Job, parts_in, rows_of, run, same, wait_until
+from tests.running import Done, Job, parts_in, rows_of, run, same, small_disk, wait_until
+
+pytestmark = pytest.mark.slow
+
+small_disk = pytest.fixture(small_disk)
 
 IMAGES = 96  # enough that something can die in the middle, few enough for two cores
 
@@ -100,38 +100,6 @@ def test_a_killed_worker_costs_nothing_but_time(
     assert same(rows_of(tmp_path / "out"), rows_of(undisturbed)) == []
 
 
-def test_an_image_that_kills_each_of_its_workers_is_an_error_row_and_the_others_are_fine(
-    images: Path, model: str, tmp_path: Path
-):
-    """As one does that is too large for a worker's memory, or crashes a decoder."""
-    killed: list[int] = []
-
-    class Store(SimpleHTTPRequestHandler):
-        def do_GET(self) -> None:
-            if self.path == "/3/00003.png":
-                workers = job.processes("ray::MapWorker")
-                killed.extend(pid for pid in workers if running.send(pid, signal.SIGKILL))
-            super().do_GET()
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Store, directory=images)) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        root = f"http://127.0.0.1:{server.server_port}"
-        names = [f"{root}/{number % 7}/{number:05d}.png" for number in range(12)]
-        (tmp_path / "list.txt").write_text("\n".join(names))
-        flags = ["--images", str(tmp_path / "list.txt"), "--output", str(tmp_path / "out")]
-        job = Job("infer", *flags, "--model", model, "--max-error-rate", "0.5", "--workers", "1")
-        done = job.done()
-        server.shutdown()
-    assert done.code == 0, done.err
-    rows = rows_of(tmp_path / "out")
-    assert len(rows) == 12 and len(killed) == 6
-    ((path, error),) = [(row["path"], row["error"]) for row in rows if row["error"]]
-    assert path.endswith("3/00003.png") and error == KILLER
-
-
 def test_a_killed_noise_job_resumes_too(images: Path, tmp_path: Path):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     assert run("noise", "--images", str(images), "--output", str(whole)).code == 0
@@ -168,22 +136,6 @@ def test_a_training_on_a_full_disk_ends_at_once_in_plain_words(images: Path, sma
         f"denoise train: no space left for {small_disk}/out, or for Ray's own files "
         "(-v shows where)"
     )
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of its own, with room for about half of the output."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    made = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1500k", "tmpfs", str(disk)], capture_output=True
-    )
-    if made.returncode:
-        pytest.skip(f"cannot mount a small disk: {made.stderr.decode().strip()}")
-    try:
-        yield disk
-    finally:
-        subprocess.run(["umount", str(disk)], check=True)
 
 
 @pytest.mark.parametrize("fault", ["cut", "stall"])

@@ -1,11 +1,14 @@
 """Every kind of `--images` gives each input image once, under a path relative to its root."""
 
 import os
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -21,7 +24,7 @@ from denoise.storage import disk, files
 from denoise.storage.fetch import load_pair
 from denoise.storage.inputs import Entry, entries, source_of
 from denoise.storage.references import reference_of
-from denoise.training.samples import photo_row
+from denoise.training.photos import decode_photos
 
 
 def found(images: object, output: str | None = None) -> tuple[dict[str, Entry], Counter[str]]:
@@ -286,6 +289,24 @@ def test_an_output_folder_behind_a_link_is_known_for_what_it_is(tmp_path: Path):
         assert list(listed) == ["a.png"] and left_out["inside the output folder"] == 1
 
 
+@contextmanager
+def serving(folder: Path) -> Iterator[tuple[int, list[str]]]:
+    """A server of a folder on this machine: its port, and what it was asked for."""
+    asked: list[str] = []
+
+    class Handler(SimpleHTTPRequestHandler):
+        def __init__(self, *args: object) -> None:
+            super().__init__(*args, directory=str(folder))
+
+        def log_message(self, _: str, *args: object) -> None:
+            asked.append(str(args))
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_address[1], asked
+        server.shutdown()
+
+
 def test_a_hugging_face_table_may_name_its_images_by_whole_paths(tmp_path: Path):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "a.png").write_bytes(encoded(photo()))
@@ -293,8 +314,37 @@ def test_a_hugging_face_table_may_name_its_images_by_whole_paths(tmp_path: Path)
     (tmp_path / "tables").mkdir()
     pq.write_table(pa.table({"image": image}), tmp_path / "tables" / "a.parquet")
     (entry,) = found(tmp_path / "tables")[0].values()
-    assert source_of(entry).encoded == encoded(photo())
+    assert source_of(entry, allow_elsewhere=True).encoded == encoded(photo())
     assert entry.size == 0  # not known: the table is small, the image need not be
+    pair = load_pair(entry, PairConfig(allow_elsewhere=True))
+    assert pair.error is None and pair.noisy is not None
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["{secret}", "file://{secret}", "../../secret.png", "http://127.0.0.1:{port}/secret.png"],
+)
+@pytest.mark.parametrize("column", ["image", "noisy", "clean", "file"])
+def test_a_strangers_table_reads_no_file_of_this_machine_and_asks_none_of_its_servers(
+    tmp_path: Path, path: str, column: str
+):
+    secret = tmp_path / "secret.png"
+    secret.write_bytes(encoded(photo()))
+    with serving(tmp_path) as (port, asked):
+        named = {"bytes": None, "path": path.format(secret=secret, port=port)}
+        rows: dict[str, list[object]] = {"path": ["a"], column: [named]}
+        if column == "clean":
+            rows["noisy"] = [{"bytes": encoded(photo()), "path": "a"}]
+        if column == "file":
+            empty = pa.array([None], pa.struct({"bytes": pa.binary(), "path": pa.string()}))
+            nothing = dict.fromkeys(("sigma", "seed", "error"), pa.array([None], pa.string()))
+            rows |= {"image": empty, "file": [named["path"]], **nothing}
+        (tmp_path / "theirs" / "data").mkdir(parents=True)
+        pq.write_table(pa.table(rows), tmp_path / "theirs" / "data" / "a.parquet")
+        (entry,) = found(tmp_path / "theirs")[0].values()
+        pair = load_pair(entry, PairConfig())
+    assert str(pair.error).startswith("its table names a file elsewhere")
+    assert pair.noisy is None and asked == []
 
 
 def test_a_row_without_its_image_takes_no_other_columns(tmp_path: Path):
@@ -332,7 +382,7 @@ def test_a_place_that_no_package_here_can_reach_is_its_rows_error(tmp_path: Path
     (tmp_path / "list.txt").write_text("zz://bucket/a.png\n")
     (entry,) = found(tmp_path / "list.txt")[0].values()
     assert "cannot open zz://" in str(load_pair(entry, PairConfig()).error)
-    assert "cannot open zz://" in photo_row(entry, 64)["error"]
+    assert "cannot open zz://" in decode_photos([entry], 64)[1].errors[entry.path]
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])

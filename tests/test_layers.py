@@ -12,11 +12,11 @@ import denoise
 HOME = Path(denoise.__file__).parent
 # From the top down: a room imports from itself and from rooms below it.
 ROOMS = (
-    "__main__ flags verbs runners training report nets output storage images errors __init__"
+    "__main__ typed flags verbs runners training report nets output storage images errors __init__"
 ).split()
 ONLY = {  # library -> the rooms that use it
     "fsspec": {"storage"},
-    "ray": {"runners", "training", "verbs"},
+    "ray": {"runners", "training"},
     "torch": {"nets", "training", "verbs"},
 }
 MODULES = sorted(

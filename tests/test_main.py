@@ -15,6 +15,7 @@ import ray
 
 from denoise.__main__ import VERBS, _words_of, main
 from denoise.errors import SettingsError, WriteError
+from denoise.typed import spelled_out
 
 
 @pytest.fixture(scope="module")
@@ -65,17 +66,18 @@ def test_the_completion_is_a_script_of_its_shell(scripts: dict[str, Path], shell
     assert all(f"'{verb}'" in scripts[shell].read_text() for verb in VERBS)
 
 
-BULK = """images output seed save format quality strip_metadata max_pixels workers max_error_rate
-    retry_errors overwrite"""
-INFER = f"{BULK} model add_noise float_noise reference level ssim tile gpus_per_worker"
+BULK = """images output seed save format quality strip_metadata limit max_pixels max_seconds
+    workers max_error_rate retry_errors overwrite"""
+INFER = f"{BULK} model add_noise float_noise reference level ssim tile device gpus_per_worker"
 FLAGS = {
     "demo": "output overwrite sigma steps",
-    "noise": f"{BULK} sigma",
+    "noise": f"{BULK} kind sigma iso",
     "train": """images output validation architecture init workers memory max_error_rate compile
-        sigma steps batch_size patch seed learning_rate loss optimizer precision accumulate
+        kind sigma steps batch_size patch seed learning_rate loss optimizer precision accumulate
         save_every patience""",
     "infer": INFER,
     "plan": INFER,
+    "extract": "output into",
     "report": "output",
     "models": "",
     "export": "model output to",
@@ -121,7 +123,8 @@ class OfRay(RuntimeError):
     [
         (RuntimeError("training failed"), "training failed"),
         (OfRay(WriteError("part-1: no space\nTo change retry ...")), "part-1: no space"),
-        (OfRay(OSError(errno.ENOSPC, "No space left on device")), "no space left on device"),
+        (OSError(errno.ENOSPC, "No space left on device"), "OSError: no space left on device"),
+        (FileNotFoundError(errno.ENOENT, "No such file"), "FileNotFoundError: no such file"),
         (OfRay(SettingsError("s3:// needs a package more")), "s3:// needs a package more"),
         (PermissionError(errno.EACCES, "Permission denied", "/a/b"), "/a/b: permission denied"),
         (ConnectionError("Client is shutting down."), "Client is shutting down."),
@@ -158,6 +161,42 @@ def test_the_stores_libraries_are_silent_unless_asked(flags: list[str]):
     assert ("all of it" in said.stderr) == bool(flags)
 
 
+@pytest.mark.parametrize(
+    ("typed", "flags"),
+    [
+        ("infer photos out", "--images photos --output out"),
+        ("infer photos -o out", "--images photos --output out"),
+        ("noise a b --sigma 25/255", f"--images a --output b --sigma {25 / 255!r}"),
+        ("train a b --sigma 0 51/255", "--images a --output b --sigma 0 0.2"),
+        ("infer a b --format jpg", "--images a --output b --format jpeg"),
+        ("infer 1/2 b --reference 3/4", "--images 1/2 --output b --reference 3/4"),
+        ("report out", "--output out"),
+        ("export unet", "--model unet"),
+    ],
+)
+def test_names_fractions_and_short_forms_are_flags(typed: str, flags: str):
+    verb, *given = typed.split()
+    assert spelled_out(verb, given) == (verb, flags.split())
+
+
+def test_a_dry_run_is_a_plan():
+    assert spelled_out("infer", ["a", "b", "--dry-run"])[0] == "plan"
+
+
+@pytest.mark.parametrize(
+    ("typed", "words"),
+    [
+        ("infer a.png b.png c.png", r"3 names before the flags .* put a pattern in quotes"),
+        ("infer a b --images c", "--images is given twice"),
+        ("models x", "1 names before the flags .* it takes no names"),
+    ],
+)
+def test_names_that_make_no_sense_are_refused_in_one_sentence(typed: str, words: str):
+    verb, *given = typed.split()
+    with pytest.raises(ValueError, match=words):
+        spelled_out(verb, given)
+
+
 def test_a_verb_that_is_nearly_right_is_guessed(capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit) as ended:
         main(["infre"])
@@ -190,3 +229,56 @@ def test_a_wrong_flag_is_one_clear_line_without_markup(
     assert line.startswith(f"denoise {typed.split()[0]}: " if typed else "denoise: ")
     assert said in line and out == ""
     assert not any(mark in line for mark in ("[bold]", "\x1b", "\u2502", "  "))
+
+
+HOSTILE = "\x1b]0;owned\x07 ruined\rdone\nall fine\u202e\x9b2J caf\udce9"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [SettingsError(HOSTILE), WriteError(HOSTILE), OSError(HOSTILE), KeyError(HOSTILE)],
+    ids=lambda error: type(error).__name__,
+)
+def test_no_error_moves_the_terminal(error: Exception):
+    """Also where it is a bug, and Python prints where it happened."""
+    code = (
+        "import sys, denoise.verbs.doctor as verb\n"
+        "from denoise.__main__ import main\n"
+        "from denoise.errors import SettingsError, WriteError\n"
+        "def doctor(config): raise KIND(HOSTILE)\n"
+        "verb.doctor = doctor\n"
+        "main(['doctor'])\n"
+    )
+    code = code.replace("KIND", type(error).__name__).replace("HOSTILE", repr(HOSTILE))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True)
+    assert b"owned" in done.stderr and done.returncode in (1, 2)
+    assert not set(done.stderr.decode()) & set("\x1b\x07\r\u202e\x9b")
+
+
+def test_no_result_moves_the_terminal(monkeypatch: pytest.MonkeyPatch, capsys):
+    found = {HOSTILE: HOSTILE, "errors": {HOSTILE: 2}, "table": [HOSTILE], "ok": False}
+    monkeypatch.setattr("denoise.verbs.doctor.doctor", lambda config: found)
+    for flags in ([], ["--json"]):
+        with pytest.raises(SystemExit):
+            main(["doctor", *flags])
+        out = capsys.readouterr().out
+        assert "owned" in out and not set(out) & set("\x1b\x07\r\u202e\x9b\udce9")
+        assert "\nall fine" not in out
+
+
+def test_no_line_of_the_log_moves_the_terminal():
+    code = (
+        "import logging\n"
+        "from denoise.__main__ import _log_to_stderr\n"
+        "_log_to_stderr(False)\n"
+        f"text = {HOSTILE!r}\n"
+        "logging.getLogger('denoise').info('of %s', text)\n"
+        "logging.getLogger('PIL').warning(text)\n"
+        "try:\n"
+        "    raise KeyError(text) from ValueError(text)\n"
+        "except KeyError:\n"
+        "    logging.getLogger('denoise').exception(text)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    assert done.stderr.count(b"owned") >= 5
+    assert not set(done.stderr.decode()) & set("\x1b\x07\r\u202e\x9b")

@@ -8,6 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.dataset
 import pytest
+from running import write_part
 
 from denoise.output import manifest, tables
 from denoise.output.tables import NOISE_SCHEMA
@@ -19,13 +20,16 @@ def entry(number: int, mark: str = "1", size: int = 10) -> Entry:
 
 
 def update(place: Path, entries: Iterable[Entry]) -> manifest.Listing:
-    return manifest.update(str(place), iter(list(entries)), Counter())
+    listing = manifest.update(str(place), iter(list(entries)), Counter())
+    if listing.new is not None:
+        manifest.cut(str(place), listing.new)
+    return listing
 
 
 def done(place: Path, shards: Iterable[manifest.Shard]) -> None:
     for shard in shards:
         rows = [{"path": entry.path, "error": None} for entry in shard.entries(str(place))]
-        tables.write_part(str(place), shard.number, rows, NOISE_SCHEMA, {})
+        write_part(str(place), shard.number, rows, NOISE_SCHEMA, {})
 
 
 def paths(place: Path, shards: Iterable[manifest.Shard]) -> list[str]:
@@ -175,5 +179,5 @@ def test_shards_with_errors_are_found(tmp_path: Path):
     shards = manifest.pending(str(tmp_path))
     done(tmp_path, shards)
     bad = [{"path": "a", "error": "empty file"}, {"path": "b", "error": None}]
-    tables.write_part(str(tmp_path), shards[1].number, bad, NOISE_SCHEMA, {})
+    write_part(str(tmp_path), shards[1].number, bad, NOISE_SCHEMA, {})
     assert manifest.with_errors(str(tmp_path)) == [shards[1]]

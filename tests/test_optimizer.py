@@ -14,7 +14,7 @@ from denoise.training.optimizer import (
     optimizers_for,
     orthogonal,
 )
-from denoise.training.samples import Recipe
+from denoise.training.recipe import Recipe
 
 RATE = 1e-2
 RECIPE = Recipe(learning_rate=RATE)

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save as encode
 
 from denoise.errors import SettingsError
-from denoise.nets import package
+from denoise.nets import limits, package
 from denoise.nets.networks import UNTOLD, build
 from denoise.verbs.models import ModelsConfig, models
 
@@ -90,12 +91,44 @@ def changed_config(place: Path, **fields: object) -> None:
     (place / "config.json").write_text(json.dumps(config | fields))
 
 
+UNET = {"widths": [4, 6], "blocks": [1, 1, 1]}
+
+
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
         ({"architecture": "vgg"}, "one of classic"),
+        ({"architecture": ["unet"]}, r"architecture in config.json is \['unet'\]"),
+        ({"architecture": "os:system"}, "one of classic"),
         ({"arguments": {"depth": 3}}, "no such arguments"),
-        ({"arguments": {"widths": [8, 8], "blocks": 1}}, r"Error.s. in loading state_dict"),
+        ({"arguments": []}, r"arguments in config.json is \[\]"),
+        ({"arguments": "x"}, "arguments in config.json is 'x'"),
+        ({"digest": 7}, "digest in config.json is 7"),
+        ({"digest": None}, "digest in config.json is None"),
+        ({"arguments": UNET | {"widths": [8, 6]}}, r"by config.json"),
+        ({"arguments": UNET | {"widths": [4, 6, 8], "blocks": 1}}, "are missing"),
+        ({"arguments": UNET | {"blocks": [1, 0, 1]}}, "are not of this network"),
+        ({"arguments": UNET | {"blocks": 300_000}}, "600,000|900,000 residual blocks, at most"),
+        ({"arguments": UNET | {"blocks": [1, 10**9, 1]}}, "residual blocks, at most 1,000 may be"),
+        ({"arguments": UNET | {"blocks": 1.5}}, "blocks must be a whole number or a few"),
+        ({"arguments": UNET | {"blocks": "2"}}, "blocks must be a whole number or a few"),
+        ({"arguments": UNET | {"blocks": True}}, "blocks must be a whole number or a few"),
+        ({"arguments": UNET | {"blocks": [[1], 1, 1]}}, "blocks must be a whole number or a few"),
+        ({"arguments": UNET | {"blocks": [-1, 1, 1]}}, "from 0 up"),
+        ({"arguments": UNET | {"blocks": [1, 600, 1]}}, "pixels of receptive radius"),
+        ({"arguments": UNET | {"widths": 7}}, "widths must be 1..8 numbers"),
+        ({"arguments": UNET | {"widths": []}}, "widths must be 1..8 numbers"),
+        ({"arguments": UNET | {"widths": [4] * 40}}, "widths must be 1..8 numbers"),
+        ({"arguments": UNET | {"widths": [4, "6"]}}, "widths must be whole numbers"),
+        ({"arguments": UNET | {"widths": [4, 6.0]}}, "widths must be whole numbers"),
+        ({"arguments": UNET | {"widths": [4, None]}}, "widths must be whole numbers"),
+        ({"arguments": UNET | {"widths": [4, 0]}}, "widths must be whole numbers"),
+        ({"arguments": UNET | {"widths": [4, 10**30]}}, "widths must be whole numbers"),
+        ({"arguments": UNET | {"widths": [4000, 4000]}}, "parameters, at most 100,000,000 may be"),
+        ({"arguments": {"widths": [900, 4], "blocks": [2, 1, 2]}}, "multiply-adds a pixel"),
+        ({"architecture": "classic", "arguments": {"width": 4096}}, "parameters, at most"),
+        ({"architecture": "classic", "arguments": {"width": "32"}}, "width must be whole numbers"),
+        ({"architecture": "classic", "arguments": {"width": 0}}, "width must be whole numbers"),
     ],
 )
 def test_a_config_of_another_network_is_refused(tmp_path: Path, fields: dict, words: str):
@@ -103,13 +136,114 @@ def test_a_config_of_another_network_is_refused(tmp_path: Path, fields: dict, wo
     changed_config(tmp_path, **fields)
     with pytest.raises(SettingsError, match=words) as refusal:
         package.load(str(tmp_path))
-    assert "\n" not in str(refusal.value)
+    assert "\n" not in str(refusal.value) and len(str(refusal.value)) < 400
+
+
+def test_what_a_config_asks_for_is_never_built_larger_than_its_weights(tmp_path: Path):
+    saved(tmp_path)
+    changed_config(tmp_path, arguments={"widths": [16, 2000], "blocks": 1})  # 300 MB
+    code = (
+        "import resource, sys, torch\n"
+        "from denoise.errors import SettingsError\n"
+        "from denoise.nets import package, networks\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "try:\n"
+        f"    package.load({str(tmp_path)!r})\n"
+        "except SettingsError as error:\n"
+        "    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, error)"
+    )
+    command = [sys.executable, "-c", code]
+    grown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "by config.json" in grown and int(grown.split()[0]) < 100 << 10  # KiB
+
+
+@pytest.mark.parametrize("blocks", [0, 2, [1, 2], [1, 0, 3]])
+def test_the_parameters_of_a_network_are_known_before_it_is_built(blocks: object):
+    model = build("unet", {"widths": [5, 7], "blocks": blocks})
+    counted = sum(weight.numel() for weight in model.parameters())
+    assert limits.unet_parameters([5, 7], model.arguments["blocks"]) == counted
+
+
+def reweighed(place: Path, encoded: bytes) -> None:
+    """A package whose weights are these, and known to its config.json."""
+    (place / "model.safetensors").write_bytes(encoded)
+    changed_config(place, digest=sha256(encoded).hexdigest())
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_weights_that_are_not_finite_are_refused(tmp_path: Path, value: float):
+    model = saved(tmp_path)
+    weights = model.state_dict()
+    weights["head.weight"][1, 2, 0, 1] = value
+    reweighed(tmp_path, encode(weights))
+    with pytest.raises(SettingsError, match=r"head.weight .* not finite"):
+        package.load(str(tmp_path))
+
+
+@pytest.mark.parametrize("kind", [torch.int64, torch.float64, torch.bool, torch.float8_e4m3fn])
+def test_weights_of_an_unknown_precision_are_refused(tmp_path: Path, kind: torch.dtype):
+    model = saved(tmp_path)
+    reweighed(tmp_path, encode({n: w.to(kind) for n, w in model.state_dict().items()}))
+    with pytest.raises(SettingsError, match="not one of F16, BF16, F32"):
+        package.load(str(tmp_path))
+
+
+def header(**tensors: object) -> bytes:
+    text = json.dumps(tensors).encode()
+    return len(text).to_bytes(8, "little") + text
+
+
+@pytest.mark.parametrize(
+    "encoded",
+    [
+        b"",
+        b"short",
+        (1 << 62).to_bytes(8, "little") + b"{}",
+        (7).to_bytes(8, "little") + b"no json",
+        (2).to_bytes(8, "little") + b"[]",
+        (200_000).to_bytes(8, "little") + b"[" * 200_000,
+        header(),
+        header(**{"\r\n\x1b[2K": {}}),
+        header(**{name: 7 for name in build("unet", SMALL).state_dict()}),
+        header(**{name: {"shape": "x"} for name in build("unet", SMALL).state_dict()}),
+    ],
+)
+def test_weights_that_are_damaged_are_refused_in_one_line(tmp_path: Path, encoded: bytes):
+    saved(tmp_path)
+    reweighed(tmp_path, encoded)
+    with pytest.raises(SettingsError) as refusal:
+        package.load(str(tmp_path))
+    assert str(refusal.value).isprintable() and len(str(refusal.value)) < 400
+
+
+def test_offsets_that_lead_out_of_the_weights_are_refused(tmp_path: Path):
+    saved(tmp_path)
+    encoded = (tmp_path / "model.safetensors").read_bytes()
+    size = int.from_bytes(encoded[:8], "little")
+    tensors = json.loads(encoded[8 : 8 + size])
+    tensors["tail.bias"]["data_offsets"] = [0, 1 << 50]
+    reweighed(tmp_path, header(**tensors) + encoded[8 + size :])
+    with pytest.raises(SettingsError):
+        package.load(str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_a_file_that_is_too_large_is_not_even_read(tmp_path: Path, name: str):
+    saved(tmp_path)
+    with open(tmp_path / name, "r+b") as file:
+        file.truncate(1 << 40)  # takes no room on the disk
+    with pytest.raises(SettingsError, match=r"has 1,099,511,627,776 bytes, at most"):
+        package.load(str(tmp_path))
 
 
 @pytest.mark.parametrize(
     ("file", "content", "words"),
     [
         ("config.json", b"no json", "config.json is no JSON"),
+        ("config.json", b"[" * 100_000, "config.json is no JSON"),
+        ("config.json", b"\xff", "config.json is no JSON"),
+        ("config.json", b"[]", "config.json holds no JSON object"),
+        ("config.json", b"7", "config.json holds no JSON object"),
         ("config.json", b'{"architecture": "unet", "arguments": {}}', "has no digest"),
         ("config.json", None, "cannot read config.json"),
         ("model.safetensors", None, "cannot read model.safetensors"),

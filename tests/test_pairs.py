@@ -9,15 +9,17 @@ from weakref import ref
 import numpy as np
 import pytest
 from conftest import encoded, photo
+from running import write_part
 
 from denoise.images.codec import decode
 from denoise.images.pairs import PairConfig, errors_of
 from denoise.output import tables
 from denoise.storage.fetch import load_pair
 from denoise.storage.inputs import Entry, entries
-from denoise.training.samples import photo_row
-from denoise.verbs.infer import InferConfig, pairing_of
-from denoise.verbs.infer import row_of as inferred_row
+from denoise.training.photos import decode_photos
+from denoise.verbs.infer import InferConfig
+from denoise.verbs.infer_shard import pairing_of
+from denoise.verbs.infer_shard import row_of as inferred_row
 from denoise.verbs.noise import NoiseConfig, row_of
 
 
@@ -105,14 +107,16 @@ def test_noisy_files_without_their_clean_selves_are_never_taken_for_clean_ones(t
     (tmp_path / "a.png").write_bytes(encoded(photo()))
     config = NoiseConfig(images=str(tmp_path), output=str(out), sigma=0.2, seed=3, save="files")
     pair = load_pair(entry(tmp_path), PairConfig(sigma=0.2, seed=3))
-    tables.write_part(str(out), 0, [row_of(pair, config, str(out))], tables.NOISE_SCHEMA, {})
+    write_part(str(out), 0, [row_of(pair, config, str(out))[1]], tables.NOISE_SCHEMA, {})
     (out / "_run.json").write_text("{}")
     (listed,) = entries(str(out), Counter())
     again = load_pair(listed, PairConfig())
     assert (again.sigma, again.seed, again.clean, again.error) == (0.2, 3, None, None)
     assert np.array_equal(again.noisy, decode((out / "images/a.png.png").read_bytes()).pixels)
     assert load_pair(listed, PairConfig(sigma=0.1)).error == "noisy already, as its table says"
-    assert photo_row(listed, 16)["error"] == "noisy, and its table brings no clean image along"
+    assert decode_photos([listed], 16)[1].errors == {
+        listed.path: "noisy, and its table brings no clean image along"
+    }
 
 
 def test_no_second_of_an_image_counts_for_two_stages(tmp_path: Path):
@@ -120,7 +124,7 @@ def test_no_second_of_an_image_counts_for_two_stages(tmp_path: Path):
     config = InferConfig(images=str(tmp_path), output=str(tmp_path / "out"), add_noise=0.1)
     start = time.perf_counter()
     pair = load_pair(entry(tmp_path), pairing_of(config))
-    row = inferred_row(pair, pair.noisy, config, config.output)
+    _, row = inferred_row((pair, pair.noisy), config, "model", config.output)
     spent = time.perf_counter() - start
     assert row["mse"] == row["mse_noisy"] > 0
     assert {"encode", "measure"} <= pair.seconds.keys()

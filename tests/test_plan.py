@@ -7,16 +7,22 @@ from pathlib import Path
 
 import pytest
 from conftest import encoded, photo
-from running import tiny_model
+from running import tiny_model, write_part
 
 from denoise.errors import SettingsError
-from denoise.output import manifest, tables
+from denoise.output import manifest
 from denoise.output.folder import Output
-from denoise.output.manifest import update
 from denoise.output.tables import INFER_SCHEMA
-from denoise.runners.ray_session import Resources
+from denoise.runners.resources import Resources
 from denoise.storage.inputs import Entry, entries
 from denoise.verbs.plan import PlanConfig, _Sample, plan
+
+
+def listed(output: str, photos: Path) -> None:
+    """Lists the photographs, as a run does before its work."""
+    found = manifest.update(output, entries(str(photos), Counter()), Counter())
+    if found.new is not None:
+        manifest.cut(output, found.new)
 
 
 def nothing(photos: Path) -> None: ...
@@ -61,11 +67,11 @@ def test_it_counts_and_estimates_and_leaves_nothing_behind(config: PlanConfig):
 
 
 def test_it_sees_what_is_done_already(config: PlanConfig, photos: Path):
-    update(config.output, entries(str(photos), Counter()), Counter())
+    listed(config.output, photos)
     shard = manifest.pending(config.output)[0]
     (Path(config.output) / "data").mkdir()
     (Path(config.output) / "data" / f"part-{shard.number:08d}.parquet").write_bytes(b"")
-    assert plan(config)["already_done"] == len(shard.span)
+    assert plan(config)["already_done"] == len(shard)
 
 
 @pytest.mark.parametrize("since", [nothing, add, change, take_away, mend, everything])
@@ -74,17 +80,17 @@ def test_it_says_what_a_run_would_find_to_do(
     config: PlanConfig, photos: Path, since: Callable[[Path], None], retry_errors: bool
 ):
     place, config = config.output, replace(config, retry_errors=retry_errors)
-    update(place, entries(str(photos), Counter()), Counter())
+    listed(place, photos)
     for shard in manifest.pending(place):
         paths = [entry.path for entry in shard.entries(place)]
         rows = [{"path": p, "error": "bad" if p == "broken.png" else None} for p in sorted(paths)]
-        tables.write_part(place, shard.number, rows, INFER_SCHEMA, {})
+        write_part(place, shard.number, rows, INFER_SCHEMA)
     before = {path: path.read_bytes() for path in Path(place).rglob("*.*")}
     since(photos)
     found = plan(config)
     assert {path: path.read_bytes() for path in Path(place).rglob("*.*")} == before
 
-    update(place, entries(str(photos), Counter()), Counter())
+    listed(place, photos)
     pending = manifest.pending(place)
     failed = manifest.with_errors(place) if retry_errors else []
     to_do = {entry.path for one in pending if not one.is_again for entry in one.entries(place)}
@@ -97,7 +103,7 @@ def test_it_says_what_a_run_would_find_to_do(
 
 
 def test_to_overwrite_is_to_do_all_of_it(config: PlanConfig, photos: Path):
-    update(config.output, entries(str(photos), Counter()), Counter())
+    listed(config.output, photos)
     found = plan(replace(config, overwrite=True))
     assert (found["already_done"], found["to_do"]) == (0, 8)
 

@@ -8,7 +8,7 @@ import pytest
 
 from denoise.errors import SettingsError
 from denoise.training.metrics_log import Recorder, line_of, tracking
-from denoise.training.samples import Recipe
+from denoise.training.recipe import Recipe
 
 RECORD = {"step": 20, "loss": 0.5, "psnr": 30.0, "images_per_second": 8.0, "seconds_per_step": 2.0}
 
@@ -29,7 +29,7 @@ def test_records_go_to_the_output_and_leave_nothing_where_the_worker_stands(here
 
     shown = []
     with Recorder(str(here.parent / "out"), Recipe(), shown.append, {}) as recorder:
-        recorder.tell(RECORD)
+        recorder.log(RECORD)
         recorder.write([RECORD])
         assert list(here.iterdir())
     assert shown == [RECORD] and not list(here.iterdir())
@@ -40,7 +40,7 @@ def test_records_go_to_the_output_and_leave_nothing_where_the_worker_stands(here
 
 def test_nothing_stays_behind_when_training_fails(here: Path):
     with pytest.raises(ZeroDivisionError), Recorder("out", Recipe(), print, {}) as recorder:
-        recorder.tell(RECORD)
+        recorder.log(RECORD)
         raise ZeroDivisionError
     assert not list(here.iterdir())
 
@@ -74,7 +74,7 @@ def test_mlflow_goes_on_in_the_run_of_the_same_output(here: Path, monkeypatch):
     assert environment["MLFLOW_TRACKING_URI"] == str(here / "runs")
     for step in (20, 40):
         with Recorder("s3://bucket/out", Recipe(), print, environment) as recorder:
-            recorder.tell(RECORD | {"step": step})
+            recorder.log(RECORD | {"step": step})
     (run,) = mlflow.search_runs(output_format="list")
     assert run.info.run_name == "out" and run.info.status == "FINISHED"
     history = mlflow.MlflowClient().get_metric_history(run.info.run_id, "loss")
@@ -87,7 +87,7 @@ def test_weights_and_biases_goes_on_in_the_run_of_the_same_output(here: Path, mo
         monkeypatch.setenv(f"WANDB_{name}", value)
     for step in (20, 40):
         with Recorder("s3://bucket/out", Recipe(), print, tracking()) as recorder:
-            recorder.tell(RECORD | {"step": step})
+            recorder.log(RECORD | {"step": step})
     logs = list(here.glob("wandb/offline-run-*/*.wandb"))
     assert {log.name for log in logs} == {f"run-{recorder.id}.wandb"}
     assert all(b"learning_rate" in log.read_bytes() for log in logs)

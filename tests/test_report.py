@@ -9,18 +9,28 @@ from html import unescape
 from io import BytesIO
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from running import write_part
 
 from denoise import errors
 from denoise.images.metrics import mse, psnr
 from denoise.images.pairs import PairConfig, errors_of
 from denoise.output import manifest, tables
+from denoise.output.folder import FORMAT
+from denoise.report.stats import table_statistics
 from denoise.report.views import SheetRow, contact_sheet
 from denoise.storage import files, inputs
 from denoise.storage.fetch import load_pair
 from denoise.verbs.report import ReportConfig, report
 
+# what `infer` writes, by whatever version: some columns more than the oldest tables have
+INFER_COLUMNS = pa.schema(
+    {field.name: field.type for field in tables.INFER_SCHEMA}
+    | {name: pa.float64() for name in ("removed", "noise_before", "noise_after")}
+)
 NASTY = "<b onclick=alert(1)>&\"'.png"
 
 
@@ -63,6 +73,7 @@ def noise_row(path, seed, sigma=0.1, **size):
 def written(folder, parts, abouts=None):
     """An output folder of `noise` with these rows."""
     run = {
+        "format_version": FORMAT,
         "verb": "noise",
         "settings": {"images": "photos", "output": str(folder), "sigma": 0.1, NASTY: NASTY},
         "versions": {"python": "3"},
@@ -73,14 +84,16 @@ def written(folder, parts, abouts=None):
     files.write(f"{folder}/_run.json", json.dumps(run).encode())
     for shard, rows in enumerate(parts):
         about = (abouts or [{}] * len(parts))[shard]
-        tables.write_part(str(folder), shard, rows, tables.NOISE_SCHEMA, about)
+        write_part(str(folder), shard, rows, tables.NOISE_SCHEMA, about)
     return str(folder)
 
 
 def inferred(folder, photos, **settings):
     """An output folder of `infer` that has removed half of the noise, without a network."""
     listed = inputs.entries(str(photos), Counter())
-    manifest.update(str(folder), listed, Counter())
+    new = manifest.update(str(folder), listed, Counter()).new
+    assert new is not None
+    manifest.cut(str(folder), new)
     wanted = PairConfig(sigma=settings.get("add_noise"))
     for shard in manifest.pending(str(folder)):
         rows = []
@@ -92,8 +105,9 @@ def inferred(folder, photos, **settings):
             row["mse_noisy"], row["psnr_noisy"] = errors_of(pair.noisy, pair.clean)
             row["mse"], row["psnr"] = errors_of(better, pair.clean)
             rows.append(row)
-        tables.write_part(str(folder), shard.number, rows, tables.INFER_SCHEMA, {})
-    run = {"verb": "infer", "settings": {"model": "half@0", **settings}, "versions": {}}
+        write_part(str(folder), shard.number, rows, tables.INFER_SCHEMA, {})
+    run = {"format_version": FORMAT, "verb": "infer", "versions": {}}
+    run["settings"] = {"model": "half@0", **settings}
     files.write(f"{folder}/_run.json", json.dumps(run).encode())
     return str(folder)
 
@@ -175,7 +189,7 @@ def test_worst_median_and_best_images_are_shown_once_each(folder):
     report(ReportConfig(output=folder))
     page = files.read(f"{folder}/report.html").decode()
     assert [title for title in ("Worst", "Median", "Best") if f"<h2>{title} images" in page]
-    shown = re.findall(r"<h3>(.*?)</h3>", page)
+    shown = re.findall(r"<h3><bdi>(.*?)</bdi></h3>", page)
     assert len(shown) == len(set(shown)) == 10
     assert unescape(shown[0]) == f"b/4{NASTY}" and shown[-3] == "a/0.png"
 
@@ -217,17 +231,20 @@ def test_without_a_reference_some_images_are_shown_and_what_was_removed(tmp_path
     folder = inferred(tmp_path / "out", photos_of_mine)
     summary = report(ReportConfig(output=folder))
     assert summary["psnr"] is summary["gain_db"] is summary["histogram"] is None
-    assert panels_in(folder) == ["noisy", "denoised", "removed"] * 4
+    assert panels_in(folder) == ["input", "denoised", "removed"] * 4
 
 
 def test_pairs_that_were_not_kept_are_drawn_again_from_the_inputs(tmp_path, photos_of_mine):
     folder = str(tmp_path / "out")
-    manifest.update(folder, inputs.entries(str(photos_of_mine), Counter()), Counter())
+    new = manifest.update(folder, inputs.entries(str(photos_of_mine), Counter()), Counter()).new
+    assert new is not None
+    manifest.cut(folder, new)
     for shard in manifest.pending(folder):
         paths = sorted(entry.path for entry in shard.entries(folder))
         rows = [noise_row(path, 0) | {"clean": None, "noisy": None} for path in paths]
-        tables.write_part(folder, shard.number, rows, tables.NOISE_SCHEMA, {})
-    run = {"verb": "noise", "settings": {"sigma": 0.1, "seed": 0}, "versions": {}}
+        write_part(folder, shard.number, rows, tables.NOISE_SCHEMA, {})
+    run = {"format_version": FORMAT, "verb": "noise", "versions": {}}
+    run["settings"] = {"sigma": 0.1, "seed": 0}
     files.write(f"{folder}/_run.json", json.dumps(run).encode())
     report(ReportConfig(output=folder))
     assert panels_in(folder) == ["clean", "noisy", "difference"] * 10
@@ -263,8 +280,84 @@ def test_the_gain_is_that_of_images_whose_noisy_and_denoised_psnr_are_both_finit
         for number, (noisy, denoised) in enumerate(errors)
     ]
     folder = written(tmp_path / "out", [[]])
-    tables.write_part(folder, 0, rows, tables.INFER_SCHEMA, {})
+    write_part(folder, 0, rows, tables.INFER_SCHEMA, {})
     assert report(ReportConfig(output=folder))["gain_db"] == pytest.approx(8)
+
+
+def written_infer(folder, parts, **settings):
+    """An output folder of `infer` with these columns of its rows, and no images."""
+    (folder / "data").mkdir(parents=True)
+    for shard, rows in enumerate(parts):
+        table = pa.Table.from_pylist(rows, schema=INFER_COLUMNS)
+        pq.write_table(table, tables.part_uri(str(folder), shard))
+    run = {"verb": "infer", "settings": {"model": "unet@0", **settings}, "versions": {}}
+    files.write(f"{folder}/_run.json", json.dumps(run).encode())
+    return str(folder)
+
+
+def changed_row(path, removed, noise_before=None, noise_after=None):
+    """A row of `infer` on an image without a reference."""
+    about = {"path": path, "height": 10, "width": 10, "bit_depth": 8, "format": "PNG"}
+    return about | {
+        "removed": removed, "noise_before": noise_before, "noise_after": noise_after
+    }  # fmt: skip
+
+
+def test_more_folders_and_errors_than_one_can_read_are_counted_together(tmp_path):
+    rows = [failed(f"{i:04d}/a.png", f"error {i}") for i in range(1200)]
+    folder = written_infer(tmp_path / "out", [rows[:700], rows[700:]])
+    stats = table_statistics(folder)
+    assert sum(group.images for group in stats.folders.values()) == 1200
+    assert stats.folders["(other folders)"].images == stats.errors["other errors"] == 200
+    assert len(stats.folders) == len(stats.errors) == 1001
+    assert stats.examples["error 3"] == ["0003/a.png"]
+
+
+def test_a_table_in_one_part_or_in_many_has_the_same_statistics(tmp_path):
+    rows = [
+        noise_row(f"{i % 3}/{i:02}.png", i, 0.1 + i / 100) | {"note": f"n{i % 2}"}
+        for i in range(12)
+    ]
+    rows = sorted([*rows, failed("1/broken.png", "empty file")], key=lambda row: row["path"])
+    one, many = (
+        table_statistics(written(tmp_path / name, parts))
+        for name, parts in (("one", [rows]), ("many", [rows[:5], [], rows[5:6], rows[6:]]))
+    )
+    assert many.part_rows == [5, 0, 1, 7] and sum(done for done, _ in many.part_work) == 12
+    np.testing.assert_array_equal(one.metric("mse"), many.metric("mse"))
+    for name in ("images", "failed", "formats", "notes", "errors", "examples"):
+        assert getattr(one, name) == getattr(many, name)
+    assert one.megapixels == pytest.approx(many.megapixels)
+    for name, group in one.folders.items():
+        assert group.mean("psnr") == pytest.approx(many.folders[name].mean("psnr"))
+
+
+def test_without_a_reference_the_summary_says_how_much_the_images_changed(tmp_path):
+    levels = [9.0, 4.0, 3.9, 1.0, 0.5]
+    rows = [changed_row(f"{i}.png", level / 255, 0.02, 0.01) for i, level in enumerate(levels)]
+    rows.append(failed("x.png", "empty file"))
+    summary = report(ReportConfig(output=written_infer(tmp_path / "out", [rows])))
+    changed = summary["changed"]
+    assert [changed[name] for name in ("strongly", "slightly", "hardly")] == [2, 2, 1]
+    assert set(changed["bounds"]) == {"strongly", "slightly", "hardly"}
+    assert summary["removed"]["max"] == 9 / 255
+    assert summary["noise_before"]["median"] == 0.02 and summary["noise_after"]["mean"] == 0.01
+    assert summary["advice"] is None
+
+
+@pytest.mark.parametrize(
+    ("noise", "settings", "words"),
+    [
+        (0.3 / 255, {}, "little noise (about 0.3 levels of 255)"),
+        (9 / 255, {}, "may be of a kind that unet does not remove"),
+        (9 / 255, {"strength": 0.1}, "Try --strength 1, or another --model"),
+    ],
+)
+def test_where_most_hardly_changed_the_summary_says_what_to_try(tmp_path, noise, settings, words):
+    rows = [changed_row(f"{i}.png", 0.2 / 255, noise, noise) for i in range(3)]
+    summary = report(ReportConfig(output=written_infer(tmp_path / "out", [rows], **settings)))
+    assert words in summary["advice"]
+    assert words in unescape(files.read(f"{tmp_path}/out/report.html").decode())
 
 
 def test_an_exact_copy_is_counted_and_spoils_no_mean(tmp_path):
@@ -288,7 +381,8 @@ def test_a_folder_that_no_job_wrote_is_refused(tmp_path):
 
 
 def test_the_output_of_a_training_is_refused_for_it_has_no_table(tmp_path):
-    files.write(str(tmp_path / "_run.json"), json.dumps({"verb": "train"}).encode())
+    run = {"format_version": FORMAT, "verb": "train", "settings": {}}
+    files.write(str(tmp_path / "_run.json"), json.dumps(run).encode())
     with pytest.raises(errors.SettingsError, match=r"output of `train`.* has no table"):
         report(ReportConfig(output=str(tmp_path)))
     assert not (tmp_path / "summary.json").exists()

@@ -7,15 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import ray
-from ray._private.ray_constants import DEFAULT_DASHBOARD_AGENT_LISTEN_PORT
 from ray.data import ActorPoolStrategy
 from running import ROOT, clean_environment, run, send
 
 from denoise.errors import SettingsError
-from denoise.runners.ray_session import Resources, _reason, actors, local
+from denoise.runners.ray_session import _reason
+from denoise.runners.resources import NodeType, Resources, actors, local, needs_of
 
-TWO_CPUS = Resources(2, 0, 1, fixed=True, by_node=({"CPU": 2.0},))
+TWO_CPUS = Resources(2, 0, 1, is_own=True, by_node=({"CPU": 2.0},))
 CLUSTER = Resources(4, 2, 2, by_node=({"CPU": 4.0}, {"CPU": 0.0, "GPU": 2.0}))
 
 
@@ -56,10 +55,30 @@ def test_a_cluster_may_grow_to_as_many_workers_as_were_asked_for():
     assert _sizes(actors((1, 8), 5, CLUSTER, {"CPU": 1})) == (1, 5)
 
 
-def test_tasks_are_limited_only_where_nobody_can_add_a_node():
-    assert TWO_CPUS.hands == 2
-    assert CLUSTER.hands is None
-    assert replace(TWO_CPUS, fixed=False).hands is None  # a cluster that begins with one node
+def test_a_cluster_that_may_grow_begins_with_what_is_up_and_grows_to_all_it_may_become():
+    growing = replace(
+        CLUSTER, node_types=(NodeType({"CPU": 4.0}, 10), NodeType({"CPU": 8.0, "GPU": 2.0}, 3))
+    )
+    pool = actors((), 1000, growing, {"CPU": 1})
+    assert (pool.min_size, pool.initial_size, pool.max_size) == (1, 4, 64)
+    assert _sizes(actors((), 1000, growing, {"GPU": 1, "CPU": 4})) == (1, 6)
+    endless = replace(CLUSTER, node_types=(NodeType({"CPU": 4.0}, None),))
+    assert _sizes(actors((), 1000, endless, {"CPU": 1})) == (1, 1000)
+    assert _sizes(actors((3,), 1000, growing, {"CPU": 1})) == (3, 3)
+
+
+def test_a_worker_takes_a_gpu_where_there_is_one_or_one_may_come():
+    assert needs_of("auto", 1.0, TWO_CPUS) == {"CPU": 1}
+    eight = Resources(96, 8, 1, by_node=({"CPU": 96.0, "GPU": 8.0},))
+    assert needs_of("auto", 1.0, eight) == {"GPU": 1.0, "CPU": 12.0}
+    assert needs_of("auto", 0.5, eight) == {"GPU": 0.5, "CPU": 6.0}
+    assert needs_of("cpu", 1.0, eight) == {"CPU": 1}
+    small_head = replace(
+        TWO_CPUS, is_own=False, node_types=(NodeType({"CPU": 16.0, "GPU": 1.0}, 4),)
+    )
+    assert needs_of("auto", 1.0, small_head) == {"GPU": 1.0, "CPU": 16.0}
+    with pytest.raises(SettingsError, match="--device gpu: Ray has 2 CPUs and 0 GPUs, and no node"):
+        needs_of("gpu", 1.0, TWO_CPUS)
 
 
 def test_this_machine_has_what_a_private_session_finds(ray_session: Resources):
@@ -80,7 +99,7 @@ def _sizes(pool: ActorPoolStrategy) -> tuple[int, int]:
 
 
 def test_a_worker_that_this_machine_can_never_hold_is_refused():
-    one_gpu = Resources(8, 1, 1, fixed=True, by_node=({"CPU": 8.0, "GPU": 1.0},))
+    one_gpu = Resources(8, 1, 1, is_own=True, by_node=({"CPU": 8.0, "GPU": 1.0},))
     with pytest.raises(SettingsError, match=r"takes 2 GPUs; this machine has 8 CPUs and 1 GPUs"):
         actors((), 10, one_gpu, {"GPU": 2.0})
 
@@ -101,6 +120,8 @@ for _ in range(2):
 """
 
 
+@pytest.mark.ray
+@pytest.mark.slow
 def test_a_session_leaves_the_process_as_it_was_and_another_can_follow():
     env = clean_environment()
     done = subprocess.run(
@@ -136,24 +157,32 @@ with ray_session.connected():
     actor.leave.remote()
     time.sleep(1)
     print(ray.nodes()[0]["MetricsExportPort"])
+    session = ray._private.worker._global_node.get_session_dir_path()
+    private = os.path.dirname(os.path.dirname(session))
+    started = {one.pid for one in psutil.Process().children(recursive=True)}
+    listening = [one for one in psutil.net_connections("tcp") if one.status == "LISTEN"]
+    ports = {one.laddr.port for one in listening if one.pid in started}
+    print(oct(os.stat(private).st_mode & 0o777), ports & {44217, 44227})
+print(os.path.exists(private))
 print(process.pid, process.is_running(), bystander.poll())
 bystander.kill()
 """
 
 
-def test_a_private_session_has_no_port_for_metrics_and_is_gone_with_a_worker_that_never_ends():
-    """The metrics' port would ask for no token. What Ray did not start is left alone."""
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_private_session_lets_nobody_in_and_is_gone_with_a_worker_that_never_ends():
+    """Metrics' ports would ask for no token, and Ray lets every user into its folders.
+
+    What Ray did not start is left alone.
+    """
     done = subprocess.run(
         [sys.executable, "-c", LINGERING], cwd=ROOT, capture_output=True, text=True, timeout=240
     )
     assert done.returncode == 0, done.stderr
-    port, ending = done.stdout.splitlines()
+    port, folder, is_left, ending = done.stdout.splitlines()
     process, *found = ending.split()
     send(int(process), signal.SIGKILL)
     assert port == "-1"
+    assert (folder, is_left) == ("0o700 set()", "False")
     assert found == ["False", "None"]
-
-
-def test_a_session_does_not_need_the_port_that_another_one_has(ray_session: Resources):
-    port = ray._private.worker._global_node.dashboard_agent_listen_port
-    assert port > 0 and port != DEFAULT_DASHBOARD_AGENT_LISTEN_PORT

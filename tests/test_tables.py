@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import encoded, photo
-from running import footer_of
+from running import footer_of, write_part
 
 from denoise.output import tables
 from denoise.output.tables import INFER_SCHEMA, NOISE_SCHEMA
@@ -26,7 +26,7 @@ CONTRACT = {
 
 @pytest.mark.parametrize("schema", [INFER_SCHEMA, NOISE_SCHEMA])
 def test_types_stay_where_every_value_is_null(tmp_path: Path, schema: pa.Schema):
-    tables.write_part(str(tmp_path), 0, [{"path": "a.png"}], schema, {})
+    write_part(str(tmp_path), 0, [{"path": "a.png"}], schema, {})
     found = pq.read_schema(tables.parts(str(tmp_path))[0])
     assert found.equals(schema)
     assert not found.field("path").nullable
@@ -39,7 +39,7 @@ def test_infer_has_the_columns_users_rely_on():
 def test_hugging_face_shows_pictures(tmp_path: Path):
     datasets = pytest.importorskip("datasets", reason="the library `datasets` is not installed")
     row = {"path": "a.png", "image": {"bytes": encoded(photo(9, 7)), "path": "a.png"}}
-    tables.write_part(str(tmp_path / "out"), 0, [row], INFER_SCHEMA, {})
+    write_part(str(tmp_path / "out"), 0, [row], INFER_SCHEMA, {})
     files = tables.parts(str(tmp_path / "out"))
     found = datasets.load_dataset(
         "parquet", data_files=files, split="train", cache_dir=str(tmp_path / "cache")
@@ -49,14 +49,14 @@ def test_hugging_face_shows_pictures(tmp_path: Path):
 
 def test_duckdb_reads_it(tmp_path: Path):
     rows = [{"path": f"{i}.png", "psnr": 30.0 + i} for i in range(3)]
-    tables.write_part(str(tmp_path), 0, rows, INFER_SCHEMA, {})
+    write_part(str(tmp_path), 0, rows, INFER_SCHEMA, {})
     query = f"select avg(psnr), count(*) from '{tmp_path}/data/part-*.parquet' where error is null"
     assert duckdb.sql(query).fetchall() == [(31.0, 3)]
 
 
 def test_rows_come_back_in_order_and_the_footer_with_them(tmp_path: Path):
     rows = [{"path": name, "error": None} for name in ("a", "b", "c")]
-    tables.write_part(str(tmp_path), 3, rows, NOISE_SCHEMA, {"seconds": {"decode": 1.5}})
+    write_part(str(tmp_path), 3, rows, NOISE_SCHEMA, {"seconds": {"decode": 1.5}})
     assert [row["path"] for row in tables.part(str(tmp_path), 3)] == ["a", "b", "c"]
     assert footer_of(tables.part_uri(str(tmp_path), 3)) == {"seconds": {"decode": 1.5}}
     assert [row["path"] for row in tables.rows(str(tmp_path), ["path"])] == ["a", "b", "c"]
@@ -74,7 +74,7 @@ def test_a_part_is_written_as_its_rows_come_and_never_holds_many_of_them(tmp_pat
             most = max(most, len(alive))
             yield row
 
-    tables.write_part(str(tmp_path), 0, rows(), INFER_SCHEMA, {})
+    write_part(str(tmp_path), 0, rows(), INFER_SCHEMA, {})
     assert len(list(tables.part(str(tmp_path), 0, ["path"]))) == 20
     assert most <= 6  # of 4 MiB each: a row group of 16 MiB, and the next one's first
 
@@ -85,7 +85,7 @@ def test_a_part_whose_rows_cannot_be_had_is_not_there_at_all(tmp_path: Path):
         raise RuntimeError("the network is gone")
 
     with pytest.raises(RuntimeError, match="the network is gone"):
-        tables.write_part(str(tmp_path), 0, rows(), INFER_SCHEMA, {})
+        write_part(str(tmp_path), 0, rows(), INFER_SCHEMA, {})
     assert not list((tmp_path / "data").iterdir())
 
 

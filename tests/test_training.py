@@ -7,11 +7,10 @@ import os
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 import tempfile
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -21,46 +20,40 @@ import pytest
 import torch
 from conftest import encoded, photo
 from PIL import Image
-from running import ROOT, Job, mark_of, marked, pictures, send, wait_until
+from running import Job, pictures, wait_until
 
 from denoise.errors import SettingsError
 from denoise.nets import package
 from denoise.nets.networks import UNTOLD, build
 from denoise.output.folder import Output
-from denoise.runners.ray_session import Resources
+from denoise.runners.resources import Resources
 from denoise.storage.inputs import Entry
 from denoise.training import model_card
-from denoise.training.batches import pairs_of, parts
-from denoise.training.checkpoints import keep_list
-from denoise.training.decode_statistics import Census
+from denoise.training.batches import Worker, batches, pairs_of
 from denoise.training.loop import (
     Diverged,
     Learner,
     learn,
     learning_rate_at,
     loss_of,
+    threads,
     without_denormals,
 )
-from denoise.training.photos import Limits, Supply, _blocks, supplies_of
-from denoise.training.process_group import _join
-from denoise.training.samples import (
-    CROPS,
-    GRAY,
-    TOLD,
-    UNCLIPPED,
-    Loss,
-    Optimizer,
-    Photo,
-    Recipe,
-    Sampler,
-    crop,
-    draws,
-    order_of,
-    photo_row,
+from denoise.training.photo_store import (
+    Limits,
+    PhotoStore,
+    WindowStream,
+    decode_in_threads,
+    parts_of,
+    stores_of,
+    window_of,
 )
+from denoise.training.photos import DecodeStatistics, Photo, decode_photos
+from denoise.training.recipe import Loss, Optimizer, Recipe
+from denoise.training.samples import CROPS, GRAY, TOLD, UNCLIPPED, Sampler, crop, draws, order_of
 from denoise.training.start import start_of
-from denoise.training.validation import HIGHEST, Judge, Share
-from denoise.verbs.train import TrainConfig, _cause_of, _check_cluster, _note, train
+from denoise.training.validation import HIGHEST, Validator
+from denoise.verbs.train import TrainConfig, _check_cluster, _note, train
 
 SMALL = {"widths": [16, 24], "blocks": 1}  # wide enough for Muon
 RECIPE = Recipe(steps=8, batch_size=4, patch=16, save_every=4, sigma=(0.0, 0.2))
@@ -86,6 +79,11 @@ def trained(recipe: Recipe = RECIPE, state=None, **options) -> tuple[Learner, li
         recipe, build("unet", SMALL), sampler(recipe), PHOTOS[:2], save, state=state, **options
     )
     return learner, [torch.load(io.BytesIO(one), weights_only=True) for one in saved]
+
+
+def quality_of(model: torch.nn.Module, photos: list[Photo]) -> float:
+    with threads() as pool:
+        return Validator(RECIPE, photos, Worker(), pool).psnr_of(model)
 
 
 def same(a: torch.nn.Module, b: torch.nn.Module) -> bool:
@@ -161,31 +159,29 @@ def test_photos_of_any_kind_become_rgb_of_at_least_a_patch(tmp_path: Path):
     for name, pixels in {"small": photo(5, 40), "gray": photo(40, 40, channels=1)}.items():
         (tmp_path / name).write_bytes(encoded(pixels))
     Image.fromarray(np.full((20, 20), 65535, np.uint16)).save(tmp_path / "deep", "PNG")
-    small, gray, deep = (photo_row(entry(tmp_path / n), 16) for n in ("small", "gray", "deep"))
-    assert small["shape"] == (16, 40, 3) and small["padded"]
-    mirrored = np.frombuffer(small["pixels"], np.uint8).reshape(small["shape"])
-    assert np.array_equal(mirrored[5], mirrored[3])
-    assert gray["shape"] == (40, 40, 3) and not gray["padded"]
-    assert set(deep["pixels"]) == {255}
+    entries = [entry(tmp_path / name) for name in ("small", "gray", "deep")]
+    (small, gray, deep), statistics = decode_photos(entries, 16)
+    assert small.pixels.shape == (16, 40, 3) and statistics.mirrored == {"small"}
+    assert np.array_equal(small.pixels[5], small.pixels[3])
+    assert gray.pixels.shape == (40, 40, 3)
+    assert (deep.pixels == 255).all()
 
 
-def test_a_photo_that_does_not_decode_is_a_row_with_the_reason(tmp_path: Path):
+def test_a_photo_that_does_not_decode_is_left_out_with_the_reason(tmp_path: Path):
     (tmp_path / "broken.png").write_bytes(encoded(photo())[:100])
-    assert photo_row(entry(tmp_path / "broken.png"), 16)["error"]
-    assert photo_row(entry(tmp_path / "gone.png"), 16)["error"]
+    names = ["broken.png", "gone.png"]
+    photos, statistics = decode_photos([entry(tmp_path / name) for name in names], 16)
+    assert photos == [] and list(statistics.errors) == names and all(statistics.errors.values())
 
 
 def test_of_a_photo_to_validate_on_only_the_middle_is_kept(tmp_path: Path):
     pixels = photo(300, 400)
     (tmp_path / "large.png").write_bytes(encoded(pixels))
-    row = photo_row(entry(tmp_path / "large.png"), 16, middle=True)
-    kept = np.frombuffer(row["pixels"], np.uint8).reshape(row["shape"])
-    assert np.array_equal(kept, pixels[22:278, 72:328])
+    (kept,), _ = decode_photos([entry(tmp_path / "large.png")], 16, middle=True)
+    assert np.array_equal(kept.pixels, pixels[22:278, 72:328]) and kept.pixels.base is None
 
 
 def test_streamed_windows_go_through_all_photos_before_any_comes_again():
-    from denoise.training.photos import window_of
-
     entries = [entry(Path(f"{k}.png")) for k in range(10)]
     row = [one for k in range(10) for one in window_of(entries, 0, range(3 * k, 3 * k + 3))]
     epochs = [row[:10], row[10:20], row[20:30]]
@@ -200,7 +196,7 @@ def test_streamed_windows_go_through_all_photos_before_any_comes_again():
 def test_a_resumed_run_ends_with_the_very_same_weights():
     whole, states = trained()
     resumed, _ = trained(state=states[0])
-    assert states[0]["rest"]["step"] == 4 and whole.step == resumed.step == 8
+    assert states[0]["progress"]["step"] == 4 and whole.step == resumed.step == 8
     assert same(whole.model, resumed.model) and same(whole.average, resumed.average)
     timeless = [
         [{key: record[key] for key in ("step", "loss", "psnr") if key in record} for record in run]
@@ -219,11 +215,11 @@ def rank_of_three(rank: int, port: int, folder: Path) -> None:
     where = f"tcp://127.0.0.1:{port}"
     torch.distributed.init_process_group("gloo", init_method=where, rank=rank, world_size=3)
     for count in (1, 2):
-        learner, _ = trained(replace(ODD, accumulate=count), share=Share(rank, 3))
+        learner, _ = trained(replace(ODD, accumulate=count), worker=Worker(rank, 3))
         losses = [(record["loss"], record.get("psnr")) for record in learner.history]
         (folder / f"{count}-{rank}.json").write_text(json.dumps(losses))
-    whole, states = trained(ODD, share=Share(rank, 3))
-    resumed, _ = trained(ODD, state=states[0], share=Share(rank, 3))
+    whole, states = trained(ODD, worker=Worker(rank, 3))
+    resumed, _ = trained(ODD, state=states[0], worker=Worker(rank, 3))
     assert same(whole.model, resumed.model), "the order of three summands changed"
     torch.distributed.destroy_process_group()
 
@@ -231,13 +227,13 @@ def rank_of_three(rank: int, port: int, folder: Path) -> None:
 @pytest.mark.parametrize(("size", "world", "accumulate"), [(16, 3, 1), (7, 3, 2), (16, 1, 5)])
 def test_workers_cut_a_batch_into_slices_that_differ_by_a_sample_at_most(size, world, accumulate):
     recipe = replace(RECIPE, steps=1, batch_size=size, accumulate=accumulate)
-    shares = [list(parts(recipe, sampler(recipe), Share(r, world), 0)) for r in range(world)]
-    seeds = [seed for share in shares for part in share for seed in part.patches.seeds]
+    given = [batches(recipe, sampler(recipe), Worker(rank, world), 0) for rank in range(world)]
+    slices = [one for steps in given for batch in steps for one in batch]
+    seeds = [seed for one in slices for seed in one.patches.seeds]
     assert seeds == sampler(recipe).patches(0, size).seeds.tolist()
-    sizes = [len(part.patches.paths) for share in shares for part in share]
-    assert max(sizes) - min(sizes) <= 1 and len(sizes) == world * accumulate
-    total = sum(part.weight for share in shares for part in share) / world
-    assert total == pytest.approx(1)
+    sizes = [len(one.patches.paths) for one in slices]
+    assert max(sizes) - min(sizes) <= 1 and len(sizes) >= world * accumulate
+    assert sum(one.weight for one in slices) == pytest.approx(1)
 
 
 def test_three_workers_share_an_odd_batch_have_the_losses_of_one_and_resume_exactly(tmp_path: Path):
@@ -268,22 +264,23 @@ def test_training_in_bfloat16_has_other_losses_but_learns_the_same():
     exact, short = (trained(replace(recipe, precision=one))[0] for one in ("float32", "bfloat16"))
     losses = [[record["loss"] for record in one.history] for one in (exact, short)]
     assert losses[0] != losses[1] and losses[1] == pytest.approx(losses[0], rel=1e-3)
-    assert short.best == pytest.approx(exact.best, abs=0.02)
+    assert short.best["psnr"] == pytest.approx(exact.best["psnr"], abs=0.02)
     assert {one.dtype for one in short.model.parameters()} == {torch.float32}
 
 
 def test_in_as_many_steps_muon_learns_more_than_adamw():
     recipe = replace(RECIPE, steps=200, save_every=200, sigma=0.1, learning_rate=1e-2)
-    muon, adamw = (trained(replace(recipe, optimizer=one))[0].best for one in get_args(Optimizer))
+    muon, adamw = (
+        trained(replace(recipe, optimizer=one))[0].best["psnr"] for one in get_args(Optimizer)
+    )
     assert muon > adamw + 0.2
 
 
 @pytest.mark.parametrize("loss", get_args(Loss))
 def test_training_on_any_loss_beats_doing_nothing(loss: str):
     recipe = replace(RECIPE, steps=80, save_every=80, sigma=0.1, loss=loss, learning_rate=3e-3)
-    judge = Judge(recipe, PHOTOS[:2], Share())
-    before = judge.psnr_of(build("unet", SMALL).eval())
-    assert trained(recipe)[0].best > before + 0.1
+    before = quality_of(build("unet", SMALL).eval(), PHOTOS[:2])
+    assert trained(recipe)[0].best["psnr"] > before + 0.1
 
 
 def test_patience_stops_a_run_that_gets_no_better_and_it_stays_stopped():
@@ -312,7 +309,11 @@ def test_a_network_that_gives_no_numbers_is_not_the_best_of_all():
     saved = []
     with pytest.raises(Diverged, match=r"PSNR of nan after step \d"):
         learn(
-            recipe, model, sampler(recipe), PHOTOS[:1], lambda learner: saved.append(learner.best)
+            recipe,
+            model,
+            sampler(recipe),
+            PHOTOS[:1],
+            lambda learner: saved.append(learner.best["psnr"]),
         )
     assert all(best < HIGHEST for best in saved)
 
@@ -328,7 +329,7 @@ def test_one_photo_that_is_restored_perfectly_does_not_outweigh_the_others():
     pixels = [np.full((32, 32, 3), level, np.uint8) for level in (0, 51, 255)]
     photos = [Photo(f"{k}.png", each) for k, each in enumerate(pixels)]
     expected = (HIGHEST + 20 * math.log10(5) + 0) / 3  # 51 is a fifth of 255
-    assert Judge(RECIPE, photos, Share()).psnr_of(Black()) == pytest.approx(expected)
+    assert quality_of(Black(), photos) == pytest.approx(expected)
 
 
 def test_weights_that_are_trained_already_are_trained_on_more_gently():
@@ -381,14 +382,13 @@ def test_training_has_no_denormal_numbers_and_leaves_others_theirs():
         assert not (tiny * 1e-10).any()
     assert (tiny * 1e-10).all()
     products: list[bool] = []
-    trained(tell=lambda record: products.append(bool((tiny * 1e-10).any())))
+    trained(log=lambda record: products.append(bool((tiny * 1e-10).any())))
     assert products and not any(products)
 
 
 def test_the_average_follows_the_weights_and_is_what_is_judged():
     learner, _ = trained(replace(RECIPE, steps=40, save_every=40))
-    judge = Judge(RECIPE, PHOTOS[:2], Share())
-    assert judge.psnr_of(learner.average) == learner.history[-1]["psnr"]
+    assert quality_of(learner.average, PHOTOS[:2]) == learner.history[-1]["psnr"]
     assert not same(learner.model, learner.average)
 
 
@@ -448,7 +448,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def run(folder: Path, ray_session: Resources) -> Path:
+def run(folder: Path) -> Path:
     """The output of one training run."""
     output = folder.parent / "run"
     record = train(config(folder, output))
@@ -515,26 +515,6 @@ def test_a_run_killed_before_its_package_was_written_writes_the_same_one(run: Pa
     assert losses_of(copied) == losses_of(run)
 
 
-@pytest.mark.parametrize("copied", [True, False])
-def test_a_list_of_checkpoints_that_was_cut_off_costs_no_bit(
-    run: Path, folder: Path, tmp_path: Path, copied: bool
-):
-    """As a full disk leaves it, which Ray truncates before it writes."""
-    output = tmp_path / "cut"
-    shutil.copytree(run, output)
-    for name in ("_SUCCESS", "config.json", "model.safetensors"):
-        (output / name).unlink()
-    listed = output / "checkpoints" / "checkpoint_manager_snapshot.json"
-    (output / "checkpoints" / "list.json").unlink(missing_ok=True)
-    if copied:
-        keep_list(str(output))
-    listed.write_bytes(b"")
-    keep_list(str(output))  # keeps the one that is whole
-    train(config(folder, output))
-    assert package.load(str(output)).digest == package.load(str(run)).digest
-    assert losses_of(output) == losses_of(run)
-
-
 def test_settings_that_mean_the_same_are_the_same(run: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(run.parent)
     one = TrainConfig(images="a", output="b", init=run.name, sigma=0.1)
@@ -543,7 +523,7 @@ def test_settings_that_mean_the_same_are_the_same(run: Path, monkeypatch: pytest
     assert one.settings() != replace(one, sigma=(0.1, 0.2)).settings()
 
 
-def test_a_run_that_patience_stopped_is_finished(folder: Path, ray_session: Resources):
+def test_a_run_that_patience_stopped_is_finished(folder: Path):
     output = folder.parent / "patient"
     asked = config(folder, output, save_every=5, steps=400, patience=2, learning_rate=1e-12)
     record = train(asked)
@@ -574,6 +554,7 @@ def test_a_run_does_not_go_on_with_other_photos_or_another_model(
         train(config(photos, output))
 
 
+@pytest.mark.ray
 def test_two_workers_have_the_losses_of_one(run: Path, folder: Path, ray_session: Resources):
     if ray_session.cpus < 2 or ray_session.gpus == 1:
         pytest.skip("two workers need two CPUs, or two GPUs where there are any")
@@ -584,9 +565,7 @@ def test_two_workers_have_the_losses_of_one(run: Path, folder: Path, ray_session
     assert losses_of(output) == pytest.approx(losses_of(run), rel=1e-5)
 
 
-def test_a_run_begins_with_a_package_and_streams_what_does_not_fit(
-    run: Path, folder: Path, ray_session: Resources
-):
+def test_a_run_begins_with_a_package_and_streams_what_does_not_fit(run: Path, folder: Path):
     output = folder.parent / "tuned"
     many = folder.parent / "many"
     many.mkdir()
@@ -608,20 +587,21 @@ def test_a_run_begins_with_a_package_and_streams_what_does_not_fit(
     assert 1 <= window < 40
     limits = Limits(patch=16, seed=0, memory=4.0, max_error_rate=0.03)
     entries = [Entry(place.name, str(place), 1000, "") for place in sorted(many.iterdir())]
-    again, _ = supplies_of(entries, [], limits, window)  # as the run began, whatever a look finds
+    with decode_in_threads(2, 16) as decode:  # as the run began, whatever a look finds
+        again, _ = stores_of(entries, [], limits, decode, partial(WindowStream, decode), window)
     assert again.stream is not None and again.samples_a_window == window * CROPS
 
 
 @pytest.mark.parametrize(("size", "count"), [(100_000, 32), (8 << 20, 1), (0, 4)])
 def test_no_worker_has_to_decode_more_at_once_than_fits(size: int, count: int):
     entries = [Entry(f"{k}.jpg", f"{k}.jpg", size, "") for k in range(40)]
-    blocks = _blocks(entries, middle=False)
-    assert max(len(block) for block in blocks) == count
-    assert [path for block in blocks for path in block.column("path").to_pylist()] == [
-        entry.path for entry in entries
-    ]
+    parts = parts_of(entries)
+    assert max(len(part) for part in parts) == count
+    assert [entry for part in parts for entry in part] == entries
 
 
+@pytest.mark.ray
+@pytest.mark.slow
 def test_streaming_goes_on_when_the_process_that_does_it_is_killed(
     folder: Path, tmp_path: Path, ray_session: Resources
 ):
@@ -639,9 +619,7 @@ def test_streaming_goes_on_when_the_process_that_does_it_is_killed(
     assert losses_of(killed) == losses_of(whole)
 
 
-def test_streamed_photos_of_which_too_many_are_broken_end_a_run_in_plain_words(
-    folder: Path, ray_session: Resources
-):
+def test_streamed_photos_of_which_too_many_are_broken_end_a_run_in_plain_words(folder: Path):
     """None of those looked at first is broken, and all that come after are."""
     many, output = folder.parent / "broken_later", folder.parent / "not_trained"
     many.mkdir()
@@ -656,6 +634,7 @@ def test_streamed_photos_of_which_too_many_are_broken_end_a_run_in_plain_words(
         train(replace(more, output=str(output) + "2"))
 
 
+@pytest.mark.ray
 def test_a_run_on_the_pairs_of_the_noise_job(folder: Path, ray_session: Resources):
     from denoise.verbs.noise import NoiseConfig, noise
 
@@ -709,9 +688,7 @@ def test_wrong_models_and_places_are_refused_before_any_work(folder, tmp_path, f
         train(replace(config(folder, tmp_path / "out"), **flags))
 
 
-def test_too_many_broken_images_are_refused_and_fewer_are_counted(
-    folder: Path, tmp_path: Path, ray_session: Resources
-):
+def test_too_many_broken_images_are_refused_and_fewer_are_counted(folder: Path, tmp_path: Path):
     broken = tmp_path / "broken"
     broken.mkdir()
     for path in folder.iterdir():
@@ -723,31 +700,31 @@ def test_too_many_broken_images_are_refused_and_fewer_are_counted(
 
 def test_a_run_does_not_go_on_without_a_photo_that_it_began_with(tmp_path: Path):
     """A store that fails on one photo after a restart must not change the weights in silence."""
-    broken = {"path": "b.png", "error": "cut off"}
-    gone = {"path": "gone.png", "error": "no such file"}
+    whole = PhotoStore([], DecodeStatistics(9))
+    first = PhotoStore([], DecodeStatistics(9, {"b.png": "cut off"}))
+    later = PhotoStore([], DecodeStatistics(9, {"b.png": "cut off", "gone.png": "no such file"}))
     with Output(str(tmp_path), "train", {}) as output:
-        first, later = Census(9), Census(9)
-        first.add([broken])
-        later.add([broken, gone])
-        _note(output, Supply([], later), Supply([], Census(1)), goes_on=False)
-        _note(output, Supply([], first), Supply([], Census(1)), goes_on=False)
-        _note(output, Supply([], first), Supply([], Census(1)), goes_on=True)
+        _note(output, later, whole, goes_on=False)
+        _note(output, first, whole, goes_on=False)
+        _note(output, first, whole, goes_on=True)
         with pytest.raises(RuntimeError, match=r"gone.png cannot be read now \(no such file\)"):
-            _note(output, Supply([], later), Supply([], Census(1)), goes_on=True)
+            _note(output, later, whole, goes_on=True)
         with pytest.raises(RuntimeError, match=r"b.png could not be read then"):
-            _note(output, Supply([], Census(9)), Supply([], Census(1)), goes_on=True)
+            _note(output, whole, whole, goes_on=True)
 
 
 def test_the_first_workers_own_words_say_why_a_training_failed():
     from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
+    from denoise.training.ray_train import cause_of
+
     lost = "Traceback (most recent call last):\n  File x\nRuntimeError: connection closed by peer\n"
     full = "Traceback (most recent call last):\n  File x\nOSError: no space\n\nmore of it"
     failed = WorkerGroupError("much", {1: RuntimeError(lost), 0: RuntimeError(full)})
-    assert _cause_of(failed) == "OSError: no space"
+    assert cause_of(failed) == "OSError: no space"
     killed = WorkerGroupError("much", {0: RuntimeError("1 worker was killed:\n  low on memory")})
-    assert _cause_of(killed) == "1 worker was killed: low on memory"
-    assert "no node" in _cause_of(ControllerError(ValueError("no node")))
+    assert cause_of(killed) == "1 worker was killed: low on memory"
+    assert "no node" in cause_of(ControllerError(ValueError("no node")))
 
 
 def test_more_workers_than_the_cluster_has_are_refused_with_what_it_has(folder, tmp_path):
@@ -760,7 +737,9 @@ def test_more_workers_than_the_cluster_has_are_refused_with_what_it_has(folder, 
 
 def joined(rank: int, place: str, listening: Any) -> None:
     """A process of its own: all that it listens on is torch's."""
-    _join("gloo", place, rank, 2, timedelta(minutes=1))
+    from denoise.training.ray_train import join_group
+
+    join_group("gloo", place, rank, 2, timedelta(minutes=1))
     total = torch.ones(1)
     torch.distributed.all_reduce(total)
     ports = psutil.Process().net_connections("inet")
@@ -786,35 +765,13 @@ def test_an_interrupted_training_says_so_and_leaves_nothing_running(folder: Path
     assert done.left == []
 
 
-LEFT_ALONE = """
-import os, subprocess, sys
-
-worker = "import os, threading, time; from denoise.training.worker import _end_with_ray\\n"
-worker += "_end_with_ray(os.getppid()); print(flush=True)\\n"
-worker += "threading.Thread(target=time.sleep, args=(600,)).start()"  # Python waits for it
-subprocess.Popen([sys.executable, "-c", worker], stdout=subprocess.PIPE).stdout.readline()
-os.kill(os.getpid(), 9)
-"""
-
-
-def test_a_worker_whose_upload_never_ends_is_gone_soon_after_ray(tmp_path: Path):
-    """As after a kill -9 of the driver: nobody is left who would end it."""
-    mark = str(tmp_path)
-    subprocess.run([sys.executable, "-c", LEFT_ALONE], cwd=ROOT, env=os.environ | mark_of(mark))
-    left = marked(mark)
-    try:
-        assert len(left) == 1
-        wait_until(lambda: not marked(mark))
-    finally:
-        for process in left:
-            send(process, signal.SIGKILL)
-
-
 def records_in(output: Path) -> int:
     metrics = output / "metrics.jsonl"
     return len(metrics.read_text().splitlines()) if metrics.exists() else 0
 
 
+@pytest.mark.ray
+@pytest.mark.slow
 def test_killed_workers_and_drivers_change_no_bit_of_the_weights(
     folder: Path, tmp_path: Path, ray_session: Resources
 ):

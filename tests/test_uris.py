@@ -4,7 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from denoise.errors import ImageError
 from denoise.storage import files, uris
+
+SECRET_FIELDS = "code jwt pwd passwd auth Authorization access sas key api_key token sig".split()
+SECRET_FIELDS += "signature session ticket credential X-Amz-Security-Token x".split()
 
 
 @pytest.mark.parametrize(
@@ -13,7 +17,13 @@ from denoise.storage import files, uris
         ("s3://KEY:ab/cd+ef@bucket/x", "s3://bucket/x"),
         ("https://TOKEN@host/x", "https://host/x"),
         ("https://host/x?X-Amz-Date=1&X-Amz-Signature=def&y=1", "https://host/x"),
-        ("https://host/x?page=1", "https://host/x?page=1"),
+        *((f"https://host/x?{name}=SECRET", "https://host/x") for name in SECRET_FIELDS),
+        *((f"s3://bucket/x?{name}=SECRET", "s3://bucket/x") for name in SECRET_FIELDS[:-1]),
+        ("https://host/x?page=1", "https://host/x"),
+        ("https://host/x#access_token=SECRET", "https://host/x"),
+        ("HTTP://host/x?SECRET", "HTTP://host/x"),
+        ("simplecache::https://host/x?SECRET", "simplecache::https://host/x"),
+        ("s3://bucket/why?.png", "s3://bucket/why?.png"),
         ("s3://bucket/sigma=0.1/monkey=1.png", "s3://bucket/sigma=0.1/monkey=1.png"),
         ("/home/sigma=0.1/monkey=1.png", "/home/sigma=0.1/monkey=1.png"),
         ("https://host:8080/a@2x.png", "https://host:8080/a@2x.png"),
@@ -36,6 +46,90 @@ def test_a_uri_is_shown_without_its_secrets_and_otherwise_whole(uri: str, shown:
 )
 def test_a_name_in_a_file_is_relative_to_the_folder_of_the_file(folder: str, named: str, place):
     assert uris.resolved(folder, named) == place
+
+
+@pytest.mark.parametrize("name", [*SECRET_FIELDS, "page"])
+def test_a_recorded_uri_tells_queries_apart_and_keeps_none(name: str):
+    one, other = (uris.recorded(f"https://host/list.csv?{name}={value}") for value in ("A", "B"))
+    is_signature = name in ("sig", "signature")
+    assert (one == other) == is_signature
+    assert one.startswith("https://host/list.csv") and "A" not in one.removeprefix("https://host")
+
+
+@pytest.mark.parametrize(
+    "uri", ["/home/a?b=1", "https://host/x", "s3://b/x", "https://host/x?X-Amz-Signature=1"]
+)
+def test_a_recorded_uri_without_a_query_of_its_own_is_as_shown(uri: str):
+    assert uris.recorded(uri) == uris.shown(uri)
+
+
+@pytest.mark.parametrize(
+    ("folder", "named"),
+    [
+        ("/set", "/etc/hostname"),
+        ("/set", "file:///etc/hostname"),
+        ("/set", "FILE:///etc/hostname"),
+        ("/set", "file://localhost/etc/hostname"),
+        ("/set", "local:///etc/hostname"),
+        ("/set", "~/.ssh/id_rsa"),
+        ("/set", "../etc/hostname"),
+        ("/set", "a/../../etc/hostname"),
+        ("/set", "/set/../etc/hostname"),
+        ("/set", "/settle/a.png"),
+        ("/set", "file:///set/%2e%2e/etc/hostname"),
+        ("/set", "http://127.0.0.1/"),
+        ("/set", "s3://bucket/a.png"),
+        ("/set", "memory://a.png"),
+        ("/set", "simplecache::file:///etc/hostname"),
+        ("/set", "reference://a::file:///etc/hostname"),
+        ("/set", "data:image/png;base64,AAAA://"),
+        ("/set", ""),
+        ("/set", "."),
+        ("/set", None),
+        ("/set", 7),
+        ("/set", b"a.png"),
+        ("s3://bucket/set", "/etc/hostname"),
+        ("s3://bucket/set", "file:///etc/hostname"),
+        ("s3://bucket/set", "../../other/a.png"),
+        ("s3://bucket/set", "../../../a.png"),
+        ("s3://bucket/set", "s3://other/a.png"),
+        ("s3://bucket/set", "gs://bucket/a.png"),
+        ("s3://bucket/set", "simplecache::s3://bucket/a.png"),
+        ("s3://bucket/set", "s3://bucket/a.png::file:///etc/hostname"),
+        ("https://host/set", "http://host/a.png"),
+        ("https://host/set", "https://127.0.0.1/a.png"),
+        ("https://host/set", "https://host:81/a.png"),
+        ("https://host/set", "https://host@127.0.0.1/a.png"),
+        ("https://host/set", "https://host.evil/a.png"),
+        ("https://host/set", "//127.0.0.1/a.png"),
+    ],
+)
+def test_a_name_in_a_table_leads_nowhere_else(folder: str, named: object):
+    with pytest.raises(ImageError, match="names a file elsewhere, which only --allow-elsewhere"):
+        uris.resolve_inside(folder, named)
+
+
+@pytest.mark.parametrize(
+    ("folder", "named", "uri"),
+    [
+        ("/set", "a.png", "/set/a.png"),
+        ("/set", "./a/../b.png", "/set/b.png"),
+        ("/set", "/set/deep/a.png", "/set/deep/a.png"),
+        ("/set", "file:///set/a.png", "/set/a.png"),
+        ("file:///set", "..a/b..png", "/set/..a/b..png"),
+        ("s3://bucket/set", "a.png", "s3://bucket/set/a.png"),
+        ("s3://bucket/set", "../images/a.png", "s3://bucket/images/a.png"),
+        ("s3://bucket/set", "s3://bucket/images/a.png", "s3://bucket/images/a.png"),
+        ("https://me:pw@host/set", "https://host/a.png?x=1", "https://host/a.png?x=1"),
+    ],
+)
+def test_a_name_in_a_table_stands_for_a_file_below_it_or_on_its_own_store(folder, named, uri):
+    assert uris.resolve_inside(folder, named) == uri
+
+
+def test_a_table_may_name_any_file_where_its_user_says_so():
+    where = uris.resolve_inside("/set", "../etc/hostname", allow_elsewhere=True)
+    assert where == "/etc/hostname"
 
 
 @pytest.mark.parametrize(

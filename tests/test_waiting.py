@@ -10,8 +10,10 @@ from running import tiny_model, wait_until
 
 from denoise import InferConfig, infer
 from denoise.runners import waiting
-from denoise.runners.ray_session import Resources
-from denoise.runners.waiting import in_words, told
+from denoise.runners.resources import Resources, in_words
+from denoise.runners.waiting import reports_waiting
+
+pytestmark = pytest.mark.ray
 
 
 @ray.remote
@@ -57,7 +59,7 @@ def test_what_no_node_can_ever_hold_is_said_to_be_too_large(
     ray_session: Resources, caplog: pytest.LogCaptureFixture
 ):
     large = Holder.options(num_cpus=0, num_gpus=200).remote()
-    with told(0.4):
+    with reports_waiting(0.4):
         wait_until(lambda: "waiting for" in caplog.text)
     assert "1 x 200 GPUs" in caplog.text
     assert "no node is large enough: ask for less, or add one that is" in caplog.text
@@ -69,7 +71,7 @@ def test_workers_that_only_fit_together_are_waited_for_together(
 ):
     bundles = [{"CPU": 1.0}] * (int(ray_session.cpus) + 1)
     gang = ray.util.placement_group(bundles)
-    with told(0.4):
+    with reports_waiting(0.4):
         wait_until(lambda: "waiting for" in caplog.text)
     assert f"{len(bundles)} x 1 CPU" in caplog.text
     ray.util.remove_placement_group(gang)
@@ -80,7 +82,7 @@ def test_nothing_is_said_where_everything_runs(
 ):
     holder = Holder.options(num_cpus=1).remote()
     ray.get(holder.ready.remote())
-    with told(0.2):
+    with reports_waiting(0.2):
         with pytest.raises(TimeoutError):
             wait_until(lambda: "waiting for" in caplog.text, 1)
     ray.kill(holder)

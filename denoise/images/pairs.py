@@ -7,26 +7,48 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from denoise.errors import FAILURES, ImageError, why
+from denoise.images.camera import add_camera_noise, check_iso
 from denoise.images.codec import MAX_PIXELS, Picture, decode, to_floats, to_pixels
 from denoise.images.metrics import mse, psnr
 from denoise.images.noise import add_noise, noisy_bands, seed_of
+
+Kind = Literal["gaussian", "camera"]  # of noise
 
 
 @dataclass(frozen=True, kw_only=True)
 class PairConfig:
     """What to pair an image with."""
 
-    sigma: float | None = None  # noise to add; None: the images are noisy as they are
+    sigma: float | None = None  # Gaussian noise to add; None: the images are noisy as they are
+    kind: Kind = "gaussian"  # camera noise is added without a sigma
+    iso: float | None = None  # strength of camera noise; None: each image's is drawn
     seed: int = 0
     float_noise: bool = False
     reference: str | None = None  # where the clean images lie, if the images are noisy
     max_pixels: int = MAX_PIXELS
+    allow_elsewhere: bool = False  # tables may name images that lie outside of their own folder
+
+    def __post_init__(self) -> None:
+        if self.kind == "camera" and (self.sigma is not None or self.float_noise):
+            raise ValueError(
+                "camera noise has no sigma and is stored as a file would be: leave --sigma and "
+                "--float-noise out, or use --kind gaussian"
+            )
+        if self.kind == "gaussian" and self.iso is not None:
+            raise ValueError(
+                f"iso is for --kind camera; Gaussian noise has a sigma, got {self.iso}"
+            )
+        check_iso(self.iso)
+
+    @property
+    def adds_noise(self) -> bool:
+        return self.sigma is not None or self.kind == "camera"
 
 
 @dataclass
@@ -37,8 +59,9 @@ class Pair:
     picture: Picture | None = None  # as decoded: its kind and what is carried along
     noisy: NDArray[Any] | None = None
     clean: NDArray[Any] | None = None  # None where no reference is known
-    sigma: float | None = None
+    sigma: float | None = None  # of Gaussian noise
     seed: int | None = None
+    noise: str | None = None  # kind and parameters of what was added
     error: str | None = None
     seconds: dict[str, float] = field(default_factory=dict)  # by stage
 
@@ -65,7 +88,7 @@ class Pair:
                 "format": self.picture.format,
                 "note": self.picture.note,
             }
-        return row | {"sigma": self.sigma, "seed": self.seed}
+        return row | {"sigma": self.sigma, "seed": self.seed, "noise": self.noise}
 
     def _fail(self, error: str) -> None:
         self.error = error
@@ -80,6 +103,7 @@ class Source:
     clean: bytes | None = None
     sigma: float | None = None
     seed: int | None = None
+    noise: str | None = None
     error: str | None = None
 
     @property
@@ -106,7 +130,7 @@ def decode_pair(fetched: Fetched, config: PairConfig) -> Pair:
     if pair.error is None:
         with pair.stage("decode"):
             _decode(pair, source, config)
-    if pair.error is None and config.sigma is not None:
+    if pair.error is None and config.adds_noise:
         with pair.stage("noise"):
             _add_noise(pair, config)
     elif pair.error is None and fetched.reference is not None:
@@ -130,18 +154,23 @@ def errors_of(
 def _decode(pair: Pair, source: Source, config: PairConfig) -> None:
     pair.picture = decode(source.encoded, max_pixels=config.max_pixels)
     pair.noisy = pair.picture.pixels
-    if source.is_noisy and config.sigma is not None:
+    if source.is_noisy and config.adds_noise:
         raise ImageError("noisy already, as its table says")
-    pair.sigma, pair.seed = source.sigma, source.seed
+    pair.sigma, pair.seed, pair.noise = source.sigma, source.seed, source.noise
     if source.clean is not None:
         pair.clean = _matching(decode(source.clean, max_pixels=config.max_pixels), pair)
 
 
 def _add_noise(pair: Pair, config: PairConfig) -> None:
-    assert pair.picture is not None and config.sigma is not None
+    assert pair.picture is not None
     pair.clean = pair.picture.pixels
     pair.sigma, pair.seed = config.sigma, config.seed
     seed = seed_of(pair.path, config.seed)
+    if config.sigma is None:
+        pair.noisy, noise = add_camera_noise(pair.clean, seed=seed, iso=config.iso)
+        pair.noise = str(noise)
+        return
+    pair.noise = f"gaussian sigma={config.sigma:g}" + " unclipped" * config.float_noise
     if config.float_noise:
         pair.noisy = add_noise(to_floats(pair.clean), sigma=config.sigma, seed=seed)
         return

@@ -5,10 +5,12 @@ inside the network [N, 3, h, w], where h and w are those of a tile.
 """
 
 import logging
+import os
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Self
 
 import numpy as np
@@ -17,9 +19,10 @@ import torch
 from torch import Tensor
 
 from denoise.images.tiles import Tile, tiles
+from denoise.nets import Asked, Precision
 from denoise.nets import networks as models
 from denoise.nets import package as packages
-from denoise.nets.precision import Asked, Precision, Run, check, resolve_precision, runnable
+from denoise.nets.precision import Run, check, resolve_precision, runnable
 
 _log = logging.getLogger(__name__)
 Array = npt.NDArray[Any]  # uint8, uint16 or float32
@@ -35,6 +38,7 @@ class Denoiser:
 
     notes: set[str]  # what a user should know of how it went, for the run's summary
     precision: Precision  # of the convolutions
+    threads: int  # of a CPU that compute
     recomputed: int  # pictures of which half precision made NaN, computed again in float32
 
     def __init__(
@@ -44,26 +48,34 @@ class Denoiser:
         tile: int | None = None,
         level: float | None = None,
         precision: Asked = "auto",
+        strength: float = 1.0,
+        device: torch.device | None = None,
+        threads: int = 1,
     ) -> None:
-        """tile, precision: see load. level: the sigma of the noise, 0..1; else the network's own
-        estimate."""
+        """See load."""
         if tile is not None and tile < 1:
             raise ValueError(f"tile must be at least 1 pixel, got {tile}")
         if level is not None and not 0 <= level <= 1:
             raise ValueError(f"level must lie in 0..1 (the pixel scale), got {level}")
+        if not 0 <= strength <= 1:
+            raise ValueError(f"strength must lie in 0..1, got {strength}")
         self.package = package
+        self._strength = strength
         # a Module's attributes have no types
         self._reach = int(package.model.reach)  # type: ignore[arg-type]
         self._stride = int(package.model.stride)  # type: ignore[arg-type]
         self.notes = set()
         self.recomputed = 0
-        self._device = models.device()
+        self._device = device or models.device()
         self._sigma = models.UNTOLD if level is None else level
         on_cpu = self._device.type == "cpu"
         self._tile = tile or (_CPU_TILE if on_cpu else _GPU_TILE)
         self._whole = 0 if tile else (_CPU_WHOLE if on_cpu else _GPU_WHOLE)
         self._batch_pixels = 0 if on_cpu else _GPU_BATCH  # on a CPU, tiles go one by one
         self._stream = None if on_cpu else torch.cuda.Stream(self._device)
+        # On a CPU each thread computes windows of its own: none waits for another in a convolution
+        self._pool = ThreadPoolExecutor(threads, initializer=_compute_alone) if on_cpu else None
+        self.threads = threads
         self.precision = resolve_precision(precision, self._device)
         self._network = self._sound_network()
 
@@ -75,14 +87,34 @@ class Denoiser:
         tile: int | None = None,
         level: float | None = None,
         precision: Asked = "auto",
+        strength: float = 1.0,
+        device: torch.device | None = None,
+        threads: int | None = None,
     ) -> Self:
         """The denoiser of a shipped model, by name, or of a package at a URI.
 
         tile is the side in pixels of the windows that large pictures are cut into (the network sees
         its reach beyond them); chosen for the device where not given. precision is what the
-        convolutions compute in: see resolve_precision. Raises SettingsError.
+        convolutions compute in: see resolve_precision. level is the sigma of the noise, 0..1; else
+        the network's own estimate. strength mixes the result with the input: 0 leaves it as it was.
+        device is a GPU where there is one, if not given. On a CPU `threads` compute, else all
+        cores. None of these but precision, level and strength changes a result. Raises
+        SettingsError.
         """
-        return cls(packages.load(model), tile=tile, level=level, precision=precision)
+        return cls(
+            packages.load(model),
+            tile=tile,
+            level=level,
+            precision=precision,
+            strength=strength,
+            device=device,
+            threads=threads or os.cpu_count() or 1,
+        )
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether it computes on a GPU."""
+        return self._device.type == "cuda"
 
     def __call__(self, noisy: Array) -> Array:
         """The picture without its noise: the same shape, the same kind of numbers; alpha as it was.
@@ -185,10 +217,15 @@ class Denoiser:
         self, batches: Iterator[list["_Window"]], network: Run
     ) -> Iterator[tuple[list["_Window"], "_Answer"]]:
         """Each batch with its answer; a GPU computes one batch while the last is being used."""
+        if self._pool is not None:
+            submit = partial(self._submit, network=network)
+            pool = self._pool if self.threads > 1 else None
+            yield from _in_threads(submit, batches, pool, self.threads)
+            return
         pending: deque[tuple[list[_Window], _Answer]] = deque()
         for batch in batches:
             pending.append((batch, self._submit(batch, network)))
-            if self._stream is None or len(pending) > 1:
+            if len(pending) > 1:
                 yield pending.popleft()
         yield from pending
 
@@ -201,6 +238,8 @@ class Denoiser:
             noisy = noisy.contiguous(memory_format=torch.channels_last)
             sigma = torch.full((len(batch),), self._sigma, device=self._device)
             denoised = network(noisy, sigma)  # [N, 3, h, w]
+            if self._strength < 1:
+                denoised = torch.lerp(noisy, denoised, self._strength)
             is_finite = denoised.sum(dim=(1, 2, 3)).isfinite()
             denoised = denoised.permute(0, 2, 3, 1)
             if stored.shape[3] == 1:
@@ -291,6 +330,32 @@ class _Answer:
         if self.done is not None:
             self.done.synchronize()
         return self.pixels.numpy(), self.is_finite.tolist()
+
+
+def _compute_alone() -> None:
+    """In each thread of a CPU's pool: convolutions take this thread and no other."""
+    torch.set_num_threads(1)
+
+
+def _in_threads(
+    submit: Callable[[list[_Window]], _Answer],
+    batches: Iterator[list[_Window]],
+    pool: ThreadPoolExecutor | None,
+    threads: int,
+) -> Iterator[tuple[list[_Window], _Answer]]:
+    """Each batch with its answer, in order, a few computed ahead where there is a pool."""
+    if pool is None:
+        for batch in batches:
+            yield batch, submit(batch)
+        return
+    pending: deque[tuple[list[_Window], Future[_Answer]]] = deque()
+    for batch in batches:
+        pending.append((batch, pool.submit(submit, batch)))
+        if len(pending) > 2 * threads:
+            first, answer = pending.popleft()
+            yield first, answer.result()
+    for batch, answer in pending:
+        yield batch, answer.result()
 
 
 def _exact_cudnn() -> Any:

@@ -22,6 +22,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from denoise.nets import limits
+
 UNTOLD = -1.0  # the noise level where nobody knows it
 LEVEL_GAIN = 5.0  # brings sigma 0..0.2 to the scale of the pixels
 
@@ -34,10 +36,12 @@ class Classic(nn.Module):
 
     def __init__(self, width: int = 32) -> None:
         super().__init__()
+        limits.check_width(width)
         self.arguments = {"width": width}
         self.stride = 4
         self.reach = 1 + 2 + 4 + 2 + 1 + self.stride - 1  # as unet_reach
         self.macs_per_pixel = 9 * width * (3 + width / 2 + width / 4 + width / 2 + 3)
+        limits.check_cost(81 * width**2, "parameters", limits.PARAMETERS)
         self.encoder = nn.ModuleList([convolution(3, width), convolution(width, 2 * width)])
         self.decoder = nn.ModuleList(
             [convolution(2 * width, 2 * width), convolution(2 * width, width)]
@@ -66,6 +70,8 @@ class UNet(nn.Module):
         self, widths: Sequence[int] = (32, 64, 128), blocks: int | Sequence[int] = 2
     ) -> None:
         super().__init__()
+        limits.check_widths(widths)
+        limits.check_blocks(blocks)
         *upper, lowest = widths
         first, depth = widths[0], len(upper)
         steps = list(pairwise(widths))
@@ -74,11 +80,12 @@ class UNet(nn.Module):
         self.stride = 2 ** len(widths)
         self.reach = unet_reach(counts)
         self.macs_per_pixel = unet_macs(widths, counts)
+        limits.check_unet(widths, counts, self.macs_per_pixel, self.reach)
         self.head = convolution(4 * 3 + 1, first)
         self.encoders = nn.ModuleList(map(residuals, upper, counts[:depth]))
-        self.downs = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2) for a, b in steps)
+        self.downs = nn.ModuleList(Convolution(a, b, 2, stride=2) for a, b in steps)
         self.middle = residuals(lowest, counts[depth])
-        self.ups = nn.ModuleList(nn.Conv2d(b, 4 * a, 1) for a, b in steps)
+        self.ups = nn.ModuleList(Convolution(b, 4 * a, 1) for a, b in steps)
         self.decoders = nn.ModuleList(map(residuals, upper, counts[:depth:-1]))
         self.tail = convolution(first, 4 * 3)
         for parameter in self.tail.parameters():
@@ -115,9 +122,9 @@ ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
 
 def build(architecture: str, arguments: Mapping[str, Any] | None = None) -> nn.Module:
     """A network with fresh weights; ValueError where the architecture or an argument is unknown."""
-    if architecture not in ARCHITECTURES:
+    if not isinstance(architecture, str) or architecture not in ARCHITECTURES:
         known = ", ".join(ARCHITECTURES)
-        raise ValueError(f"architecture must be one of {known}, got {architecture}")
+        raise ValueError(f"architecture must be one of {known}, got {architecture!s:.60}")
     try:
         return ARCHITECTURES[architecture](**(arguments or {}))
     except TypeError as wrong:
@@ -153,9 +160,9 @@ def inherit(model: nn.Module, weights: Mapping[str, Tensor]) -> int:
     return sum(name.endswith(".one.weight") for name in weights.keys() - own.keys())
 
 
-def device() -> torch.device:
-    """Where to compute: a GPU if this process was given one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def device(*, cpu: bool = False) -> torch.device:
+    """Where to compute: a GPU if this process was given one and it may be used, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() and not cpu else "cpu")
 
 
 def hardware() -> str:
@@ -181,8 +188,16 @@ def residuals(width: int, count: int) -> nn.Sequential:
     return nn.Sequential(*(Residual(width) for _ in range(count)))
 
 
-def convolution(given: int, made: int) -> nn.Conv2d:
-    return nn.Conv2d(given, made, 3, padding=1)
+class Convolution(nn.Conv2d):
+    """A convolution that draws no weights on the meta device, where that is slow."""
+
+    def reset_parameters(self) -> None:
+        if not self.weight.is_meta:
+            super().reset_parameters()
+
+
+def convolution(given: int, made: int) -> Convolution:
+    return Convolution(given, made, 3, padding=1)
 
 
 def single(x: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from denoise import errors
 from denoise.errors import SettingsError
+from denoise.nets import limits
 from denoise.storage import files, uris
 from denoise.storage.uris import join
 
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from torch import nn
 
 _log = logging.getLogger(__name__)
+_FIELDS = {"architecture": str, "arguments": dict, "digest": str}  # that config.json must have
+_PRECISIONS = ("F16", "BF16", "F32")
+_HEADER = 10 << 20  # bytes that config.json, or the header of the weights, may take at most
 SHIPPED = Path(__file__).parents[1] / "models"
 
 
@@ -119,40 +123,52 @@ def _id(name: str, digest: str) -> str:
 
 
 def _name_of(name_or_uri: str) -> str:
-    return uri_of(name_or_uri).rstrip("/").rsplit("/", 1)[-1]
+    return uris.shown(uri_of(name_or_uri)).rstrip("/").rsplit("/", 1)[-1]
 
 
 def _files(asked: str) -> tuple[dict[str, Any], bytes]:
     """config.json and the weights that it was saved with."""
     uri = uri_of(asked)
     config = _config(uri, asked)
-    encoded = _read(join(uri, "model.safetensors"), asked)
+    encoded = _read(join(uri, "model.safetensors"), asked, 4 * limits.PARAMETERS + _HEADER)
     digest = sha256(encoded).hexdigest()
     if digest != config["digest"]:
         raise SettingsError(
             f"model {uris.shown(asked)}: the weights are not the ones it was saved with "
-            f"(SHA-256 {digest[:12]}, config.json says {str(config['digest'])[:12]})"
+            f"(SHA-256 {digest[:12]}, config.json says {config['digest'][:12]})"
         )
     return config, encoded
 
 
 def _config(uri: str, asked: str) -> dict[str, Any]:
-    encoded = _read(join(uri, "config.json"), asked)
+    encoded = _read(join(uri, "config.json"), asked, _HEADER)
     try:
-        config: dict[str, Any] = json.loads(encoded)
-        missing = [key for key in ("architecture", "arguments", "digest") if key not in config]
-    except (ValueError, TypeError) as error:
+        config = json.loads(encoded)
+    except (ValueError, RecursionError) as error:
         raise SettingsError(f"model {uris.shown(asked)}: config.json is no JSON") from error
-    if missing:
-        raise SettingsError(f"model {uris.shown(asked)}: config.json has no {missing[0]}")
+    if not isinstance(config, dict):
+        raise SettingsError(f"model {uris.shown(asked)}: config.json holds no JSON object")
+    for name, kind in _FIELDS.items():
+        if name not in config:
+            raise SettingsError(f"model {uris.shown(asked)}: config.json has no {name}")
+        if not isinstance(config[name], kind):
+            raise SettingsError(
+                f"model {uris.shown(asked)}: {name} in config.json is {config[name]!r:.60}"
+            )
     return config
 
 
-def _read(uri: str, asked: str) -> bytes:
+def _read(uri: str, asked: str, limit: int) -> bytes:
+    """A file of a package, of so many bytes at most."""
+    name = uri.rsplit("/", 1)[-1]
     try:
+        size = files.info(uri).size
+        if size > limit:
+            raise SettingsError(
+                f"model {uris.shown(asked)}: {name} has {size:,} bytes, at most {limit:,} may be"
+            )
         return files.read(uri)
     except OSError as error:
-        name = uri.rsplit("/", 1)[-1]
         raise SettingsError(
             f"model {uris.shown(asked)}: cannot read {name}: {errors.words_of(error)}; a model "
             f"is a shipped one ({', '.join(shipped_names())}) or the URI of a package folder"
@@ -160,16 +176,56 @@ def _read(uri: str, asked: str) -> bytes:
 
 
 def _network(config: Mapping[str, Any], encoded: bytes, asked: str) -> "nn.Module":
+    """The network of a package, built on torch's meta device and compared with the header of the
+    weights first: so what a config.json asks for costs little."""
+    import torch
     from safetensors import SafetensorError
     from safetensors.torch import load as tensors_of
 
     from denoise.nets.networks import build
 
     try:
-        model = build(config["architecture"], config["arguments"])
-        weights = tensors_of(encoded)
-        model.load_state_dict({name: weight.float() for name, weight in weights.items()})
+        with torch.device("meta"):
+            model = build(config["architecture"], config["arguments"])
+        _check_header(_header(encoded), model)
+        weights = {name: weight.float() for name, weight in tensors_of(encoded).items()}
+        for name, weight in weights.items():
+            if not weight.isfinite().all():
+                raise ValueError(f"{name} in its weights holds numbers that are not finite")
+        model.load_state_dict(weights, assign=True)
     except (ValueError, RuntimeError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise SettingsError(f"model {uris.shown(asked)}: {reason}") from error
     return model.eval()
+
+
+def _header(encoded: bytes) -> dict[str, Any]:
+    """What a safetensors file says of each tensor before the first of them. Raises ValueError."""
+    size = int.from_bytes(encoded[:8], "little")
+    if not 0 < size <= min(_HEADER, len(encoded) - 8):
+        raise ValueError("its weights are no safetensors file, or cut off")
+    try:
+        header = json.loads(encoded[8 : 8 + size])
+    except (ValueError, RecursionError) as error:
+        raise ValueError("the header of its weights is no JSON") from error
+    if not isinstance(header, dict):
+        raise ValueError("the header of its weights is no JSON object")
+    return header
+
+
+def _check_header(header: Mapping[str, Any], model: "nn.Module") -> None:
+    """Raise ValueError where the weights of a file are not those of a network."""
+    own = {name: list(weight.shape) for name, weight in model.state_dict().items()}
+    for name in sorted(own.keys() ^ header.keys() - {"__metadata__"}):
+        how = "are missing" if name in own else "are not of this network"
+        raise ValueError(f"the weights {name!r:.60} {how}")
+    for name, shape in own.items():
+        about = header[name] if isinstance(header[name], dict) else {}
+        if about.get("shape") != shape:
+            raise ValueError(
+                f"{name} is {about.get('shape')!r:.60} in its weights, and {shape} by config.json"
+            )
+        if about.get("dtype") not in _PRECISIONS:
+            raise ValueError(
+                f"{name} is {about.get('dtype')!r:.60}, not one of {', '.join(_PRECISIONS)}"
+            )

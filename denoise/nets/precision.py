@@ -6,17 +6,14 @@ and the output stay float32. Law 4 (tiles do not show) is exact in float32 alone
 
 from collections.abc import Callable
 from copy import deepcopy
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from denoise.errors import SettingsError
+from denoise.nets import Asked, Precision
 from denoise.nets.fused import can_fuse, fused
 from denoise.nets.networks import UNTOLD, Classic, UNet
-
-Asked = Literal["auto", "float32", "bfloat16", "float16"]
-Precision = Literal["float32", "bfloat16", "float16"]
 
 PRECISIONS: dict[Precision, torch.dtype] = {
     "float32": torch.float32,
@@ -102,6 +99,11 @@ def _best(device: torch.device) -> Precision:
         has_tensor_cores = torch.cuda.get_device_capability(device) >= _TENSOR_CORES
         return "float16" if has_tensor_cores else "float32"
     return "bfloat16" if can_do("bfloat16", device) else "float32"
+
+
+def best_on_cpu() -> Precision:
+    """The precision that `auto` is on this machine's CPU."""
+    return _best(torch.device("cpu"))
 
 
 def _cpu_has_bfloat16() -> bool:

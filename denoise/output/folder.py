@@ -1,10 +1,10 @@
 """An output folder while a job works on it: its settings, its lock, and whether it is finished.
 
 OUTPUT/_run.json            every flag, versions, start, end, state
-OUTPUT/_manifest/           what was listed, see `manifest`
+OUTPUT/_manifest/           what was listed, see `manifest`; only its owner may read it
 OUTPUT/data/part-*.parquet  one file a shard, written whole: it is there or not, and that is all
-OUTPUT/_unfinished/          image files on their way: a rename puts each where it belongs
-OUTPUT/_lock.json           who is at work, and a heartbeat
+OUTPUT/_unfinished/         image files on their way: a rename puts each where it belongs
+OUTPUT/_lock.json           which driver is at work, and a heartbeat
 OUTPUT/_SUCCESS             empty, written last
 """
 
@@ -13,27 +13,24 @@ import logging
 import platform
 import time
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from importlib import metadata
 from types import MappingProxyType
 from typing import Any
 
-import pyarrow as pa
-
 from denoise import errors
 from denoise.errors import SettingsError, WriteError
-from denoise.output import tables
+from denoise.output import discard, tables
+from denoise.output.discard import UNFINISHED
 from denoise.output.lock import Lock
 from denoise.output.manifest import Listing
-from denoise.storage import disk, files, listing, uris
+from denoise.storage import disk, files, uris
 from denoise.storage.uris import join
 
+__all__ = ["FORMAT", "UNFINISHED", "Output", "check_same", "run_of", "run_to_resume", "versions"]
 _log = logging.getLogger(__name__)
-UNFINISHED = "_unfinished"
-_OURS = ("_SUCCESS", "summary.json", "report.html", "_manifest", UNFINISHED, "_run.json")
-_REMOVERS = 16  # threads: enough to hide a store's latency
+FORMAT = 1  # of an output folder; the next one is refused by this version, and the other way round
 
 
 class Output:
@@ -47,10 +44,15 @@ class Output:
         self, uri: str, verb: str, settings: Mapping[str, Any], *, overwrite: bool | None = None
     ) -> None:
         self.uri = uri
-        self._run: dict[str, Any] = {"verb": verb, "settings": dict(settings)}
+        self._run: dict[str, Any] = {
+            "format_version": FORMAT,
+            "verb": verb,
+            "settings": dict(settings),
+        }
         self._overwrite = overwrite
         self._lock = Lock(uri)
         self._is_new = True  # nobody worked here before
+        self.has_died = False  # the process that worked here before ended without a word
         self._began: float | None = None  # on the monotonic clock
         self._at_exit = ExitStack()
 
@@ -59,6 +61,7 @@ class Output:
             made = disk.missing(self.uri) if uris.is_local(self.uri) else []
             undone.callback(disk.remove_empty, made)  # a refusal leaves nothing behind
             files.check_writable(self.uri)
+            discard.refuse_links(self.uri)
             self._lock.take()
             undone.callback(self._release)
             self._adopt()
@@ -126,16 +129,20 @@ class Output:
         return files.exists(join(self.uri, "_SUCCESS"))
 
     def _adopt(self) -> None:
-        """Takes over a run that is there, if its settings are ours."""
-        if self._overwrite and files.exists(join(self.uri, "_run.json")):
-            _discard(self.uri)
-        found = run_of(self.uri)
-        if found is None:  # the settings come first, so that no manifest is adopted by other ones
+        """Take over the run that is there if its settings are ours, else begin anew."""
+        settings = self._run["settings"]
+        found = run_to_resume(self.uri, self._run["verb"], settings, overwrite=self._overwrite)
+        if found is not None:
+            self._is_new = False
+            self.has_died = found.get("state") == "running" and "flags" in found
+            self._run = found | self._run
+        else:
+            if files.exists(join(self.uri, "_run.json")):
+                discard.discard(self.uri)
+            # the settings come first, so that no manifest is adopted by other ones
             self.record(state="running")
-            return
-        self._is_new = False
-        check_same(self.uri, found, self._run, can_overwrite=self._overwrite is not None)
-        self._run = found | self._run
+        if uris.is_local(self.uri) and self._run["verb"] != "train":
+            disk.make_private(join(self.uri, "_manifest"))  # it holds whole URIs
 
     def _leave(self, kind: type[BaseException]) -> None:
         """Notes how the run ended early; a new folder that was refused is left as it was, but for
@@ -163,42 +170,59 @@ class Output:
         _log.warning("%s: %s: %s", uris.shown(self.uri), words, why)
 
 
-def _discard(uri: str) -> None:
-    """Removes what jobs of ours have made, and nothing that a user may have put beside it: of
-    OUTPUT/data the part files, of OUTPUT/images the files that these name.
+def run_to_resume(
+    uri: str, verb: str, settings: Mapping[str, Any], *, overwrite: bool | None
+) -> dict[str, Any] | None:
+    """_run.json of the run that one with these settings goes on with; None where it begins anew:
+    in a new folder, with `overwrite` (None where a verb has no such flag), and after a run that
+    ended before it had made anything.
 
-    So an image stays that a killed run had written before the part file that names it.
+    Raises SettingsError where the folder is of another run, or of none of ours.
     """
-    files.remove(join(uri, "_SUCCESS"))
-    with ThreadPoolExecutor(_REMOVERS) as pool:
-        for part in tables.parts(uri):
-            named = [join(uri, name) for name in _files_of(part)]
-            list(pool.map(files.remove, named))
-            files.remove(part)
-    files.sweep(join(uri, "data"))
-    for folder in (join(uri, "data"), join(uri, "images")):
-        if files.exists(folder) and all(one.is_folder for one in listing.listing(folder)):
-            files.remove(folder)
-    for name in _OURS:
-        files.remove(join(uri, name))
-
-
-def _files_of(part: str) -> list[str]:
-    """The image files that a part file names; none where it cannot be read."""
-    try:
-        return [row["file"] for row in tables.rows_in(part, ["file"]) if row.get("file")]
-    except (OSError, pa.ArrowException):
-        return []
+    if not files.exists(join(uri, "_run.json")):
+        has_files = settings.get("save") in ("files", "both")
+        discard.refuse_others(uri, verb, has_files=has_files)
+        return None
+    found = None if overwrite else run_of(uri)
+    if found is None:
+        return None
+    wanted = {"verb": verb, "settings": settings}
+    if _differences_between(found, wanted) and not discard.holds_work(uri, found["verb"]):
+        return None
+    check_same(uri, found, wanted, can_overwrite=overwrite is not None)
+    return found
 
 
 def run_of(uri: str) -> dict[str, Any] | None:
-    """_run.json of an output folder; None where there is none."""
+    """_run.json of an output folder; None where there is none.
+
+    Raises SettingsError where no version of ours wrote it, or one of another format.
+    """
     try:
-        return files.object_in(join(uri, "_run.json"))
+        found = files.object_in(join(uri, "_run.json"))
     except (FileNotFoundError, NotADirectoryError):
         return None
+    except OSError as error:
+        raise SettingsError(f"{_record(uri)} cannot be read: {errors.words_of(error)}") from error
     except ValueError as error:
-        raise SettingsError(f"{uris.shown(uri)}/_run.json holds no JSON object") from error
+        raise SettingsError(f"{_record(uri)} holds no JSON object") from error
+    version = found.get("format_version", 0)
+    if type(version) is not int:
+        raise SettingsError(f"{_record(uri)} is none of ours: its format_version is no number")
+    if version != FORMAT:
+        age = "an older" if version < FORMAT else "a newer"
+        raise SettingsError(
+            f"{uris.shown(uri)} was made by {age} version of denoise (format {version}, this one "
+            f"has {FORMAT}): use that version, or give another --output"
+        )
+    for name, kind in (("verb", str), ("settings", dict)):
+        if not isinstance(found.get(name), kind):
+            raise SettingsError(f"{_record(uri)} is none of ours: its {name} is missing or wrong")
+    return found
+
+
+def _record(uri: str) -> str:
+    return f"{uris.shown(uri)}/_run.json"
 
 
 def check_same(
@@ -215,9 +239,9 @@ def check_same(
 
 
 def _differences_between(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    if found.get("verb") != wanted["verb"]:
-        return [f"it is the output of `{found.get('verb')}`, not of `{wanted['verb']}`"]
-    old, new = found.get("settings", {}), json.loads(json.dumps(wanted["settings"]))
+    if found["verb"] != wanted["verb"]:
+        return [f"it is the output of `{found['verb']}`, not of `{wanted['verb']}`"]
+    old, new = found["settings"], json.loads(json.dumps(wanted["settings"]))
     return [
         f"{name} was {old.get(name)!r}, now {new.get(name)!r}"
         for name in sorted(old.keys() | new.keys())

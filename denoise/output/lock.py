@@ -1,10 +1,13 @@
-"""An output folder's lock, OUTPUT/_lock.json: who is at work there, and a heartbeat."""
+"""An output folder's lock, OUTPUT/_lock.json: which driver is at work there, and a heartbeat."""
 
+import json
+import logging
 import os
 import socket
 import threading
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -12,9 +15,11 @@ import psutil
 from denoise.errors import SettingsError
 from denoise.storage import files, uris
 
+_log = logging.getLogger(__name__)
 _BEAT = 10.0  # seconds between heartbeats
 _SETTLE = 1.0  # seconds to wait before a lock that others may take as well is ours
-_DEAD = 60.0  # seconds without one after which a driver on another machine counts as dead
+_DEAD = 60.0  # seconds without a heartbeat after which a driver elsewhere counts as dead
+_KINDS = {"host": str, "system": str, "process": int, "born": float, "token": str, "beat": float}
 
 
 class Lock:
@@ -30,7 +35,7 @@ class Lock:
         self._lost = threading.Event()
 
     def take(self) -> None:
-        """Raises SettingsError where another driver holds it and lives."""
+        """Take it. Raises SettingsError where another driver holds it and lives."""
         if not files.create(self._uri, self._heartbeat()):
             self._refuse_if_held()
             files.write(self._uri, self._heartbeat())
@@ -41,25 +46,26 @@ class Lock:
             raise SettingsError(f"another run took {uris.shown(self._folder)} at the same moment")
 
     def keep(self) -> None:
-        """Begins the heartbeat, until `rest`."""
+        """Begin the heartbeat, until `rest`."""
         self._heart.start()
 
     def rest(self) -> None:
+        """End the heartbeat."""
         self._stop.set()
         self._heart.join()
 
     def release(self) -> None:
-        """Removes the lock if it is ours. Raises OSError."""
+        """Remove the lock if it is ours. Raises OSError."""
         if self._is_ours():
             files.remove(self._uri)
 
     @property
     def is_lost(self) -> bool:
-        """Whether somebody else was seen to have it; it costs nothing to ask often."""
+        """Whether another driver was seen to have it; it costs nothing to ask often."""
         return self._lost.is_set()
 
     def look(self) -> None:
-        """Sees whether it is lost. Raises OSError."""
+        """Read whether it is lost. Raises OSError."""
         with self._beating:
             if not self._is_ours():
                 self._lost.set()
@@ -79,6 +85,7 @@ class Lock:
         return files.to_json(
             {
                 "host": socket.gethostname(),
+                "system": _system(),
                 "process": os.getpid(),
                 "born": _birth_of(os.getpid()),
                 "token": self._token,
@@ -87,15 +94,49 @@ class Lock:
         )
 
     def _refuse_if_held(self) -> None:
+        holder = self._holder()
+        if holder is None or not self._is_alive(holder):
+            return
+        raise SettingsError(
+            f"{uris.shown(self._folder)} is being written by process {holder['process']} on "
+            f"{holder['host']}; wait for it, or stop it"
+        )
+
+    def _holder(self) -> dict[str, Any] | None:
+        """What the lock says; None where it was removed or cut off. Raises SettingsError where no
+        driver of ours can have written it, as it may be somebody's own file."""
         try:
-            holder = files.object_in(self._uri)
-        except (OSError, ValueError):
-            holder = {}  # taken away or cut off at this moment: nobody's
-        if _is_alive(holder):
+            found = json.loads(files.read(self._uri))
+        except (OSError, ValueError, RecursionError):
+            return None
+        fields = found if isinstance(found, dict) else {}
+        wrong = [name for name, kind in _KINDS.items() if not _is_of(kind, fields.get(name))]
+        if wrong:
             raise SettingsError(
-                f"{uris.shown(self._folder)} is being written by process {holder['process']} on "
-                f"{holder['host']}; wait for it, or stop it"
+                f"{uris.shown(self._uri)} is no lock of this version (its {wrong[0]} is missing or "
+                "wrong); remove it if nothing is at work there"
             )
+        return fields
+
+    def _is_alive(self, holder: Mapping[str, Any]) -> bool:
+        """Whether the driver that holds the lock lives: its process if that can be seen from here,
+        else its heartbeat; that too for this very process, which an earlier run may have failed to
+        release it in."""
+        if holder["system"] and holder["system"] == _system():
+            lives = _is_running(holder["process"], holder["born"])
+            if lives is not None and holder["process"] != os.getpid():
+                return lives
+            if lives is False:
+                return False
+        age = time.time() - holder["beat"]
+        return self._beats(holder) if age < -_DEAD else age < _DEAD
+
+    def _beats(self, holder: Mapping[str, Any]) -> bool:
+        """Whether another heartbeat comes: where one is from the future, as by another clock or by
+        no clock at all, this alone tells whether a driver lives."""
+        _log.info("%s has a lock from the future: waiting for a sign of life", self._folder)
+        time.sleep(2.5 * _BEAT)
+        return self._holder() not in (None, holder)
 
     def _is_ours(self) -> bool:
         try:
@@ -105,22 +146,56 @@ class Lock:
         return bool(holder.get("token") == self._token)
 
 
-def _is_alive(holder: Mapping[str, Any]) -> bool:
-    """Whether the driver that holds a lock lives: its process if here, its heartbeat elsewhere, and
-    in this very process, of which an earlier run may have failed to let go."""
-    if holder.get("host") == socket.gethostname():
-        born = _birth_of(int(holder["process"]))
-        lives = bool(born and abs(born - holder["born"]) < 2)  # the clock may have been set since
-        if not lives or holder["process"] != os.getpid():
-            return lives
-    return time.time() - float(holder.get("beat", 0)) < _DEAD
+def _is_of(kind: type, value: Any) -> bool:
+    """Whether a value of JSON is of a kind, and a number one that can be computed with."""
+    if kind is str:
+        return isinstance(value, str)
+    is_number = isinstance(value, int | kind) and not isinstance(value, bool)
+    return is_number and abs(value) < 1e18  # which also no NaN is
 
 
-def _birth_of(process: int) -> float:
-    """When a process started, so that a number used again tells; 0 if it has ended."""
+def _system() -> str:
+    """Where a process number means the same: one boot of one machine, and one namespace of process
+    numbers in it. Containers may share their host's name and disk, but not that. Empty where it
+    is not known."""
+    if os.name != "posix" or not Path("/proc/self/ns").exists():
+        return f"{socket.gethostname()} {psutil.boot_time():.0f}"  # has no such namespaces
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return ""
+
+
+def _is_running(process: int, born: float) -> bool | None:
+    """Whether a process of this namespace runs that started then: its number may be used again.
+    None where it cannot be seen, being another user's."""
+    found = _birth_of(process)
+    if found is None:
+        return None
+    return bool(found) and abs(found - born) < 2  # the clock may have been set since
+
+
+def _birth_of(process: int) -> float | None:
+    """When a process started; 0 if it has ended, None if it runs and cannot be seen."""
     try:
         found = psutil.Process(process)
         # one that was killed stays a zombie until its parent asks how it ended
         return 0.0 if found.status() == psutil.STATUS_ZOMBIE else found.create_time()
-    except psutil.NoSuchProcess:
+    except psutil.AccessDenied:
+        return None
+    except (ValueError, OverflowError):  # no process number
         return 0.0
+    except psutil.NoSuchProcess:  # or /proc hides those of others
+        return None if os.name == "posix" and _exists(process) else 0.0
+
+
+def _exists(process: int) -> bool:
+    """Whether the kernel knows a process number, whoever it belongs to."""
+    try:
+        os.kill(process, 0)
+    except PermissionError:
+        return True
+    except (OSError, OverflowError):
+        return False
+    return True

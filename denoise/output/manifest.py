@@ -58,7 +58,14 @@ class Generation:
 
     @property
     def shards(self) -> range:
+        """The numbers of its shards."""
         return range(self.first_shard, self.first_shard - (-self.rows // self.shard_rows))
+
+    def shard(self, number: int) -> "Shard":
+        """One of its shards."""
+        start = (number - self.first_shard) * self.shard_rows
+        stop = min(start + self.shard_rows, self.rows)
+        return Shard(number, self.number, start, stop, self.size * (stop - start) // self.rows)
 
 
 @dataclass
@@ -70,6 +77,7 @@ class Listing:
     changed: int = 0
     removed: int = 0
     left_out: Counter[str] = field(default_factory=Counter)
+    new: Generation | None = None  # what the manifest did not know, not cut into shards yet
 
 
 @dataclass(frozen=True)
@@ -83,35 +91,35 @@ class Foreseen:
 
 @dataclass(frozen=True)
 class Shard:
-    """One unit of work: a run of inputs that ends up in one part file."""
+    """Some inputs of one listing, which end up in one part file."""
 
     number: int
-    generation: Generation
+    generation: int
+    start: int  # its inputs are these rows of the generation
+    stop: int
+    size: int  # bytes of its images, about
     is_again: bool = False  # it has a part file, of which a few rows are to be made again
 
-    @property
-    def span(self) -> range:
-        """Its rows within the generation."""
-        start = (self.number - self.generation.first_shard) * self.generation.shard_rows
-        return range(start, min(start + self.generation.shard_rows, self.generation.rows))
+    def __len__(self) -> int:
+        return self.stop - self.start
 
     def entries(self, uri: str) -> list[Entry]:
-        """Its inputs, from the manifest of the output folder `uri`. Raises OSError."""
-        start, stop = self.span.start, self.span.stop
+        """Read its inputs from the manifest of the output folder `uri`. Raises OSError."""
         found: list[Entry] = []
-        for chunk in range(start // _CHUNK, (stop - 1) // _CHUNK + 1):
+        for chunk in range(self.start // _CHUNK, (self.stop - 1) // _CHUNK + 1):
             first = chunk * _CHUNK
-            place = _chunk_uri(uri, self.generation.number, chunk)
-            found += _entries_in(place, max(start - first, 0), min(stop - first, _CHUNK))
+            rows = max(self.start - first, 0), min(self.stop - first, _CHUNK)
+            found += _entries_in(_chunk_uri(uri, self.generation, chunk), *rows)
         return found
 
 
-def update(
-    uri: str, entries: Iterator[Entry], left_out: Counter[str], shard_bytes: int = SHARD_BYTES
-) -> Listing:
-    """Compares a listing with the manifest: what is new becomes a new generation of shards, what
-    changed is to be done again, rows of inputs that are gone are kept. Where an input only lies
-    elsewhere than before (under a new signature, say), that is noted and no more."""
+def update(uri: str, entries: Iterator[Entry], left_out: Counter[str]) -> Listing:
+    """Compare a listing with the manifest, and note what is new in it.
+
+    What is new becomes a generation, which `cut` makes shards of. What changed is to be done again.
+    Rows of inputs that are gone are kept. Where an input only lies elsewhere than before (under a
+    new signature, say), that is noted and no more.
+    """
     listing = Listing(left_out=left_out)
     generations = generations_of(uri)
     known = _Known(uri, generations)
@@ -126,12 +134,26 @@ def update(
         files.remove(join(uri, "_SUCCESS"))
     if rows:
         first = generations[-1].shards.stop if generations else 0
-        made = Generation(number, rows, size, shard_rows(rows, size, shard_bytes), first)
-        place = join(uri, "_manifest", f"generation-{number:05d}.json")
-        files.write(place, json.dumps(asdict(made)).encode())
+        listing.new = Generation(number, rows, size, rows, first)
     known.renew()
     listing.added = rows if generations else 0
     return listing
+
+
+def cut(uri: str, new: Generation, shard_bytes: int = SHARD_BYTES) -> list[Shard]:
+    """Cut a new generation into shards of about so many bytes, and note it: from now on it counts.
+
+    Raises OSError.
+    """
+    made = replace(new, shard_rows=shard_rows(new.rows, new.size, shard_bytes))
+    name = f"generation-{made.number:05d}.json"
+    files.write(join(uri, "_manifest", name), json.dumps(asdict(made)).encode())
+    return [made.shard(number) for number in made.shards]
+
+
+def first_uri(uri: str) -> str:
+    """Where the first input of an output folder lies. Raises OSError."""
+    return _entries_in(_chunk_uri(uri, 0, 0), 0, 1)[0].uri
 
 
 def foreseen(
@@ -156,7 +178,7 @@ def foreseen(
         if shard.number in finished:
             there.append(shard)
         else:
-            rows, shards = rows + len(shard.span), shards + 1
+            rows, shards = rows + len(shard), shards + 1
     failures: Iterable[set[str]] = _failures(uri, there) if retry_errors else repeat(set())
     for shard, failed in zip(there, failures, strict=False):
         redone = len(again[shard.number] | failed)
@@ -210,7 +232,7 @@ def with_errors(uri: str) -> list[Shard]:
 
 
 def _shards(generations: list[Generation]) -> Iterator[Shard]:
-    return (Shard(number, made) for made in generations for number in made.shards)
+    return (made.shard(number) for made in generations for number in made.shards)
 
 
 def _finished(uri: str) -> set[int]:
@@ -303,8 +325,9 @@ class _Known:
 
     def listed_in(self, shard: Shard) -> int:
         """How many inputs of a shard were listed again."""
-        start = self._starts[shard.generation]
-        return int(self._seen[start + shard.span.start : start + shard.span.stop].sum())
+        made = next(one for one in self._starts if one.number == shard.generation)
+        start = self._starts[made]
+        return int(self._seen[start + shard.start : start + shard.stop].sum())
 
     def changed_paths(self) -> defaultdict[int, set[str]]:
         """The changed inputs of each shard."""

@@ -1,8 +1,9 @@
 """The Parquet tables that jobs write: schemas, one part file a shard, and reading them back."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from typing import Any, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -44,6 +45,7 @@ NOISE_SCHEMA = _schema(
         ("noisy", _IMAGE),
         ("sigma", pa.float64()),
         ("seed", pa.int64()),
+        ("noise", pa.string()),
         ("mse", pa.float64()),
         ("psnr", pa.float64()),
         *_END,
@@ -61,56 +63,70 @@ INFER_SCHEMA = _schema(
         ("psnr", pa.float64()),
         ("ssim_noisy", pa.float64()),
         ("ssim", pa.float64()),
+        ("removed", pa.float64()),  # root mean square of what was removed, 0..1
+        ("noise_before", pa.float64()),  # estimated, as a sigma on the 0..1 scale
+        ("noise_after", pa.float64()),
+        ("noise", pa.string()),  # kind and parameters of what was added
         ("model", pa.string()),
         *_END,
     ]
 )
 
 
-def write_part(
-    output: str,
-    shard: int,
-    rows: Iterable[dict[str, Any]],
-    schema: pa.Schema,
-    about: Mapping[str, Any],
-) -> None:
-    """Writes the rows of one shard as they come, which must be in the order of their paths.
+class PartFile:
+    """A part file while it is written: a context manager that leaves it whole, or not at all.
 
-    `about` (times, say) goes into the footer, as JSON under `denoise`, once the last row is there:
-    the rows themselves hold only what a second run would find again. Raises OSError.
+    Rows come one by one, in the order of their paths. Few of them are in memory at once. What
+    `about` holds (times, say) at the end goes into the footer, as JSON under `denoise`: the rows
+    hold only what a second run would find again. Raises OSError.
     """
-    images = [f"{field.name}.bytes" for field in schema if field.type == _IMAGE]
-    with (
-        files.written(part_uri(output, shard)) as file,
-        pq.ParquetWriter(
-            file,
-            schema,
-            # encoded images do not get smaller
-            compression={name: "none" if name in images else "zstd" for name in _leaves(schema)},
-            use_dictionary=["format", "model", "error", "note"],
-            write_statistics=["path"],
-        ) as part,
-    ):
-        for group in _groups(rows):
-            part.write_table(pa.Table.from_pylist(group, schema=schema))
-        part.add_key_value_metadata({"denoise": json.dumps(about)})
 
+    def __init__(self, output: str, shard: int, schema: pa.Schema) -> None:
+        self.about: dict[str, Any] = {}
+        self._uri, self._schema = part_uri(output, shard), schema
+        self._rows: list[dict[str, Any]] = []  # of the row group to be written next
+        self._size, self._last = 0, ""
 
-def _groups(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
-    """The rows of each row group: so few that writer and readers hold little in memory."""
-    group: list[dict[str, Any]] = []
-    size, last = 0, ""
-    for row in rows:
-        assert row["path"] > last or not last, f"{row['path']} came after {last}"
-        group.append(row)
-        size += sum(len(value["bytes"] or b"") for value in row.values() if holds_image(value))
-        last = row["path"]
-        if len(group) == _GROUP_ROWS or size >= _GROUP_BYTES:
-            yield group  # before the next row is made
-            group.clear()  # let go of, also by whoever wrote it
-            size = 0
-    if group or not last:
-        yield group
+    def __enter__(self) -> Self:
+        images = [f"{field.name}.bytes" for field in self._schema if field.type == _IMAGE]
+        with ExitStack() as opened:
+            file = opened.enter_context(files.written(self._uri))
+            self._writer = opened.enter_context(
+                pq.ParquetWriter(
+                    file,
+                    self._schema,
+                    compression={  # encoded images do not get smaller
+                        name: "none" if name in images else "zstd" for name in _leaves(self._schema)
+                    },
+                    use_dictionary=["format", "model", "error", "note"],
+                    write_statistics=["path"],
+                )
+            )
+            self._opened = opened.pop_all()
+        return self
+
+    def __exit__(self, *raised: Any) -> None:
+        if raised[0] is not None:
+            self._opened.__exit__(*raised)
+            return
+        with self._opened:
+            if self._rows or not self._last:
+                self.flush()
+            self._writer.add_key_value_metadata({"denoise": json.dumps(self.about)})
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Write a row. It may stay in memory until its row group is full."""
+        assert row["path"] > self._last or not self._last, f"{row['path']} after {self._last}"
+        self._rows.append(row)
+        self._size += sum(len(one["bytes"] or b"") for one in row.values() if holds_image(one))
+        self._last = row["path"]
+        if len(self._rows) == _GROUP_ROWS or self._size >= _GROUP_BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write the rows that are in memory."""
+        self._writer.write_table(pa.Table.from_pylist(self._rows, schema=self._schema))
+        self._rows, self._size = [], 0
 
 
 def rows(output: str, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:

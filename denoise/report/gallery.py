@@ -1,4 +1,4 @@
-"""What a table says in pictures: its worst, median and best images, one after the other."""
+"""Pictures of a table: its worst, median and best images, or those that changed most and least."""
 
 import logging
 from itertools import islice
@@ -11,7 +11,7 @@ from denoise.errors import ImageError
 from denoise.images.codec import MAX_PIXELS, decode
 from denoise.images.pairs import PairConfig
 from denoise.output import manifest, tables
-from denoise.report.stats import Tally
+from denoise.report.stats import TableStatistics
 from denoise.report.views import Pixels, View, panels_of, view_of
 from denoise.storage import files
 from denoise.storage.fetch import load_pair
@@ -21,59 +21,63 @@ _log = logging.getLogger(__name__)
 _WORST, _MEDIAN, _BEST = 4, 3, 3  # images shown of each
 
 
-def views_of(uri: str, run: dict[str, Any], tally: Tally) -> dict[str, list[View]]:
+def views_of(uri: str, run: dict[str, Any], stats: TableStatistics) -> dict[str, list[View]]:
     """The worst, median and best images, drawn; where nothing was measured, some images."""
     shown = {
-        title: [view for index in picked if (view := _view(uri, run, tally, index)) is not None]
-        for title, picked in _picked(tally).items()
+        title: [view for index in picked if (view := _view(uri, run, stats, index)) is not None]
+        for title, picked in _picked(stats).items()
     }
     return {title: views for title, views in shown.items() if views}
 
 
-def _picked(tally: Tally) -> dict[str, list[int]]:
-    """Rows worth looking at, each once, by their place in the table."""
-    values = tally.all("mse")
+def _picked(stats: TableStatistics) -> dict[str, list[int]]:
+    """Rows worth looking at, each once, by their index in the table."""
+    titles = ("Worst", "Median", "Best")
+    values = stats.metric("mse")
+    if not np.isfinite(values).any():
+        titles = ("Most changed", "Median", "Least changed")
+        values = stats.metric("removed")
     ranked = np.argsort(-values, kind="stable")[: int(np.isfinite(values).sum())].tolist()
     if not ranked:
-        count = min(tally.images, _WORST)
-        return {"Some": [int(row) for row in np.linspace(0, tally.images - 1, count)]}
-    worst = ranked[: min(_WORST, max(1, len(ranked) - 2))]
-    best = ranked[max(len(worst), len(ranked) - _BEST) :]
-    rest = ranked[len(worst) : len(ranked) - len(best)]
+        count = min(stats.images, _WORST)
+        return {"Some": [int(row) for row in np.linspace(0, stats.images - 1, count)]}
+    first = ranked[: min(_WORST, max(1, len(ranked) - 2))]
+    last = ranked[max(len(first), len(ranked) - _BEST) :]
+    rest = ranked[len(first) : len(ranked) - len(last)]
     middle = max(0, len(rest) // 2 - _MEDIAN // 2)
-    return {"Worst": worst, "Median": rest[middle : middle + _MEDIAN], "Best": best[::-1]}
+    return dict(zip(titles, (first, rest[middle : middle + _MEDIAN], last[::-1]), strict=True))
 
 
-def _view(uri: str, run: dict[str, Any], tally: Tally, index: int) -> View | None:
+def _view(uri: str, run: dict[str, Any], stats: TableStatistics, index: int) -> View | None:
     """One image, drawn; None where its pixels cannot be had any more."""
-    ends = np.cumsum(tally.rows)
+    ends = np.cumsum(stats.part_rows)
     part = int(np.searchsorted(ends, index, side="right"))
-    place = index - int(ends[part] - tally.rows[part])
+    number = index - int(ends[part] - stats.part_rows[part])
     try:
-        row = _row(tally.parts[part], place)
+        row = _row(stats.parts[part], number)
         if row["error"] is not None:
             return None
-        return _drawn(uri, run, tally.parts[part], row)
+        return _drawn(uri, run, stats.parts[part], row)
     except (ImageError, OSError) as error:
-        _log.info("left out of the report: row %d of %s (%s)", place, tally.parts[part], error)
+        _log.info("left out of the report: row %d of %s (%s)", number, stats.parts[part], error)
         return None
 
 
-def _row(part: str, place: int) -> dict[str, Any]:
+def _row(part: str, number: int) -> dict[str, Any]:
     """One row of a part file, its images included and no other's."""
     with files.open_input(part) as file:
         parquet = pq.ParquetFile(file)
         group = 0
-        while place >= parquet.metadata.row_group(group).num_rows:
-            place -= parquet.metadata.row_group(group).num_rows
+        while number >= parquet.metadata.row_group(group).num_rows:
+            number -= parquet.metadata.row_group(group).num_rows
             group += 1
         batches = parquet.iter_batches(batch_size=1, row_groups=[group])
-        found: dict[str, Any] = next(islice(batches, place, None)).to_pylist()[0]
+        found: dict[str, Any] = next(islice(batches, number, None)).to_pylist()[0]
         return found
 
 
 def _drawn(uri: str, run: dict[str, Any], part: str, row: dict[str, Any]) -> View:
-    """Draws one image: from the table what it holds, and drawn again from the input what not."""
+    """Draw one image: from the table what it holds, the rest from the input again."""
     if run.get("verb") == "noise":
         clean, noisy = (_stored(uri, row, name) for name in ("clean", "noisy"))
         if noisy is None:
@@ -104,13 +108,15 @@ def _pair(
     number = tables.shard_of(part.rsplit("/", 1)[-1])
     found = (made for made in manifest.generations_of(uri) if number in made.shards)
     made = next(found, None)
-    entries = manifest.Shard(number, made).entries(uri) if made else []
+    entries = made.shard(number).entries(uri) if made else []
     entry = next((entry for entry in entries if entry.path == path), None)
     if entry is None:
         raise ImageError("the manifest does not name its input any more")
     settings = run["settings"]
     wanted = PairConfig(
         sigma=settings.get("add_noise", settings.get("sigma")),  # as `infer` and `noise` call it
+        kind=settings.get("kind", "gaussian"),
+        iso=settings.get("iso"),
         seed=settings.get("seed", 0),
         float_noise=settings.get("float_noise", False),
         reference=settings.get("reference"),

@@ -2,7 +2,8 @@
 // A before/after slider for every image that has both, laid over copies of the panels on the page.
 for (const image of document.querySelectorAll(".image")) {
   const panel = (name) => image.querySelector(`.wholes [data-panel="${name}"] img`);
-  const [noisy, after] = [panel("noisy"), panel("denoised") || panel("clean")];
+  const before = panel("noisy") ? "noisy" : "input";
+  const [noisy, after] = [panel(before), panel("denoised") || panel("clean")];
   if (!noisy || !after) continue;
   const box = document.createElement("div");
   box.className = "compare";
@@ -10,11 +11,11 @@ for (const image of document.querySelectorAll(".image")) {
   over.className = "over";
   const slider = document.createElement("input");
   Object.assign(slider, { type: "range", min: 0, max: 100, step: 0.1, value: 50 });
-  slider.setAttribute("aria-label", `noisy or ${panel("denoised") ? "denoised" : "clean"}`);
+  slider.setAttribute("aria-label", `${before} or ${panel("denoised") ? "denoised" : "clean"}`);
   slider.addEventListener("input", () => box.style.setProperty("--at", slider.value + "%"));
   const handle = document.createElement("div");
   handle.className = "handle";
-  const labels = [["left", "noisy"], ["right", panel("denoised") ? "denoised" : "clean"]].map(([side, text]) => {
+  const labels = [["left", before], ["right", panel("denoised") ? "denoised" : "clean"]].map(([side, text]) => {
     const label = document.createElement("span");
     label.className = `label ${side}`;
     label.textContent = text;

@@ -1,57 +1,107 @@
-"""What a tally says in numbers: the content of summary.json."""
+"""A table's statistics in words and numbers: the content of summary.json."""
 
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from denoise.report.stats import NUMBERS, Group, Tally, decibels
+from denoise.report.stats import SIZE_NAMES, Group, TableStatistics, decibels
 
+_WITHOUT_REFERENCE = ("removed", "noise_before", "noise_after")
+# Root mean square of what was removed, on 0..1. One level of 255 is the least that an 8-bit file
+# can hold; noise of 4 levels is seen in a flat area without enlarging it
+HARDLY, STRONGLY = 1 / 255, 4 / 255
+_LITTLE_NOISE = 0.5 / 255  # as `estimate_noise` reads it: too little of a camera's
+CHANGE_BOUNDS = {
+    "strongly": "4 levels of 255 or more were removed (root mean square)",
+    "slightly": "1 to 4 levels",
+    "hardly": "less than 1 level",
+}
 _SHARES = {"p5": 5, "p25": 25, "median": 50, "p75": 75, "p95": 95}
 _SHOWN_FOLDERS = 100
 _BINS = 60  # of the curve of throughput over time
 
 
-def summary_of(tally: Tally, run: dict[str, Any]) -> dict[str, Any]:
-    """Everything that is said in numbers."""
-    noisy, denoised = (tally.all(name) for name in NUMBERS)
-    seconds, pace = _pace(tally, run)
+def summary_of(stats: TableStatistics, run: dict[str, Any]) -> dict[str, Any]:
+    """Everything that a report says in numbers; `run` is as in _run.json."""
+    noisy, denoised = (stats.metric(name) for name in ("mse_noisy", "mse"))
+    seconds, pace = _pace(stats, run)
     psnr_noisy, psnr = _spread(decibels(noisy)), _spread(decibels(denoised))
     with np.errstate(invalid="ignore"):  # nothing to gain where neither differs from the clean
         gain = _spread(decibels(denoised) - decibels(noisy))
-    done = tally.images - tally.failed
+    done = stats.images - stats.failed
+    settings = run.get("settings", {})
     return {
         "verb": run.get("verb"),
-        "model": run.get("settings", {}).get("model"),
-        "images": tally.images,
+        "model": settings.get("model"),
+        "save": settings.get("save"),
+        "images": stats.images,
         "done": done,
-        "failed": tally.failed,
+        "failed": stats.failed,
         "left_out": run.get("left_out", {}),
-        "errors": dict(tally.errors.most_common()),
-        "error_examples": dict(tally.examples),
-        "megapixels": round(tally.megapixels, 6),
+        "errors": dict(stats.errors.most_common()),
+        "error_examples": dict(stats.examples),
+        "megapixels": round(stats.megapixels, 6),
         "seconds": seconds,
         "images_per_second": done / seconds if seconds else None,
-        "megapixels_per_second": tally.megapixels / seconds if seconds else None,
+        "megapixels_per_second": stats.megapixels / seconds if seconds else None,
         "psnr_noisy": psnr_noisy,
         "psnr": psnr,
         "mse_noisy": _spread(noisy),
         "mse": _spread(denoised),
-        "ssim_noisy": _spread(tally.all("ssim_noisy")),
-        "ssim": _spread(tally.all("ssim")),
+        "ssim_noisy": _spread(stats.metric("ssim_noisy")),
+        "ssim": _spread(stats.metric("ssim")),
         "psnr_noisy_of_mean_mse": _of_mean(noisy),
         "psnr_of_mean_mse": _of_mean(denoised),
         "identical": int((denoised == 0).sum()),  # psnr is inf there, and not in the statistics
         "gain_db": gain["mean"] if gain else None,
+        **verdict_of(stats, settings, is_measured=psnr is not None),
         "histogram": _histogram(decibels(noisy), decibels(denoised)),
-        "formats": dict(tally.formats.most_common()),
-        "by_size": _groups(tally.sizes, list(tally.sizes), sort=_size_order),
-        "by_folder": _groups(tally.folders, _largest(tally.folders), sort=str),
-        "notes": dict(tally.notes.most_common()),
-        "stages": _stages(tally),
+        "formats": dict(stats.formats.most_common()),
+        "by_size": _groups(stats.sizes, [name for name in SIZE_NAMES if name in stats.sizes]),
+        "by_folder": _groups(stats.folders, sorted(_largest(stats.folders))),
+        "notes": dict(stats.notes.most_common()),
+        "stages": _stages(stats),
         "throughput": pace,
     }
+
+
+def verdict_of(
+    stats: TableStatistics, settings: Mapping[str, Any], *, is_measured: bool
+) -> dict[str, Any]:
+    """How much the images changed, as far as the table tells, and what to try where it is little.
+
+    `removed` is a root mean square, `noise_before` and `noise_after` are sigmas, all on 0..1.
+    """
+    spreads = {name: _spread(stats.metric(name)) for name in _WITHOUT_REFERENCE}
+    removed = stats.metric("removed")
+    counts = {
+        "strongly": int((removed >= STRONGLY).sum()),
+        "slightly": int(((removed >= HARDLY) & (removed < STRONGLY)).sum()),
+        "hardly": int((removed < HARDLY).sum()),
+    }
+    known = sum(counts.values())
+    needs_advice = not is_measured and 2 * counts["hardly"] > known
+    return {
+        **spreads,
+        "changed": counts | {"bounds": CHANGE_BOUNDS} if known else None,
+        "advice": _advice(spreads["noise_before"], settings) if needs_advice else None,
+    }
+
+
+def _advice(noise: Mapping[str, float] | None, settings: Mapping[str, Any]) -> str:
+    """What to try where more than half of the images hardly changed."""
+    model = str(settings.get("model") or "the model").partition("@")[0]
+    if noise and noise["median"] < _LITTLE_NOISE:
+        why = f"they have little noise (about {255 * noise['median']:.1f} levels of 255)"
+    else:
+        why = f"their noise may be of a kind that {model} does not remove"
+    tries = ["another --model (`denoise models` lists them, `denoise compare` shows them)"]
+    if (settings.get("strength") or 1.0) < 1:
+        tries.insert(0, "--strength 1")
+    return f"More than half of the images hardly changed: {why}. Try {', or '.join(tries)}."
 
 
 def _spread(values: NDArray[np.float64]) -> dict[str, float] | None:
@@ -88,53 +138,44 @@ def _histogram(noisy: NDArray[np.float64], denoised: NDArray[np.float64]) -> dic
     return {"edges": edges.tolist(), "noisy": counts[0], "denoised": counts[1]}
 
 
-def _groups(groups: dict[str, Group], names: list[str], *, sort: Any) -> list[dict[str, Any]]:
+def _groups(groups: Mapping[str, Group], names: Sequence[str]) -> list[dict[str, Any]]:
     """Groups as rows of a table."""
     return [
         {
             "name": name,
-            "images": group.images,
-            "failed": group.failed,
-            "psnr_noisy": _mean(group.psnr_noisy, group.measured),
-            "psnr": _mean(group.psnr, group.measured),
+            "images": groups[name].images,
+            "failed": groups[name].failed,
+            "psnr_noisy": groups[name].mean("psnr_noisy"),
+            "psnr": groups[name].mean("psnr"),
+            "removed": groups[name].mean("removed"),
         }
-        for name in sorted(names, key=sort)
-        for group in (groups[name],)
+        for name in names
     ]
 
 
-def _mean(total: float, count: int) -> float | None:
-    return total / count if count and np.isfinite(total) else None
-
-
-def _largest(folders: dict[str, Group]) -> list[str]:
+def _largest(folders: Mapping[str, Group]) -> list[str]:
     """The folders that hold the most images."""
     return sorted(folders, key=lambda name: -folders[name].images)[:_SHOWN_FOLDERS]
 
 
-def _size_order(name: str) -> float:
-    """Smallest first."""
-    if name.startswith("under"):
-        return 0.0
-    return float("inf") if name == "unknown" else float(name.split()[0])
-
-
-def _stages(tally: Tally) -> dict[str, float]:
+def _stages(stats: TableStatistics) -> dict[str, float]:
     """Seconds of work spent in each stage, over all workers."""
     stages: dict[str, float] = defaultdict(float)
-    for about in tally.about:
-        for stage, seconds in about.get("seconds", {}).items():
+    for footer in stats.footers:
+        for stage, seconds in footer.get("seconds", {}).items():
             stages[stage] += seconds
     return {stage: round(seconds, 3) for stage, seconds in stages.items()}
 
 
-def _pace(tally: Tally, run: dict[str, Any]) -> tuple[float | None, list[dict[str, float]]]:
+def _pace(
+    stats: TableStatistics, run: dict[str, Any]
+) -> tuple[float | None, list[dict[str, float]]]:
     """Seconds in which some worker worked (pauses between resumed runs left out), and the speed in
     each of some equal spans of them."""
     timed = [
-        (about["started"], about["ended"], *work)
-        for about, work in zip(tally.about, tally.work, strict=True)
-        if "started" in about and "ended" in about
+        (footer["started"], footer["ended"], *work)
+        for footer, work in zip(stats.footers, stats.part_work, strict=True)
+        if "started" in footer and "ended" in footer
     ]
     if not timed:
         return _seconds_of(run), []

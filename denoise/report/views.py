@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 Pixels = NDArray[Any]
 Panels = dict[str, NDArray[np.uint8]]
+Labelled = tuple[str, Pixels]
 
 DIFFERENCE_GAIN = 4  # differences are small; shown as they are, they would be invisible
 _WHOLE_SIDE = 480  # pixels of the longer side of a panel that shows the whole image
@@ -34,6 +35,9 @@ class View:
     width: int
     psnr_noisy: float | None
     psnr: float | None
+    removed: float | None  # root mean square of what was removed, on 0..1
+    noise_before: float | None  # estimated sigma, on 0..1
+    noise_after: float | None
     wholes: dict[str, str]
     crops: dict[str, str]
     crop: tuple[int, int, int, int]  # left, top, width, height
@@ -54,15 +58,17 @@ class SheetRow:
 def panels_of(clean: Pixels | None, noisy: Pixels | None, denoised: Pixels | None) -> Panels:
     """What is shown of an image: clean | noisy | denoised | difference, as far as they are known.
 
-    The difference is denoised (else noisy) less clean; without a clean image, what was removed.
+    The difference is denoised (else noisy) less clean. Without a clean image nobody knows how noisy
+    the other is: input | denoised | removed.
     """
-    known = {"clean": clean, "noisy": noisy, "denoised": denoised}
+    before = "input" if clean is None else "noisy"
+    known = {"clean": clean, before: noisy, "denoised": denoised}
     panels = {name: _eight_bits(pixels) for name, pixels in known.items() if pixels is not None}
     if "clean" in panels and len(panels) > 1:
         result = panels["denoised"] if "denoised" in panels else panels["noisy"]
         panels["difference"] = _difference(result, panels["clean"])
-    elif "noisy" in panels and "denoised" in panels:
-        panels["removed"] = _difference(panels["noisy"], panels["denoised"])
+    elif "input" in panels and "denoised" in panels:
+        panels["removed"] = _difference(panels["input"], panels["denoised"])
     return panels
 
 
@@ -80,6 +86,9 @@ def view_of(about: Mapping[str, Any], panels: Panels) -> View:
         width=width,
         psnr_noisy=about.get("psnr_noisy"),
         psnr=about.get("psnr"),
+        removed=about.get("removed"),
+        noise_before=about.get("noise_before"),
+        noise_after=about.get("noise_after"),
         wholes=_wholes(panels),
         crops=crops,
         crop=(left, top, right - left, bottom - top),
@@ -87,23 +96,31 @@ def view_of(about: Mapping[str, Any], panels: Panels) -> View:
 
 
 def contact_sheet(rows: Sequence[SheetRow], *, side: int = _SHEET_SIDE) -> bytes:
-    """A PNG of one line an image: clean, noisy, denoised, labelled with their PSNR.
+    """A PNG of one line an image: clean, noisy, denoised, labelled with their PSNR."""
+    return sheet_of([_labelled(row) for row in rows], side=side)
 
-    The middle of each image is shown pixel for pixel: made smaller, it would lose its noise.
+
+def _labelled(row: SheetRow) -> list[Labelled]:
+    return [
+        (row.path, row.clean),
+        (f"noisy {row.psnr_noisy:.2f} dB", row.noisy),
+        (f"denoised {row.psnr:.2f} dB ({row.psnr - row.psnr_noisy:+.2f})", row.denoised),
+    ]
+
+
+def sheet_of(rows: Sequence[Sequence[Labelled]], *, side: int = _SHEET_SIDE) -> bytes:
+    """A PNG of lines of labelled pixels.
+
+    The middle of each is shown pixel for pixel: made smaller, it would lose its noise.
     """
-    font = ImageFont.load_default(13)
-    heights = [min(side, row.clean.shape[0]) + _LINE + _MARGIN for row in rows]
-    sheet = Image.new("RGB", (3 * (side + _MARGIN) + _MARGIN, sum(heights) + _MARGIN), "white")
-    pen = ImageDraw.Draw(sheet)
+    columns = max((len(row) for row in rows), default=1)
+    heights = [min(side, row[0][1].shape[0]) + _LINE + _MARGIN for row in rows]
+    size = (columns * (side + _MARGIN) + _MARGIN, sum(heights) + _MARGIN)
+    sheet = Image.new("RGB", size, "white")
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
     top = _MARGIN
     for row, height in zip(rows, heights, strict=True):
-        labels = (
-            row.path,
-            f"noisy {row.psnr_noisy:.2f} dB",
-            f"denoised {row.psnr:.2f} dB ({row.psnr - row.psnr_noisy:+.2f})",
-        )
-        panels = (row.clean, row.noisy, row.denoised)
-        for column, (label, pixels) in enumerate(zip(labels, panels, strict=True)):
+        for column, (label, pixels) in enumerate(row):
             left = _MARGIN + column * (side + _MARGIN)
             pen.text((left, top), label[-45:], fill="black", font=font)
             sheet.paste(Image.fromarray(_flat(_middle(pixels, side))), (left, top + _LINE))

@@ -1,1 +1,96 @@
-"""How shards get worked on: in this process, or by Ray Data."""
+"""How shards get worked on: in this process or by Ray Data; the choice is made here, once.
+
+Both call the same function of a job on each shard, and neither knows what it does. This process is
+chosen for a private job on this machine with at most one GPU, no number of workers asked for, and
+less work than Ray takes to start; everything else goes through Ray.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal, get_args
+
+from denoise.output.manifest import Shard
+from denoise.output.shard import Counts, ShardTask
+
+Device = Literal["auto", "cpu", "gpu"]
+DEVICES = get_args(Device)
+GIVEN_UP = (
+    "given up"  # the name of a thread that nobody waits for any more: its image took too long
+)
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """What a runner gives a worker: threads, and maybe a GPU.
+
+    With 0 threads a stage is done where its result is taken.
+    """
+
+    compute: int = 1  # threads of a CPU that the network runs on
+    fetch: int = 8  # threads: enough to hide a store's latency
+    decode: int = 0  # and add noise
+    encode: int = 0  # measure, encode, and write files
+    gpu: bool = False
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a runner needs to know of a job."""
+
+    worker: Callable[[Allocation], Callable[[ShardTask], Counts]]  # called once in each worker
+    workers: tuple[int, ...] = ()  # N, or MIN MAX; empty: as many as there is room for
+    device: Device = "cpu"  # what a worker computes on; auto: a GPU where there is one
+    gpus_per_worker: float = 1.0
+    needed: tuple[str, ...] = ()  # URIs that every node must see
+
+
+@dataclass(frozen=True)
+class Runner:
+    """What works on shards, for the time of a job."""
+
+    run: Callable[[Iterable[Shard], bool], Iterator[Counts]]  # and whether to retry errors
+    on_gpus: bool = False
+
+
+def is_private() -> bool:
+    """Whether a job that needs Ray starts a private session of its own on this machine."""
+    return os.environ.get("RAY_ADDRESS", "") in ("", "local")
+
+
+def gpus_are_made_up() -> bool:
+    """Whether this is a rehearsal (see cluster/local.sh): Ray counts GPUs that do not exist."""
+    return os.environ.get("DENOISE_MADE_UP_GPUS") == "1"
+
+
+def runs_here(job: Job, size: int, most: int) -> bool:
+    """Whether shards of so many bytes are worked on in this process, which takes `most`."""
+    return is_private() and not job.workers and size <= most and _gpus(job.device) <= 1
+
+
+def open_runner(
+    job: Job, output: str, *, here: bool, verbose: bool
+) -> AbstractContextManager[Runner]:
+    """What works on the shards of an output folder; a context manager.
+
+    Raises SettingsError where the cluster cannot be reached, or a node does not see what it needs.
+    """
+    if here:
+        from denoise.runners import local
+
+        run = partial(local.run, job, output)
+        return nullcontext(Runner(run, on_gpus=_gpus(job.device) > 0))
+    from denoise.runners import ray_data
+
+    return ray_data.opened(job, output, verbose=verbose)
+
+
+def _gpus(device: Device) -> int:
+    """The GPUs that a job in this process could use."""
+    if device == "cpu":
+        return 0
+    import torch  # such a job needs it anyway
+
+    return torch.cuda.device_count()

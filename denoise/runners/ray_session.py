@@ -1,4 +1,4 @@
-"""Ray: connecting to it, how many workers it has room for, and a quiet, private local session."""
+"""Connecting to Ray: to a cluster, or to a quiet and private session of this process."""
 
 import logging
 import os
@@ -8,24 +8,25 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass
-from functools import cache, partial
+from collections.abc import Callable, Iterator
+from contextlib import chdir, contextmanager, nullcontext, suppress
+from functools import cache
 from itertools import chain
-from typing import Any
+from pathlib import Path
+from tempfile import TemporaryDirectory, gettempdir
+from typing import Any, TypeVar
 
 import grpc
 import psutil
 import ray
-from ray._private import parameter
-from ray._private.accelerators import get_accelerator_manager_for_resource
-from ray._private.utils import get_num_cpus
-from ray.data import ActorPoolStrategy, DataContext, TaskPoolStrategy
+from ray.data import DataContext
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as Affinity
 
+import denoise
 from denoise.errors import SettingsError
-from denoise.runners.waiting import in_words, told
+from denoise.runners import is_private
+from denoise.runners.resources import Resources, resources
+from denoise.runners.waiting import reports_waiting
 from denoise.storage import files, uris
 
 _log = logging.getLogger(__name__)
@@ -36,39 +37,11 @@ _QUIET = {
     "target_max_block_size": None,  # one shard is one block, however large its images
     "raise_original_map_exception": True,  # else none could tell a full disk from a bug
 }
+_T = TypeVar("_T")
 _GRACE = 5.0  # seconds that Ray's own processes have to end
-
-
-@dataclass(frozen=True)
-class Resources:
-    """What Ray has, on all its nodes."""
-
-    cpus: float
-    gpus: float
-    nodes: int
-    fixed: bool = False  # a session of this process: nobody adds a node
-    by_node: tuple[Mapping[str, float], ...] = ()  # "CPU" and "GPU" of each
-
-    @property
-    def hands(self) -> int | None:
-        """How many tasks, of a CPU each, run at once; on a cluster, which may grow, what fits."""
-        return max(1, int(self.cpus)) if self.fixed else None
-
-    def room(self, each: Mapping[str, float]) -> int:
-        """How many workers fit that take so much "CPU" and "GPU", each of them on one node."""
-        return sum(
-            min(_times(amount, node.get(name, 0.0)) for name, amount in each.items())
-            for node in self.by_node
-        )
-
-    def __str__(self) -> str:
-        nodes = f" on {self.nodes} nodes" if self.nodes > 1 else ""
-        return f"{self.cpus:g} CPUs and {self.gpus:g} GPUs{nodes}"
-
-
-def _times(amount: float, there: float) -> int:
-    """How often an amount fits; shares of a GPU are never put together from two."""
-    return int(there / amount) if amount >= 1 else int(there) * int(1 / amount)
+_METRICS_PORTS = ("DASHBOARD_METRIC_PORT", "AUTOSCALER_METRIC_PORT")
+_NO_PORT = "65536"  # one more than there are
+_LONGEST = 24  # characters of the folder for temporary files
 
 
 @contextmanager
@@ -80,14 +53,14 @@ def connected(*, verbose: bool = False) -> Iterator[Resources]:
     may hold what the job needs, the log says so when it has waited for a minute.
     """
     mine = not ray.is_initialized()
-    with _as_before():
+    alone = mine and is_private()
+    with _as_before(), _private_folder() if alone else nullcontext() as folder:
         if mine:
             with _own_signals():
-                _connect(verbose=verbose)
+                _connect(folder, verbose=verbose)
         _quieten(verbose=verbose)
-        alone = mine and is_private()
         try:
-            with nullcontext() if alone else told():
+            with nullcontext() if alone else reports_waiting():
                 yield resources()
         finally:
             if mine:
@@ -95,62 +68,25 @@ def connected(*, verbose: bool = False) -> Iterator[Resources]:
                     ray.shutdown()
 
 
-def is_private() -> bool:
-    """Whether a job starts a local session of its own, where there is none yet."""
-    return os.environ.get("RAY_ADDRESS", "") in ("", "local")
+@contextmanager
+def _private_folder() -> Iterator[str]:
+    """A folder for the session that no other user can enter: Ray lets everybody into its own.
 
-
-def local() -> Resources:
-    """What a private session would have on this machine; none is started."""
-    manager = get_accelerator_manager_for_resource("GPU")
-    gpus = manager.get_current_node_num_accelerators()
-    visible = manager.get_current_process_visible_accelerator_ids()  # CUDA_VISIBLE_DEVICES
-    gpus = gpus if visible is None else min(gpus, len(visible))
-    has = {"CPU": float(get_num_cpus()), "GPU": float(gpus)}
-    return Resources(has["CPU"], has["GPU"], 1, fixed=True, by_node=(has,))
-
-
-def resources() -> Resources:
-    """What the session that we are connected to has."""
-    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    cpus, gpus = (sum(node.get(name, 0.0) for node in alive) for name in ("CPU", "GPU"))
-    own = ray._private.worker._global_node
-    return Resources(cpus, gpus, len(alive), own is not None and own.is_head(), tuple(alive))
+    It is gone with the session. Its name is short, since a socket's path has 107 characters.
+    """
+    usual = gettempdir()
+    parent = TemporaryDirectory(
+        prefix="denoise-",
+        dir=usual if len(usual) <= _LONGEST else "/tmp",
+        ignore_cleanup_errors=True,  # a process of Ray's may write its last line just now
+    )
+    with parent as place:
+        yield os.path.join(place, "ray")  # Ray changes the mode of this one
 
 
 def folder() -> str:
     """Ray's own on this machine, which goes with a session of ours."""
     return str(ray._private.worker._global_node.get_session_dir_path())
-
-
-def actors(
-    workers: tuple[int, ...], shards: int, there: Resources, each: Mapping[str, float]
-) -> ActorPoolStrategy:
-    """A pool of so many actors that take so much `each`, no more than there are shards: started
-    together, or growing and shrinking between two numbers; as many as fit where none were asked
-    for. Raises SettingsError where not one of them can ever run."""
-    room = there.room(each)
-    if there.fixed and not room:
-        raise SettingsError(f"a worker takes {in_words(each)}; this machine has {there}")
-    counts = workers or (max(1, room),)
-    if there.fixed and min(shards, counts[-1]) > room:
-        _log.warning(
-            "asked for %d workers, each with %s; %s have room for %d: going on with those",
-            counts[-1],
-            in_words(each),
-            there,
-            room,
-        )
-        counts = tuple(min(count, room) for count in counts)
-    low, high = (min(count, shards) for count in (counts[0], counts[-1]))
-    if len(counts) == 2:
-        return ActorPoolStrategy(min_size=low, max_size=high, initial_size=low)
-    return ActorPoolStrategy(size=low)
-
-
-def tasks(size: int | None) -> TaskPoolStrategy:
-    """At most so many tasks at a time; without a number, as many as there is room for."""
-    return TaskPoolStrategy(size=size)
 
 
 def check_shared(places: tuple[str, ...]) -> None:
@@ -173,6 +109,16 @@ def check_shared(places: tuple[str, ...]) -> None:
             )
 
 
+def ask_every_node(question: Callable[[], _T]) -> list[_T]:
+    """The answer of each node of the cluster, from a process there that takes no CPU and no GPU."""
+    ask = ray.remote(num_cpus=0)(question)
+    nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
+    found: list[_T] = ray.get(
+        [ask.options(scheduling_strategy=Affinity(node, soft=True)).remote() for node in nodes]
+    )
+    return found
+
+
 @ray.remote(num_cpus=0)  # type: ignore[untyped-decorator]  # ray is left out of type checking
 def _is_there(uri: str) -> bool:
     """Runs on a node of the cluster."""
@@ -185,7 +131,8 @@ def _as_before() -> Iterator[None]:
     notebook with plans of its own."""
     context = DataContext.get_current()
     quiet = {name: getattr(context, name) for name in _QUIET}
-    environment = {name: os.environ.get(name) for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN")}
+    ours = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "PYTHONPATH", *_METRICS_PORTS)
+    environment = {name: os.environ.get(name) for name in ours}
     try:
         yield
     finally:
@@ -253,15 +200,19 @@ def _apart() -> Iterator[None]:
 
 
 @contextmanager
-def _anywhere() -> Iterator[None]:
-    """The agent beside a session that is started here listens on any free port: on its usual one,
-    where another session has that, it tries for four seconds. `ray.init` has no word for it."""
-    usual = parameter.RayParams
-    parameter.RayParams = partial(usual, dashboard_agent_listen_port=0)
-    try:
+def _away_from_users_modules(folder: str) -> Iterator[None]:
+    """Start Ray in an empty folder: its workers import from the current one before all others.
+
+    A user may have a `denoise.py` or a `statistics.py` there, beside the photographs. Where this
+    package runs from a clone, its workers find it by PYTHONPATH instead.
+    """
+    home = Path(denoise.__file__).parent.parent
+    if "site-packages" not in home.parts:
+        paths = [str(home), *filter(None, [os.environ.get("PYTHONPATH")])]
+        os.environ["PYTHONPATH"] = os.pathsep.join(paths)
+    os.makedirs(folder, exist_ok=True)
+    with chdir(folder):
         yield
-    finally:
-        parameter.RayParams = usual
 
 
 @cache
@@ -272,7 +223,7 @@ def _forks_apart() -> threading.Event:
     return apart
 
 
-def _connect(*, verbose: bool) -> None:
+def _connect(folder: str | None, *, verbose: bool) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     address = os.environ.get("RAY_ADDRESS", "")
     options: dict[str, Any] = {"log_to_driver": verbose, "logging_level": _level(verbose)}
@@ -284,11 +235,17 @@ def _connect(*, verbose: bool) -> None:
         # to; ours is in this process's environment alone, where Ray would keep one in ~/.ray.
         os.environ.pop("RAY_AUTH_MODE", None)
         os.environ.setdefault("RAY_AUTH_TOKEN", _token())
-        # The one port without a token would be Prometheus's, on every interface
+        # Prometheus's ports would answer everybody without a token: Ray goes on without them
+        os.environ |= dict.fromkeys(_METRICS_PORTS, _NO_PORT)
         metrics = {"enable_metrics_collection": False}
         options |= {"address": "local", "include_dashboard": False, "_system_config": metrics}
+        options |= {"_temp_dir": folder}
     try:
-        with _apart(), _anywhere(), nullcontext() if verbose else _silence():
+        with (
+            _apart(),
+            nullcontext() if folder is None else _away_from_users_modules(folder),
+            nullcontext() if verbose else _silence(),
+        ):
             ray.init(**options)
     except Exception as error:  # that is what Ray raises where its own processes are too slow
         where = "a local Ray" if is_private() else f"the Ray cluster at {address}"

@@ -10,13 +10,15 @@ import ray
 from ray.autoscaler.v2.sdk import get_cluster_status
 from ray.exceptions import RayError
 
+from denoise.runners.resources import in_words
+
 _log = logging.getLogger(__name__)
 PATIENCE = 60.0  # seconds that work waits for room before it is said
 _AGAIN = 10  # times as long until it is said again
 
 
 @contextmanager
-def told(patience: float | None = None) -> Iterator[None]:
+def reports_waiting(patience: float | None = None) -> Iterator[None]:
     """Lets the log say what is asked for and what is free, where work has waited for room for so
     many seconds: a cluster may be full, or have no node that is large enough."""
     over = threading.Event()
@@ -27,13 +29,6 @@ def told(patience: float | None = None) -> Iterator[None]:
     finally:
         over.set()
         watcher.join()
-
-
-def in_words(bundle: Mapping[str, float]) -> str:
-    """Resources as a person says them: 2 CPUs and 0.5 GPU."""
-    return " and ".join(
-        f"{amount:g} {name}{'s' if amount > 1 else ''}" for name, amount in bundle.items()
-    )
 
 
 def _watch(over: threading.Event, patience: float) -> None:

@@ -5,10 +5,11 @@ All of it raises OSError.
 
 import errno
 import os
+import re
 import shutil
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import IO
 from uuid import uuid4
@@ -78,6 +79,11 @@ def renamed(path: str, aside: str | None) -> Iterator[IO[bytes]]:
         raise
 
 
+def is_unfinished(name: str) -> bool:
+    """Whether a file of ours is called so until it is written to its end."""
+    return re.fullmatch(re.escape(UNFINISHED) + "[0-9a-f]{32}", name) is not None
+
+
 def _move(trial: str, path: str) -> None:
     """Renames; where the folder aside lies on another disk, by way of a copy beside the file."""
     try:
@@ -116,6 +122,14 @@ def _create_at_once(path: str, content: bytes) -> bool:
     return True
 
 
+def make_private(folder: str) -> None:
+    """Make a folder that nobody else may enter, or take the right to from one that is there."""
+    os.makedirs(folder, mode=0o700, exist_ok=True)
+    if stat.S_IMODE(os.stat(folder).st_mode) != 0o700:
+        with suppress(OSError):  # another user's, or on a disk without modes
+            os.chmod(folder, 0o700)
+
+
 def missing(folder: str) -> list[str]:
     """The folders that must be made before something can be written to one, the innermost first."""
     found = []
@@ -132,6 +146,23 @@ def remove_empty(folders: list[str]) -> None:
             os.rmdir(folder)
         except OSError:
             return
+
+
+def remove_file(folder: str, name: str) -> None:
+    """Remove the file of a name below a folder. A folder or a link of that name stays, and so does
+    whatever a symbolic link below the folder leads to."""
+    path = os.path.join(os.path.realpath(folder), name)
+    is_linked = os.path.realpath(os.path.dirname(path)) != os.path.dirname(path)
+    if not is_linked and not os.path.islink(path) and os.path.isfile(path):
+        os.remove(path)
+
+
+def remove(path: str) -> None:
+    """Remove a file, or a folder with all that lies in it; of a symbolic link only the link."""
+    if os.path.isdir(path) and not os.path.islink(path):
+        shutil.rmtree(path)
+    else:
+        os.remove(path)
 
 
 def _make_folder(path: str) -> None:

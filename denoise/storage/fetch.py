@@ -16,7 +16,7 @@ def fetch(entry: Entry, config: PairConfig) -> Fetched:
     source = Source(b"")
     reference: bytes | str | None = None
     with pair.stage("fetch"):
-        source = source_of(entry)
+        source = source_of(entry, allow_elsewhere=config.allow_elsewhere)
         if source.error is not None:
             raise ImageError(source.error)
         if config.sigma is None and config.reference is not None:

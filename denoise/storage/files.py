@@ -18,8 +18,8 @@ from uuid import uuid4
 from denoise.errors import SettingsError, words_of
 from denoise.storage import disk, pages
 from denoise.storage.disk import UNFINISHED, Found
-from denoise.storage.stores import WHOLE_UPLOADS, ask, filesystem, is_disk
-from denoise.storage.uris import before_wildcards, is_local, join, shown
+from denoise.storage.stores import WHOLE_UPLOADS, ask, filesystem, is_disk, translated
+from denoise.storage.uris import before_wildcards, is_local, is_normal, join, shown
 
 
 def read(uri: str) -> bytes:
@@ -38,7 +38,10 @@ def head(uri: str, size: int) -> bytes:
 
 def object_in(uri: str) -> dict[str, Any]:
     """What a JSON file holds. Raises OSError, and ValueError where that is no object."""
-    found = json.loads(read(uri))
+    try:
+        found = json.loads(read(uri))
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
     if not isinstance(found, dict):
         raise ValueError(f"an object was expected, got {type(found).__name__}")
     return found
@@ -50,11 +53,12 @@ def to_json(fields: Mapping[str, Any]) -> bytes:
     return text.encode(errors="backslashreplace")  # a folder's name need not be valid text
 
 
-def open_input(uri: str) -> IO[bytes]:
-    """A seekable file to read from, for tables that are read in parts."""
+@contextmanager
+def open_input(uri: str) -> Iterator[IO[bytes]]:
+    """A seekable file to read from, for tables that are read in parts. Raises OSError."""
     fs, path = filesystem(uri)
-    opened: IO[bytes] = ask(fs, uri, fs.open, path, "rb")
-    return opened
+    with ask(fs, uri, fs.open, path, "rb") as file, translated(uri):
+        yield file
 
 
 def write(uri: str, content: bytes | memoryview, *, aside: str | None = None) -> None:
@@ -146,11 +150,30 @@ def remove(uri: str) -> None:
     fs, path = filesystem(uri)
     if not exists(uri):
         return
-    if is_disk(fs) or before_wildcards(path) == path:
+    if is_disk(fs):
+        ask(fs, uri, disk.remove, path)
+        return
+    if before_wildcards(path) == path:
         ask(fs, uri, fs.rm, path, recursive=True)
         return
     for one in ask(fs, uri, fs.find, path):  # `rm` would take `[1]` or `*` for wildcards
         ask(fs, uri, fs.rm_file, one)
+
+
+def remove_file(folder: str, name: str) -> None:
+    """Remove the one file that a table names, relative to a folder. Nothing else is ever removed:
+    no folder, nothing outside of the folder, and on a disk nothing behind a symbolic link.
+
+    Raises ValueError where the name is no normalised relative path, else OSError.
+    """
+    if not is_normal(name):
+        raise ValueError(f"a relative path without `..` was expected, got {name!r}")
+    uri = join(folder, name)
+    fs, path = filesystem(uri)
+    if is_disk(fs):
+        disk.remove_file(filesystem(folder)[1], name)
+    elif ask(fs, uri, fs.isfile, path):
+        ask(fs, uri, fs.rm_file, path)  # `rm` would take `[1]` or `*` for wildcards
 
 
 def arrow_filesystem(uri: str) -> tuple[Any, str]:
@@ -164,10 +187,11 @@ def arrow_filesystem(uri: str) -> tuple[Any, str]:
 
 
 def sweep(folder: str) -> None:
-    """Removes what killed processes left unfinished directly in a folder."""
+    """Remove the files directly in a folder that killed processes left half written. Raises
+    OSError."""
     for name in names(folder):
-        if name.startswith(UNFINISHED):
-            remove(join(folder, name))
+        if disk.is_unfinished(name):
+            remove_file(folder, name)
 
 
 def check_writable(folder: str) -> None:

@@ -72,11 +72,12 @@ def entries(
         )
 
 
-def source_of(entry: Entry) -> Source:
-    """Fetches the bytes of an entry. Raises OSError, or ImageError where a table's row has none."""
+def source_of(entry: Entry, *, allow_elsewhere: bool = False) -> Source:
+    """Fetch the bytes of an entry. Raises OSError, or ImageError where a table's row has none, or
+    names a file elsewhere."""
     if entry.row < 0:
         return Source(files.read(entry.uri))
-    return image_in(entry.uri, entry.mark, entry.row)
+    return image_in(entry.uri, entry.mark, entry.row, allow_elsewhere=allow_elsewhere)
 
 
 def _entries_of(images: str, left_out: Counter[str], output: str | None) -> Iterator[Entry]:

@@ -64,23 +64,24 @@ def _names_in(table: pq.ParquetFile) -> Iterator[Any]:
         yield from values.to_pylist()
 
 
-def image_in(uri: str, mark: str, number: int) -> Source:
-    """The image of one row. Raises OSError, or ImageError where it has none."""
+def image_in(uri: str, mark: str, number: int, *, allow_elsewhere: bool = False) -> Source:
+    """The image of one row. Raises OSError, or ImageError where it has none, or one that lies
+    elsewhere than its table, which may come from anybody."""
     table = _row(uri, mark, number)
     (row,), column = table.to_pylist(), _image_column(table.schema)
     is_ours = row.keys() >= _OURS
     if is_ours and row["error"] is not None:
-        return Source(b"", error=row["error"])
+        return Source(b"", error=str(row["error"]))
     if is_ours and row["file"] and not row[column]:  # `--save files` wrote it so
-        encoded = files.read(uris.join(uri.rsplit("/", 2)[0], row["file"]))
+        encoded = files.read(uris.resolve_inside(uri.rsplit("/", 2)[0], row["file"]))
         if column != "noisy":  # by `infer`: it is noisy no more
             return Source(encoded)
-        return Source(encoded, sigma=row["sigma"], seed=row["seed"])
-    encoded = _bytes_of(row[column], uri)
+        return Source(encoded, sigma=row["sigma"], seed=row["seed"], noise=row.get("noise"))
+    encoded = _bytes_of(row[column], uri, allow_elsewhere)
     if column != "noisy" or not holds_image(row.get("clean")):
         return Source(encoded)
-    clean = _bytes_of(row["clean"], uri)
-    return Source(encoded, clean, row.get("sigma"), row.get("seed"))
+    clean = _bytes_of(row["clean"], uri, allow_elsewhere)
+    return Source(encoded, clean, row.get("sigma"), row.get("seed"), row.get("noise"))
 
 
 def _image_column(schema: pa.Schema) -> str:
@@ -156,10 +157,12 @@ def _whole_table(uri: str) -> Iterator[pq.ParquetFile]:
         raise ImageError("its table cannot be read") from error
 
 
-def _bytes_of(image: dict[str, Any] | None, table: str) -> bytes:
+def _bytes_of(image: dict[str, Any] | None, table: str, allow_elsewhere: bool) -> bytes:
     """The bytes of an image struct, fetched from its path where the table holds none."""
     if image and image.get("bytes") is not None:
         return bytes(image["bytes"])
     if image and image.get("path"):
-        return files.read(uris.resolved(uris.folder_of(table), image["path"]))
+        folder = uris.folder_of(table)
+        named = uris.resolve_inside(folder, image["path"], allow_elsewhere=allow_elsewhere)
+        return files.read(named)
     raise ImageError("the table's row holds no image")

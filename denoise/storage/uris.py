@@ -5,10 +5,12 @@ A URI is a local path, `file://`, `s3://`, `gs://`, `az://` or whatever else fss
 
 import os
 import re
+from hashlib import blake2b
 from posixpath import normpath, relpath
+from typing import TypeGuard
 from urllib.parse import unquote
 
-from denoise.errors import SECRETS, without_user
+from denoise.errors import SECRETS, ImageError, without_user
 
 _SIGNATURE = r"sig|signature|x-[a-z]+-signature"
 # a signature, and what S3, Google, CloudFront and Azure put beside one: the next one changes it
@@ -72,9 +74,43 @@ def resolved(folder: str, named: str) -> str:
     return f"{folder[: len(folder) - len(rest)]}{normpath(join(rest, named))}"
 
 
+def resolve_inside(folder: str, named: object, *, allow_elsewhere: bool = False) -> str:
+    """The URI of what a table in a folder names: it must lie below that folder or, of a store, in
+    the same bucket or on the same host. A table may come from anybody, and would otherwise read
+    this machine's files and ask its neighbours. Raises ImageError where it lies elsewhere."""
+    if isinstance(named, str) and named:
+        uri = resolved(folder, named)
+        if allow_elsewhere:
+            return uri
+        if is_local(folder):
+            if is_local(uri) and _is_below(uri, absolute(folder)):
+                return uri
+        elif _store_of(uri) == _store_of(folder) and uri.count("::") <= folder.count("::"):
+            return uri
+    raise ImageError("its table names a file elsewhere, which only --allow-elsewhere reads")
+
+
+def _is_below(path: str, folder: str) -> bool:
+    return path != folder and os.path.commonpath([path, folder]) == folder
+
+
+def _store_of(uri: str) -> tuple[str, str]:
+    """What of a URI stands before its path: the protocols, and the bucket or host."""
+    scheme, _, rest = without_user(uri).partition("://")
+    return scheme, rest.partition("/")[0]
+
+
 def is_relative(named: str) -> bool:
     """Whether a name stands for a place only together with a folder."""
     return "://" not in named and not named.startswith(("/", "~"))
+
+
+def is_normal(name: object) -> TypeGuard[str]:
+    """Whether a name is text that leads down from a folder and nowhere else: `a/b.png`, but not
+    `/a`, `~/a`, `../a`, `a//b`, `a/./b` or `s3://a`."""
+    if not isinstance(name, str) or not is_relative(name) or "\0" in name:
+        return False
+    return not {"", ".", ".."} & set(name.split("/"))
 
 
 def relative(uri: str, folder: str) -> str:
@@ -138,11 +174,25 @@ def before_wildcards(pattern: str) -> str:
 
 def shown(uri: str) -> str:
     """A URI as it may be printed and recorded: without a user name and password, and without its
-    query where that is signed. Whatever a path is called, it stays."""
+    query, which may let anybody in: whatever its fields are called on the web, elsewhere where one
+    is called like a secret. Whatever a path is called, it stays."""
     if "://" not in uri:
         return uri
-    place, mark, query = without_user(uri).partition("?")
-    return place if re.search(SECRETS, query) else place + mark + query
+    scheme, _, _ = uri.partition("://")
+    location, mark, query = without_user(uri).partition("?")
+    if "http" in scheme.lower():
+        return location.partition("#")[0]
+    return location if re.search(SECRETS, query) else location + mark + query
+
+
+def recorded(uri: str) -> str:
+    """A URI as `shown`, and a hash of its query, but for a signature: so that settings tell two
+    lists apart that only their queries do, and keep no secret."""
+    location = shown(uri)
+    whole = identity(uri, "")
+    if "://" not in uri or whole == location:
+        return location
+    return f"{location}?{blake2b(to_bytes(whole), digest_size=8).hexdigest()}"
 
 
 def split(uri: str) -> tuple[str, str]:

@@ -14,38 +14,61 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from denoise.nets.networks import UNTOLD, device
-from denoise.training.samples import Patches, Recipe, Sampler
-from denoise.training.validation import Share
+from denoise.training.camera import with_camera_noise
+from denoise.training.recipe import Recipe
+from denoise.training.samples import Patches, Sampler
+
+SLICE = 2  # samples that one thread computes at a time on a CPU
 
 
 @dataclass(frozen=True)
-class Part:
-    """Some samples of a batch, and how much they weigh in it."""
+class Worker:
+    """Which training worker this is, of how many."""
+
+    rank: int = 0
+    world: int = 1
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Some samples of a batch, and their share of it."""
 
     patches: Patches
-    weight: float  # the mean over all workers of their parts' weighted losses is the batch's loss
+    weight: float  # the sum over all slices of their weighted losses is the batch's loss
 
 
-def parts(recipe: Recipe, sampler: Sampler, share: Share, first: int) -> Iterator[Part]:
-    """This worker's slice of each batch, in as many parts as are accumulated.
+def batches(recipe: Recipe, sampler: Sampler, worker: Worker, first: int) -> Iterator[list[Slice]]:
+    """This worker's slices of each batch from step `first` on.
 
-    A batch is cut where it falls into parts of equal size, give or take one sample.
+    A batch is cut where it falls into slices of equal size, give or take one sample.
     """
-    size, count = recipe.batch_size, share.world * recipe.accumulate
-    mine = range(share.rank * recipe.accumulate, (share.rank + 1) * recipe.accumulate)
+    size, each = recipe.batch_size, slices_of(recipe, worker)
+    count, mine = worker.world * each, range(worker.rank * each, (worker.rank + 1) * each)
     for step in range(first, recipe.steps):
-        for k in mine:
-            start, stop = k * size // count, (k + 1) * size // count
-            patches = sampler.patches(step * size + start, stop - start)
-            yield Part(patches, (stop - start) * share.world / size)
+        spans = [(k * size // count, (k + 1) * size // count) for k in mine]
+        yield [
+            Slice(with_camera_noise(patches), (stop - start) / size)
+            for start, stop in spans
+            for patches in [sampler.patches(step * size + start, stop - start)]
+        ]
 
 
-def prefetched(batches: Iterator[Part], depth: int = 4) -> Iterator[Part]:
+def slices_of(recipe: Recipe, worker: Worker) -> int:
+    """How many slices a worker's part of a batch has: on a CPU enough for many threads.
+
+    Neither threads nor cores decide it, for it decides the last bits of the weights.
+    """
+    if device().type != "cpu":
+        return recipe.accumulate
+    return max(recipe.accumulate, recipe.batch_size // worker.world // SLICE, 1)
+
+
+def prefetch(steps: Iterator[list[Slice]], depth: int = 4) -> Iterator[list[Slice]]:
     """The same batches, made by a thread while the network computes."""
     with ThreadPoolExecutor(1) as thread:
-        ready = deque(thread.submit(next, batches, None) for _ in range(depth))
+        ready = deque(thread.submit(next, steps, None) for _ in range(depth))
         while (batch := ready.popleft().result()) is not None:
-            ready.append(thread.submit(next, batches, None))
+            ready.append(thread.submit(next, steps, None))
             yield batch
 
 

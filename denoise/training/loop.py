@@ -8,37 +8,40 @@ import math
 import resource
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, TypedDict, Unpack
+from typing import TypedDict, Unpack
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
-from denoise.nets.networks import device
-from denoise.training.batches import Part, pairs_of, parts, prefetched
+from denoise.nets.networks import device, hardware
+from denoise.training.batches import Slice, Worker, batches, pairs_of, prefetch
+from denoise.training.checkpoint import State
 from denoise.training.metrics_log import Record
 from denoise.training.optimizer import optimizers_for
-from denoise.training.samples import Photo, Recipe, Sampler
-from denoise.training.validation import Judge, Share, added
+from denoise.training.photos import Photo
+from denoise.training.recipe import Recipe
+from denoise.training.samples import Sampler
+from denoise.training.validation import Validator, total
 
 LOG_EVERY = 20  # steps between records
 WARM_UP = 100  # steps in which the learning rate rises to its height
 CLIP_NORM = 0.3  # twice what is usual here, so that a rare batch cannot throw the weights off
 AVERAGE_DECAY = 0.999  # of the weights' moving average, which is what is validated and kept
 
-State = dict[str, Any]
-
 
 class Options(TypedDict, total=False):
     """How to train, where not alone, from the beginning and in silence."""
 
     state: State | None  # to go on from
-    share: Share
+    worker: Worker
     compiled: bool
-    tell: Callable[[Record], None]  # called with each record
+    log: Callable[[Record], None]  # called with each record
+    is_leaving: Callable[[], bool]  # asked after each: whether to save at once
 
 
 class Diverged(ArithmeticError):
@@ -47,42 +50,73 @@ class Diverged(ArithmeticError):
 
 @dataclass
 class Learner:
-    """What training changes: saved whole, it goes on as if nothing had been."""
+    """What training changes: a run that goes on from its state ends with the same bits."""
 
     model: nn.Module
     average: nn.Module  # moving average of the weights
     optimizers: list[torch.optim.Optimizer]
+    best: State  # the average with the highest PSNR so far: weights, psnr in dB, step, workers
     step: int = 0  # the next one
-    best: float = -math.inf  # PSNR in dB
     worse: int = 0  # validations since the best one
     history: list[Record] = field(default_factory=list)
 
     def state(self) -> State:
+        """What a checkpoint holds."""
         return {
             "model": self.model.state_dict(),
             "average": self.average.state_dict(),
             "optimizers": [one.state_dict() for one in self.optimizers],
-            "rest": {key: getattr(self, key) for key in ("step", "best", "worse", "history")},
+            "best": self.best,
+            "progress": {name: getattr(self, name) for name in ("step", "worse", "history")},
         }
 
     def restore(self, state: State) -> None:
+        """Go on from a state."""
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
-        for key, value in state["rest"].items():
-            setattr(self, key, value)
+        self.best = state["best"]
+        for name, value in state["progress"].items():
+            setattr(self, name, value)
+
+    def rank(self, quality: float, worker: Worker) -> None:
+        """Keep the average if no earlier one had its PSNR."""
+        self.worse += 1
+        if quality > self.best["psnr"]:
+            weights = {name: one.cpu().clone() for name, one in self.average.state_dict().items()}
+            facts = {"step": self.step, "workers": worker.world, "hardware": hardware()}
+            self.best = {"weights": weights, "psnr": quality} | facts
+            self.worse = 0
 
 
 @contextmanager
 def without_denormals() -> Iterator[None]:
-    """Numbers below 1e-38 count as 0 in this thread and those it starts: CPUs compute thirty times
-    as long with them, and the averages of gradients that have ended come to be such numbers."""
+    """Count numbers below 1e-38 as 0 in this thread and in those that it starts.
+
+    CPUs compute thirty times as long with them, and the averages of gradients that have ended come
+    to be such numbers.
+    """
     torch.set_flush_denormal(True)
     try:
         yield
     finally:
         torch.set_flush_denormal(False)
+
+
+@contextmanager
+def threads() -> Iterator[ThreadPoolExecutor]:
+    """A pool of as many threads as torch would use, each of which computes alone.
+
+    Torch's own threads split sums, so that their number would change the last bits of the weights.
+    """
+    count = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            yield pool
+    finally:
+        torch.set_num_threads(count)
 
 
 @without_denormals()
@@ -94,39 +128,43 @@ def learn(
     save: Callable[[Learner], None],
     **options: Unpack[Options],
 ) -> Learner:
-    """Trains until the last step, or until validation has not improved for `patience` times.
+    """Train until the last step, or until validation has not improved for `patience` times.
 
-    `save` is called on every worker after each validation. Raises Diverged with the step and the
-    paths.
+    `save` is called on every worker after each validation, and where `is_leaving`. The weights
+    depend on the recipe, the photos, the device and the number of workers, not on threads. Raises
+    Diverged with the step and the paths.
     """
-    share = options.get("share", Share())
+    worker = options.get("worker", Worker())
     learner = learner_of(recipe, model, options.get("state"))
-    network = parallel(recipe, learner.model, share, compiled=options.get("compiled", False))
-    judge = Judge(recipe, validation, share)
-    log = Log(recipe, sampler, share, options.get("tell", lambda record: None))
-    batches = log.timed(prefetched(parts(recipe, sampler, share, learner.step)))
-    for step in range(learner.step, recipe.steps):
-        if recipe.patience and learner.worse >= recipe.patience:
-            break
-        set_learning_rate(learner.optimizers, learning_rate_at(recipe, step))
-        loss = backward(network, recipe, batches)
-        nn.utils.clip_grad_norm_(learner.model.parameters(), CLIP_NORM)
-        for optimizer in learner.optimizers:
-            optimizer.step()
-        follow(learner.average, learner.model, step)
-        learner.step = step + 1
-        log.count(loss)
-        is_last = learner.step == recipe.steps
-        if learner.step % recipe.save_every == 0 or is_last:
-            quality = judge.psnr_of(learner.average)
-            learner.history.append(log.record(learner, quality))
-            if not math.isfinite(quality):
-                raise Diverged(f"validation gave a PSNR of {quality} after step {step}")
-            learner.worse = 0 if quality > learner.best else learner.worse + 1
-            learner.best = max(quality, learner.best)
-            save(learner)
-        elif learner.step % LOG_EVERY == 0:
-            learner.history.append(log.record(learner))
+    check_alike(learner, worker)
+    # torch.compile's annotation is a callable
+    network: nn.Module = torch.compile(learner.model) if options.get("compiled") else learner.model  # type: ignore[assignment]
+    log = Log(recipe, sampler, worker, options.get("log", lambda record: None))
+    is_leaving = options.get("is_leaving", lambda: False)
+    with threads() as pool:
+        validator = Validator(recipe, validation, worker, pool)
+        steps = log.timed(prefetch(batches(recipe, sampler, worker, learner.step)))
+        for step in range(learner.step, recipe.steps):
+            if recipe.patience and learner.worse >= recipe.patience:
+                break
+            set_learning_rate(learner.optimizers, learning_rate_at(recipe, step))
+            log.count(backward(network, recipe, next(steps), worker, pool))
+            nn.utils.clip_grad_norm_(learner.model.parameters(), CLIP_NORM)
+            for optimizer in learner.optimizers:
+                optimizer.step()
+            follow(learner.average, learner.model, step)
+            learner.step = step + 1
+            if learner.step % recipe.save_every == 0 or learner.step == recipe.steps:
+                quality = validator.psnr_of(learner.average)
+                learner.history.append(log.record(learner, quality))
+                if not math.isfinite(quality):
+                    raise Diverged(f"validation gave a PSNR of {quality} after step {step}")
+                learner.rank(quality, worker)
+                save(learner)
+            elif learner.step % LOG_EVERY == 0:
+                learner.history.append(log.record(learner))
+                if is_leaving():
+                    save(learner)
     return learner
 
 
@@ -137,44 +175,58 @@ def learner_of(recipe: Recipe, model: nn.Module, state: State | None) -> Learner
     # torch's annotations lack a memory format beside a device
     model = model.to(device(), memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     average = copy.deepcopy(model).eval().requires_grad_(False)
-    learner = Learner(model, average, optimizers_for(recipe, model))
+    learner = Learner(model, average, optimizers_for(recipe, model), {"psnr": -math.inf})
     if state:
         learner.restore(state)
     return learner
 
 
-def parallel(recipe: Recipe, model: nn.Module, share: Share, *, compiled: bool) -> nn.Module:
-    """The network as its workers train it together."""
-    # torch.compile's annotation is a callable
-    network: nn.Module = torch.compile(model) if compiled else model  # type: ignore[assignment]
-    if share.world == 1:
-        return network
-    together = DistributedDataParallel(network, gradient_as_bucket_view=True)  # without a copy
-    # Its first pass decides in which order gradients are exchanged from then on. Before the first
-    # step, or a restarted run would add up those of three and more workers in another order.
-    # (find_unused_parameters=True keeps the order too, but a step takes a fifth longer with it.)
-    size = recipe.batch_size // (share.world * recipe.accumulate)
-    nothing = torch.zeros(size, 3, recipe.patch, recipe.patch, device=device())
-    together(nothing, torch.zeros(size, device=device())).mean().backward()
-    together.zero_grad()
-    return together
+def check_alike(learner: Learner, worker: Worker) -> None:
+    """Raises RuntimeError where the workers do not all go on from the same step."""
+    steps = total(torch.tensor([float(learner.step)], device=device()), worker)
+    if float(steps) != learner.step * worker.world:
+        raise RuntimeError(f"worker {worker.rank} goes on from step {learner.step}, others do not")
 
 
-def backward(network: nn.Module, recipe: Recipe, batches: Iterator[Part]) -> Tensor:
-    """This worker's share of the loss of one step, its gradients left in the parameters."""
-    network.zero_grad()
-    total = torch.zeros((), device=device())
-    for number in range(recipe.accumulate):
-        part = next(batches)
-        clean, noisy, sigma = pairs_of(part.patches)
-        if isinstance(network, DistributedDataParallel):
-            network.require_backward_grad_sync = number == recipe.accumulate - 1
-        with torch.autocast(device().type, torch.bfloat16, enabled=in_bfloat16(recipe)):
-            denoised = network(noisy, sigma)
-        loss = loss_of(recipe, denoised.float(), clean) * part.weight
-        loss.backward()
-        total += loss.detach()
-    return total
+def backward(
+    network: nn.Module,
+    recipe: Recipe,
+    batch: Sequence[Slice],
+    worker: Worker,
+    pool: ThreadPoolExecutor,
+) -> Tensor:
+    """This worker's part of the loss of one step; the gradients of all are left in the parameters.
+
+    Slices are added up in their order, so that threads do not change the sum.
+    """
+    # a GPU has one queue, and what is compiled is compiled by one thread
+    alone = device().type != "cpu" or isinstance(network, torch._dynamo.OptimizedModule)
+    each = map if alone else pool.map
+    results = each(lambda one: gradients_of(network, recipe, one), batch)
+    loss, gradients = next(results)
+    for other, more in results:
+        loss = loss + other
+        torch._foreach_add_(gradients, more)
+    if worker.world > 1:  # in one piece, so that its parts have one order on every run
+        flat = torch.cat([one.flatten() for one in gradients])
+        dist.all_reduce(flat)
+        pieces = flat.split([one.numel() for one in gradients])
+        torch._foreach_copy_(
+            gradients, [p.view(g.shape) for p, g in zip(pieces, gradients, strict=True)]
+        )
+    for parameter, gradient in zip(network.parameters(), gradients, strict=True):
+        parameter.grad = gradient
+    return loss
+
+
+def gradients_of(network: nn.Module, recipe: Recipe, part: Slice) -> tuple[Tensor, list[Tensor]]:
+    """The loss of a slice and the gradient of every parameter, by the slice's weight."""
+    clean, noisy, sigma = pairs_of(part.patches)
+    with torch.autocast(device().type, torch.bfloat16, enabled=in_bfloat16(recipe)):
+        denoised = network(noisy, sigma)
+    loss = loss_of(recipe, denoised.float(), clean) * part.weight
+    gradients = torch.autograd.grad(loss, list(network.parameters()), materialize_grads=True)
+    return loss.detach(), list(gradients)
 
 
 def in_bfloat16(recipe: Recipe) -> bool:
@@ -222,13 +274,13 @@ class Log:
     """Turns losses and times into a record every so often; finds out when a loss is no number."""
 
     def __init__(
-        self, recipe: Recipe, sampler: Sampler, share: Share, tell: Callable[[Record], None]
+        self, recipe: Recipe, sampler: Sampler, worker: Worker, log: Callable[[Record], None]
     ) -> None:
-        self.recipe, self.sampler, self.share, self.tell = recipe, sampler, share, tell
+        self.recipe, self.sampler, self.worker, self.log = recipe, sampler, worker, log
         self.losses: list[Tensor] = []
         self.began, self.waited = time.monotonic(), 0.0
 
-    def timed(self, batches: Iterator[Part]) -> Iterator[Part]:
+    def timed(self, batches: Iterator[list[Slice]]) -> Iterator[list[Slice]]:
         """The batches, with the time spent waiting for each."""
         while True:
             start = time.monotonic()
@@ -243,7 +295,7 @@ class Log:
 
     def record(self, learner: Learner, quality: float | None = None) -> Record:
         """What has been since the last record. Raises Diverged."""
-        losses = (added(torch.stack(self.losses), self.share) / self.share.world).tolist()
+        losses = total(torch.stack(self.losses), self.worker).tolist()
         self._check(losses, learner.step - len(losses))
         spent = time.monotonic() - self.began
         record = {
@@ -256,7 +308,7 @@ class Log:
             "memory_gib": memory_gib(),
         } | ({} if quality is None else {"psnr": quality})
         self.losses, self.began, self.waited = [], time.monotonic(), 0.0
-        self.tell(record)
+        self.log(record)
         return record
 
     def _check(self, losses: list[float], first: int) -> None:

@@ -17,7 +17,7 @@ from denoise.errors import SettingsError
 from denoise.report.progress import is_live, words_of_time
 from denoise.storage import files, uris
 from denoise.storage.uris import join
-from denoise.training.samples import Recipe
+from denoise.training.recipe import Recipe
 
 Record = dict[str, float]  # what is known of one step
 _TRACKERS = ("MLFLOW_", "WANDB_", "DATABRICKS_")  # what the names of their variables begin with
@@ -62,7 +62,7 @@ class Recorder:
         """The same for the same output folder, so that a resumed run goes on in its own records."""
         return blake2b(self.place.encode(), digest_size=8).hexdigest()
 
-    def tell(self, record: Record) -> None:
+    def log(self, record: Record) -> None:
         """A record for all that follow a run as it goes."""
         values = {name: value for name, value in record.items() if name != "step"}
         for name, value in values.items():
@@ -89,7 +89,8 @@ def tracking() -> dict[str, str]:
     for variable, library in (("MLFLOW_TRACKING_URI", "mlflow"), ("WANDB_PROJECT", "wandb")):
         if variable in os.environ and find_spec(library) is None:
             raise SettingsError(
-                f"{variable} is set, but {library} is not installed: pip install 'denoise[track]'"
+                f"{variable} is set, but {library} is not installed: "
+                "pip install 'bulk-denoise[track]'"
             )
     found = {name: value for name, value in os.environ.items() if name.startswith(_TRACKERS)}
     uri = found.get("MLFLOW_TRACKING_URI", "")

@@ -16,8 +16,10 @@ from denoise.nets.denoiser import from_network
 from denoise.nets.networks import UNTOLD
 from denoise.report.views import SheetRow, contact_sheet
 from denoise.training.metrics_log import Record
-from denoise.training.samples import TOLD, UNCLIPPED, Photo, Recipe
-from denoise.training.validation import Judge, Share
+from denoise.training.photos import Photo
+from denoise.training.recipe import Recipe
+from denoise.training.samples import CAMERA, GAUSSIAN, TOLD, UNCLIPPED
+from denoise.training.validation import validation_pair
 
 _SHOWN = 4  # photos before and after
 _SIZE = (720, 320)  # of the curve
@@ -25,7 +27,7 @@ _MARGIN = 48
 _TEXT = """\
 # {name}
 
-A convolutional autoencoder that removes Gaussian noise from photographs, for
+A convolutional autoencoder that removes {removes} from photographs, for
 denoise: `denoise infer --images photos --output denoised --model {name}`
 
 | | |
@@ -43,7 +45,7 @@ denoise: `denoise infer --images photos --output denoised --model {name}`
 Made with `denoise train --images {given} {flags}`.
 
 PSNR is over RGB, the mean over the photos, of rounded pixels. Not for medical or forensic use: what
-noise has buried, the network makes up.
+noise has buried, the network makes up.{limits}
 
 ![PSNR and loss over the steps](curve.png)
 
@@ -57,6 +59,17 @@ _DRAWN = (
 # architectures that have no input for the level
 _DEAF = {"classic": "not taken notice of: it knows the noise that it was trained on"}
 _OPTIMIZERS = {"muon": "Muon (AdamW for biases and few channels)", "adamw": "AdamW"}
+_CAMERA = (
+    "what cameras make (`denoise/images/camera.py`), of all strengths: grain of several sizes, "
+    f"stronger in mid-tones, compressed, in {CAMERA:.0%} of the samples; Gaussian in "
+    f"{GAUSSIAN:.0%}; none in the others, which must come back as they were",
+    "never told: the network judges it by itself",
+)
+_CAMERA_LIMITS = """
+
+For photographs that a camera or a phone stored as JPEG, PNG or TIFF and that show noise. Not for
+raw files, nor for film grain, nor for Gaussian noise that was added: the Gaussian models are better
+at that. A phone's own denoising, when it has left blotches or watercolour, stays as it is."""
 _PAIRS = (
     "that of the pairs: {sigma} of the 0..1 scale, clipped and rounded",
     "never told: the network judges it by itself",
@@ -66,20 +79,25 @@ _PAIRS = (
 def text(name: str, fields: Mapping[str, Any], model: nn.Module, history: Sequence[Record]) -> str:
     """The model card, in Markdown."""
     training, metrics = fields["training"], fields["metrics"]
-    is_pairs = fields["clipping"] != "both"
-    noise, level = _PAIRS if is_pairs else _DRAWN
+    is_camera = fields.get("kind") == "camera"
+    is_pairs = fields["clipping"] != "both" and not is_camera
+    noise, level = _CAMERA if is_camera else _PAIRS if is_pairs else _DRAWN
     return _TEXT.format(
-        **{key: training[key] for key in training if key not in ("sigma", "architecture")},
+        **{key: training[key] for key in training if key not in ("sigma", "architecture", "kind")},
         name=name,
+        removes="the noise of cameras" if is_camera else "Gaussian noise",
+        limits=_CAMERA_LIMITS if is_camera else "",
         by=_OPTIMIZERS[training["optimizer"]],
         given="PAIRS" if is_pairs else "PHOTOS",
         flags=" ".join(_flags(training, is_pairs=is_pairs)),
         architecture=fields["architecture"],
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         macs=float(model.macs_per_pixel) / 1e3,  # type: ignore[arg-type]  # untyped in torch
-        noise=noise.format(sigma=_words_of(fields["sigma"])),
+        noise=noise if is_camera else noise.format(sigma=_words_of(fields["sigma"])),
         level=_DEAF.get(fields["architecture"], level),
-        judged=_words_of(metrics["validation_sigma"]) + ", clipped",
+        judged="camera noise of all strengths"
+        if is_camera
+        else _words_of(metrics["validation_sigma"]) + ", clipped",
         images_per_second=np.median([record["images_per_second"] for record in history]),
         psnr=metrics["validation_psnr"],
     )
@@ -98,9 +116,9 @@ def _flags(training: Mapping[str, Any], *, is_pairs: bool) -> Iterator[str]:
     yield from ("--validation OTHERS",) if training.get("validation") else ()
     for name in ("init", "architecture"):
         yield from (f"--{name} {training[name]}",) if training.get(name) else ()
-    for name, usual in asdict(Recipe()).items():
+    for name, usual in (asdict(Recipe()) | {"sigma": 0.1}).items():
         value = training.get(name, usual)
-        if value != usual and not (is_pairs and name == "sigma"):
+        if value not in (usual, None) and not (is_pairs and name == "sigma"):
             values = value if isinstance(value, list | tuple) else [value]
             yield f"--{name.replace('_', '-')} {' '.join(map(str, values))}"
 
@@ -109,11 +127,7 @@ def pictures(
     recipe: Recipe, model: nn.Module, photos: Sequence[Photo], history: Sequence[Record]
 ) -> dict[str, bytes]:
     """The files that the card shows."""
-    judge = Judge(recipe, photos[:_SHOWN], Share())
-    rows = [
-        _row(model, photo.path, *pair)
-        for photo, pair in zip(photos[:_SHOWN], judge.pairs, strict=True)
-    ]
+    rows = [_row(model, photo.path, *validation_pair(photo, recipe)) for photo in photos[:_SHOWN]]
     samples = BytesIO()
     Image.open(BytesIO(contact_sheet(rows))).save(samples, "JPEG", quality=90)
     return {"curve.png": curve(history), "samples.jpg": samples.getvalue()}

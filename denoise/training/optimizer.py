@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from denoise.training.samples import Recipe
+from denoise.training.recipe import Recipe
 
 WEIGHT_DECAY = 1e-4
 BETAS = (0.9, 0.99)  # a shorter memory than AdamW's own, so that a rare batch is soon forgotten

@@ -1,256 +1,168 @@
-"""Decoded photos for the training workers: all of them in Ray's memory, or window after window.
+"""Photos as training has them: decoded to 8 bits, alone or in pairs, and what decoding has shown.
 
-The tables have PHOTO_SCHEMA; the workers of a node share them, without a copy.
+Shapes: pixels [H, W, C] uint8, C 3, or 6 where a clean picture brings its own noisy one along
+(clean, then noisy).
 """
 
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
-from math import prod
-from typing import Any
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 
-import pyarrow as pa
-import ray
-from ray import ObjectRef
+import numpy as np
+from numpy.typing import NDArray
 
-from denoise.errors import SettingsError
-from denoise.storage.inputs import Entry
-from denoise.storage.uris import from_bytes, to_bytes
-from denoise.training.decode_statistics import Census, check
-from denoise.training.samples import CROPS, PHOTO_SCHEMA, Photo, order_of, photo_row, photos_in
+from denoise.errors import FAILURES, ImageError, SettingsError, why
+from denoise.images.codec import decode, to_floats, to_pixels
+from denoise.storage.inputs import Entry, source_of
 
+VALIDATION_SIDE = 256  # photos are validated on their middle
+_NAMED = 20  # photos that are named one by one
 _log = logging.getLogger(__name__)
-_BLOCK = 32  # photos a table
-_BLOCK_BYTES = 1 << 28  # decoded, by the sizes of their files, and no more
-_PROBE = 32  # photos whose size stands for that of all
-_ALIVE = 3  # windows in memory: the last, this and the next
-_EXPANSION = 30  # decoded photos are rarely more times larger than their files
-_GIB = 2**30
-
-
-@dataclass(frozen=True, kw_only=True)
-class Limits:
-    """How photos are decoded, and how much is too much."""
-
-    patch: int  # smaller photos are mirrored at their borders up to this
-    seed: int  # of the order of windows
-    memory: float  # GiB
-    max_error_rate: float
 
 
 @dataclass(frozen=True)
-class Supply:
-    """Where a worker gets its photos from: small enough to hand to each."""
+class Photo:
+    """A decoded picture, or a pair of them."""
 
-    tables: list["ObjectRef[pa.Table]"]
-    known: Census
-    stream: Any = None  # the actor of _Stream where they do not all fit
-    photos_a_window: int = 0  # 0: one window holds them all
+    path: str
+    pixels: NDArray[np.uint8]  # [H, W, C]
+
+
+@dataclass
+class DecodeStatistics:
+    """What decoding has shown: which photos do not decode, which are small, what noise pairs bring.
+
+    They may be streamed and come again: each counts once.
+    """
+
+    listed: int  # photos, decoded already or not
+    errors: dict[str, str] = field(default_factory=dict)  # path -> what was wrong
+    mirrored: set[str] = field(default_factory=set)  # paths of photos smaller than a patch
+    kinds: dict[str, str] = field(default_factory=dict)  # "alone", "in pairs" -> such a path
+    sigmas: tuple[float, float] | None = None  # least and greatest of the pairs' noise, if known
+
+    def add(self, photo: Photo, sigma: float | None, *, is_mirrored: bool) -> None:
+        """Count a photo; `sigma` is that of the noise that a pair brings along, if known."""
+        self.kinds.setdefault("in pairs" if photo.pixels.shape[2] == 6 else "alone", photo.path)
+        if is_mirrored:
+            self.mirrored.add(photo.path)
+        if sigma is not None:
+            low, high = self.sigmas or (sigma, sigma)
+            self.sigmas = (min(low, sigma), max(high, sigma))
+
+    def merge(self, others: Iterable["DecodeStatistics"]) -> None:
+        """Add what decoding others of the photos listed here has shown."""
+        for other in others:
+            self.errors |= other.errors
+            self.mirrored |= other.mirrored
+            self.kinds = other.kinds | self.kinds
+            known = [*(self.sigmas or ()), *(other.sigmas or ())]
+            self.sigmas = (min(known), max(known)) if known else None
 
     @property
-    def samples_a_window(self) -> int | None:
-        return self.photos_a_window * CROPS or None
+    def photos(self) -> int:
+        """How many there are, those left out that are known not to decode."""
+        return self.listed - len(self.errors)
 
-    def photos(self) -> list[Photo]:
-        """All of them, in the order of their paths."""
-        found = [photo for table in ray.get(self.tables) for photo in photos_in(table)]
-        return sorted(found, key=lambda photo: photo.path)
+    @property
+    def is_pairs(self) -> bool:
+        return "in pairs" in self.kinds
 
-    def window(self) -> Callable[[int], Sequence[Photo]]:
-        """What gives the photos of window k, for a Sampler. It raises SettingsError where too many
-        of them do not decode."""
-        if self.stream is None:
-            photos = self.photos()
-            return lambda number: photos
-        seen: dict[int, list[Photo]] = {}
+    def counts(self) -> dict[str, int]:
+        """As config.json records them."""
+        return {
+            "photos": self.photos,
+            "undecodable": len(self.errors),
+            "mirrored": len(self.mirrored),
+        }
 
-        def window(number: int) -> list[Photo]:
-            if number not in seen:
-                for old in [k for k in seen if k < number - 1]:  # a batch may lie across two
-                    del seen[old]
-                tables = ray.get(ray.get(self.stream.window.remote(number)))
-                seen[number] = [photo for table in tables for photo in photos_in(table)]
-            return seen[number]
-
-        return window
-
-    def census(self) -> Census:
-        """What decoding has shown so far."""
-        return ray.get(self.stream.census.remote()) if self.stream else self.known
-
-    def refusal(self) -> str | None:
-        """Why no more photos come, where none do."""
-        return ray.get(self.stream.refusal.remote()) if self.stream else None
+    def log(self) -> None:
+        """Say what a user may not expect."""
+        for path, error in list(self.errors.items())[:_NAMED]:
+            _log.warning("left out %s: %s", path, error)
+        if len(self.errors) > _NAMED:
+            _log.warning("left out %d more", len(self.errors) - _NAMED)
+        if self.mirrored:
+            count = len(self.mirrored)
+            _log.warning("%d images are smaller than the patch: mirrored at their borders", count)
 
 
-def supplies_of(
-    chosen: Sequence[Entry], held: Sequence[Entry], limits: Limits, window: int | None = None
-) -> tuple[Supply, Supply]:
-    """The photos to train on, all decoded if they fit into memory, else to be streamed; and the
-    middles of those to validate on. Raises SettingsError where too many do not decode.
+Decoded = tuple[list[Photo], DecodeStatistics]
 
-    Of photos that are streamed, some are looked at now, and each window when its turn comes.
-    `window` is what an earlier run had found, which the samples depend on: photos in a window, 0
-    where all fit.
+
+def check(all_statistics: Sequence[DecodeStatistics], max_error_rate: float) -> None:
+    """Raises SettingsError where too many of all photos together do not decode, or none of some.
+
+    Photos that were not looked at yet count as whole: who is refused now would be refused later.
     """
-    probe, fitting = (Census(0), 0) if window == 0 else _probed(chosen, limits)
-    window = fitting if window is None else window
-    if window == 0:
-        supply, validation = decoded(chosen, held, limits)
-        check([supply.known, validation.known], limits.max_error_rate)
-        return supply, validation
-    _, validation = decoded([], held, limits)
-    known = replace(probe, listed=len(chosen))
-    check([known, validation.known], limits.max_error_rate)
-    _log.info("%d photos do not fit into %g GiB: streamed", len(chosen), limits.memory)
-    # windows are what their numbers say: an actor that begins again goes on all the same
-    actor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(_Stream)
-    stream = actor.remote(list(chosen), limits, window, known)
-    return Supply([], known, stream, window), validation
-
-
-def decoded(
-    chosen: Sequence[Entry], held: Sequence[Entry], limits: Limits
-) -> tuple[Supply, Supply]:
-    """All photos, and the middles of those held out, decoded on all CPUs through Ray Data."""
-    blocks = _blocks(chosen, middle=False)
-    first = len(blocks)
-    blocks += _blocks(held, middle=True)
-    photos = ray.data.from_arrow(blocks).map_batches(
-        _photo_table,
-        fn_kwargs={"patch": limits.patch},
-        batch_format="pyarrow",
-        batch_size=None,
-    )
-    photos.context.execution_options.preserve_order = True  # so that each part finds its tables
-    tables = list(photos.materialize().to_arrow_refs())
-    said = ray.get([ray.remote(_said).remote(table) for table in tables])
-    assert [[row["path"] for row in rows] for rows in said] == [
-        block.column("path").to_pylist() for block in blocks
-    ]
-    one, other = Census(len(chosen)), Census(len(held))
-    for number, rows in enumerate(said):
-        (one if number < first else other).add(rows)
-    return Supply(tables[:first], one), Supply(tables[first:], other)
-
-
-def _probed(entries: Sequence[Entry], limits: Limits) -> tuple[Census, int]:
-    """What a few photos from everywhere show, and how many may be in memory as one window: 0 where
-    all of them fit, which the sizes of their files may show without a look."""
-    room = limits.memory * _GIB
-    if all(entry.size > 0 for entry in entries) and sum(map(_expanded, entries)) < room:
-        return Census(0), 0
-    few = entries[:: max(1, len(entries) // _PROBE)][:_PROBE]
-    look = ray.remote(_looked_at)
-    blocks = _blocks(few, middle=False)
-    seen = [row for rows in ray.get([look.remote(b, limits.patch) for b in blocks]) for row in rows]
-    census = Census(len(few))
-    census.add(seen)
-    check([census], max_error_rate=1.0)  # the share is judged on all of them
-    mean = sum(prod(row["shape"]) for row in seen if not row["error"]) / census.photos
-    fits = mean * len(entries) <= room
-    return census, 0 if fits else max(1, int(room / _ALIVE / mean))
-
-
-def _expanded(entry: Entry) -> int:
-    """How many bytes a photo has when it is decoded, at most, as a rule."""
-    return _EXPANSION * entry.likely_size
-
-
-class _Stream:
-    """Decodes one window of photos after the other, the next one ahead of time; an actor."""
-
-    def __init__(self, entries: list[Entry], limits: Limits, size: int, known: Census) -> None:
-        self.entries, self.limits, self.size, self.known = entries, limits, size, known
-        self.windows: dict[int, list[tuple[ObjectRef[pa.Table], ObjectRef[Any]]]] = {}
-        self.refused: str | None = None
-
-    def window(self, number: int) -> list["ObjectRef[pa.Table]"]:
-        """The tables of a window. All workers walk through the windows together.
-
-        Raises SettingsError where more do not decode than may, or none do in this window.
-        """
-        self.windows = {k: parts for k, parts in self.windows.items() if k >= number - 1}
-        for k in (number, number + 1):
-            if k not in self.windows:
-                self.windows[k] = self._begun(k)
-        said = [row for rows in ray.get([ref for _, ref in self.windows[number]]) for row in rows]
-        self.known.add(said)
-        try:
-            self._check(said)
-        except SettingsError as error:
-            self.refused = str(error)
-            raise
-        return [table for table, _ in self.windows[number]]
-
-    def census(self) -> Census:
-        return self.known
-
-    def refusal(self) -> str | None:
-        return self.refused
-
-    def _check(self, said: list[dict[str, Any]]) -> None:
-        check([self.known], self.limits.max_error_rate)
-        if all(row["error"] for row in said):
+    errors = [pair for one in all_statistics for pair in one.errors.items()]
+    listed = sum(one.listed for one in all_statistics)
+    is_empty = any(one.listed and not one.photos for one in all_statistics)
+    if is_empty or len(errors) > max_error_rate * listed:
+        path, error = errors[0]
+        raise SettingsError(
+            f"{len(errors)} of {listed} images do not decode, such as {path} ({error}); "
+            f"--max-error-rate allows a share of {max_error_rate:g}"
+            + (", and some must be left to train on and to validate on" if is_empty else "")
+        )
+    for one in all_statistics:
+        if len(one.kinds) > 1:
+            alone, paired = one.kinds["alone"], one.kinds["in pairs"]
             raise SettingsError(
-                f"none of {len(said)} images that come together decode, such as "
-                f"{said[0]['path']} ({said[0]['error']}); more --memory mixes them with others"
+                f"{paired} comes with its noisy image and {alone} without; give either kind"
             )
 
-    def _begun(self, number: int) -> list[tuple["ObjectRef[pa.Table]", "ObjectRef[Any]"]]:
-        slots = range(number * self.size, (number + 1) * self.size)
-        chosen = window_of(self.entries, self.limits.seed, slots)
-        task = ray.remote(num_cpus=0, num_returns=2)(_photo_table_and_notes)  # workers hold CPUs
-        parts = [part for k in range(4) if (part := chosen[k::4])]
-        return [tuple(task.remote(_entry_table(part), self.limits.patch)) for part in parts]
 
+def decode_photos(entries: Sequence[Entry], patch: int, *, middle: bool = False) -> Decoded:
+    """Decode photos, mirrored up to the size of a patch; with `middle` their middles alone.
 
-def window_of(entries: Sequence[Entry], seed: int, slots: range) -> list[Entry]:
-    """The entries in some slots of the endless row of epochs, each in an order of its own."""
-    orders = {
-        epoch: order_of(seed, epoch, len(entries)) for epoch in {k // len(entries) for k in slots}
-    }
-    return [entries[orders[k // len(entries)][k % len(entries)]] for k in slots]
-
-
-def _blocks(entries: Sequence[Entry], *, middle: bool) -> list[pa.Table]:
-    """Entries in tables for one worker at a time, which holds all of a table's pixels."""
-    blocks: list[list[Entry]] = []
-    size = 0
+    Those that do not decode are errors in the statistics.
+    """
+    photos, statistics = [], DecodeStatistics(len(entries))
     for entry in entries:
-        size += _expanded(entry)
-        if not blocks or len(blocks[-1]) == _BLOCK or size > _BLOCK_BYTES:
-            blocks.append([])
-            size = _expanded(entry)
-        blocks[-1].append(entry)
-    return [_entry_table(block, middle=middle) for block in blocks]
+        try:
+            pixels, sigma = _pixels(entry)
+        except FAILURES as error:
+            statistics.errors[entry.path] = why(error)
+            continue
+        height, width, _ = pixels.shape
+        is_small = min(height, width) < patch
+        if is_small:
+            more = [(0, max(0, patch - height)), (0, max(0, patch - width)), (0, 0)]
+            pixels = np.pad(pixels, more, "reflect")
+        if middle:
+            pixels = middle_of(pixels).copy()  # else all of it would stay in memory
+        photos.append(Photo(entry.path, pixels))
+        statistics.add(photos[-1], sigma, is_mirrored=is_small)
+    return photos, statistics
 
 
-def _entry_table(entries: Sequence[Entry], *, middle: bool = False) -> pa.Table:
-    """`middle`: whether only the photos' middles are wanted."""
-    rows = [asdict(entry) | {"uri": to_bytes(entry.uri), "middle": middle} for entry in entries]
-    return pa.Table.from_pylist(rows)
+def middle_of(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """[H, W, C] -> what validation looks at, as a view."""
+    top, left = (max(0, (side - VALIDATION_SIDE) // 2) for side in pixels.shape[:2])
+    return pixels[top : top + VALIDATION_SIDE, left : left + VALIDATION_SIDE]
 
 
-def _photo_table(entries: pa.Table, patch: int) -> pa.Table:
-    """A block of entries -> a block of photos, on a Ray worker."""
-    rows = []
-    for row in entries.to_pylist():
-        middle, uri = row.pop("middle"), from_bytes(row.pop("uri"))
-        rows.append(photo_row(Entry(**row, uri=uri), patch, middle=middle))
-    return pa.Table.from_pylist(rows, schema=PHOTO_SCHEMA)
+def _pixels(entry: Entry) -> tuple[NDArray[np.uint8], float | None]:
+    """[H, W, 3] of an image, or [H, W, 6] of a clean one and its noisy one, with the sigma between.
+
+    Raises ImageError.
+    """
+    source = source_of(entry)
+    if source.error:
+        raise ImageError(source.error)
+    if source.is_noisy and source.clean is None:
+        raise ImageError("noisy, and its table brings no clean image along")
+    noisy = _rgb(source.encoded)
+    if source.clean is None:
+        return noisy, None
+    clean = _rgb(source.clean)
+    if clean.shape != noisy.shape:
+        raise ImageError("the clean and the noisy image differ in size")
+    return np.concatenate([clean, noisy], axis=2), source.sigma
 
 
-def _said(photos: pa.Table) -> list[dict[str, Any]]:
-    """What is to be said of each photo, without its pixels."""
-    rows: list[dict[str, Any]] = photos.drop_columns("pixels").to_pylist()
-    return rows
-
-
-def _looked_at(entries: pa.Table, patch: int) -> list[dict[str, Any]]:
-    return _said(_photo_table(entries, patch))
-
-
-def _photo_table_and_notes(entries: pa.Table, patch: int) -> tuple[pa.Table, list[dict[str, Any]]]:
-    photos = _photo_table(entries, patch)
-    return photos, _said(photos)
+def _rgb(encoded: bytes) -> NDArray[np.uint8]:
+    pixels = decode(encoded).pixels
+    eight = pixels if pixels.dtype == np.uint8 else to_pixels(to_floats(pixels), 8)
+    return np.broadcast_to(eight, (*eight.shape[:2], 3)).astype(np.uint8, copy=False)

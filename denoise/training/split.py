@@ -1,6 +1,6 @@
 """Which photos a training runs on: listed, divided, and still the same ones when it goes on.
 
-OUTPUT/_roster.parquet   path, size and mark of each, as the first run found them
+OUTPUT/_split.parquet   path, size and mark of each, as the first run found them
 """
 
 from collections import Counter
@@ -19,16 +19,16 @@ from denoise.storage.uris import join
 
 HELD_OUT = 0.1  # share of the photos to validate on, where none are named
 VALIDATED = 32  # photos that validation looks at: enough to rank two checkpoints, quickly
-_NAME = "_roster.parquet"
+_NAME = "_split.parquet"
 
 
 @dataclass(frozen=True)
-class Roster:
+class Split:
     """The photos of a training, each list in the order of its paths."""
 
-    chosen: list[Entry]  # to train on
-    held: list[Entry]  # to validate on
-    held_listed: int  # how many there were to validate on
+    training: list[Entry]
+    validation: list[Entry]  # those of them that are looked at
+    validation_listed: int  # how many there were to validate on
 
     @property
     def digest(self) -> str:
@@ -64,7 +64,7 @@ class Roster:
 
     def _versions(self) -> dict[str, str]:
         """What each photo is for and its name -> what tells its version."""
-        parts = (("train", self.chosen), ("validate", self.held))
+        parts = (("train", self.training), ("validate", self.validation))
         return {
             f"{part}/{entry.path}": f"{entry.size} {entry.mark} {entry.row}"
             for part, entries in parts
@@ -72,7 +72,7 @@ class Roster:
         }
 
 
-def roster_of(images: str, validation: str | None, place: str, left_out: Counter[str]) -> Roster:
+def split_of(images: str, validation: str | None, place: str, left_out: Counter[str]) -> Split:
     """The photos at a URI, some of them to validate on, or those at another URI.
 
     What validation does not look at is not decoded. Raises SettingsError as `inputs.entries` does.
@@ -85,7 +85,7 @@ def roster_of(images: str, validation: str | None, place: str, left_out: Counter
         held = [entry for entry in entries if entry.path in out]
         chosen = [entry for entry in entries if entry.path not in out] or entries
     looked_at = sorted(held, key=lambda entry: _share(entry.path))[:VALIDATED]
-    return Roster(chosen, sorted(looked_at, key=lambda entry: entry.path), len(held))
+    return Split(chosen, sorted(looked_at, key=lambda entry: entry.path), len(held))
 
 
 def held_out(paths: Sequence[str]) -> list[str]:
@@ -104,7 +104,7 @@ def _share(path: str) -> float:
 
 
 def _differences(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    """How two rosters differ, in words."""
+    """How two splits differ, in words."""
     kinds = {
         "changed since": sorted(k for k in before.keys() & now.keys() if before[k] != now[k]),
         "gone": sorted(before.keys() - now.keys()),

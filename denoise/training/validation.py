@@ -4,7 +4,7 @@ Shapes: clean, noisy, denoised [1, 3, H, W] float32.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -13,54 +13,61 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from denoise.images.camera import add_camera_noise
+from denoise.images.codec import to_floats
 from denoise.images.metrics import psnr
 from denoise.images.noise import add_noise, seed_of
 from denoise.nets.denoiser import to_network
 from denoise.nets.networks import UNTOLD, device
-from denoise.training.samples import Photo, Recipe, middle_of
+from denoise.training.batches import Worker
+from denoise.training.photos import Photo, middle_of
+from denoise.training.recipe import Recipe
 
 HIGHEST = 60.0  # dB of a photo: one that is all black must not outweigh the others
 
 
-@dataclass(frozen=True)
-class Share:
-    """Which worker this is, of how many."""
+class Validator:
+    """Measures a network on this worker's part of the photos; the result is that of all."""
 
-    rank: int = 0
-    world: int = 1
+    def __init__(
+        self, recipe: Recipe, photos: Sequence[Photo], worker: Worker, pool: ThreadPoolExecutor
+    ) -> None:
+        mine = photos[worker.rank :: worker.world]
+        self.pairs = [validation_pair(photo, recipe) for photo in mine]
+        self.worker, self.pool = worker, pool
 
-
-class Judge:
-    """Measures a network on the same noisy middles of the same photos every time."""
-
-    def __init__(self, recipe: Recipe, photos: Sequence[Photo], share: Share) -> None:
-        sigma = sum(recipe.sigmas) / 2
-        mine = photos[share.rank :: share.world]
-        self.pairs = [self._pair(photo, sigma, recipe.seed) for photo in mine]
-        self.share = share
-
-    @torch.no_grad()
     def psnr_of(self, model: nn.Module) -> float:
         """The mean PSNR in dB over all workers' photos, of integers as they would be stored; nan
         where the network gives no numbers. One that is restored perfectly counts as HIGHEST."""
-        total = torch.zeros(2, dtype=torch.float64, device=device())
-        untold = torch.tensor([UNTOLD], device=device())
-        for noisy, clean in self.pairs:
-            denoised = model(noisy.to(device()), untold).float().clamp(0, 1)
-            stored = torch.round(denoised * 255) / 255
-            error = F.mse_loss(stored.double(), clean.to(device()).double())
-            total += torch.tensor([min(psnr(float(error)), HIGHEST), 1.0], device=device())
-        summed, count = added(total, self.share).tolist()
+        each = self.pool.map if device().type == "cpu" else map  # a GPU has one queue
+        found = list(each(lambda pair: psnr_of(model, *pair), self.pairs))
+        added = torch.tensor([sum(found), len(found)], dtype=torch.float64, device=device())
+        summed, count = total(added, self.worker).tolist()
         return summed / count if count else 0.0
 
-    @staticmethod
-    def _pair(photo: Photo, sigma: float, seed: int) -> tuple[Tensor, Tensor]:
-        floats = middle_of(photo.pixels).astype(np.float32) / np.float32(255)
-        if photo.pixels.shape[2] == 6:
-            return to_batch(floats[..., 3:]), to_batch(floats[..., :3])
-        noisy = add_noise(floats, sigma=sigma, seed=seed_of(photo.path, seed))
-        stored = np.rint(np.clip(noisy, 0, 1) * 255) / 255
-        return to_batch(stored), to_batch(floats)
+
+@torch.no_grad()
+def psnr_of(model: nn.Module, noisy: Tensor, clean: Tensor) -> float:
+    """The PSNR in dB of one denoised picture against the clean one, at most HIGHEST."""
+    untold = torch.tensor([UNTOLD], device=device())
+    denoised = model(noisy.to(device()), untold).float().clamp(0, 1)
+    stored = torch.round(denoised * 255) / 255
+    error = F.mse_loss(stored.double(), clean.to(device()).double())
+    return min(psnr(float(error)), HIGHEST)
+
+
+def validation_pair(photo: Photo, recipe: Recipe) -> tuple[Tensor, Tensor]:
+    """The noisy and the clean middle of a photo, [1, 3, H, W] each."""
+    floats = middle_of(photo.pixels).astype(np.float32) / np.float32(255)
+    if photo.pixels.shape[2] == 6:
+        return to_batch(floats[..., 3:]), to_batch(floats[..., :3])
+    if recipe.kind == "camera":
+        stored, _ = add_camera_noise(middle_of(photo.pixels), seed=seed_of(photo.path, recipe.seed))
+        return to_batch(to_floats(stored)), to_batch(floats)
+    sigma = sum(recipe.sigmas) / 2
+    noisy = add_noise(floats, sigma=sigma, seed=seed_of(photo.path, recipe.seed))
+    stored = np.rint(np.clip(noisy, 0, 1) * 255) / 255
+    return to_batch(stored), to_batch(floats)
 
 
 def to_batch(floats: Any) -> Tensor:
@@ -68,8 +75,8 @@ def to_batch(floats: Any) -> Tensor:
     return to_network(np.asarray(floats, np.float32)[None])
 
 
-def added(values: Tensor, share: Share) -> Tensor:
-    """The sum over all workers."""
-    if share.world > 1:
+def total(values: Tensor, worker: Worker) -> Tensor:
+    """The sum over all workers, in place."""
+    if worker.world > 1:
         dist.all_reduce(values)
     return values

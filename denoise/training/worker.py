@@ -1,38 +1,29 @@
-"""What a training worker does in Ray's hands: photos in, checkpoints and records out."""
+"""One training worker: photos in, checkpoints and records out; in this process or under Ray."""
 
 import errno
-import os
-import threading
-import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
-from tempfile import mkdtemp
 from typing import Any
 
-import ray
 import torch
-from ray import ObjectRef
-from ray import train as ray_train
-from ray.train import Checkpoint, CheckpointUploadMode
 
-from denoise.nets.networks import hardware
+from denoise.errors import SettingsError
 from denoise.storage import uris
-from denoise.training import checkpoints
+from denoise.training import checkpoint
+from denoise.training.batches import Worker
 from denoise.training.loop import Diverged, Learner, learn
 from denoise.training.metrics_log import Record, Recorder
-from denoise.training.photos import Supply
-from denoise.training.samples import Recipe, Sampler
+from denoise.training.photo_store import PhotoStore
+from denoise.training.recipe import Recipe
+from denoise.training.samples import Sampler
 from denoise.training.start import Start
-from denoise.training.validation import Share
 
 _TOO_LARGE = (
     "a batch does not fit into the GPU's memory; a smaller --batch-size or --patch, or a larger "
     "--accumulate, needs less"
 )
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-_LOOK = 1.0  # seconds between two looks at whether Ray is there
-_GRACE = 5.0  # seconds to end by oneself
 
 
 @dataclass(frozen=True)
@@ -40,17 +31,16 @@ class Job:
     """What each worker is given."""
 
     recipe: Recipe
-    start: "ObjectRef[Start]"
-    supply: Supply
-    validation: Supply
-    place: str
+    start: Start
+    store: PhotoStore
+    validation: PhotoStore
+    output: str
     compiled: bool
-    board: Any  # the actor of Board
-    tracking: "ObjectRef[Mapping[str, str]]"  # a reference: Ray records what it is given itself
+    tracking: Mapping[str, str]
 
 
 class Board:
-    """Where the first worker writes how far it is, for the driver to show; an actor."""
+    """Where the first worker writes how far it is, for the driver to show."""
 
     def __init__(self) -> None:
         self.record: Record = {}
@@ -62,70 +52,61 @@ class Board:
         return self.record
 
 
-def work(setup: dict[str, Any]) -> dict[str, Any]:
-    """What Ray Train runs in each worker. `failed` is what would only happen again."""
-    _end_with_ray(os.getppid())
-    job: Job = setup["job"]
-    context = ray_train.get_context()
-    share = Share(context.get_world_rank(), context.get_world_size())
-    if refusal := job.supply.refusal():
-        return {"failed": refusal}
-    checkpoint = ray_train.get_checkpoint()
-    with _recorder(job) if share.rank == 0 else nullcontext() as recorder:
+class Hopeless(RuntimeError):
+    """What another try would end in too; the words are the user's."""
+
+
+def train_worker(
+    job: Job,
+    worker: Worker,
+    show: Callable[[Record], Any],
+    is_leaving: Callable[[], bool] = lambda: False,
+) -> None:
+    """Train from the output's checkpoint, or from the start, to the last step.
+
+    The first worker gives `show` each record. A checkpoint is written too where `is_leaving`, which
+    all workers ask together, says that a machine will go soon. Raises Hopeless.
+    """
+    with _recorder(job, show) if worker.rank == 0 else nullcontext() as recorder:
         try:
-            learner = learn(
+            learn(
                 job.recipe,
-                ray.get(job.start).network(job.recipe.seed),
-                Sampler(job.recipe, job.supply.window(), job.supply.samples_a_window),
+                job.start.network(job.recipe.seed),
+                Sampler(job.recipe, job.store.window(), job.store.samples_a_window),
                 job.validation.photos(),
-                lambda learner: _save(learner, job, share, recorder),
-                state=checkpoints.state_in(checkpoint) if checkpoint else None,
-                share=share,
+                _saver(job, recorder),
+                state=checkpoint.load(job.output),
+                worker=worker,
                 compiled=job.compiled,
-                tell=recorder.tell if recorder else lambda record: None,
+                log=recorder.log if recorder else lambda record: None,
+                is_leaving=is_leaving,
             )
-        except Diverged as error:
-            return {"failed": str(error)}
+        except (Diverged, SettingsError) as error:
+            raise Hopeless(str(error)) from error
         except torch.OutOfMemoryError as error:
-            if share.world > 1:  # the others would wait for this one: Ray ends them all
-                raise RuntimeError(_TOO_LARGE) from error
-            return {"failed": _TOO_LARGE}
+            raise Hopeless(_TOO_LARGE) from error
         except OSError as error:
-            if error.errno not in _FULL or share.world > 1:  # as above
+            if error.errno not in _FULL:
                 raise
-            return {"failed": f"no space left for {uris.shown(job.place)}, or for Ray's own files"}
-    return {"steps": learner.step}
+            raise Hopeless(f"no space left for {uris.shown(job.output)}, or for Ray") from error
 
 
-def _end_with_ray(raylet: int) -> None:
-    """Watches the process that started this one: without Ray, after a kill -9 of the driver, say,
-    an upload that nobody takes any more would hold this process for ever."""
-
-    def watch() -> None:
-        while os.getppid() == raylet:
-            time.sleep(_LOOK)
-        time.sleep(_GRACE)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+def _recorder(job: Job, show: Callable[[Record], Any]) -> Recorder:
+    return Recorder(job.output, job.recipe, show, job.tracking)
 
 
-def _recorder(job: Job) -> Recorder:
-    return Recorder(job.place, job.recipe, job.board.write.remote, ray.get(job.tracking))
+def _saver(job: Job, recorder: Recorder | None) -> Callable[[Learner], None]:
+    """What writes a checkpoint, on the first worker; its first one is read back at once."""
+    is_first = True
 
+    def save(learner: Learner) -> None:
+        nonlocal is_first
+        if recorder is None:
+            return
+        recorder.write(learner.history)
+        checkpoint.save(job.output, learner.state())
+        if is_first:
+            checkpoint.load(job.output)
+        is_first = False
 
-def _save(learner: Learner, job: Job, share: Share, recorder: Recorder | None) -> None:
-    """Hands a checkpoint over for upload, in the background; a barrier for all workers."""
-    metrics: dict[str, Any] = {"psnr": learner.history[-1]["psnr"], "step": learner.step}
-    if recorder is None:
-        return ray_train.report(metrics)
-    metrics |= {"hardware": hardware(), "workers": share.world}
-    recorder.write(learner.history)
-    checkpoints.keep_list(job.place)
-    folder = mkdtemp(dir=os.getcwd())  # Ray's own folder; it removes what is uploaded
-    torch.save(learner.state(), os.path.join(folder, "state.pt"))
-    ray_train.report(
-        metrics,
-        checkpoint=Checkpoint.from_directory(folder),
-        checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
-    )
+    return save

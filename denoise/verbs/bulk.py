@@ -1,43 +1,30 @@
-"""A bulk job over an output folder: list, compare with what is there, do the rest, sum up."""
+"""A job over an output folder: list, compare with what is there, do the rest, sum up."""
 
-import errno
 import logging
+import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from numpy.typing import NDArray
-
-from denoise import errors
-from denoise.errors import ImageError, SettingsError, WriteError
-from denoise.images.codec import (
-    IMAGE_SUFFIXES,
-    MAX_PIXELS,
-    Picture,
-    decode,
-    encode,
-    format_for,
-    suffix_of,
-)
+from denoise.errors import SettingsError
+from denoise.images.codec import MAX_PIXELS
 from denoise.images.noise import check_seed
 from denoise.output import manifest
-from denoise.output.folder import UNFINISHED, Output
+from denoise.output.folder import Output
+from denoise.output.manifest import Shard
+from denoise.output.shard import Counts
 from denoise.report.progress import Progress
+from denoise.runners import Job, open_runner, runs_here
 from denoise.storage import files, inputs, uris
+from denoise.storage.inputs import Entry
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
-    from ray.data import Dataset
-
-    from denoise.runners.ray_data import Done, Turn
-    from denoise.runners.ray_session import Resources
 
 _log = logging.getLogger(__name__)
-_UPLOADERS = 4
-_AT_ONCE = 64_000  # shards that Ray Data's driver handles with ease
-_NO_NAME = "its name cannot be a file's in the output folder"
 Save = Literal["parquet", "files", "both", "none"]
 Format = Literal["png", "webp", "jpeg", "tiff", "same"]
 
@@ -53,8 +40,11 @@ class BulkConfig:
     format: Format = "png"  # of the saved images; `same` keeps each input's
     quality: int | None = None  # 1..100, for jpeg and lossy webp (gray webp is always lossless)
     strip_metadata: bool = False  # leave EXIF, ICC profile and resolution out
+    limit: int | None = None  # the first so many images, to try it
     max_pixels: int = MAX_PIXELS  # a larger image is an error row
-    # N, or MIN MAX to grow and shrink; without it one a CPU or GPU
+    max_seconds: float = 120.0  # an image that takes longer to decode is an error row
+    # N, or MIN MAX to grow and shrink, each of them a process of Ray's; without it as many as
+    # there is room for, and for a small job on this machine this process alone
     workers: int | tuple[int, int] | None = None
     max_error_rate: float = 0.01  # exit code 3 where a larger share of the images fails
     retry_errors: bool = False  # do the images again that failed in an earlier run
@@ -71,8 +61,12 @@ class BulkConfig:
                     f"{name} must be one of {', '.join(get_args(known))}, got {getattr(self, name)}"
                 )
         self._check_quality()
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"limit must be at least 1, got {self.limit}")
         if self.max_pixels < 1:
             raise ValueError(f"max-pixels must be at least 1, got {self.max_pixels}")
+        if not self.max_seconds > 0:
+            raise ValueError(f"max-seconds must be above 0, got {self.max_seconds:g}")
         if not 0 <= self.max_error_rate <= 1:
             raise ValueError(f"max-error-rate must lie in 0..1, got {self.max_error_rate}")
         worker_counts(self.workers)
@@ -91,56 +85,112 @@ class BulkConfig:
         }
 
 
-Stages = Callable[["Dataset", "Resources", "Turn"], "Dataset"]
+@dataclass(frozen=True)
+class Sizes:
+    """Bytes of encoded images that suit a job."""
+
+    here: int  # so many at most are done sooner in this process than Ray starts
+    cpu: int = manifest.SHARD_BYTES  # of a shard on a CPU: what a kill costs
+    gpu: int = 16 << 20  # of a shard on a GPU, which takes a second for it
 
 
 def run(
-    config: BulkConfig,
-    verb: str,
-    settings: Mapping[str, Any],
-    stages: Stages,
-    needed: tuple[str, ...] = (),
-    shard_bytes: int = manifest.SHARD_BYTES,
+    config: BulkConfig, verb: str, settings: Mapping[str, Any], job: Job, sizes: Sizes
 ) -> dict[str, Any]:
-    """Does what is missing in an output folder and returns its summary.
+    """Do what is missing in an output folder and return its summary.
 
-    `stages` turns a dataset of a turn's shards into one of counted lines; the URIs `needed` must be
-    there on every node. Shards hold `shard_bytes` of encoded images: what a kill costs a worker.
-    Raises SettingsError before any work where flags or places are wrong.
+    Raises SettingsError before any work where flags or locations are wrong.
     """
-    place = uris.absolute(config.output)
-    check_apart(place, uris.absolute(config.images), *needed)
-    looked = _looked_at_first(config, place, needed) if config.overwrite else nullcontext()
-    with looked, Output(place, verb, settings, overwrite=config.overwrite) as output:
+    start, start_up = time.monotonic(), 0.0
+    uri = uris.absolute(config.output)
+    check_apart(uri, uris.absolute(config.images), *job.needed)
+    looked = _looked_at_first(config, uri, job) if config.overwrite else nullcontext()
+    with looked, Output(uri, verb, settings, overwrite=config.overwrite) as output:
         left_out: Counter[str] = Counter()
-        found = inputs.entries(uris.absolute(config.images), left_out, output=place)
-        listing = manifest.update(place, found, left_out, shard_bytes)
+        found = listed(config, left_out)
+        listing = manifest.update(uri, found, left_out)
         _tell(listing)
-        missing = _Round(verb, manifest.pending(place))
-        failed = manifest.with_errors(place) if config.retry_errors else []
-        rounds = [one for one in (missing, _Round(verb, failed, only_errors=True)) if one.shards]
-        if not rounds and output.is_finished:
-            return _summary(place) | {"nothing_to_do": True}
+        pending = manifest.pending(uri)
+        failed = manifest.with_errors(uri) if config.retry_errors else []
+        if not (listing.new or pending or failed) and output.is_finished:
+            return _summary(uri) | {"nothing_to_do": True}
         output.begin(listing, flags_of(config))
-        if rounds:
-            _work(output, rounds, stages, needed)
+        if listing.new or pending or failed:
+            start_up = _work(output, verb, [pending, failed], listing, job, sizes)
         output.end()
-        summary = _report(place)
+        summary = _report(uri)
         output.finish()
-        return summary | {"nothing_to_do": False}
+        spent = {"elapsed_seconds": time.monotonic() - start, "start_up_seconds": start_up}
+        return summary | spent | {"nothing_to_do": False}
+
+
+def _work(
+    output: Output,
+    verb: str,
+    shards: list[list[Shard]],
+    listing: manifest.Listing,
+    job: Job,
+    sizes: Sizes,
+) -> float:
+    """Run the shards that are pending, those with errors, and the new inputs, here or by Ray.
+
+    Returns the seconds until work began.
+    """
+    start = time.monotonic()
+    (pending, failed), new = shards, listing.new
+    size = sum(shard.size for shard in (*pending, *failed)) + (new.size if new else 0)
+    # what died in this process may die again; Ray's workers isolate the image that did it
+    is_here = not output.has_died and runs_here(job, size, sizes.here)
+    output.record(runner="this process" if is_here else "ray")
+    known = sum(map(len, pending)) + (new.rows if new else 0)
+    before = max(0, listing.inputs - known)
+    first = Progress(verb, before + known, before=before)
+    again = Progress(verb, sum(map(len, failed)))
+    (first if known else again).begin("starting" if is_here else "starting Ray")
+    job = replace(job, needed=(*job.needed, manifest.first_uri(output.uri)))
+    verbose = _log.isEnabledFor(logging.DEBUG)
+    with open_runner(job, output.uri, here=is_here, verbose=verbose) as runner:
+        start_up = time.monotonic() - start
+        if new is not None:
+            pending += manifest.cut(output.uri, new, sizes.gpu if runner.on_gpus else sizes.cpu)
+        for some, retry_errors, progress in ((pending, False, first), (failed, True, again)):
+            if not some:
+                continue
+            if not is_here:
+                progress.begin("starting workers")
+            done = Counts()
+            for counts in runner.run(some, retry_errors):
+                done.add(counts)
+                output.check()
+                for path, error in counts.failures.items():
+                    progress.failed(path, error)
+                progress.show(done.images, done.failed, done.pixels, done.seconds)
+            progress.end()
+    return start_up
 
 
 @contextmanager
-def _looked_at_first(config: BulkConfig, place: str, needed: tuple[str, ...]) -> Iterator[None]:
-    """Raises SettingsError where there is no image, or no Ray, or a node that does not see what it
+def _looked_at_first(config: BulkConfig, uri: str, job: Job) -> Iterator[None]:
+    """Raise SettingsError where there is no image, or no Ray, or a node that does not see what it
     needs: an earlier run's rows stay then. Ray is there for the time of the job."""
-    with closing(inputs.entries(uris.absolute(config.images), Counter(), output=place)) as found:
+    with closing(inputs.entries(uris.absolute(config.images), Counter(), output=uri)) as found:
         first = next(found).uri
+    if runs_here(job, 0, 0):  # whatever its size, nobody else needs to be reached
+        yield
+        return
     from denoise.runners import ray_session
 
     with ray_session.connected(verbose=_log.isEnabledFor(logging.DEBUG)):
-        ray_session.check_shared((uris.join(place, "_run.json"), first, *needed))
+        ray_session.check_shared((uris.join(uri, "_run.json"), first, *job.needed))
         yield
+
+
+def listed(config: BulkConfig, left_out: Counter[str]) -> Iterator[Entry]:
+    """The inputs of a job; what is no image is counted by reason. Raises SettingsError."""
+    found = inputs.entries(
+        uris.absolute(config.images), left_out, output=uris.absolute(config.output)
+    )
+    return islice(found, config.limit)
 
 
 def check_apart(place: str, *read: str) -> None:
@@ -159,110 +209,6 @@ def worker_counts(workers: int | tuple[int, int] | None) -> tuple[int, ...]:
     if any(count < 1 for count in counts) or list(counts) != sorted(counts):
         raise ValueError(f"workers must be N or MIN MAX, at least 1 and ascending, got {workers}")
     return counts
-
-
-def save(
-    picture: Picture, path: str, config: BulkConfig, output: str
-) -> tuple[dict[str, Any], NDArray[Any]]:
-    """Encodes a picture, writes its file if asked to: the columns `image` and `file`, and the
-    pixels as they are stored, which differ from the picture's where the format is lossy.
-
-    Raises ImageError where the format has to hold the picture and cannot, WriteError where nothing
-    can be written.
-    """
-    kind = format_for(picture, config.format)
-    is_lossy = kind == "jpeg" or (kind == "webp" and config.quality is not None)
-    columns: dict[str, Any] = {"image": None, "file": None}
-    if config.save == "none" and not is_lossy:
-        return columns, picture.pixels
-    encoded = encode(
-        picture, format=kind, quality=config.quality, metadata=not config.strip_metadata
-    )
-    if config.save in ("parquet", "both"):
-        columns["image"] = {"bytes": encoded, "path": path + suffix_of(kind)}
-    if config.save in ("files", "both"):
-        keep_name = config.format == "same"
-        columns["file"] = "images/" + file_of(path, suffix_of(kind), keep_name=keep_name)
-        _write_file(output, columns["file"], encoded)
-    stored = decode(encoded, max_pixels=config.max_pixels).pixels if is_lossy else picture.pixels
-    return columns, stored
-
-
-def uploaders(config: BulkConfig, output: str) -> int:
-    """Threads to make rows in: one image's file is on its way to a store while the next is made."""
-    has_files = config.save in ("files", "both")
-    return _UPLOADERS if has_files and not uris.is_local(output) else 0
-
-
-def _write_file(output: str, name: str, encoded: bytes) -> None:
-    """Writes an image's file. A name that cannot be is the image's error; whatever else fails is
-    the disk's or the store's, and ends the run."""
-    if "\0" in name:
-        raise ImageError(_NO_NAME)
-    try:
-        uri, aside = (uris.join(output, place) for place in (name, UNFINISHED))
-        files.write(uri, encoded, aside=aside)
-    except OSError as error:
-        if error.errno in (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST):
-            raise ImageError(_NO_NAME) from error
-        raise WriteError(f"cannot write images: {errors.words_of(error)}") from error
-
-
-def file_of(path: str, suffix: str, *, keep_name: bool) -> str:
-    """The name of an image's file under OUTPUT/images: its path with the format's suffix behind.
-
-    With `keep_name` (`--format same`) `a.jpg` stays `a.jpg` where that is what it holds. No two
-    paths share a name: what keeps its name has one image suffix, the others get two or more.
-    """
-    stem, dot, last = path.rpartition(".")
-    known = dot and f".{last}".lower() in IMAGE_SUFFIXES
-    if not keep_name:
-        return path + suffix
-    if not known:
-        return path + suffix + suffix
-    twice = f".{stem.rpartition('.')[2]}".lower() in IMAGE_SUFFIXES and "." in stem
-    same = {".jpeg": ".jpg", ".tiff": ".tif"}.get(f".{last}".lower(), f".{last}".lower())
-    return path if same == suffix and not twice else path + suffix
-
-
-def _work(output: Output, rounds: list["_Round"], stages: Stages, needed: tuple[str, ...]) -> None:
-    """Runs the shards through Ray, so many at a time that its driver keeps up."""
-    from denoise.runners import (  # Ray: a finished run does without
-        crash_guard,
-        ray_data,
-        ray_session,
-    )
-
-    place = output.uri
-    rounds[0].progress.begin("starting Ray")
-    with ray_session.connected(verbose=_log.isEnabledFor(logging.DEBUG)) as resources:
-        first = rounds[0].shards[0].entries(place)[0].uri
-        ray_session.check_shared((uris.join(place, "_run.json"), first, *needed))
-        counter = crash_guard.counter()
-        for one in rounds:
-            one.progress.begin("starting workers")
-
-            def show(done: "Done", progress: Progress = one.progress) -> None:
-                output.check()
-                progress.show(done.images, done.failed, done.pixels, done.seconds)
-
-            done = ray_data.Done()
-            for start in range(0, len(one.shards), _AT_ONCE):
-                some = one.shards[start : start + _AT_ONCE]
-                turn = ray_data.Turn(len(some), one.only_errors, counter)
-                ray_data.count(stages(ray_data.dataset(place, some), resources, turn), done, show)
-            one.progress.end()
-
-
-class _Round:
-    """Shards that go through Ray together: those that are missing, then those with errors."""
-
-    def __init__(
-        self, verb: str, shards: list[manifest.Shard], *, only_errors: bool = False
-    ) -> None:
-        self.shards = shards
-        self.only_errors = only_errors
-        self.progress = Progress(verb, sum(len(shard.span) for shard in shards))
 
 
 def _tell(listing: manifest.Listing) -> None:

@@ -103,7 +103,7 @@ def _package(name: str) -> Check:
 
 def _extra(name: str, package: str, extra: str) -> Check:
     if find_spec(package) is None:
-        return Check(name, "missing", f"needs {package}", f"pip install 'denoise[{extra}]'")
+        return Check(name, "missing", f"needs {package}", f"pip install 'bulk-denoise[{extra}]'")
     distribution = {"skimage": "scikit-image"}.get(package, package)
     return Check(name, "ok", f"{package} {metadata.version(distribution)}")
 
@@ -175,11 +175,11 @@ def _temporary_folder() -> Check:
 
 def _ray() -> Check:
     """Ray starts (or the cluster of RAY_ADDRESS answers) and says what it has."""
-    from denoise.runners import ray_session
+    from denoise.runners import is_private, ray_session
 
     start = time.perf_counter()
     with ray_session.connected() as resources:
-        where = "private session" if ray_session.is_private() else "cluster"
+        where = "private session" if is_private() else "cluster"
         found = (
             f"{where} of {resources.nodes} nodes, {resources.cpus:g} CPUs, {resources.gpus:g} GPUs"
         )

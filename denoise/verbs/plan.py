@@ -1,5 +1,6 @@
 """What `infer` with the same flags would do and cost, from a listing and a few seconds' work."""
 
+import os
 import random
 import time
 from collections import Counter
@@ -10,18 +11,20 @@ from typing import Any
 
 import numpy as np
 
-from denoise.output import folder, manifest
-from denoise.storage import files, inputs, uris
-from denoise.storage.fetch import load_pair
+from denoise.output import folder, manifest, tables
+from denoise.output.shard import ShardTask
+from denoise.runners import Allocation, is_private, runs_here
+from denoise.storage import files, uris
 from denoise.storage.inputs import Entry
 from denoise.verbs import infer
-from denoise.verbs.bulk import check_apart, worker_counts
-from denoise.verbs.denoising import denoised_of
+from denoise.verbs.bulk import check_apart, listed
 from denoise.verbs.infer import InferConfig
+from denoise.verbs.infer_shard import worker
 
 _SAMPLE = 64  # images that stand for all
 _SECONDS = 4.0  # of calibration
-_START_UP = 18.0  # seconds until Ray and the workers are there, and to sum up; on 2 cores
+_START_RAY = 18.0  # seconds until Ray and the workers are there, and to sum up; on 2 cores
+_START_HERE = 2.0  # seconds to load torch and the model, and to sum up
 _WORKER_BYTES = 600 << 20  # of a worker with torch loaded and no image
 _ESTIMATED = (
     "megapixels",
@@ -85,15 +88,16 @@ def plan(config: PlanConfig) -> dict[str, Any]:
     _check_output(place, ready, model)
     left_out: Counter[str] = Counter()
     sample = _Sample()
-    listed = inputs.entries(uris.absolute(config.images), left_out, output=place)
+    found = listed(config, left_out)
     foreseen = manifest.foreseen(
         place,
-        sample.of(listed),
+        sample.of(found),
         retry_errors=config.retry_errors,
         overwrite=config.overwrite,
     )
     measured = list(_calibrated(sample.entries, ready, model))
-    workers, where = _workers(config)
+    share = foreseen.to_do / max(1, sample.count)
+    workers, where, start_up = _workers(ready, round(sample.size * share))
     return {
         "images": sample.count,
         "left_out": dict(left_out),
@@ -104,7 +108,9 @@ def plan(config: PlanConfig) -> dict[str, Any]:
         "model": model,
         "workers": workers,
         "where": where,
-        **_estimates(measured, sample.count, foreseen.to_do, workers, _COPIES[config.save]),
+        **_estimates(
+            measured, sample.count, foreseen.to_do, workers, start_up, _COPIES[config.save]
+        ),
     }
 
 
@@ -119,47 +125,44 @@ def _check_output(place: str, config: InferConfig, model: str) -> None:
 
 
 def _calibrated(sample: list[Entry], config: InferConfig, model: str) -> Iterable[_Measured]:
-    """The sample worked on as a worker does, for a few seconds; the first one warms up."""
+    """Work on the sample as a worker does, for a few seconds; the first image warms up."""
     import torch
 
-    torch.set_num_threads(1)  # as a worker has
-    denoiser = infer.denoiser_of(config, model)
-    pairing = infer.pairing_of(config)
-    config = replace(config, save="parquet")
+    torch.set_num_threads(1)  # as a worker on a CPU has
+    work = worker(Allocation(), replace(config, save="parquet"), model)
     stop = time.perf_counter() + _SECONDS
-    with TemporaryDirectory() as nowhere:
+    with TemporaryDirectory() as scratch:
         for number, entry in enumerate([*sample[:1], *sample]):
             start = time.perf_counter()
             if start > stop and number > 2:
                 return
-            pair = load_pair(entry, pairing)
-            noisy = pair.noisy
-            denoised = denoised_of(pair, denoiser)
-            row = infer.row_of(pair, denoised, config, nowhere)
-            megapixels = 0.0 if noisy is None else noisy.shape[0] * noisy.shape[1] / 1e6
-            saved = len(row["image"]["bytes"]) if row.get("image") else 0
+            counts = work(ShardTask(scratch, number, [entry]))
+            spent = time.perf_counter() - start
+            (row,) = tables.part(scratch, number)
+            saved = len(row["image"]["bytes"]) if row["image"] else 0
             if number:
-                spent = time.perf_counter() - start
-                yield _Measured(megapixels, spent, saved, pair.error)
+                yield _Measured(counts.pixels / 1e6, spent, saved, row["error"])
 
 
-def _workers(config: InferConfig) -> tuple[int, str]:
-    """How many workers there would be, and where: a cluster is asked, this machine counted."""
-    from denoise.runners import ray_session
+def _workers(config: InferConfig, size: int) -> tuple[int, str, float]:
+    """How many workers there would be, where, and the seconds until they are there."""
+    job = infer.job_of(config, "", ())
+    if runs_here(job, size, infer.HERE):
+        return len(os.sched_getaffinity(0)), "this process", _START_HERE
+    from denoise.runners import ray_session, resources
 
-    if ray_session.is_private():
-        there, where = ray_session.local(), "this machine"
+    if is_private():
+        there, where = resources.local(), "this machine"
     else:
         with ray_session.connected() as there:
             where = f"a cluster of {there.nodes} nodes"
-    each = {"GPU": config.gpus_per_worker} if there.gpus else {"CPU": 1.0}
-    room = max(1, there.room(each))
-    wanted = max(worker_counts(config.workers), default=room)
-    return (min(wanted, room) if there.fixed else wanted), where
+    room = max(1, there.room(resources.needs_of(job.device, job.gpus_per_worker, there)))
+    wanted = max(job.workers, default=room)
+    return (min(wanted, room) if there.is_own else wanted), where, _START_RAY
 
 
 def _estimates(
-    measured: list[_Measured], count: int, todo: int, workers: int, copies: int
+    measured: list[_Measured], count: int, todo: int, workers: int, start: float, copies: int
 ) -> dict[str, Any]:
     """The sample's figures, for all images. Times are those of this machine's processors."""
     fine = [one for one in measured if one.error is None]
@@ -180,7 +183,7 @@ def _estimates(
         "megapixels": count * megapixels,
         "output_bytes": round(todo * saved * copies),
         "megapixels_per_second": rate * workers,
-        "start_up_seconds": _START_UP if todo else 0.0,  # part of the next
-        "seconds": working + _START_UP if todo else 0.0,
+        "start_up_seconds": start if todo else 0.0,  # part of the next
+        "seconds": working + start if todo else 0.0,
         "memory_bytes": round(workers * (_WORKER_BYTES + _BYTES_A_PIXEL * largest * 1e6)),
     }

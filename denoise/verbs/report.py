@@ -12,7 +12,7 @@ from denoise.errors import SettingsError
 from denoise.output import folder
 from denoise.report import page
 from denoise.report.gallery import views_of
-from denoise.report.stats import tally_of
+from denoise.report.stats import table_statistics
 from denoise.report.summary import summary_of
 from denoise.storage import files, uris
 from denoise.storage.uris import join
@@ -39,10 +39,10 @@ def report(config: ReportConfig) -> dict[str, Any]:
             f"{uris.shown(uri)} is the output of `train`: a model package, which has no table to"
             " report on; its numbers are in config.json and README.md there"
         )
-    tally = tally_of(uri)
-    summary = summary_of(tally, run)
+    stats = table_statistics(uri)
+    summary = summary_of(stats, run)
     files.write(join(uri, "summary.json"), (json.dumps(summary, indent=2) + "\n").encode())
-    views = views_of(uri, run, tally)
+    views = views_of(uri, run, stats)
     files.write(
         join(uri, "report.html"), page.page(summary, run, views).encode(errors="backslashreplace")
     )

@@ -3,41 +3,37 @@
 OUTPUT/model.safetensors, config.json, README.md   the package, see `package`; config.json is last
 OUTPUT/metrics.jsonl                               one record every few steps
 OUTPUT/tensorboard/                                the same for TensorBoard
-OUTPUT/checkpoints/                                the latest state and the best one
-OUTPUT/_run.json, _roster.parquet                  the settings and the photos; others are refused
+OUTPUT/checkpoint.pt                               the latest state and the best weights
+OUTPUT/_run.json, _split.parquet                   the settings and the photos; others are refused
 
 With MLFLOW_TRACKING_URI or WANDB_PROJECT set, MLflow or Weights & Biases get the records too.
 """
 
 import logging
-import os
-import re
 from collections import Counter
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from denoise.errors import SettingsError
 from denoise.nets import package
 from denoise.output.folder import Output, run_of, versions
 from denoise.output.manifest import Listing
+from denoise.runners import is_private
 from denoise.storage import files, uris
 from denoise.storage.uris import join
-from denoise.training import checkpoints, metrics_log
-from denoise.training.samples import RATES, Recipe
-from denoise.training.split import Roster, roster_of
+from denoise.training import metrics_log
+from denoise.training.recipe import RATES, Recipe
+from denoise.training.split import Split, split_of
 from denoise.verbs.bulk import check_apart, flags_of, worker_counts
 
 if TYPE_CHECKING:
-    from ray.train import Result
-    from ray.train.v2.api.exceptions import TrainingFailedError
-
-    from denoise.runners.ray_session import Resources
-    from denoise.training.photos import Supply
+    from denoise.runners.resources import Resources
+    from denoise.training.photo_store import Decode, MakeStream, PhotoStore
     from denoise.training.start import Start
     from denoise.training.worker import Job
 
 _log = logging.getLogger(__name__)
-RETRIES = 8  # a run outlives so many dying workers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +87,7 @@ class TrainConfig(Recipe):
         free = ("output", "workers", "max_error_rate", "compile")
         settings = {key: value for key, value in asdict(self).items() if key not in free}
         low, high = self.sigmas
-        settings["sigma"] = low if low == high else (low, high)
+        settings["sigma"] = None if self.kind == "camera" else low if low == high else (low, high)
         settings["learning_rate"] = self.rate
         places = {key: settings[key] for key in ("images", "validation") if settings[key]}
         absolute = {key: uris.shown(uris.absolute(uri)) for key, uri in places.items()}
@@ -118,13 +114,14 @@ def train(config: TrainConfig) -> dict[str, Any]:
     }
     with Output(place, "train", config.settings() | begun) as output:
         left_out: Counter[str] = Counter()
-        roster = roster_of(config.images, config.validation, place, left_out)
-        roster.check(place)
+        split = split_of(config.images, config.validation, place, left_out)
+        split.check(place)
         if output.is_finished:
             return _result(place, nothing_to_do=True)
-        output.begin(Listing(len(roster.chosen), left_out=left_out), flags_of(config))
-        output.record(workers=config.workers, inputs_digest=roster.digest)
-        _work(config, output, start, roster, tracking)
+        output.begin(Listing(len(split.training), left_out=left_out), flags_of(config))
+        output.record(workers=config.workers, inputs_digest=split.digest)
+        work = _train_here if _is_for_this_process(config) else _train_with_ray
+        work(_Run(config, output, start, split, tracking))
         output.end()
         output.finish()
         return _result(place, nothing_to_do=False)
@@ -136,62 +133,96 @@ def _check_apart(config: TrainConfig, place: str) -> None:
     check_apart(place, *given, *([package.uri_of(config.init)] if config.init else []))
 
 
-def _work(
-    config: TrainConfig, output: Output, start: "Start", roster: Roster, tracking: dict[str, str]
-) -> None:
-    """Decodes the photos, trains, and writes the package."""
-    import ray
+def _is_for_this_process(config: TrainConfig) -> bool:
+    """Whether one worker trains on this machine; several, and other machines, need Ray."""
+    return config.worker_range == (1, 1) and is_private()
 
-    from denoise.runners import ray_session
-    from denoise.training.photos import Limits, supplies_of
-    from denoise.training.worker import Board, Job
 
-    with ray_session.connected(verbose=_log.isEnabledFor(logging.DEBUG)) as resources:
-        _check_cluster(config, output.uri, resources)
-        ray_session.check_shared(
-            tuple(some[0].uri for some in (roster.chosen, roster.held) if some)
-        )
+@dataclass(frozen=True)
+class _Run:
+    """A training from its photos to its package, whoever trains."""
+
+    config: TrainConfig
+    output: Output
+    start: "Start"
+    split: Split
+    tracking: dict[str, str]
+
+    def job(self, decode: "Decode", make_stream: "MakeStream") -> "Job":
+        """What the workers are given, the photos decoded. Raises SettingsError, RuntimeError."""
+        from denoise.training.photo_store import Limits, stores_of
+        from denoise.training.worker import Job
+
+        config, output, split = self.config, self.output, self.split
         limits = Limits(
             patch=config.patch,
             seed=config.seed,
             memory=config.memory,
             max_error_rate=config.max_error_rate,
         )
-        goes_on = roster.is_kept(output.uri)
+        goes_on = split.is_kept(output.uri)
         window = (run_of(output.uri) or {}).get("window") if goes_on else None
-        supply, validation = supplies_of(roster.chosen, roster.held, limits, window)
-        _note(output, supply, validation, goes_on=goes_on)
-        roster.keep(output.uri)
-        board = ray.remote(num_cpus=0)(Board).remote()
-        job = Job(
-            recipe=config.recipe(),
-            start=ray.put(start),
-            supply=supply,
-            validation=validation,
-            place=output.uri,
-            compiled=config.compile,
-            board=board,
-            tracking=ray.put(tracking),
+        store, validation = stores_of(
+            split.training, split.validation, limits, decode, make_stream, window
         )
-        with metrics_log.shown(lambda: _latest(board), config.steps):
-            result = _trained(config, job, resources)
-        if supply.stream:  # all of them were seen by now
-            _note(output, supply, validation, goes_on=False)
-        output.check()
-        _pack(config, job, start, roster, result)
+        _note(output, store, validation, goes_on=goes_on)
+        split.keep(output.uri)
+        return Job(
+            recipe=config.recipe(),
+            start=self.start,
+            store=store,
+            validation=validation,
+            output=output.uri,
+            compiled=config.compile,
+            tracking=self.tracking,
+        )
+
+    def pack(self, job: "Job") -> None:
+        """Write the package."""
+        if job.store.stream:  # all of them were seen by now
+            _note(self.output, job.store, job.validation, goes_on=False)
+        self.output.check()
+        _pack(self.config, job, self.split)
 
 
-def _latest(board: Any) -> metrics_log.Record:
-    """What is known of the training's progress; nothing while its board cannot be reached, as after
-    a machine has slept or a node is lost: training itself does not depend on it."""
-    import ray
-    from ray.exceptions import RayActorError
+def _train_here(run: _Run) -> None:
+    """Train in this process, with threads. Raises RuntimeError."""
+    import torch
 
-    try:
-        found: metrics_log.Record = ray.get(board.read.remote())
-    except RayActorError:
-        return {}
-    return found
+    from denoise.training.batches import Worker
+    from denoise.training.photo_store import WindowStream, decode_in_threads
+    from denoise.training.worker import Board, train_worker
+
+    with decode_in_threads(torch.get_num_threads(), run.config.patch) as decode:
+        job = run.job(decode, partial(WindowStream, decode))
+        board = Board()
+        with metrics_log.shown(board.read, run.config.steps):
+            train_worker(job, Worker(), board.write)
+        run.pack(job)
+
+
+def _train_with_ray(run: _Run) -> None:
+    """Train with Ray Train, on this machine or a cluster. Raises SettingsError, RuntimeError."""
+    from denoise.runners import ray_session
+    from denoise.training import ray_train
+
+    config, split = run.config, run.split
+    with ray_session.connected(verbose=_log.isEnabledFor(logging.DEBUG)) as resources:
+        _check_cluster(config, run.output.uri, resources)
+        ray_session.check_shared(
+            tuple(some[0].uri for some in (split.training, split.validation) if some)
+        )
+        job = run.job(ray_train.decode_in_tasks(config.patch), ray_train.make_stream)
+        board = ray_train.RemoteBoard()
+        group = ray_train.Group(
+            workers=config.worker_range,
+            has_gpus=resources.gpus > 0,
+            folder=ray_session.folder(),
+            is_alone=resources.is_own,
+        )
+        with metrics_log.shown(board.read, config.steps):
+            ray_train.fit(job, board, group)
+        run.pack(job)
 
 
 def _check_cluster(config: TrainConfig, place: str, resources: "Resources") -> None:
@@ -208,18 +239,18 @@ def _check_cluster(config: TrainConfig, place: str, resources: "Resources") -> N
         )
 
 
-def _note(output: Output, supply: "Supply", validation: "Supply", *, goes_on: bool) -> None:
+def _note(output: Output, store: "PhotoStore", validation: "PhotoStore", *, goes_on: bool) -> None:
     """Says and records what of the photos a user may not expect.
 
     Raises RuntimeError where a run that goes on would do so without a photo that it began with; of
     photos that are streamed, which are fetched again and again, nobody knows.
     """
-    for census in (supply.census(), validation.known):
-        census.tell()
-    if supply.known.is_pairs:
+    for statistics in (store.statistics(), validation.decoded):
+        statistics.log()
+    if store.decoded.is_pairs:
         _log.info("the pairs bring noise of their own: --sigma is not for them")
-    errors = supply.census().errors | validation.known.errors
-    is_known = goes_on and supply.stream is None
+    errors = store.statistics().errors | validation.decoded.errors
+    is_known = goes_on and store.stream is None
     before = (run_of(output.uri) or {}).get("undecodable") if is_known else None
     if before is not None and before.keys() != errors.keys():
         path = min(before.keys() ^ errors.keys())
@@ -227,107 +258,53 @@ def _note(output: Output, supply: "Supply", validation: "Supply", *, goes_on: bo
         raise RuntimeError(
             f"the run would go on with other photos than it began with: {path} {how}"
         )
-    output.record(undecodable=errors, window=supply.photos_a_window)
+    output.record(undecodable=errors, window=store.photos_a_window)
 
 
-def _trained(config: TrainConfig, job: "Job", resources: "Resources") -> "Result":
-    """Runs the workers until they are done, through whatever dies. Raises RuntimeError."""
-    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
-    from ray.train.v2.api.exceptions import TrainingFailedError
+def _pack(config: TrainConfig, job: "Job", split: Split) -> None:
+    """Write the package of the best checkpoint."""
+    from denoise.training import checkpoint, model_card
 
-    from denoise.runners import ray_session
-    from denoise.training.process_group import OnOneMachine
-    from denoise.training.worker import work
-
-    class Trainer(TorchTrainer):  # type: ignore[misc]  # ray is left out of type checking
-        def _register_sigint_handler(self, controller: Any) -> None:
-            """Ours stays: Ray's would end the process without a word, and outlive the run."""
-
-    # Ray takes one checkpoint at each look at its workers, and lets the next one wait for it
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
-    low, high = config.worker_range
-    kind = "nccl" if resources.gpus else "gloo"  # torch would ask what it was built for
-    filesystem, path = files.arrow_filesystem(job.place)
-    checkpoints.mend_list(job.place)
-    trainer = Trainer(
-        work,
-        torch_config=OnOneMachine(backend=kind, folder=ray_session.folder())
-        if resources.fixed
-        else None,
-        train_loop_config={"job": job},
-        scaling_config=ScalingConfig(
-            num_workers=low if low == high else (low, high),
-            use_gpu=resources.gpus > 0,
-            resources_per_worker={"CPU": 1, "GPU": 1} if resources.gpus else {"CPU": 1},
-        ),
-        run_config=RunConfig(
-            name=checkpoints.NAME,
-            failure_config=FailureConfig(max_failures=RETRIES),
-            checkpoint_config=CheckpointConfig(
-                num_to_keep=2,  # the best one and, always, the latest
-                checkpoint_score_attribute="psnr",
-                checkpoint_score_order="max",
-            ),
-            storage_path=path,
-            storage_filesystem=filesystem,
-        ),
-    )
-    try:
-        result = trainer.fit()
-    except TrainingFailedError as error:
-        raise RuntimeError(f"training failed: {_cause_of(error)}") from error
-    if result.return_value and "failed" in result.return_value:
-        raise RuntimeError(result.return_value["failed"])
-    return result
-
-
-def _cause_of(error: "TrainingFailedError") -> str:
-    """What went wrong first, without the traceback around it."""
-    failures = getattr(error, "worker_failures", {})  # by rank
-    text = str(failures[min(failures)] if failures else error)
-    raised = re.findall(r"^[\w.]*(?:Error|Exception|Interrupt)\w*: .+", text, re.MULTILINE)
-    return raised[-1] if raised else " ".join(text.split())[:500]
-
-
-def _pack(
-    config: TrainConfig, job: "Job", start: "Start", roster: Roster, result: "Result"
-) -> None:
-    """Writes the package of the best checkpoint."""
-    from denoise.training import model_card
-
-    checkpoint, best, last = checkpoints.best_and_last(result)
-    model = start.network(config.seed)
-    model.load_state_dict(checkpoints.state_in(checkpoint)["average"])
-    history = checkpoints.state_in(last)["rest"]["history"]
-    census, judged = job.supply.census(), job.validation.known
+    state = checkpoint.load(job.output)
+    assert state is not None  # the last step wrote it
+    best, history = state["best"], state["progress"]["history"]
+    model = job.start.network(config.seed)
+    model.load_state_dict(best["weights"])
+    statistics, validated = job.store.statistics(), job.validation.decoded
+    is_camera = config.kind == "camera"
+    sigmas = None if is_camera else config.sigmas
     fields = {
-        "architecture": start.architecture,
-        "sigma": list(config.sigmas) if not census.is_pairs else census.sigmas,
-        "clipping": "both" if not census.is_pairs else "as the pairs have it",
+        "architecture": job.start.architecture,
+        "kind": config.kind,
+        "sigma": statistics.sigmas if statistics.is_pairs else sigmas and list(sigmas),
+        "clipping": "as the pairs have it" if statistics.is_pairs or is_camera else "both",
         "training": config.settings()
-        | census.counts()
+        | statistics.counts()
         | {
-            "inputs_digest": roster.digest,
-            "validated_on": judged.photos,
-            "validation_listed": roster.held_listed,
+            "inputs_digest": split.digest,
+            "validated_on": validated.photos,
+            "validation_listed": split.validation_listed,
             "best_step": best["step"],
             "last_step": history[-1]["step"],
             "workers": best["workers"],
-            "started_from": start.digest,
+            "started_from": job.start.digest,
             "hardware": best["hardware"],
             "versions": versions(),
         },
         "metrics": {
             "validation_psnr": best["psnr"],
-            "validation_sigma": judged.sigmas if judged.is_pairs else sum(config.sigmas) / 2,
+            "validation_sigma": validated.sigmas
+            if validated.is_pairs
+            else sigmas and sum(sigmas) / 2,
         },
     }
-    name = job.place.rstrip("/").rsplit("/", 1)[-1]
+    name = job.output.rstrip("/").rsplit("/", 1)[-1]
     pictures = model_card.pictures(job.recipe, model.eval(), job.validation.photos(), history)
     for file, content in pictures.items():
-        files.write(join(job.place, file), content)
-    package.save(job.place, model, fields | {"card": model_card.text(name, fields, model, history)})
+        files.write(join(job.output, file), content)
+    package.save(
+        job.output, model, fields | {"card": model_card.text(name, fields, model, history)}
+    )
 
 
 def _result(place: str, *, nothing_to_do: bool) -> dict[str, Any]:

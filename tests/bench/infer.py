@@ -32,10 +32,10 @@ from denoise.output import tables
 from denoise.storage import files, uris
 from denoise.storage.fetch import load_pair
 from denoise.storage.inputs import Entry, entries
-from denoise.verbs.infer import pairing_of, row_of
+from denoise.verbs.infer_shard import pairing_of, row_of
 from denoise.verbs.noise import NoiseConfig, noise
 from denoise.verbs.noise import row_of as noise_row_of
-from tests.running import footer_of
+from tests.running import footer_of, write_part
 
 WORKERS = os.cpu_count() or 1
 
@@ -93,7 +93,7 @@ def bare_half(config: InferConfig, mine: list[Entry], ready: Any, times: Any) ->
     def row(entry: Entry, place: str) -> dict[str, Any]:
         pair = load_pair(entry, pairing)
         denoised = None if pair.noisy is None else denoiser.denoise([pair.noisy])[0]
-        return row_of(pair, denoised, config, place)
+        return row_of((pair, denoised), config, config.model, place)[1]
 
     half(row, tables.INFER_SCHEMA, mine, ready, times)
 
@@ -105,7 +105,7 @@ def half(row: Any, schema: Any, mine: list[Entry], ready: Any, times: Any) -> No
         ready.wait()
         start = time.time()
         rows = [row(entry, place) for entry in sorted(mine, key=lambda entry: entry.path)]
-        tables.write_part(place, 0, rows, schema, {})
+        write_part(place, 0, rows, schema, {})
         times.put((start, time.time()))
 
 
@@ -226,8 +226,8 @@ def loader(config: InferConfig, listed: list[Entry]) -> float:
         rows = []
         for pair in [first, *waiting]:
             denoised = None if pair.noisy is None else denoiser.denoise([pair.noisy])[0]
-            rows.append(row_of(pair, denoised, config, place))
-        tables.write_part(place, 0, rows, tables.INFER_SCHEMA, {})
+            rows.append(row_of((pair, denoised), config, config.model, place)[1])
+        write_part(place, 0, rows, tables.INFER_SCHEMA, {})
         return len(listed) / (time.perf_counter() - start)
 
 
@@ -240,10 +240,10 @@ def noise_bare(config: NoiseConfig, listed: list[Entry]) -> float:
 
 
 def noise_half(config: NoiseConfig, mine: list[Entry], ready: Any, times: Any) -> None:
-    pairing = PairConfig(sigma=config.sigma, seed=config.seed)
+    pairing = pairing_of(config)
 
     def row(entry: Entry, place: str) -> dict[str, Any]:
-        return noise_row_of(load_pair(entry, pairing), config, place)
+        return noise_row_of(load_pair(entry, pairing), config, place)[1]
 
     half(row, tables.NOISE_SCHEMA, mine, ready, times)
 

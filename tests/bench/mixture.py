@@ -18,7 +18,8 @@ from denoise.nets import package
 from denoise.nets.denoiser import Denoiser
 from denoise.training import samples
 from denoise.training.loop import learn
-from denoise.training.samples import Recipe, Sampler
+from denoise.training.recipe import Recipe
+from denoise.training.samples import Sampler
 from tests.bench.quality import measured, pictures
 from tests.bench.train import decoded
 

@@ -46,7 +46,9 @@ from denoise.storage.uris import absolute
 from denoise.training.loop import learn
 from denoise.training.metrics_log import Record
 from denoise.training.optimizer import optimizers_for
-from denoise.training.samples import Patches, Photo, Recipe, Sampler, photo_row
+from denoise.training.photos import Photo, photo_row
+from denoise.training.recipe import Recipe
+from denoise.training.samples import Patches, Sampler
 from denoise.verbs.train import TrainConfig, train
 from tests.bench.quality import peak
 

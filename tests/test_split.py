@@ -7,7 +7,7 @@ import pytest
 from conftest import encoded, photo
 
 from denoise.errors import SettingsError
-from denoise.training.split import VALIDATED, Roster, held_out, roster_of
+from denoise.training.split import VALIDATED, Split, held_out, split_of
 
 
 @pytest.fixture
@@ -19,9 +19,9 @@ def folder(tmp_path: Path) -> Path:
     return root
 
 
-def listed(folder: Path, validation: Path | None = None) -> Roster:
+def listed(folder: Path, validation: Path | None = None) -> Split:
     named = validation and str(validation)
-    return roster_of(str(folder), named, str(folder.parent / "out"), Counter())
+    return split_of(str(folder), named, str(folder.parent / "out"), Counter())
 
 
 def test_who_is_held_out_does_not_depend_on_the_others():
@@ -33,16 +33,16 @@ def test_who_is_held_out_does_not_depend_on_the_others():
 
 
 def test_every_photo_is_trained_on_or_held_out(folder: Path):
-    roster = listed(folder)
-    paths = [entry.path for entry in roster.chosen + roster.held]
+    split = listed(folder)
+    paths = [entry.path for entry in split.training + split.validation]
     assert sorted(paths) == [f"{number:02d}.png" for number in range(40)]
-    assert len(roster.held) == roster.held_listed > 0
+    assert len(split.validation) == split.validation_listed > 0
 
 
 def test_of_many_photos_to_validate_on_a_few_are_looked_at_wherever_they_stand(folder: Path):
-    roster = listed(folder, folder)
-    paths = [entry.path for entry in roster.held]
-    assert (len(paths), roster.held_listed, len(roster.chosen)) == (VALIDATED, 40, 40)
+    split = listed(folder, folder)
+    paths = [entry.path for entry in split.validation]
+    assert (len(paths), split.validation_listed, len(split.training)) == (VALIDATED, 40, 40)
     assert paths == sorted(paths) and paths != [f"{number:02d}.png" for number in range(VALIDATED)]
 
 

@@ -1,0 +1,99 @@
+"""What is removed from an output folder, and what there is not ours: only what jobs made goes.
+
+An output folder may come from a stranger, or be a user's own that has held other things before.
+"""
+
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+import pyarrow as pa
+
+from denoise.errors import SettingsError
+from denoise.output import tables
+from denoise.storage import disk, files, listing, uris
+from denoise.storage.uris import join
+
+UNFINISHED = "_unfinished"
+_FOLDERS = ("data", "images", "_manifest", UNFINISHED)
+# _run.json goes last: after a kill in between the folder is still known as ours
+_OURS = ("_SUCCESS", "summary.json", "report.html", "_roster.parquet", "_run.json")
+_PACKAGE = ("config.json", "model.safetensors", "README.md")  # what `train` writes at its end
+_REMOVERS = 16  # threads: enough to hide a store's latency
+
+
+def refuse_links(uri: str) -> None:
+    """Raise SettingsError where a folder that jobs write to and remove from is a symbolic link: in
+    an output folder from somebody else it may lead anywhere."""
+    for name in _FOLDERS if uris.is_local(uri) else ():
+        if os.path.islink(join(uri, name)):
+            raise SettingsError(
+                f"{uris.shown(uri)}/{name} is a symbolic link, and nothing is written or removed "
+                "through one; give --output the folder that shall hold everything"
+            )
+
+
+def refuse_others(uri: str, verb: str, *, has_files: bool) -> None:
+    """Raise SettingsError where a folder without _run.json holds what a run would write over or
+    remove: it is somebody's own. `has_files`: whether the run writes below OUTPUT/images."""
+    names = set(files.names(uri))
+    theirs = {name for name in names if name.startswith(disk.UNFINISHED)}
+    found = {name for name in theirs if not disk.is_unfinished(name)}
+    found |= names & {"_manifest", UNFINISHED, *_OURS, *(_PACKAGE if verb == "train" else ())}
+    if verb != "train" and tables.parts(uri):
+        found.add("data")
+    if has_files and "images" in names and files.names(join(uri, "images")):
+        found.add("images")
+    if found:
+        raise SettingsError(
+            f"{uris.shown(uri)} holds {', '.join(sorted(found))}, but no _run.json: no run made it,"
+            " and this one would write over it or remove it; give another --output, or move it away"
+        )
+
+
+def holds_work(uri: str, verb: str) -> bool:
+    """Whether a run has finished, or left what would have to be done again: rows, checkpoints."""
+    if verb == "train" and files.exists(join(uri, "checkpoints")):
+        return True
+    return files.exists(join(uri, "_SUCCESS")) or bool(tables.parts(uri))
+
+
+def discard(uri: str) -> None:
+    """Remove what a job of ours has made, and nothing that a user may have put beside it: of
+    OUTPUT/data the part files, of OUTPUT/images the files that these name.
+
+    A table may come from anybody: a name that leads out of OUTPUT/images removes nothing. An image
+    stays that a killed run had written before the part file that names it.
+    """
+    files.remove_file(uri, "_SUCCESS")
+    with ThreadPoolExecutor(_REMOVERS) as pool:
+        for part in tables.parts(uri):
+            list(pool.map(partial(files.remove_file, uri), _files_of(part)))
+            files.remove_file(join(uri, "data"), part.rsplit("/", 1)[-1])
+    files.sweep(join(uri, "data"))
+    for name in ("data", "images"):
+        _remove_if_empty(join(uri, name))
+    for name in ("_manifest", UNFINISHED):
+        files.remove(join(uri, name))
+    for name in _OURS:
+        files.remove_file(uri, name)
+
+
+def _files_of(part: str) -> Iterator[str]:
+    """The image files below OUTPUT/images that a part file names, until where it is damaged."""
+    try:
+        for row in tables.rows_in(part, ["file"]):
+            if uris.is_normal(name := row.get("file")) and name.startswith("images/"):
+                yield name
+    except (OSError, pa.ArrowException):
+        return
+
+
+def _remove_if_empty(folder: str) -> None:
+    """Remove a folder in which there are folders at most; on a disk, each that is empty in it."""
+    if uris.is_local(folder):
+        for path, _, _ in os.walk(folder, topdown=False):
+            disk.remove_empty([path])
+    elif files.exists(folder) and all(one.is_folder for one in listing.listing(folder)):
+        files.remove(folder)

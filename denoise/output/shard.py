@@ -1,0 +1,169 @@
+"""One shard on its way to its part file: what is to do, what is kept, and what it took."""
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import pyarrow as pa
+
+from denoise.errors import WriteError, words_of
+from denoise.output import manifest, tables
+from denoise.output.manifest import Shard
+from denoise.storage import uris
+from denoise.storage.inputs import Entry
+
+_NAMED = 5  # failures of a shard that are named while the job runs
+
+
+@dataclass(frozen=True)
+class ShardTask:
+    """What a worker is to do: one shard of an output folder."""
+
+    output: str
+    number: int
+    entries: list[Entry]  # its inputs, in the order of their paths
+    redo: frozenset[str] | None = None  # make the rows of these paths again; None: of all
+    retry_errors: bool = False  # make the rows again that hold an error
+    # Where workers died on the shard, its images are done one by one, each announced first
+    announce: Callable[[str], None] | None = None
+    crashed: frozenset[str] = frozenset()  # paths of images that workers die on: error rows
+
+    @property
+    def has_rows(self) -> bool:
+        """Whether there is a part file, some of whose rows are kept."""
+        return self.retry_errors or self.redo is not None
+
+    def keeps(self, row: Mapping[str, Any]) -> bool:
+        """Whether a row of its part file stays as it is."""
+        if self.redo is not None:
+            return row["path"] not in self.redo
+        return row["error"] is None
+
+
+def task_of(output: str, shard: Shard, *, retry_errors: bool = False) -> ShardTask:
+    """The task of a shard, its inputs read from the manifest. Raises OSError."""
+    redo = frozenset(manifest.paths_again(output, shard.number)) if shard.is_again else None
+    entries = sorted(shard.entries(output), key=lambda entry: entry.path)
+    return ShardTask(output, shard.number, entries, redo, retry_errors)
+
+
+@dataclass
+class Counts:
+    """What was done: by one shard, or by all so far."""
+
+    images: int = 0  # rows
+    made: int = 0  # of them those that were not kept from an earlier run
+    failed: int = 0  # of all
+    pixels: int = 0  # of those that were made
+    seconds: dict[str, float] = field(default_factory=dict)  # by stage, summed over workers
+    failures: dict[str, str] = field(default_factory=dict)  # some of one shard's: path -> error
+
+    def add(self, other: "Counts") -> None:
+        """Add what another shard did."""
+        self.images += other.images
+        self.made += other.made
+        self.failed += other.failed
+        self.pixels += other.pixels
+        _add(self.seconds, other.seconds)
+
+
+class ShardWriter:
+    """Writes the part file of a shard; a context manager that leaves it whole, or not at all.
+
+    Rows of an earlier run that stay as they are come along by themselves. Rows are added in the
+    order of their paths. Raises WriteError where the part file cannot be written.
+    """
+
+    def __init__(self, task: ShardTask, schema: pa.Schema) -> None:
+        self.counts = Counts()
+        self.notes: set[str] = set()  # what a user should know of how it went
+        self._task = task
+        self._started, self._writing = time.time(), 0.0
+        self._kept: deque[dict[str, Any]] = deque()  # in the order of their paths
+        self._earlier: dict[str, Any] = {}  # the footer of the part file that is there
+        self._part = tables.PartFile(task.output, task.number, schema)
+
+    def __enter__(self) -> Self:
+        task = self._task
+        if task.has_rows:
+            rows = tables.part(task.output, task.number)
+            self._kept.extend(row for row in rows if task.keeps(row))
+            self._earlier = tables.about(task.output, task.number)
+        with self._failing_in_words():
+            self._part.__enter__()
+        return self
+
+    def __exit__(self, *raised: Any) -> None:
+        if raised[0] is not None:
+            self._part.__exit__(*raised)
+            return
+        with self._timed(), self._failing_in_words():
+            self._write_kept(before=None)
+            self._part.about = self._about()
+            self._part.__exit__(None, None, None)
+            if self._task.redo is not None:
+                manifest.done_again(self._task.output, self._task.number, self._task.redo)
+        self.counts.seconds["write"] = self._writing
+
+    @property
+    def missing(self) -> list[Entry]:
+        """The inputs whose rows are to be made."""
+        kept = {row["path"] for row in self._kept}
+        return [entry for entry in self._task.entries if entry.path not in kept]
+
+    def add(self, row: dict[str, Any], seconds: Mapping[str, float]) -> None:
+        """Write the row of an image, which took so many seconds by stage."""
+        with self._timed(), self._failing_in_words():
+            self._write_kept(before=row["path"])
+            self._write(row)
+            if self._task.announce is not None:
+                self._part.flush()  # whoever dies of it dies now, and not at a later image
+        self.counts.made += 1
+        if row["error"] is not None and len(self.counts.failures) < _NAMED:
+            self.counts.failures[row["path"]] = row["error"]
+        self.counts.pixels += (row.get("height") or 0) * (row.get("width") or 0)
+        _add(self.counts.seconds, seconds)
+
+    def _write_kept(self, *, before: str | None) -> None:
+        """Write the kept rows whose paths come before one; all of them before None."""
+        while self._kept and (before is None or self._kept[0]["path"] < before):
+            self._write(self._kept.popleft())
+
+    def _write(self, row: dict[str, Any]) -> None:
+        self.counts.images += 1
+        self.counts.failed += row["error"] is not None
+        self._part.add(row)
+
+    def _about(self) -> dict[str, Any]:
+        """The footer. Where rows were kept, so is what they took: as if made just before these."""
+        took = self._earlier.get("ended", 0.0) - self._earlier.get("started", 0.0)
+        seconds = dict(self._earlier.get("seconds", {}))
+        _add(seconds, self.counts.seconds)
+        return {
+            "started": self._started - took,
+            "ended": time.time(),
+            "notes": sorted(self.notes.union(self._earlier.get("notes", []))),
+            "seconds": seconds,
+        }
+
+    @contextmanager
+    def _timed(self) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self._writing += time.perf_counter() - start
+
+    @contextmanager
+    def _failing_in_words(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            uri = uris.shown(tables.part_uri(self._task.output, self._task.number))
+            raise WriteError(f"{uri} could not be written: {words_of(error)}") from error
+
+
+def _add(total: dict[str, float], seconds: Mapping[str, float]) -> None:
+    for stage, spent in seconds.items():
+        total[stage] = total.get(stage, 0.0) + spent

@@ -1,0 +1,82 @@
+"""One photograph to one file: `denoise infer photo.jpg clean.jpg` writes that file alone."""
+
+from collections import Counter
+from dataclasses import replace
+from itertools import islice
+from math import sqrt
+from typing import TYPE_CHECKING, Any
+
+from denoise.errors import SettingsError, WriteError, words_of
+from denoise.images.codec import FORMATS, IMAGE_SUFFIXES, encode, to_pixels
+from denoise.images.pairs import errors_of
+from denoise.storage import files, inputs, uris
+from denoise.storage.fetch import fetch
+from denoise.verbs.infer_shard import denoiser_of, pairing_of
+from denoise.verbs.stages import decode_in_time
+
+if TYPE_CHECKING:
+    from denoise.verbs.infer import InferConfig
+
+_SUFFIXES = {suffix: kind for kind, suffix in FORMATS.items()} | {".jpeg": "jpeg", ".tiff": "tiff"}
+
+
+def is_one_file(output: str) -> bool:
+    """Whether the output names an image file. Raises SettingsError for one of another kind."""
+    suffix = uris.suffix(output)
+    if suffix not in IMAGE_SUFFIXES or files.is_folder(uris.absolute(output)):
+        return False
+    if suffix not in _SUFFIXES:
+        known = ", ".join(sorted(_SUFFIXES))
+        raise SettingsError(f"cannot write {suffix} files: name one with {known}")
+    return True
+
+
+def infer_file(config: "InferConfig", model: str) -> dict[str, Any]:
+    """Denoise one image and write the file that `output` names; return what was measured.
+
+    `config` and `model` are as `prepared` returns them.
+
+    Raises SettingsError where the file is there already (unless `overwrite`) or flags are wrong,
+    RuntimeError where the image cannot be decoded or denoised.
+    """
+    uri, asked = uris.absolute(config.output), uris.suffix(config.output)
+    if files.exists(uri) and not config.overwrite:
+        raise SettingsError(f"{uris.shown(uri)} is there already; --overwrite replaces it")
+    entry, *more = islice(inputs.entries(uris.absolute(config.images), Counter()), 2)
+    if more:
+        raise SettingsError(
+            f"{config.output} is one image's file, and {uris.shown(config.images)} are several: "
+            "name a folder for the output (--format says what the files in it are)"
+        )
+    if entry.uri == uri:
+        raise SettingsError(f"{uris.shown(uri)} is the input itself: name another file")
+    denoiser = denoiser_of(config, model)
+    pair = decode_in_time(fetch(entry, pairing_of(config)), pairing_of(config), config.max_seconds)
+    if pair.error is None and pair.noisy is not None and pair.picture is not None:
+        with pair.stage("network"):
+            denoised = denoiser.denoise([pair.noisy])[0]
+    if pair.error is not None or pair.picture is None:
+        raise RuntimeError(f"{entry.path}: {pair.error}")
+    pixels = to_pixels(denoised, pair.picture.bit_depth) if config.float_noise else denoised
+    encoded = encode(
+        replace(pair.picture, pixels=pixels),
+        format=_SUFFIXES[asked],
+        quality=config.quality,
+        metadata=not config.strip_metadata,
+    )
+    try:
+        files.write(uri, encoded)
+    except OSError as error:
+        raise WriteError(f"{uris.shown(uri)} could not be written: {words_of(error)}") from error
+    removed, _ = errors_of(pair.noisy, pixels)
+    _, before = errors_of(pair.noisy, pair.clean)
+    _, after = errors_of(pixels, pair.clean)
+    return {
+        "output": uris.shown(uri),
+        "model": model,
+        "height": pair.picture.height,
+        "width": pair.picture.width,
+        "removed": None if removed is None else sqrt(removed),
+        "psnr_noisy": before,
+        "psnr": after,
+    }

@@ -1,0 +1,189 @@
+"""What a worker of the infer job does with a shard: images in, rows with denoised images out."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+from math import isfinite, sqrt
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from denoise.errors import SettingsError
+from denoise.images.codec import to_pixels
+from denoise.images.metrics import estimate_noise, ssim
+from denoise.images.pairs import Pair, PairConfig, errors_of
+from denoise.output.shard import Counts, ShardTask, ShardWriter
+from denoise.output.tables import INFER_SCHEMA
+from denoise.runners import Allocation, gpus_are_made_up
+from denoise.verbs.save import save, uploaders
+from denoise.verbs.stages import decoded_pairs, in_order
+
+if TYPE_CHECKING:
+    from denoise.nets.denoiser import Denoiser
+    from denoise.verbs.infer import InferConfig
+
+_CPU_BATCH = 1 << 20  # pixels for each thread of a CPU: enough that all end at nearly one time
+_GPU_BATCH = 1 << 24
+
+
+def worker(
+    allocation: Allocation, config: "InferConfig", model: str
+) -> Callable[[ShardTask], Counts]:
+    """What a worker does with each shard, its model loaded. Raises SettingsError."""
+    denoiser = denoiser_of(config, model, allocation.compute)
+    if allocation.gpu and not denoiser.on_gpu and not gpus_are_made_up():
+        raise SettingsError(_no_gpu())
+    return partial(infer_shard, denoiser=denoiser, config=config, allocation=allocation)
+
+
+def _no_gpu() -> str:
+    """Why a worker that was given a GPU cannot use it, as far as torch tells."""
+    import torch
+
+    built = f"for CUDA {torch.version.cuda}" if torch.version.cuda else "without CUDA"
+    driver = Path("/proc/driver/nvidia/version")
+    found = driver.read_text().splitlines()[0] if driver.exists() else "none"
+    return (
+        f"no GPU that torch {torch.__version__} (built {built}) can use; the NVIDIA driver: "
+        f"{found}; install a torch that fits the driver, or give --device cpu"
+    )
+
+
+def denoiser_of(config: "InferConfig", model: str, threads: int | None = None) -> "Denoiser":
+    """The network, ready to run on so many threads of a CPU, or all, or on a GPU.
+
+    `config` is as `prepared` returns it. Raises SettingsError where the package is not, or no more,
+    the one of this name and digest, or this machine is wrong in the run's precision.
+    """
+    from denoise.nets import networks  # torch: only where the network runs
+    from denoise.nets.denoiser import Denoiser
+
+    denoiser = Denoiser.load(
+        config.model,
+        tile=config.tile,
+        level=config.level,
+        precision=config.precision,
+        strength=config.strength,
+        device=networks.device(cpu=config.device == "cpu"),
+        threads=threads,
+    )
+    if config.precision not in ("auto", denoiser.precision):  # two never mix in one output
+        raise SettingsError(f"{'; '.join(denoiser.notes)}: give --precision {denoiser.precision}")
+    if denoiser.package.id != model:
+        raise SettingsError(
+            f"the model is {denoiser.package.id} now, and this run's is {model}: it was replaced; "
+            "put the old one back, or begin with another --output"
+        )
+    return denoiser
+
+
+def infer_shard(
+    task: ShardTask, denoiser: "Denoiser", config: "InferConfig", allocation: Allocation
+) -> Counts:
+    """Denoise the images of a shard and write its part file."""
+    batch_pixels = _GPU_BATCH if denoiser.on_gpu else _CPU_BATCH * denoiser.threads
+    with ShardWriter(task, INFER_SCHEMA) as out:
+        pairs = decoded_pairs(task, out.missing, pairing_of(config), allocation, config.max_seconds)
+        denoised = denoised_pairs(pairs, denoiser, 0 if task.announce else batch_pixels)
+        row = partial(row_of, config=config, model=denoiser.package.id, output=task.output)
+        encoders = 0 if task.announce else allocation.encode or uploaders(config, task.output)
+        for pair, columns in in_order(row, denoised, encoders):
+            out.add(columns, pair.seconds)
+        out.notes |= denoiser.notes
+    return out.counts
+
+
+def pairing_of(config: "InferConfig") -> PairConfig:
+    """What an image is paired with before the network."""
+    return PairConfig(
+        sigma=config.add_noise,
+        seed=config.seed,
+        float_noise=config.float_noise,
+        reference=config.reference,
+        max_pixels=config.max_pixels,
+    )
+
+
+def denoised_pairs(
+    pairs: Iterable[Pair], denoiser: "Denoiser", batch_pixels: int
+) -> Iterator[tuple[Pair, Any]]:
+    """Each pair with its denoised pixels, None where it failed; small images go together."""
+    for batch in _batches(pairs, batch_pixels):
+        yield from zip(batch, _denoise_batch(batch, denoiser), strict=True)
+
+
+def _batches(pairs: Iterable[Pair], pixels: int) -> Iterator[list[Pair]]:
+    """The pairs in their order, as many at a time as have so many pixels."""
+    batch: list[Pair] = []
+    size = 0
+    for pair in pairs:
+        batch.append(pair)
+        size += 0 if pair.noisy is None else pair.noisy.shape[0] * pair.noisy.shape[1]
+        if size >= pixels:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _denoise_batch(batch: list[Pair], denoiser: "Denoiser") -> list[Any]:
+    """The denoised pixels of pairs, None where one failed, or does not fit the memory alone."""
+    if len(batch) > 1:
+        with suppress(MemoryError):  # only what does not fit by itself fails
+            return _denoise_together(batch, denoiser)
+    denoised: list[Any] = [None] * len(batch)
+    for number, pair in enumerate(batch):
+        if pair.noisy is not None:
+            with pair.stage("network"):
+                denoised[number] = denoiser.denoise([pair.noisy])[0]
+    return denoised
+
+
+def _denoise_together(batch: list[Pair], denoiser: "Denoiser") -> list[Any]:
+    """The denoised pixels of pairs, which share the time that it took. Raises MemoryError."""
+    noisy = [pair.noisy for pair in batch if pair.noisy is not None]
+    start = time.perf_counter()
+    denoised = iter(denoiser.denoise(noisy))
+    spent = time.perf_counter() - start
+    for pair in batch:
+        if pair.noisy is not None:
+            pair.seconds["network"] = spent / len(noisy)
+    return [None if pair.noisy is None else next(denoised) for pair in batch]
+
+
+def row_of(
+    denoised_pair: tuple[Pair, Any], config: "InferConfig", model: str, output: str
+) -> tuple[Pair, dict[str, Any]]:
+    """A pair and its row of the table: the image as stored, and how far it is from the clean."""
+    pair, denoised = denoised_pair
+    columns: dict[str, Any] = {}
+    if pair.error is None:
+        assert pair.picture is not None
+        with pair.stage("encode"):
+            pixels = to_pixels(denoised, pair.picture.bit_depth) if config.float_noise else denoised
+            saved = save(replace(pair.picture, pixels=pixels), pair.path, config, output)
+            columns = {"image": saved.image, "file": saved.file}
+    if pair.error is None:
+        with pair.stage("measure"):
+            columns |= _metrics(pair, saved.pixels, config)
+    return pair, (columns if pair.error is None else {}) | pair.about() | {"model": model}
+
+
+def _metrics(pair: Pair, stored: Any, config: "InferConfig") -> dict[str, Any]:
+    """The columns that say how far the noisy and the stored pixels are from the clean ones, and
+    from each other."""
+    assert pair.noisy is not None
+    columns: dict[str, Any] = {}
+    columns["mse_noisy"], columns["psnr_noisy"] = errors_of(pair.noisy, pair.clean)
+    columns["mse"], columns["psnr"] = errors_of(stored, pair.clean)
+    removed, _ = errors_of(pair.noisy, stored)
+    columns["removed"] = None if removed is None else sqrt(removed)
+    for name, pixels in (("noise_before", pair.noisy), ("noise_after", stored)):
+        estimated = estimate_noise(pixels)
+        columns[name] = estimated if isfinite(estimated) else None
+    if config.ssim and pair.clean is not None:
+        if not config.float_noise:
+            columns["ssim_noisy"] = ssim(pair.noisy, pair.clean)
+        columns["ssim"] = ssim(stored, pair.clean)
+    return columns

@@ -1,0 +1,85 @@
+"""How a picture is kept: encoded for the table, as a file of the output folder, or both."""
+
+import errno
+from dataclasses import dataclass
+from typing import Any
+
+from numpy.typing import NDArray
+
+from denoise.errors import ImageError, WriteError, words_of
+from denoise.images.codec import IMAGE_SUFFIXES, Picture, decode, encode, format_for, suffix_of
+from denoise.output.folder import UNFINISHED
+from denoise.storage import files, uris
+from denoise.verbs.bulk import BulkConfig
+
+_UPLOADERS = 4
+_NO_NAME = "its name cannot be a file's in the output folder"
+
+
+@dataclass
+class Saved:
+    """A picture as it was kept."""
+
+    image: dict[str, Any] | None  # the struct of the table's column, null if kept elsewhere
+    file: str | None  # its file, relative to the output folder
+    pixels: NDArray[Any]  # [H, W, C] as stored: other than the picture's if the format is lossy
+
+
+def save(picture: Picture, path: str, config: BulkConfig, output: str) -> Saved:
+    """Encode a picture, and write its file if asked to.
+
+    Raises ImageError where the format has to hold the picture and cannot, WriteError where nothing
+    can be written.
+    """
+    kind = format_for(picture, config.format)
+    is_lossy = kind == "jpeg" or (kind == "webp" and config.quality is not None)
+    if config.save == "none" and not is_lossy:
+        return Saved(None, None, picture.pixels)
+    encoded = encode(
+        picture, format=kind, quality=config.quality, metadata=not config.strip_metadata
+    )
+    image, file = None, None
+    if config.save in ("parquet", "both"):
+        image = {"bytes": encoded, "path": path + suffix_of(kind)}
+    if config.save in ("files", "both"):
+        file = "images/" + file_of(path, suffix_of(kind), keep_name=config.format == "same")
+        _write_file(output, file, encoded)
+    stored = decode(encoded, max_pixels=config.max_pixels).pixels if is_lossy else picture.pixels
+    return Saved(image, file, stored)
+
+
+def uploaders(config: BulkConfig, output: str) -> int:
+    """Threads that wait for a store to take the files of images while the next ones are made."""
+    has_files = config.save in ("files", "both")
+    return _UPLOADERS if has_files and not uris.is_local(output) else 0
+
+
+def file_of(path: str, suffix: str, *, keep_name: bool) -> str:
+    """The name of an image's file under OUTPUT/images: its path with the format's suffix behind.
+
+    With `keep_name` (`--format same`) `a.jpg` stays `a.jpg` where that is what it holds. No two
+    paths share a name: what keeps its name has one image suffix, the others get two or more.
+    """
+    stem, dot, last = path.rpartition(".")
+    known = dot and f".{last}".lower() in IMAGE_SUFFIXES
+    if not keep_name:
+        return path + suffix
+    if not known:
+        return path + suffix + suffix
+    twice = f".{stem.rpartition('.')[2]}".lower() in IMAGE_SUFFIXES and "." in stem
+    same = {".jpeg": ".jpg", ".tiff": ".tif"}.get(f".{last}".lower(), f".{last}".lower())
+    return path if same == suffix and not twice else path + suffix
+
+
+def _write_file(output: str, name: str, encoded: bytes) -> None:
+    """Write an image's file. A name that cannot be is the image's error; whatever else fails is
+    the disk's or the store's, and ends the run."""
+    if "\0" in name:
+        raise ImageError(_NO_NAME)
+    try:
+        uri, aside = (uris.join(output, part) for part in (name, UNFINISHED))
+        files.write(uri, encoded, aside=aside)
+    except OSError as error:
+        if error.errno in (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST):
+            raise ImageError(_NO_NAME) from error
+        raise WriteError(f"cannot write images: {words_of(error)}") from error

@@ -1,0 +1,75 @@
+"""One photograph to one file."""
+
+from pathlib import Path
+
+import pytest
+from conftest import encoded, photo
+from running import tiny_model
+
+from denoise import InferConfig, infer
+from denoise.errors import SettingsError
+from denoise.images.codec import decode
+from denoise.nets.denoiser import Denoiser
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return tiny_model(tmp_path_factory.mktemp("models") / "tiny")
+
+
+def config_of(photos: Path, model: str, output: str, **more: object) -> InferConfig:
+    flags = {"images": str(photos / "0.png"), "output": str(photos / output), "model": model}
+    return InferConfig(**flags | more)
+
+
+def test_that_file_is_written_and_nothing_else(photos: Path, model: str):
+    before = set(photos.rglob("*"))
+    found = infer(config_of(photos, model, "clean.png"))
+    assert set(photos.rglob("*")) - before == {photos / "clean.png"}
+    stored = decode((photos / "clean.png").read_bytes()).pixels
+    wanted = Denoiser.load(model)(decode((photos / "0.png").read_bytes()).pixels)
+    assert (stored == wanted).all()
+    assert found["output"] == str(photos / "clean.png") and 0 < found["removed"] < 1
+
+
+@pytest.mark.parametrize("name", ["clean.jpg", "clean.JPEG", "clean.webp", "clean.tif"])
+def test_the_name_says_the_format(photos: Path, model: str, name: str):
+    infer(config_of(photos, model, name))
+    assert decode((photos / name).read_bytes()).pixels.shape == photo().shape
+
+
+def test_with_noise_added_it_is_measured(photos: Path, model: str):
+    found = infer(config_of(photos, model, "clean.png", add_noise=0.1))
+    assert found["psnr_noisy"] == pytest.approx(20, abs=0.5) and found["psnr"] > 0
+
+
+@pytest.mark.parametrize(
+    ("output", "more", "words"),
+    [
+        ("1.png", {}, "is there already; --overwrite replaces it"),
+        ("0.png", {"overwrite": True}, "is the input itself"),
+        ("clean.gif", {}, "cannot write .gif files: name one with"),
+        ("clean.png", {"images": "{photos}"}, "are several: name a folder for the output"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(
+    photos: Path, model: str, output: str, more: dict[str, object], words: str
+):
+    more = {name: str(photos) if value == "{photos}" else value for name, value in more.items()}
+    before = {path: path.read_bytes() for path in photos.rglob("*.png")}
+    with pytest.raises(SettingsError, match=words):
+        infer(config_of(photos, model, output, **more))
+    assert {path: path.read_bytes() for path in photos.rglob("*.png")} == before
+
+
+def test_a_photograph_that_does_not_decode_is_told_in_words(photos: Path, model: str):
+    with pytest.raises(RuntimeError, match=r"broken\.png: "):
+        infer(config_of(photos, model, "clean.png", images=str(photos / "broken.png")))
+    assert not (photos / "clean.png").exists()
+
+
+def test_the_first_so_many_images_can_be_tried(photos: Path, model: str, tmp_path: Path):
+    (photos / "more" / "x.png").write_bytes(encoded(photo(seed=11)))
+    flags = {"images": str(photos), "output": str(tmp_path / "out"), "model": model}
+    assert infer(InferConfig(**flags, limit=3))["images"] == 3
+    assert infer(InferConfig(**flags))["images"] == 9
