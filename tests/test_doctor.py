@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from denoise.nets.networks import device
+from denoise.nets.precision import resolve_precision
 from denoise.verbs.doctor import DoctorConfig, doctor
 
 
@@ -16,6 +18,13 @@ def test_a_machine_that_runs_the_tests_is_well(tmp_path):
     ok, found = checks(images=str(tmp_path), output=str(tmp_path / "out"))
     assert ok, [check for check in found.values() if check["state"] == "bad"]
     assert {"python", "torch", "device", "network", "s3://", "shared memory"} <= found.keys()
+
+
+def test_it_says_which_precisions_there_are_and_which_one_is_used():
+    _, found = checks()
+    best = resolve_precision("auto", device())
+    assert f"denoises in {best}" in found["network"]["found"]
+    assert "float32" in found["device"]["found"] and best in found["device"]["found"]
 
 
 def test_what_it_says_is_json():

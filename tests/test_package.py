@@ -283,7 +283,8 @@ def test_shipped_models_are_whole_small_and_say_what_they_are(name: str):
 
 def test_the_table_of_models_says_what_each_was_trained_and_validated_on():
     found = models(ModelsConfig())
-    lines = found["table"]
+    headings, *lines = found["table"]
+    assert "CBSD68" in headings
     for one, *said in zip(found["models"], lines[::3], lines[1::3], lines[2::3], strict=True):
         assert said[0].startswith(one["name"])
         assert said[1].split() == ["trained", "on", *one["trained_on"].split()]

@@ -13,6 +13,7 @@ addition and output are float32 all the same, and infinity comes out as NaN.
 
 import os
 import platform
+import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import pairwise
@@ -121,10 +122,19 @@ ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
 
 
 def build(architecture: str, arguments: Mapping[str, Any] | None = None) -> nn.Module:
-    """A network with fresh weights; ValueError where the architecture or an argument is unknown."""
+    """A network with fresh weights: one of ARCHITECTURES, or MODULE:CLASS on the Python path.
+
+    Raises ValueError where the architecture or an argument is unknown.
+    """
+    if isinstance(architecture, str) and re.fullmatch(r"[A-Za-z_][\w.]*:\w+", architecture):
+        from denoise.nets.imported import build_imported
+
+        return build_imported(architecture, arguments)
     if not isinstance(architecture, str) or architecture not in ARCHITECTURES:
         known = ", ".join(ARCHITECTURES)
-        raise ValueError(f"architecture must be one of {known}, got {architecture!s:.60}")
+        raise ValueError(
+            f"architecture must be one of {known} or MODULE:CLASS, got {architecture!s:.60}"
+        )
     try:
         return ARCHITECTURES[architecture](**(arguments or {}))
     except TypeError as wrong:
