@@ -21,7 +21,7 @@ ROOT = Path(__file__).parent.parent
 IMAGE = ".[s3,gcs,azure,formats]"
 TESTS = ".[s3,gcs,azure,formats,ssim,export]"
 TORCH_INDEX = "https://download.pytorch.org/whl/cpu"
-_OURS = "denoise"
+_OURS = "bulk-denoise"
 
 
 def main() -> None:

@@ -24,7 +24,7 @@ from denoise.images.codec import (
     to_pixels,
 )
 from denoise.images.metrics import mse
-from denoise.verbs import bulk
+from denoise.verbs.save import save as save_picture
 from tests import pictures
 from tests.pictures import ALPHA, DEEP, DEEP_ALPHA, GRAY, HEIGHT, RGB, WIDTH, exif, save
 
@@ -201,7 +201,7 @@ def test_without_the_extra_a_deep_picture_is_an_error_that_names_it(
     library: str, kind: str, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setitem(sys.modules, library, None)
-    with pytest.raises(ImageError, match=r"pip install 'denoise\[formats\]'"):
+    with pytest.raises(ImageError, match=r"pip install 'bulk-denoise\[formats\]'"):
         decode(GOOD[kind])
     assert decode(GOOD["PNG, 16-bit gray"]).bit_depth == 16  # Pillow suffices
 
@@ -383,9 +383,10 @@ def test_a_gray_webp_that_was_painted_since_is_in_colour():
 @pytest.mark.parametrize("pixels", [GRAY, RGB])
 def test_what_is_measured_is_what_the_stored_bytes_hold(pixels, format, quality):
     config = InferConfig(images="photos", output="out", format=format, quality=quality)
-    columns, stored = bulk.save(Picture(pixels), "a.png", config, "out")
-    assert np.array_equal(stored, decode(columns["image"]["bytes"]).pixels)
-    others = np.asarray(Image.open(BytesIO(columns["image"]["bytes"])))
+    saved = save_picture(Picture(pixels), "a.png", config, "out")
+    stored = saved.pixels
+    assert np.array_equal(stored, decode(saved.image["bytes"]).pixels)
+    others = np.asarray(Image.open(BytesIO(saved.image["bytes"])))
     gap = others.reshape(*pixels.shape[:2], -1) / 255 - pixels / 255
     assert mse(stored, pixels) == pytest.approx(np.square(gap).mean(), abs=1e-9)
 

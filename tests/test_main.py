@@ -68,7 +68,8 @@ def test_the_completion_is_a_script_of_its_shell(scripts: dict[str, Path], shell
 
 BULK = """images output seed save format quality strip_metadata limit max_pixels max_seconds
     workers max_error_rate retry_errors overwrite"""
-INFER = f"{BULK} model add_noise float_noise reference level ssim tile device gpus_per_worker"
+INFER = f"""{BULK} model add_noise float_noise reference level strength
+    precision ssim tile device gpus_per_worker"""
 FLAGS = {
     "demo": "output overwrite sigma steps",
     "noise": f"{BULK} kind sigma iso",
@@ -78,6 +79,7 @@ FLAGS = {
     "infer": INFER,
     "plan": INFER,
     "extract": "output into",
+    "compare": "images models reference add_noise seed limit output",
     "report": "output",
     "models": "",
     "export": "model output to",

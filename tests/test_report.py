@@ -290,7 +290,8 @@ def written_infer(folder, parts, **settings):
     for shard, rows in enumerate(parts):
         table = pa.Table.from_pylist(rows, schema=INFER_COLUMNS)
         pq.write_table(table, tables.part_uri(str(folder), shard))
-    run = {"verb": "infer", "settings": {"model": "unet@0", **settings}, "versions": {}}
+    run = {"format_version": FORMAT, "verb": "infer", "versions": {}}
+    run["settings"] = {"model": "unet@0", **settings}
     files.write(f"{folder}/_run.json", json.dumps(run).encode())
     return str(folder)
 

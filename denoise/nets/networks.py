@@ -201,8 +201,8 @@ def convolution(given: int, made: int) -> Convolution:
 
 
 def single(x: Tensor) -> Tensor:
-    """float32; infinity, which half precision overflows to and a clamp would hide, becomes NaN."""
-    if x.dtype == torch.float32:
+    """float32 of half precision; its overflows to infinity become NaN, as a clamp would hide them."""
+    if x.dtype not in (torch.float16, torch.bfloat16):
         return x
     x = x.float()
     return x.add(x, alpha=0)

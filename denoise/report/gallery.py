@@ -80,7 +80,7 @@ def _drawn(uri: str, run: dict[str, Any], part: str, row: dict[str, Any]) -> Vie
     """Draw one image: from the table what it holds, the rest from the input again."""
     if run.get("verb") == "noise":
         clean, noisy = (_stored(uri, row, name) for name in ("clean", "noisy"))
-        if noisy is None:
+        if clean is None or noisy is None:
             clean, noisy = _pair(uri, run, part, row["path"])
         return view_of(
             {**row, "psnr_noisy": row["psnr"], "psnr": None}, panels_of(clean, noisy, None)

@@ -139,7 +139,7 @@ def _precision_for(config: InferConfig) -> Asked:
     before: Asked | None = begun.get("settings", {}).get("precision") if begun else None
     if config.precision == "auto" and before is not None:
         return before
-    if config.device == "gpu" or not is_private():
+    if not is_private():
         # what the workers of a cluster can do, each of them checks
         return config.precision if config.precision != "auto" else _precision_of_cluster(config)
     from denoise.nets import networks  # torch
