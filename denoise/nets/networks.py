@@ -201,7 +201,7 @@ def convolution(given: int, made: int) -> Convolution:
 
 
 def single(x: Tensor) -> Tensor:
-    """float32 of half precision; its overflows to infinity become NaN, as a clamp would hide them."""
+    """float32 of half precision; infinity, which a clamp would hide, becomes NaN."""
     if x.dtype not in (torch.float16, torch.bfloat16):
         return x
     x = x.float()
