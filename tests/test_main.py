@@ -77,7 +77,7 @@ FLAGS = {
         save_every patience""",
     "infer": INFER,
     "plan": INFER,
-    "report": "output",
+    "report": "output allow_elsewhere",
     "models": "",
     "export": "model output to",
     "doctor": "images output no_ray",

@@ -61,7 +61,6 @@ class Output:
             made = disk.missing(self.uri) if uris.is_local(self.uri) else []
             undone.callback(disk.remove_empty, made)  # a refusal leaves nothing behind
             files.check_writable(self.uri)
-            discard.refuse_links(self.uri)
             self._lock.take()
             undone.callback(self._release)
             self._adopt()
@@ -179,6 +178,7 @@ def run_to_resume(
 
     Raises SettingsError where the folder is of another run, or of none of ours.
     """
+    discard.refuse_links(uri)
     if not files.exists(join(uri, "_run.json")):
         has_files = settings.get("save") in ("files", "both")
         discard.refuse_others(uri, verb, has_files=has_files)

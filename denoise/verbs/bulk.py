@@ -79,7 +79,7 @@ class BulkConfig:
     def settings(self) -> dict[str, Any]:
         """What decides the rows: with anything else here, the output folder is another one."""
         named = ("seed", "save", "format", "quality", "strip_metadata", "max_pixels")
-        return {"images": uris.shown(uris.absolute(self.images))} | {
+        return {"images": uris.recorded(uris.absolute(self.images))} | {
             name: getattr(self, name) for name in named
         }
 
@@ -213,7 +213,7 @@ def _tell(listing: manifest.Listing) -> None:
 def _report(place: str) -> dict[str, Any]:
     from denoise.verbs.report import ReportConfig, report
 
-    return report(ReportConfig(output=place))
+    return report(ReportConfig(output=place, allow_elsewhere=True))  # its inputs were named here
 
 
 def _summary(place: str) -> dict[str, Any]:
