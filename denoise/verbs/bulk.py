@@ -174,9 +174,10 @@ def _looked_at_first(config: BulkConfig, uri: str, job: Job) -> Iterator[None]:
 
 def listed(config: BulkConfig, left_out: Counter[str]) -> Iterator[Entry]:
     """The inputs of a job; what is no image is counted by reason. Raises SettingsError."""
-    found = inputs.entries(
-        uris.absolute(config.images), left_out, output=uris.absolute(config.output)
-    )
+    output = uris.absolute(config.output)
+    found: Iterator[Entry] = inputs.entries(uris.absolute(config.images), left_out, output=output)
+    if config.save in ("files", "both") and files.folds_names(files.standing(output)):
+        found = inputs.separate_folded(found)
     return islice(found, config.limit)
 
 
