@@ -54,7 +54,7 @@ start() { # NAME SIGN COMMAND...: in a session of its own, until its messages ho
     setsid "${@:3}" >"$log" 2>&1 &
     groups=($! "${groups[@]}") # what was started first is stopped last
     for _ in {1..1200}; do
-        grep -q "$2" "$log" && return
+        grep -qs "$2" "$log" && return
         kill -0 "$!" 2>/dev/null || break
         sleep 0.1
     done
@@ -94,6 +94,7 @@ for ((worker = 1; worker <= workers; worker++)); do
     node "worker$worker" --address="$address" --num-cpus="$cpus" --num-gpus=0
 done
 if ((gpus)); then
+    export DENOISE_MADE_UP_GPUS=1  # else a worker without its GPU ends the job
     node gpus --address="$address" --num-cpus="$cpus" --num-gpus="$gpus"
 fi
 

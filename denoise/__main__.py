@@ -25,7 +25,9 @@ VERBS = {
     "noise": ("NoiseConfig", "images -> a table of clean and noisy pairs"),
     "train": ("TrainConfig", "images or pairs -> a model package"),
     "infer": ("InferConfig", "images + model -> denoised images and metrics"),
+    "compare": ("CompareConfig", "models side by side: quality, speed, a contact sheet"),
     "plan": ("PlanConfig", "what `infer` with these flags would do, and cost"),
+    "extract": ("ExtractConfig", "the images of a finished table as files"),
     "report": ("ReportConfig", "write report.html and summary.json again"),
     "models": ("ModelsConfig", "the shipped models, with their PSNR"),
     "export": ("ExportConfig", "a model package -> ONNX or torch.export"),
@@ -102,9 +104,10 @@ def _done(verb: str, given: list[str], interrupted: list[int]) -> int:
     _log_to_stderr(verbose)
     _set_up_ray(verbose)
     from denoise.errors import SettingsError
+    from denoise.runners.working_folder import outside_the_upload
 
     try:
-        with _quiet_stdout():
+        with _quiet_stdout(), outside_the_upload(config) as config:
             found = getattr(import_module(f"denoise.verbs.{verb}"), verb)(config)
     except Exception as error:
         # what a task of Ray's raised is a SettingsError too, and has a cause: work had begun
@@ -121,7 +124,7 @@ def _done(verb: str, given: list[str], interrupted: list[int]) -> int:
         if verbose or words is None:
             raise
         return _fail(f"denoise {verb}: {words} (-v shows where)", 1)
-    _show(found, as_json=as_json)
+    _show(found, config, as_json=as_json)
     if found.get("ok") is False:
         return 1
     limit = getattr(config, "max_error_rate", 1.0)
@@ -138,7 +141,8 @@ def _words_of(error: Exception) -> str | None:
     if isinstance(cause, OSError):
         name = uris.shown(str(cause.filename or ""))
         words = errors.words_of(cause) if cause.errno else text
-        return f"{name}: {words}" if name else words
+        # without a name, what kind of error it is at least says where to look
+        return f"{name or type(cause).__name__}: {words}" if name or cause.errno else words
     if isinstance(cause, errors.WriteError | errors.SettingsError):
         return text
     return str(error) if cause is error and isinstance(error, RuntimeError) else None
@@ -181,10 +185,17 @@ def _set_up_ray(verbose: bool) -> None:
         os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "killed by `ray.kill`")
 
 
-def _show(found: dict[str, Any], *, as_json: bool) -> None:
-    """The result: one line of JSON, or a short table of what fits on a line."""
+def _show(found: dict[str, Any], config: Any, *, as_json: bool) -> None:
+    """The result: one line of JSON, the last words of a job, or a short table."""
     if as_json:
         print(json.dumps(found, default=str))
+        return
+    if ("start_up_seconds" in found and "done" in found) or found.get("nothing_to_do"):
+        from denoise.report.closing import closing_words
+        from denoise.storage import uris
+
+        for line in closing_words(found, uris.absolute(config.output)):
+            _print(line)
         return
     for name, value in (found | found.get("metrics", {})).items():
         if isinstance(value, dict) and "mean" in value:

@@ -15,6 +15,8 @@ from denoise.errors import ImageError
 from denoise.storage import files, listing, pages, references, stores, uris
 from tests import running, servers
 
+pytestmark = pytest.mark.stores
+
 
 @pytest.fixture(scope="module", params=["s3", "gcs", "azure"])
 def store(request: pytest.FixtureRequest) -> Iterator[servers.Store]:

@@ -26,12 +26,14 @@ def shown(tmp_path_factory, ray_session):
     return demo(DemoConfig(output=str(folder), steps=2)), folder
 
 
+@pytest.mark.slow
 def test_every_photograph_gains(shown):
     said, _ = shown
     assert said["images"] == len(PHOTOGRAPHS) == len(said["gains_db"])
     assert min(said["gains_db"].values()) > 3
 
 
+@pytest.mark.slow
 def test_it_leaves_a_table_a_report_and_a_contact_sheet(shown):
     said, folder = shown
     assert {row["path"] for row in tables.rows(str(folder / "denoised"))} == {
@@ -42,6 +44,7 @@ def test_it_leaves_a_table_a_report_and_a_contact_sheet(shown):
     assert len(said["table"]) == len(PHOTOGRAPHS) + 1
 
 
+@pytest.mark.slow
 def test_running_it_again_says_the_same_and_works_no_more(shown):
     said, folder = shown
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.parquet")}
@@ -50,6 +53,7 @@ def test_running_it_again_says_the_same_and_works_no_more(shown):
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.parquet")} == before
 
 
+@pytest.mark.slow
 def test_to_overwrite_takes_only_what_jobs_made(shown):
     said, folder = shown
     mine = [folder / name / "mine.txt" for name in ("pairs", "denoised")]

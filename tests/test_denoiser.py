@@ -9,6 +9,9 @@ from denoise.nets import package
 from denoise.nets.denoiser import Denoiser, from_network, to_network
 from denoise.nets.networks import ARCHITECTURES, UNTOLD, build
 from denoise.nets.package import Package
+from denoise.nets.precision import can_do
+
+CPU = torch.device("cpu")
 
 SIZES = [(1, 1), (7, 5), (1, 230), (230, 1), (97, 131), (203, 64)]
 FRESH = [name for name in ARCHITECTURES if name != "cae-l"]  # as unet, and slow here
@@ -26,16 +29,29 @@ def small() -> Package:
 def test_tiles_equal_the_whole_for_every_architecture_and_every_shipped_model(name: str):
     shipped = name in package.shipped_names()
     loaded = package.load(name) if shipped else package_of(build(name))
-    whole, tiled = Denoiser(loaded, tile=100_000), Denoiser(loaded, tile=72)
+    whole, tiled = (Denoiser(loaded, tile=tile, precision="float32") for tile in (100_000, 72))
     for size in SIZES:
         noisy = noise(*size, 3)
         assert np.abs(whole(noisy) - tiled(noisy)).max() <= 1e-5, size
 
 
+@pytest.mark.parametrize("name", package.shipped_names())
+def test_in_bfloat16_tiles_and_whole_differ_by_one_level_at_most(name: str):
+    needs_bfloat16()
+    loaded = package.load(name)
+    whole, tiled = (Denoiser(loaded, tile=tile, precision="bfloat16") for tile in (100_000, 72))
+    for size in [*SIZES, (300, 300)]:
+        noisy = to_pixels(noise(*size, 3), 8)
+        gap = np.abs(whole(noisy).astype(int) - tiled(noisy))
+        assert gap.max() <= 1, size
+
+
 def test_small_tiles_are_really_used(small: Package):
     seen: list[tuple[int, ...]] = []
     small.model.register_forward_pre_hook(lambda _, given: seen.append(tuple(given[0].shape)))
-    Denoiser(small, tile=32)(noise(200, 100, 3))
+    denoiser = Denoiser(small, tile=32, precision="float32")
+    seen.clear()  # of the test tile
+    denoiser(noise(200, 100, 3))
     assert len(seen) == 7 * 4
     assert max(height for _, _, height, _ in seen) < 32 + 2 * (small.model.reach + 8)
 
@@ -152,13 +168,41 @@ def test_a_picture_comes_out_the_same_whatever_goes_with_it(small: Package):
         assert np.array_equal(Denoiser(small, tile=64)(picture), denoised)
 
 
-def test_on_a_gpu_pictures_of_equal_size_share_full_batches():
+def test_on_a_gpu_pictures_of_equal_size_share_batches():
     network = Counting()
-    denoiser = as_on_a_gpu(Denoiser(package_of(network)), batch_pixels=3 * 40 * 50)
+    denoiser = as_on_a_gpu(full(network), batch_pixels=3 * 40 * 50)
     pictures = [noise(40, 50, 3, seed) for seed in range(4)] + [noise(10, 10, 1)]
     denoised = denoiser.denoise(pictures)
     assert all(np.allclose(a, b / 2) for a, b in zip(denoised, pictures, strict=True))
-    assert network.shapes == [(3, 3, 40, 50), (3, 3, 40, 50), (60, 3, 10, 10)]
+    assert network.shapes == [(2, 3, 40, 52), (2, 3, 40, 52), (1, 3, 12, 12)]
+
+
+def test_on_a_gpu_thumbnails_of_unlike_sizes_cost_no_more_than_their_own_pixels():
+    network = Counting()
+    denoiser = as_on_a_gpu(full(network), batch_pixels=1 << 20)
+    sizes = [(40, 50), (39, 51), (30, 8), (64, 64), (38, 49)]
+    pictures = [noise(*size, 3) for size in sizes]
+    denoised = denoiser.denoise(pictures)
+    assert all(np.allclose(a, b / 2) for a, b in zip(denoised, pictures, strict=True))
+    assert network.shapes == [(3, 3, 40, 52), (1, 3, 32, 8), (1, 3, 64, 64)]
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", package.shipped_names())
+def test_neither_other_pictures_nor_threads_change_a_bit(name: str, precision):
+    if precision == "bfloat16":
+        needs_bfloat16()
+    denoiser = Denoiser.load(name, tile=96, precision=precision)
+    pictures = [noise(40, 50, 3, 1), noise(40, 50, 3, 2), noise(150, 70, 3), noise(9, 20, 1)]
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        alone = [denoiser(picture) for picture in pictures]
+        torch.set_num_threads(2)
+        together = Denoiser.load(name, tile=96, precision=precision).denoise(pictures[::-1])[::-1]
+    finally:
+        torch.set_num_threads(threads)
+    assert all(np.array_equal(a, b) for a, b in zip(alone, together, strict=True))
 
 
 def test_no_pictures_are_no_work(small: Package):
@@ -167,14 +211,14 @@ def test_no_pictures_are_no_work(small: Package):
 
 def test_the_network_is_told_the_level_where_it_is_known():
     network = Counting()
-    Denoiser(package_of(network), level=0.25)(noise(8, 8, 3))
-    Denoiser(package_of(network))(noise(8, 8, 3))
+    full(network, level=0.25)(noise(8, 8, 3))
+    full(network)(noise(8, 8, 3))
     assert network.sigmas == [[0.25], [UNTOLD]]
 
 
 def test_out_of_memory_halves_the_batch_and_then_the_tile_and_says_so():
     network = Counting(memory=100 * 100)
-    denoiser = as_on_a_gpu(Denoiser(package_of(network), tile=256), batch_pixels=1 << 18)
+    denoiser = as_on_a_gpu(full(network, tile=256), batch_pixels=1 << 18)
     pictures = [noise(300, 300, 3, seed) for seed in range(2)]
     denoised = denoiser.denoise(pictures)
     assert all(np.allclose(a, b / 2) for a, b in zip(denoised, pictures, strict=True))
@@ -186,7 +230,7 @@ def test_out_of_memory_halves_the_batch_and_then_the_tile_and_says_so():
 
 
 def test_out_of_memory_with_the_smallest_tile_is_raised():
-    denoiser = Denoiser(package_of(Counting(memory=10)))
+    denoiser = full(Counting(memory=10))
     with pytest.raises(MemoryError):
         denoiser(noise(300, 300, 3))
 
@@ -201,10 +245,76 @@ class Greedy(Counting):
 
 
 def test_out_of_a_cpus_memory_takes_smaller_tiles_too():
-    denoiser = Denoiser(package_of(Greedy()))
+    denoiser = full(Greedy())
     picture = noise(300, 300, 3)
     assert np.allclose(denoiser(picture), picture / 2)
     assert any("out of memory" in note for note in denoiser.notes)
+
+
+# --- half precision ---
+
+
+class InHalf(Counting):
+    """Is off by so much, or makes infinity of bright pictures, where it computes in half."""
+
+    def __init__(self, off: float = 0.0) -> None:
+        super().__init__()
+        self.off = off
+
+    def forward(self, noisy: Tensor, sigma: Tensor) -> Tensor:
+        denoised = super().forward(noisy, sigma)
+        if torch.is_autocast_enabled("cpu"):
+            bright = noisy.mean(dim=(1, 2, 3), keepdim=True) > 0.9
+            denoised = torch.where(bright, torch.inf, denoised + self.off)
+        return denoised
+
+
+@pytest.fixture
+def has_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("denoise.nets.precision._cpu_has_bfloat16", lambda: True)
+
+
+@pytest.mark.usefixtures("has_bfloat16")
+@pytest.mark.parametrize("batch_pixels", [0, 1 << 20])
+def test_a_picture_that_overflows_is_computed_again_in_float32_and_counted(batch_pixels: int):
+    denoiser = as_on_a_gpu(Denoiser(package_of(InHalf()), precision="bfloat16"), batch_pixels)
+    pictures = [noise(20, 30, 3), np.ones((20, 30, 3), np.float32), noise(20, 30, 3, 1)]
+    denoised = denoiser.denoise(pictures)
+    assert all(np.allclose(a, b / 2) for a, b in zip(denoised, pictures, strict=True))
+    assert denoiser.recomputed == 1
+    assert any("computed again in float32" in note for note in denoiser.notes)
+
+
+@pytest.mark.usefixtures("has_bfloat16")
+@pytest.mark.parametrize(("off", "precision"), [(0.01, "bfloat16"), (0.2, "float32")])
+def test_a_processor_that_computes_wrongly_is_not_used_for_half(off: float, precision: str):
+    denoiser = Denoiser(package_of(InHalf(off)), precision="bfloat16")
+    assert denoiser.precision == precision
+    assert bool(denoiser.notes) == (precision == "float32")
+    assert all("bfloat16 is off by 0.2 on a test tile" in note for note in denoiser.notes)
+
+
+def test_pictures_too_small_for_half_precision_are_computed_in_float32():
+    needs_bfloat16()
+    tiny = [noise(*size, 3) for size in [(8, 8), (1, 300), (300, 5)]]
+    half, full = (Denoiser.load("cae-s", precision=kind) for kind in ("bfloat16", "float32"))
+    assert all(np.array_equal(half(picture), full(picture)) for picture in tiny)
+    assert half.recomputed == 0 and not half.notes
+
+
+@pytest.mark.parametrize("name", package.shipped_names())
+def test_bfloat16_moves_few_pixels_by_more_than_a_level(name: str):
+    needs_bfloat16()
+    noisy = to_pixels(noise(60, 90, 3), 8)
+    half, full = (Denoiser.load(name, precision=kind)(noisy) for kind in ("bfloat16", "float32"))
+    gap = np.abs(half.astype(int) - full)
+    assert 0 < gap.max() <= 8
+    assert gap.mean() < 0.5
+
+
+def needs_bfloat16() -> None:
+    if not can_do("bfloat16", CPU):
+        pytest.skip("this CPU has no bfloat16 arithmetic")
 
 
 def test_the_two_layouts_turn_into_each_other():
@@ -229,6 +339,11 @@ def package_of(model: nn.Module) -> Package:
         if not weight.any():
             nn.init.normal_(weight, 0, 0.05)
     return Package("fresh", "0" * 64, model.eval(), {})
+
+
+def full(model: nn.Module, **options: object) -> Denoiser:
+    """In float32, where no test tile is computed first."""
+    return Denoiser(package_of(model), precision="float32", **options)
 
 
 def as_on_a_gpu(denoiser: Denoiser, batch_pixels: int) -> Denoiser:

@@ -13,6 +13,8 @@ import pytest
 from tests import running, servers
 from tests.running import Done, Job, parts_in, rows_of, run, same, small_disk, wait_until
 
+pytestmark = pytest.mark.slow
+
 small_disk = pytest.fixture(small_disk)
 
 IMAGES = 96  # enough that something can die in the middle, few enough for two cores

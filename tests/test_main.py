@@ -77,6 +77,7 @@ FLAGS = {
         save_every patience""",
     "infer": INFER,
     "plan": INFER,
+    "extract": "output into",
     "report": "output allow_elsewhere",
     "models": "",
     "export": "model output to",
@@ -122,7 +123,8 @@ class OfRay(RuntimeError):
     [
         (RuntimeError("training failed"), "training failed"),
         (OfRay(WriteError("part-1: no space\nTo change retry ...")), "part-1: no space"),
-        (OfRay(OSError(errno.ENOSPC, "No space left on device")), "no space left on device"),
+        (OSError(errno.ENOSPC, "No space left on device"), "OSError: no space left on device"),
+        (FileNotFoundError(errno.ENOENT, "No such file"), "FileNotFoundError: no such file"),
         (OfRay(SettingsError("s3:// needs a package more")), "s3:// needs a package more"),
         (PermissionError(errno.EACCES, "Permission denied", "/a/b"), "/a/b: permission denied"),
         (ConnectionError("Client is shutting down."), "Client is shutting down."),

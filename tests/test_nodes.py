@@ -299,6 +299,8 @@ def test_a_cluster_of_other_versions_is_refused_and_both_are_named(nodes: Nodes)
 _OTHER = """
 import json, ray
 from ray.experimental.internal_kv import _internal_kv_get, _internal_kv_put
+
+pytestmark = pytest.mark.cluster
 ray.init(log_to_driver=False)
 name = {"key": b"CLUSTER_METADATA", "namespace": b"cluster"}
 ours = _internal_kv_get(**name)

@@ -1,9 +1,12 @@
-"""Progress: one line, of what a user wants to know."""
+"""Progress: a bar or lines of what a user wants to know; and the last words of a run."""
 
+import threading
+import time
 from io import StringIO
 
 import pytest
 
+from denoise.report.closing import closing_words
 from denoise.report.progress import Progress, words_of_time
 
 
@@ -37,34 +40,77 @@ def test_a_line_counts_rates_time_left_and_the_slowest_stage(clock: Clock):
     )
 
 
-def test_a_terminal_has_one_live_line(clock: Clock):
-    shown = Progress("infer", 3, stream=Terminal(), clock=clock)
+def test_a_terminal_has_one_live_bar_over_the_whole_job(clock: Clock):
+    shown = Progress("infer", 15, stream=Terminal(), clock=clock, before=12)
     for done in (0, 1, 2, 3):
         shown.show(done, 0, 0, {})
         clock.now += 1
     shown.end()
     said = shown.stream.getvalue()
-    assert said.count("\r") == 3 and said.count("\n") == 1 and "infer 3/3" in said
+    assert said.count("\r") == 4 and said.count("\n") == 1
+    assert "80%" in said and "12/15 images" in said and "15/15 images" in said
 
 
-def test_a_terminal_is_told_what_takes_a_while_at_first_and_a_log_is_not(clock: Clock):
-    on_terminal, in_log = (
-        Progress("infer", 3, stream=stream, clock=clock) for stream in (Terminal(), StringIO())
-    )
-    for shown in (on_terminal, in_log):
+def test_what_an_earlier_run_did_is_said_once_and_is_no_part_of_the_rate(clock: Clock):
+    shown = Progress("infer", 299, stream=StringIO(), clock=clock, before=12)
+    with shown:
         shown.begin("starting Ray")
-        shown.show(1, 0, 0, {})
-    assert on_terminal.stream.getvalue().startswith("\rinfer 0/3 images, starting Ray\x1b[K")
-    assert in_log.stream.getvalue() == ""
+        shown.begin("starting workers")
+    assert shown.stream.getvalue() == (
+        "infer: 12 of 299 were done before\ninfer: starting Ray\ninfer: starting workers\n"
+    )
+    shown.line(0, 0, 0, {})
+    clock.now += 1
+    assert "infer 19/299 images, 7.0 images/s" in shown.line(7, 0, 0, {})
+    assert "40 s left" in shown.line(7, 0, 0, {})
 
 
-def test_a_log_has_a_plain_line_every_half_minute(clock: Clock):
-    shown = Progress("infer", 100, stream=StringIO(), clock=clock)
-    for done in range(61):
-        shown.show(done, 0, 0, {})
-        clock.now += 1
-    assert shown.stream.getvalue().count("\n") == 2
+def test_a_clock_runs_on_a_terminal_while_nothing_can_be_counted(clock: Clock):
+    with Progress("infer", 3, stream=Terminal(), clock=clock) as shown:
+        shown.begin("starting Ray")
+        for _ in range(3):
+            clock.now += 1
+            shown.tick()
+    assert "starting Ray, 3.0 s" in shown.stream.getvalue()
+    assert shown.stream.getvalue().count("\n") == 0
+
+
+def test_a_log_has_a_line_at_each_phase_and_then_one_every_half_minute(clock: Clock):
+    with Progress("infer", 100, stream=StringIO(), clock=clock) as shown:
+        shown.begin("starting workers")
+        for _ in range(31):
+            clock.now += 1
+            shown.tick()
+        for done in range(61):
+            shown.show(done, 0, 0, {})
+            clock.now += 1
+    lines = shown.stream.getvalue().splitlines()
+    assert lines[:2] == ["infer: starting workers", "infer 0/100 images, starting workers, 30 s"]
+    assert [line.partition(",")[0] for line in lines[2:]] == [
+        "infer 29/100 images",
+        "infer 59/100 images",
+    ]
     assert "\x1b" not in shown.stream.getvalue() and "\r" not in shown.stream.getvalue()
+
+
+def test_a_failure_is_named_as_it_happens_and_the_bar_stays_below(clock: Clock):
+    shown = Progress("infer", 3, stream=Terminal(), clock=clock)
+    shown.show(1, 1, 0, {})
+    shown.failed("a/b.png", "the file is cut off")
+    *_, named, bar = shown.stream.getvalue().replace("\r", "").split("\x1b[K")
+    assert named == "infer: failed: a/b.png: the file is cut off\n" and "1/3 images" in bar
+
+
+def test_the_clock_ends_with_who_holds_the_progress():
+    threads = threading.active_count()
+    shown = Progress("infer", 3, stream=StringIO())
+    shown.begin("starting Ray")
+    assert threading.active_count() == threads + 1
+    shown.end()
+    deadline = time.monotonic() + 10
+    while threading.active_count() > threads and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert threading.active_count() == threads
 
 
 def test_no_color_means_no_escapes_on_a_terminal(clock: Clock, monkeypatch: pytest.MonkeyPatch):
@@ -73,7 +119,9 @@ def test_no_color_means_no_escapes_on_a_terminal(clock: Clock, monkeypatch: pyte
     shown.show(1, 0, 0, {})
     clock.now += 31
     shown.show(5, 0, 0, {})
-    assert shown.stream.getvalue() == "infer 5/100 images\n"
+    said = shown.stream.getvalue()
+    assert said.startswith("infer 5/100 images, ") and said.count("\n") == 1
+    assert "\x1b" not in said and "\r" not in said
 
 
 @pytest.mark.parametrize(
@@ -82,3 +130,45 @@ def test_no_color_means_no_escapes_on_a_terminal(clock: Clock, monkeypatch: pyte
 )
 def test_times_are_in_the_two_units_that_matter(seconds: float, words: str):
     assert words_of_time(seconds) == words
+
+
+SUMMARY = {
+    "verb": "infer", "images": 299, "done": 299, "failed": 0, "error_examples": {},
+    "psnr_noisy": None, "psnr": None, "changed": None, "advice": None, "identical": 0,
+    "seconds": 140.0, "save": "parquet",
+}  # fmt: skip
+
+
+def test_a_run_ends_with_one_sentence_and_the_paths():
+    summary = SUMMARY | {"elapsed_seconds": 150.0, "start_up_seconds": 9.0, "save": "both"}
+    assert closing_words(summary, "out") == [
+        "Denoised 299 images in 2 min 30 s (9.0 s of it to start up).",
+        "images  out/images",
+        "table   out/data",
+        "report  out/report.html",
+    ]
+    assert closing_words(summary | {"nothing_to_do": True})[0] == (
+        "Nothing was left to do: 299 images were done before."
+    )
+
+
+def test_up_to_five_failures_are_named_and_the_rest_counted():
+    examples = {"empty file": list("abcd"), "no image": list("ef")}
+    summary = SUMMARY | {"done": 291, "failed": 8, "error_examples": examples}
+    sentence, failures = closing_words(summary)
+    assert sentence == "Denoised 291 of 299 images in 2 min 20 s."
+    assert failures == (
+        "8 failed: a (empty file), b (empty file), c (empty file), d (empty file), "
+        "e (no image), and 3 more."
+    )
+
+
+def test_the_verdict_is_the_psnr_or_else_how_much_changed():
+    changed = {"strongly": 3, "slightly": 40, "hardly": 256}
+    without = SUMMARY | {"changed": changed, "advice": "Try another."}
+    assert closing_words(without)[1:] == [
+        "3 changed strongly, 40 slightly, 256 hardly (less than 1 level of 255).",
+        "Try another.",
+    ]
+    measured = without | {"psnr_noisy": {"mean": 20.2}, "psnr": {"mean": 30.1}, "advice": None}
+    assert closing_words(measured)[1:] == ["PSNR 20.20 -> 30.10 dB, mean of the images."]

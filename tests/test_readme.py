@@ -27,6 +27,8 @@ BLOCKS = re.findall(
     README,
     re.MULTILINE | re.DOTALL,
 )
+
+pytestmark = pytest.mark.slow
 COMMANDS = [
     pytest.param(kind, code, id=code.strip().splitlines()[0][:50])
     for reason, kind, block in BLOCKS

@@ -120,6 +120,8 @@ for _ in range(2):
 """
 
 
+@pytest.mark.ray
+@pytest.mark.slow
 def test_a_session_leaves_the_process_as_it_was_and_another_can_follow():
     env = clean_environment()
     done = subprocess.run(
@@ -167,6 +169,8 @@ bystander.kill()
 """
 
 
+@pytest.mark.ray
+@pytest.mark.slow
 def test_a_private_session_lets_nobody_in_and_is_gone_with_a_worker_that_never_ends():
     """Metrics' ports would ask for no token, and Ray lets every user into its folders.
 

@@ -20,9 +20,12 @@ from tests import running, servers
 IMAGES = 40
 RAY = str(Path(sys.executable).parent / "ray")
 
-pytestmark = pytest.mark.skipif(
-    not shutil.which("setsid"), reason="cluster/local.sh needs setsid (util-linux)"
-)
+pytestmark = [
+    pytest.mark.cluster,
+    pytest.mark.skipif(
+        not shutil.which("setsid"), reason="cluster/local.sh needs setsid (util-linux)"
+    ),
+]
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,8 @@ from denoise.runners import waiting
 from denoise.runners.resources import Resources, in_words
 from denoise.runners.waiting import reports_waiting
 
+pytestmark = pytest.mark.ray
+
 
 @ray.remote
 class Holder:

@@ -15,7 +15,7 @@ from PIL import Image
 from denoise.errors import ImageError
 from denoise.images import writers
 from denoise.images.decoders import scan
-from denoise.images.exif import PREFIX, orientation_of, upright
+from denoise.images.exif import PREFIX, check_claims, orientation_of, upright
 from denoise.images.planes import Scan
 from denoise.images.sniff import IMAGE_SUFFIXES, looks_like_image
 from denoise.images.writers import Colour, Planes
@@ -38,7 +38,7 @@ __all__ = [
 Pixels = npt.NDArray[Any]  # uint8 or uint16
 Floats = npt.NDArray[np.float32]
 
-MAX_PIXELS = 500_000_000
+MAX_PIXELS = 200_000_000  # as the largest sensors of telephones have
 _LONGEST_PNG_PROFILE = 1 << 20  # bytes: Pillow opens no PNG with a longer one
 _OR_NONE = "or --strip-metadata"
 FORMATS = {"png": ".png", "webp": ".webp", "jpeg": ".jpg", "tiff": ".tif"}  # with their suffixes
@@ -175,6 +175,7 @@ def _upright(raw: Scan) -> Picture:
     planes, exif, dpi, note = raw.planes, raw.exif, raw.dpi, raw.note
     if exif:
         try:
+            check_claims(exif)
             orientation = orientation_of(exif)
             planes = _turned(planes, orientation)
             exif = upright(exif, planes.shape[1], planes.shape[0])

@@ -8,13 +8,15 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-import simplejpeg
 from PIL import Image
 from PIL.ImageFile import ImageFile
 
 from denoise.errors import ImageError
 from denoise.images import sniff
 from denoise.images.exif import without_prefix
+from denoise.images.gif import frames_of_gif
+from denoise.images.jpeg import check_jpeg, planes_of_jpeg
+from denoise.images.jpeg2000 import check_codestream, planes_of_jpeg2000
 from denoise.images.planes import (
     DECODER_ERRORS,
     Scan,
@@ -26,10 +28,9 @@ from denoise.images.planes import (
     pillow_planes,
     plausible_dpi,
     stretched,
-    to_rgb,
     too_many,
 )
-from denoise.images.png import check_rows, colour_of, exif_of
+from denoise.images.png import take_apart
 from denoise.images.tiff import scan_of_tiff
 from denoise.images.writers import GRAY_XMP, Planes
 
@@ -44,17 +45,40 @@ def scan(encoded: bytes, max_pixels: int) -> Scan:
     with _in_own_words(kind, max_pixels), pillow_limited(max_pixels):
         if size := sniff.size_of(kind, encoded[: sniff.HEAD]):
             check_size(*size, max_pixels)
-        if kind == "TIFF":
-            return scan_of_tiff(encoded, max_pixels)
-        image = opened(encoded, kind or "TGA")  # the one format without a magic number
-        check_size(*image.size, max_pixels)
-        exif = _exif_of(image, encoded)
-        planes = _planes(image, encoded)
-        format = "JPEG" if image.format == "MPO" else str(image.format)
-        icc, dpi = image.info.get("icc_profile"), plausible_dpi(image.info.get("dpi"))
-        note = note_of(lambda: getattr(image, "n_frames", 1))
-        colour = colour_of(encoded) if kind == "PNG" else ()
-        return Scan(planes, format, exif, icc, dpi, note, colour)
+        found = _scan_of(kind, encoded, max_pixels)
+        if found.planes.dtype not in (np.uint8, np.uint16):
+            raise ImageError(f"unsupported: pixels of {found.planes.dtype}")
+        return found
+
+
+def _scan_of(kind: str | None, encoded: bytes, max_pixels: int) -> Scan:
+    """The same, by the reader of its kind."""
+    if kind == "TIFF":
+        return scan_of_tiff(encoded, max_pixels)
+    if kind == "PNG":
+        return _scan_of_png(encoded)
+    if kind == "JPEG":
+        encoded = check_jpeg(encoded)
+    if kind == "JPEG2000":
+        check_codestream(encoded, max_pixels)  # before Pillow reads any of it
+    note = note_of(lambda: frames_of_gif(encoded)) if kind == "GIF" else None
+    image = opened(encoded, kind or "TGA")  # the one format without a magic number
+    check_size(*image.size, max_pixels)
+    exif = image.info.get("exif")
+    planes = _planes(image, encoded, max_pixels)
+    format = "JPEG" if image.format == "MPO" else str(image.format)
+    icc, dpi = image.info.get("icc_profile"), plausible_dpi(image.info.get("dpi"))
+    note = note if kind == "GIF" else note_of(lambda: getattr(image, "n_frames", 1))
+    return Scan(planes, format, exif and without_prefix(exif), icc, dpi, note)
+
+
+def _scan_of_png(encoded: bytes) -> Scan:
+    png = take_apart(encoded)
+    exif = without_prefix(png.exif) if png.exif else None
+    notes = "; ".join(filter(None, [note_of(lambda: png.frames), *png.notes])) or None
+    return Scan(
+        _planes_of_png(png.slim), "PNG", exif, png.icc, plausible_dpi(png.dpi), notes, png.colour
+    )
 
 
 @contextmanager
@@ -84,23 +108,30 @@ def _words_for(error: BaseException, kind: str | None) -> str:
     return f"truncated or damaged {kind}"
 
 
-def _planes(image: ImageFile, encoded: bytes) -> Planes:
+def _planes(image: ImageFile, encoded: bytes, max_pixels: int) -> Planes:
     """[H, W, N]: gray, gray and alpha, RGB, or RGB and alpha; not yet upright."""
     if image.format in ("JPEG", "MPO"):
-        return _jpeg_planes(image, encoded)
+        return planes_of_jpeg(image, encoded)
+    if image.format == "JPEG2000":
+        return planes_of_jpeg2000(image, encoded, check_codestream(encoded, max_pixels))
     if image.format == "ICO":
         icon: Any = image
         inner = encoded[icon.ico.entry[0].offset :]  # of the largest
         if sniff.kind_of(inner[: sniff.HEAD]) == "PNG":
-            return _planes(opened(inner, "PNG"), inner)
-    if image.format == "PNG":
-        check_rows(encoded)
-        _scale_transparency(image)
+            check_size(*(sniff.size_of("PNG", inner) or (0, 0)), max_pixels)
+            return _planes_of_png(take_apart(inner).slim)
     bits = _depth_of(image, encoded)
     if bits > 8:
         return _deep_planes(str(image.format), encoded, bits)
     planes = pillow_planes(image)
-    return planes[..., ::3] if _is_gray_webp(image, planes) else planes
+    return planes[..., ::3] if _is_gray(image, encoded, planes) else planes
+
+
+def _planes_of_png(slim: bytes) -> Planes:
+    image = opened(slim, "PNG")
+    _scale_transparency(image)
+    bits = _depth_of(image, slim)
+    return _deep_planes("PNG", slim, bits) if bits > 8 else pillow_planes(image)
 
 
 def _scale_transparency(image: ImageFile) -> None:
@@ -111,32 +142,12 @@ def _scale_transparency(image: ImageFile) -> None:
         image.info["transparency"] = transparent * (85 if raw == "L;2" else 17)
 
 
-def _jpeg_planes(image: ImageFile, encoded: bytes) -> Planes:
-    """By simplejpeg: the pixels of Pillow in a third of the time, and it notices cut files."""
-    colours = {"L": "GRAY", "RGB": "RGB", "CMYK": "CMYK"}[image.mode]
-    exact = {"colorspace": colours, "fastdct": False, "fastupsample": False}
-    try:
-        planes = simplejpeg.decode_jpeg(encoded, **exact)
-    except ValueError as error:
-        if "extraneous bytes before marker 0xd9" not in str(error):
-            raise
-        planes = simplejpeg.decode_jpeg(encoded, **exact, strict=False)  # stray bytes at the end
-    if colours == "CMYK":
-        inverted = Image.fromarray(255 - planes, "CMYK")  # as all of them are stored
-        return np.asarray(to_rgb(inverted, image.info.get("icc_profile")))
-    return planes
-
-
 def _depth_of(image: ImageFile, encoded: bytes) -> int:
     """Bits a channel where Pillow would cut them to 8 silently; else 8."""
     if image.mode.startswith("I"):
         return 8  # gray of 16 bits, which Pillow leaves alone
-    if image.format == "JPEG2000":
-        start = encoded.find(b"\xff\x4f\xff\x51")  # start of codestream, SIZ
-        return (encoded[start + 42] & 0x7F) + 1
     if image.format == "AVIF":
-        start = encoded.find(b"av1C")
-        flags = encoded[start + 6] if start > 0 else 0  # high_bitdepth, twelve_bit
+        flags = _flags_of_avif(encoded)  # high_bitdepth, twelve_bit
         return 8 + 2 * bool(flags & 0x40) + 2 * bool(flags & 0x20)
     if image.format == "SGI":
         return 8 * encoded[3]
@@ -158,25 +169,23 @@ def _depth_of_tile(image: ImageFile) -> int:
 
 def _deep_planes(format: str, encoded: bytes, bits: int) -> Planes:
     """More than 8 bits a channel by imagecodecs; 9 to 15 bits are stretched to 16."""
-    readers = {"PNG": "png_decode", "JPEG2000": "jpeg2k_decode", "AVIF": "avif_decode"}
+    readers = {"PNG": "png_decode", "AVIF": "avif_decode"}
     if format not in readers or bits > 16:
         raise ImageError(f"unsupported variant of {format}: {bits} bits a channel")
     planes = getattr(extra("imagecodecs", format), readers[format])(encoded)
     return stretched(planes.reshape(*planes.shape[:2], -1), bits)
 
 
-def _is_gray_webp(image: ImageFile, planes: Planes) -> bool:
-    """Whether image.encode wrote it from gray, and nobody has painted it since."""
+def _is_gray(image: ImageFile, encoded: bytes, planes: Planes) -> bool:
+    """Whether three equal planes are one: of a monochrome AVIF, and of a WebP that image.encode
+    wrote from gray, if nobody has painted it since."""
+    if image.format == "AVIF":
+        return bool(_flags_of_avif(encoded) & 0x10)
     marked = image.format == "WEBP" and image.info.get("xmp") == GRAY_XMP
     return marked and bool((planes[..., :1] == planes[..., 1:3]).all())
 
 
-def _exif_of(image: Image.Image, encoded: bytes) -> bytes | None:
-    """Raw EXIF from wherever the format keeps it."""
-    exif = exif_of(encoded) if image.format == "PNG" else image.info.get("exif")
-    if raw := image.info.get("Raw profile type exif"):  # ImageMagick's PNG: lines of hexadecimals
-        try:
-            exif = exif or bytes.fromhex("".join(raw.split("\n")[3:]))
-        except ValueError:
-            exif = b"unreadable"
-    return without_prefix(exif) if exif else None
+def _flags_of_avif(encoded: bytes) -> int:
+    """high_bitdepth 0x40, twelve_bit 0x20, monochrome 0x10."""
+    start = encoded.find(b"av1C")
+    return encoded[start + 6] if start > 0 else 0

@@ -14,6 +14,13 @@ _EXIF_FOLDER = 0x8769
 _WIDTH, _HEIGHT = 0xA002, 0xA003
 _THUMBNAIL, _THUMBNAIL_LENGTH = 0x0201, 0x0202
 _SHORT, _LONG = 3, 4
+_DIRECTORIES = {_EXIF_FOLDER, 0x8825, 0xA005}  # tags that point to another one: EXIF, GPS, interop
+# Bytes of one value by its type, of TIFF and of BigTIFF; those of one byte stay bytes when read
+_SIZES = (0, 1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4, 0, 0, 8, 8, 8)
+# What a file may claim. A camera writes some hundred tags; a strip a row makes a million values.
+_MOST_ENTRIES = 4000
+_MOST_VALUES = 1 << 20
+TOO_MUCH = "its directories of tags claim more than there is"
 PREFIX = b"Exif\x00\x00"  # in JPEG and in some WebP files, not in PNG
 
 
@@ -43,14 +50,50 @@ def upright(exif: bytes, width: int, height: int) -> bytes:
     """The same EXIF once the picture is turned: orientation 1, this size, no thumbnail."""
     order, first = _header(exif)
     mended = bytearray(exif)
+    inner_first = 0
     for entry in list(_entries(exif, order, first)):
         if entry.tag == _ORIENTATION and entry.kind in (_SHORT, _LONG):
             _put(mended, order, entry, 1)
         if entry.tag == _EXIF_FOLDER:
-            for inner in list(_entries(exif, order, _number(exif, order, entry))):
-                if inner.tag in (_WIDTH, _HEIGHT) and inner.kind in (_SHORT, _LONG):
-                    _put(mended, order, inner, width if inner.tag == _WIDTH else height)
+            inner_first = _number(exif, order, entry)
+    for inner in list(_entries(exif, order, inner_first)) if inner_first else ():
+        if inner.tag in (_WIDTH, _HEIGHT) and inner.kind in (_SHORT, _LONG):
+            _put(mended, order, inner, width if inner.tag == _WIDTH else height)
     return _without_thumbnail(mended, order, first)
+
+
+def check_claims(
+    encoded: bytes, order: str | None = None, first: int = 0, *, is_big: bool = False
+) -> None:
+    """Raise ValueError where directories of tags claim more than a file of their length can hold.
+
+    Libraries read each value that a tag claims: thousands of tags may name the same megabytes. What
+    lies outside of the file claims nothing. Of a TIFF file its byte order and first directory are
+    given, and whether it is a BigTIFF; of EXIF neither.
+    """
+    if order is None:
+        order, first = _header(encoded)
+    counts, entry_of = ("Q", "HHQQ") if is_big else ("H", "HHLL")
+    size = struct.calcsize("=" + entry_of)
+    todo, seen, entries, claimed = [first], set(), 0, 0
+    while todo:
+        start = todo.pop()
+        if start in seen or start + struct.calcsize("=" + counts) > len(encoded):
+            continue
+        seen.add(start)
+        (count,) = struct.unpack_from(order + counts, encoded, start)
+        start += struct.calcsize("=" + counts)
+        entries += count
+        if entries > _MOST_ENTRIES:
+            raise ValueError(TOO_MUCH)
+        for at in range(start, min(start + count * size, len(encoded) - size + 1), size):
+            tag, kind, values, value = struct.unpack_from(order + entry_of, encoded, at)
+            each = _SIZES[kind] if kind < len(_SIZES) else 0
+            claimed += each * values
+            if claimed > 2 * len(encoded) + (1 << 16) or (each > 1 and values > _MOST_VALUES):
+                raise ValueError(TOO_MUCH)
+            if tag in _DIRECTORIES:
+                todo.append(value)
 
 
 def _without_thumbnail(exif: bytearray, order: str, first: int) -> bytes:

@@ -26,7 +26,8 @@ from denoise.images.writers import Colour, Planes
 # struct.error, LookupError and TypeError (parsers running over the end), ArithmeticError (sizes of
 # zero, or that overflow), zlib.error, RuntimeError (libavif, libwebp and every imagecodecs error),
 # NotImplementedError (DDS), AttributeError and AssertionError (states that parsers thought
-# impossible), MemoryError (a size that the file only claims) and Pillow's own bomb alarm.
+# impossible), UnboundLocalError and BufferError (slips of theirs), MemoryError (a size that the
+# file only claims) and Pillow's own bomb alarm.
 DECODER_ERRORS = (
     OSError,
     EOFError,
@@ -40,6 +41,8 @@ DECODER_ERRORS = (
     RuntimeError,
     AttributeError,
     AssertionError,
+    UnboundLocalError,
+    BufferError,
     MemoryError,
     ImageCms.PyCMSError,
     Image.DecompressionBombError,
@@ -58,6 +61,13 @@ class Scan:
     note: str | None
     colour: Colour = ()  # what a PNG file says of its colours instead of an ICC profile
 
+
+# Of memory that decoding may take for each pixel that is allowed. Nearly every kind needs 3 to 20
+# (tests/bench/hostile.py measures); those that may need more say so and may have fewer pixels.
+BYTES_PER_PIXEL = 20
+
+MANY_FRAMES = 10_000  # are counted, which reads a file to its end; not more
+_BAND = 1 << 20  # pixels converted at a time
 
 _limits = Lock()
 _theirs: list[int | None] = []  # Pillow's own limit, once for each thread that decodes
@@ -88,12 +98,28 @@ def opened(encoded: bytes, kind: str) -> ImageFile:
     return opener(BytesIO(encoded), "")
 
 
-def check_size(width: int, height: int, max_pixels: int) -> None:
-    """Raises ImageError for a picture without pixels or with too many, before any is decoded."""
+def check_size(width: int, height: int, max_pixels: int, *, each: int = 0) -> None:
+    """Raise ImageError for a picture without pixels or with too many, before any is decoded.
+
+    `each` is how many bytes decoding takes for a pixel at its peak, the result included: what takes
+    more than BYTES_PER_PIXEL may have accordingly fewer pixels.
+    """
     if width < 1 or height < 1:
         raise ImageError("no pixels: the width or the height is zero")
     if width * height > max_pixels:
         raise ImageError(too_many(max_pixels))
+    if width * height * each > max_pixels * BYTES_PER_PIXEL:
+        most = max_pixels * BYTES_PER_PIXEL / 1e9
+        raise ImageError(
+            f"decoding takes more than {most:.3g} GB"
+            f" (the limit is {BYTES_PER_PIXEL} bytes for each of --max-pixels)"
+        )
+
+
+def most_pieces(length: int) -> int:
+    """How many parts (chunks, segments) a file of so many bytes may have: each costs about as much
+    as decoding a kilobyte."""
+    return 10_000 + length // 1024
 
 
 def too_many(max_pixels: int) -> str:
@@ -116,11 +142,22 @@ def pillow_planes(image: Image.Image) -> Planes:
         return from_floats(np.asarray(image)[..., None])
     if mode in ("CMYK", "LAB"):
         return np.asarray(to_rgb(image, image.info.get("icc_profile")))
-    is_gray = mode in ("1", "L", "LA", "La")
-    plain = image.convert(("L" if is_gray else "RGB") + ("A" if transparent else ""))
-    planes = np.asarray(plain)
-    planes = planes.reshape(*planes.shape[:2], -1)
-    return planes[..., ::3] if _has_gray_palette(image) else planes
+    is_gray = mode in ("1", "L", "LA", "La") or _has_gray_palette(image)
+    colours = "L" if mode in ("1", "L", "LA", "La") else "RGB"
+    return _in_bands(image, colours + ("A" if transparent else ""), is_gray=is_gray)
+
+
+def _in_bands(image: Image.Image, mode: str, *, is_gray: bool) -> Planes:
+    """Planes of a mode, converted band by band: all at once would hold the picture four times."""
+    count = len(mode) - 2 * (is_gray and mode.startswith("RGB"))
+    planes = np.empty((image.height, image.width, count), np.uint8)
+    rows = max(1, _BAND // image.width)
+    for top in range(0, image.height, rows):
+        band = image.crop((0, top, image.width, min(top + rows, image.height)))
+        pixels = np.asarray(band if band.mode == mode else band.convert(mode))
+        pixels = pixels.reshape(*pixels.shape[:2], -1)
+        planes[top : top + rows] = pixels[..., ::3] if is_gray and len(mode) > 2 else pixels
+    return planes
 
 
 def _has_gray_palette(image: Image.Image) -> bool:
@@ -147,18 +184,30 @@ def to_rgb(image: Image.Image, icc: bytes | None) -> Image.Image:
 
 def from_floats(floats: npt.NDArray[np.floating[Any]]) -> Planes:
     """Floats of 0..1 -> 16 bits; ImageError for all others."""
-    if np.isnan(floats).any():
+    if np.isnan(floats.sum()):  # of which no array of its size is made
         raise ImageError("not a number (NaN) among the float pixels")
     if floats.size and (floats.min() < 0 or floats.max() > 1):
         raise ImageError("unsupported: float pixels outside 0..1")
-    return np.rint(floats.astype(np.float64) * 65535).astype(np.uint16)
+    return _scaled(floats, 65535, np.uint16)
 
 
 def stretched(planes: Planes, bits: int) -> Planes:
-    """Values of 0 to 2^bits - 1 -> 0 to 65535, so that no two values fall together."""
+    """Values of 0 to 2^bits - 1 -> all that 8 bits hold, or 16, so that no two fall together."""
     if bits in (8, 16):
         return planes
-    return np.rint(planes * (65535 / (2**bits - 1))).astype(np.uint16)
+    kind = np.uint8 if bits < 8 else np.uint16
+    return _scaled(planes, np.iinfo(kind).max / (2**bits - 1), kind)
+
+
+def _scaled(values: npt.NDArray[Any], factor: float, kind: type[np.integer[Any]]) -> Planes:
+    """Times a factor and rounded, in bands: in float64 all of it would be large."""
+    scaled = np.empty(values.shape, kind)
+    rows = max(1, _BAND // max(1, values[:1].size))
+    for top in range(0, len(values), rows):
+        band = values[top : top + rows].astype(np.float64)
+        np.rint(band * factor, out=band)
+        scaled[top : top + rows] = band
+    return scaled
 
 
 def extra(module: str, format: str) -> Any:
@@ -166,7 +215,7 @@ def extra(module: str, format: str) -> Any:
     try:
         return import_module(module)
     except ImportError as error:
-        needs = f"16-bit colour in {format} files needs pip install 'denoise[formats]'"
+        needs = f"16-bit colour in {format} files needs pip install 'bulk-denoise[formats]'"
         raise ImageError(needs) from error
 
 
@@ -174,8 +223,12 @@ def note_of(frames: Callable[[], int]) -> str | None:
     """What of the file is not in the picture."""
     try:
         count = frames()
+    except ImageError:
+        raise
     except DECODER_ERRORS:  # a later frame is damaged: the first is good
         return "first of several frames"
+    if count > MANY_FRAMES:
+        return f"first of more than {MANY_FRAMES:,} frames"
     return f"first of {count} frames" if count > 1 else None
 
 

@@ -1,16 +1,29 @@
-"""PNG files by their chunks: whether all rows are there, and how their colours are meant."""
+"""PNG files by their chunks: what a decoder needs of one, and what is known of it besides.
+
+Texts and profiles are never inflated beyond what is kept of them, however long they are.
+"""
 
 import struct
+import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 from isal import isal_zlib
 from isal.igzip_lib import IsalError
 
 from denoise.errors import ImageError
-from denoise.images.writers import Colour
+from denoise.images.planes import most_pieces
+from denoise.images.writers import Colour, chunk_of
 
+_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_END = b"\x00\x00\x00\x00IEND\xaeB\x60\x82"
+_NEEDED = {b"IHDR", b"PLTE", b"tRNS"}  # beside the pixels: what a decoder is given
 # What says, where no ICC profile does, how the colours are meant, and how long each is
 _COLOUR = {b"cICP": 4, b"sRGB": 1, b"gAMA": 4, b"cHRM": 32}
+_TEXTS = {b"tEXt", b"zTXt", b"iTXt"}
+_EXIF_TEXT = b"Raw profile type exif\x00"  # ImageMagick's: lines of hexadecimals
+_LONGEST_PROFILE = 16 << 20  # bytes of an ICC profile: a scanner's largest are a few million
+_LONGEST_EXIF_TEXT = 1 << 20
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by the colour type
 _WHOLE = ((0, 0, 1, 1),)
 # Adam7's seven passes: first column, first row, step between columns, between rows
@@ -24,58 +37,141 @@ _PASSES = (
     (0, 1, 1, 2),
 )
 _AT_ONCE = 1 << 20  # bytes inflated at a time
+_DAMAGED = "truncated or damaged PNG"
 
 
-def colour_of(encoded: bytes) -> Colour:
-    """The chunks of a PNG file that say how its colours are meant; none where a profile does."""
-    found: dict[bytes, bytes] = {}
-    for name, content in _chunks(encoded):
-        if name == b"iCCP":
-            return ()
+@dataclass
+class Png:
+    """A PNG file, taken apart."""
+
+    slim: bytes = b""  # the same picture without all that says more than its pixels
+    exif: bytes | None = None
+    icc: bytes | None = None
+    dpi: tuple[float, float] | None = None
+    colour: Colour = ()  # the chunks that say how the colours are meant; none where a profile does
+    frames: int = 1
+    notes: list[str] = field(default_factory=list)
+
+
+def take_apart(encoded: bytes) -> Png:
+    """Split a PNG file into what its pixels need and what is known of them besides.
+
+    Raises ImageError where the file has too many chunks, or its last rows are missing.
+    """
+    png = Png()
+    needed: list[memoryview] = []
+    pixels: list[memoryview] = []  # the contents of the chunks of pixels, in order
+    is_animated_from_the_first = False
+    for name, chunk in _chunks(encoded):
         if name == b"IDAT":
-            break
-        if _COLOUR.get(name) == len(content):
-            found[name] = bytes(content)
-    return tuple(found.items())
+            pixels.append(chunk)
+        elif pixels:
+            _take_of_any_place(png, name, chunk[8:-4])
+        elif name in _NEEDED:
+            needed.append(chunk)
+        else:
+            is_animated_from_the_first |= name == b"fcTL"
+            _take_of_any_place(png, name, chunk[8:-4])
+            _take_of_the_head(png, name, chunk[8:-4])
+    if png.frames > 1 and not is_animated_from_the_first:
+        png.frames += 1  # the picture itself is none of its animation
+    png.colour = () if png.icc else png.colour
+    if not needed or bytes(needed[0][4:8]) != b"IHDR" or len(needed[0]) < 25:
+        raise ImageError(_DAMAGED)
+    _check_rows(needed[0], pixels)
+    png.slim = b"".join([_SIGNATURE, *needed, *pixels, _END])
+    return png
 
 
-def exif_of(encoded: bytes) -> bytes | None:
-    """The EXIF of a PNG file, which may also stand behind its pixels."""
-    return next((bytes(content) for name, content in _chunks(encoded) if name == b"eXIf"), None)
+def _chunks(encoded: bytes) -> Iterator[tuple[bytes, memoryview]]:
+    """Names and chunks, in order, to the end or to where the file was cut."""
+    view, start = memoryview(encoded), len(_SIGNATURE)
+    for _ in range(most_pieces(len(encoded))):
+        if start + 8 > len(encoded):
+            return
+        length, name = struct.unpack_from(">L4s", encoded, start)
+        if name == b"IEND":
+            return
+        chunk = view[start : start + 12 + length]
+        if len(chunk) < 12 + length:  # it was cut: what there is may be enough
+            chunk = memoryview(chunk_of(name, bytes(chunk[8 : 8 + length])))
+        yield name, chunk
+        start += 12 + length
+    raise ImageError("unsupported variant of PNG: too many chunks")
 
 
-def check_rows(encoded: bytes) -> None:
+def _take_of_any_place(png: Png, name: bytes, content: memoryview) -> None:
+    """What may also stand behind the pixels."""
+    if name == b"eXIf":
+        png.exif = png.exif or bytes(content)
+    elif name in _TEXTS and bytes(content[: len(_EXIF_TEXT)]) == _EXIF_TEXT:
+        png.exif = png.exif or _exif_in_text(name, bytes(content))
+
+
+def _take_of_the_head(png: Png, name: bytes, content: memoryview) -> None:
+    """What counts in front of the pixels alone."""
+    if name == b"iCCP":
+        _take_profile(png, bytes(content))
+    elif _COLOUR.get(name) == len(content):
+        png.colour = (*(one for one in png.colour if one[0] != name), (name, bytes(content)))
+    elif name == b"pHYs" and len(content) >= 9 and content[8] == 1:  # per metre
+        across, down = struct.unpack_from(">LL", content)
+        png.dpi = across * 0.0254, down * 0.0254
+    elif name == b"acTL" and len(content) >= 8:
+        png.frames = max(1, int.from_bytes(content[:4]))
+
+
+def _take_profile(png: Png, content: bytes) -> None:
+    compressed = content[content.find(b"\x00") + 2 :]
+    inflate = zlib.decompressobj()
+    try:
+        png.icc = inflate.decompress(compressed, _LONGEST_PROFILE)
+    except zlib.error:  # a damaged profile costs no picture
+        return
+    if not inflate.eof:
+        png.icc = None
+        if inflate.unconsumed_tail:
+            png.notes.append(f"ICC profile over {_LONGEST_PROFILE >> 20} MiB left out")
+
+
+def _exif_in_text(name: bytes, content: bytes) -> bytes:
+    """EXIF from a text, as ImageMagick writes it; nonsense where it cannot be read."""
+    text = content[len(_EXIF_TEXT) :]
+    try:
+        if name != b"tEXt":  # its first bytes say that, and how, it is compressed, and the language
+            start = 1 if name == b"zTXt" else text.index(b"\x00\x00", 2) + 2
+            if name == b"zTXt" or text[:1] == b"\x01":
+                text = zlib.decompressobj().decompress(text[start:], _LONGEST_EXIF_TEXT)
+        return bytes.fromhex(b"".join(text.split(b"\n")[3:]).decode("ascii"))
+    except (ValueError, zlib.error):
+        return b"unreadable"
+
+
+def _check_rows(header: memoryview, pixels: list[memoryview]) -> None:
     """ImageError where the pixels of a PNG file end before its last row: decoders take a stream
     that ends cleanly for a whole one, and leave the other rows black."""
-    missing = _length(encoded)
+    missing = _length(header)
     inflate = isal_zlib.decompressobj()
     try:
-        for name, content in _chunks(encoded):
-            rest = content if name == b"IDAT" else b""
+        for chunk in pixels:
+            rest: bytes | memoryview = chunk[8:-4]
             while rest and missing > 0 and not inflate.eof:
                 missing -= len(inflate.decompress(rest, _AT_ONCE))
                 rest = inflate.unconsumed_tail
     except IsalError as error:  # type: ignore[misc]  # its stub says no exception
-        raise ImageError("truncated or damaged PNG") from error
+        raise ImageError(_DAMAGED) from error
     if missing > 0:
-        raise ImageError("truncated or damaged PNG")
+        raise ImageError(_DAMAGED)
 
 
-def _chunks(encoded: bytes) -> Iterator[tuple[bytes, memoryview]]:
-    """Names and contents, in order, to the end or to where the file was cut."""
-    view, start = memoryview(encoded), 8
-    while start + 8 <= len(encoded):
-        length, name = struct.unpack_from(">L4s", encoded, start)
-        yield name, view[start + 8 : start + 8 + length]
-        start += 12 + length
-
-
-def _length(encoded: bytes) -> int:
+def _length(header: memoryview) -> int:
     """How many bytes the header promises: the lines of all passes, each after its filter's number.
 
     PNG specification, sections 8 and 9.
     """
-    width, height, bits, kind, _, _, interlaced = struct.unpack_from(">LLBBBBB", encoded, 16)
+    width, height, bits, kind, _, _, interlaced = struct.unpack_from(">LLBBBBB", header, 8)
+    if kind not in _CHANNELS:
+        raise ImageError(_DAMAGED)
     total = 0
     for left, top, across, down in _PASSES if interlaced else _WHOLE:
         columns, rows = -(-(width - left) // across), -(-(height - top) // down)

@@ -4,14 +4,16 @@ import logging
 import struct
 from collections.abc import Iterator
 from io import BytesIO
+from itertools import islice
 
 import numpy as np
 from PIL import Image
 
 from denoise.errors import ImageError
-from denoise.images.exif import without_prefix
+from denoise.images.exif import check_claims, without_prefix
 from denoise.images.planes import (
     DECODER_ERRORS,
+    MANY_FRAMES,
     Scan,
     check_size,
     extra,
@@ -38,9 +40,11 @@ def scan_of_tiff(encoded: bytes, max_pixels: int) -> Scan:
     is_cr2 = encoded[4:10] == b"\x10\x00\x00\x00CR"
     if _DNG_VERSION in tags or is_cr2 or tags.get(_SUBFILE_TYPE, 0) & 1:
         raise ImageError("unsupported kind: camera raw")  # what comes first is a thumbnail
-    check_size(tags[_WIDTH], tags[_HEIGHT], max_pixels)
+    value = 1 + int(np.max(tags.get(_BITS, 1))) // 8  # bytes
+    each = 2 + tags.get(_SAMPLES, 1) * (2 + value)
+    check_size(tags[_WIDTH], tags[_HEIGHT], max_pixels, each=each)
     _check_whole(tags, len(encoded))
-    note = note_of(lambda: sum(1 for _ in _page_starts(encoded)))
+    note = note_of(lambda: sum(1 for _ in islice(_page_starts(encoded), MANY_FRAMES + 1)))
     if _needs_tifffile(tags):
         planes = _tifffile_planes(encoded)
         per_inch = {2: 1, 3: 2.54}.get(tags.get(296, 2), 0)
@@ -62,7 +66,9 @@ def _tags_of(encoded: bytes) -> Image.Exif:
     tags.endian, tags.bigtiff = _form_of(encoded)
     if tags.bigtiff and tags.endian == ">":  # Pillow knows the other order only
         raise ImageError("unsupported variant of TIFF: big-endian BigTIFF")
-    tags.load_from_fp(BytesIO(encoded), next(_page_starts(encoded), 0))
+    first = next(_page_starts(encoded), 0)
+    check_claims(encoded, tags.endian, first, is_big=tags.bigtiff)
+    tags.load_from_fp(BytesIO(encoded), first)
     return tags
 
 

@@ -41,20 +41,20 @@ def png(
     header = struct.pack(
         ">LLBBBBB", width, height, 8 * planes.itemsize, _COLOUR_TYPE[count], 0, 0, 0
     )
-    chunks = [_chunk(b"IHDR", header)]
+    chunks = [chunk_of(b"IHDR", header)]
     if icc:
-        chunks.append(_chunk(b"iCCP", b"ICC profile\x00\x00" + zlib.compress(icc)))
-    chunks += [_chunk(*one) for one in colour]
+        chunks.append(chunk_of(b"iCCP", b"ICC profile\x00\x00" + zlib.compress(icc)))
+    chunks += [chunk_of(*one) for one in colour]
     if dpi:
         per_metre = [min(round(side / 0.0254), 0x7FFFFFFF) for side in dpi]
-        chunks.append(_chunk(b"pHYs", struct.pack(">LLB", *per_metre, 1)))
+        chunks.append(chunk_of(b"pHYs", struct.pack(">LLB", *per_metre, 1)))
     if exif:
-        chunks.append(_chunk(b"eXIf", exif))
+        chunks.append(chunk_of(b"eXIf", exif))
     deflate = isal_zlib.compressobj(level=1)
     rows = max(1, _BAND // max(1, width * count * planes.itemsize))
     for top in range(0, height, rows):
-        chunks.append(_chunk(b"IDAT", deflate.compress(sub_filtered(planes[top : top + rows]))))
-    chunks += [_chunk(b"IDAT", deflate.flush()), _chunk(b"IEND", b"")]
+        chunks.append(chunk_of(b"IDAT", deflate.compress(sub_filtered(planes[top : top + rows]))))
+    chunks += [chunk_of(b"IDAT", deflate.flush()), chunk_of(b"IEND", b"")]
     return b"".join([b"\x89PNG\r\n\x1a\n", *chunks])
 
 
@@ -71,7 +71,8 @@ def sub_filtered(planes: Planes) -> npt.NDArray[np.uint8]:
     return filtered
 
 
-def _chunk(name: bytes, content: bytes) -> bytes:
+def chunk_of(name: bytes, content: bytes) -> bytes:
+    """A chunk of a PNG file."""
     return b"".join(
         [struct.pack(">L", len(content)), name, content, struct.pack(">L", _crc(name, content))]
     )

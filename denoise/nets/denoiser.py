@@ -5,8 +5,12 @@ inside the network [N, 3, h, w], where h and w are those of a tile.
 """
 
 import logging
-from collections.abc import Iterator, Sequence
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import Any, Self
 
 import numpy as np
@@ -14,10 +18,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from denoise.images.codec import to_floats, to_pixels
 from denoise.images.tiles import Tile, tiles
+from denoise.nets import Asked, Precision
 from denoise.nets import networks as models
 from denoise.nets import package as packages
+from denoise.nets.precision import Run, check, resolve_precision, runnable
 
 _log = logging.getLogger(__name__)
 Array = npt.NDArray[Any]  # uint8, uint16 or float32
@@ -32,37 +37,79 @@ class Denoiser:
     """A model package, ready to use on this process's device."""
 
     notes: set[str]  # what a user should know of how it went, for the run's summary
+    precision: Precision  # of the convolutions
+    threads: int  # of a CPU that compute
+    recomputed: int  # pictures of which half precision made NaN, computed again in float32
 
     def __init__(
-        self, package: packages.Package, *, tile: int | None = None, level: float | None = None
+        self,
+        package: packages.Package,
+        *,
+        tile: int | None = None,
+        level: float | None = None,
+        precision: Asked = "auto",
+        strength: float = 1.0,
+        device: torch.device | None = None,
+        threads: int = 1,
     ) -> None:
-        """tile: see load. level: the sigma of the noise, 0..1; the network judges without it."""
+        """See load."""
         if tile is not None and tile < 1:
             raise ValueError(f"tile must be at least 1 pixel, got {tile}")
         if level is not None and not 0 <= level <= 1:
             raise ValueError(f"level must lie in 0..1 (the pixel scale), got {level}")
+        if not 0 <= strength <= 1:
+            raise ValueError(f"strength must lie in 0..1, got {strength}")
         self.package = package
+        self._strength = strength
+        # a Module's attributes have no types
+        self._reach = int(package.model.reach)  # type: ignore[arg-type]
+        self._stride = int(package.model.stride)  # type: ignore[arg-type]
         self.notes = set()
-        self._device = models.device()
-        self._network = package.model.eval().to(self._device)
-        # torch's annotations lack a memory format alone
-        self._network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.recomputed = 0
+        self._device = device or models.device()
         self._sigma = models.UNTOLD if level is None else level
         on_cpu = self._device.type == "cpu"
         self._tile = tile or (_CPU_TILE if on_cpu else _GPU_TILE)
         self._whole = 0 if tile else (_CPU_WHOLE if on_cpu else _GPU_WHOLE)
         self._batch_pixels = 0 if on_cpu else _GPU_BATCH  # on a CPU, tiles go one by one
+        self._stream = None if on_cpu else torch.cuda.Stream(self._device)
+        # On a CPU each thread computes windows of its own: none waits for another in a convolution
+        self._pool = ThreadPoolExecutor(threads, initializer=_compute_alone) if on_cpu else None
+        self.threads = threads
+        self.precision = resolve_precision(precision, self._device)
+        self._network = self._sound_network()
 
     @classmethod
     def load(
-        cls, model: str = "unet", *, tile: int | None = None, level: float | None = None
+        cls,
+        model: str = "unet",
+        *,
+        tile: int | None = None,
+        level: float | None = None,
+        precision: Asked = "auto",
+        strength: float = 1.0,
+        device: torch.device | None = None,
+        threads: int | None = None,
     ) -> Self:
         """The denoiser of a shipped model, by name, or of a package at a URI.
 
         tile is the side in pixels of the windows that large pictures are cut into (the network sees
-        its reach beyond them); chosen for the device where not given. Raises SettingsError.
+        its reach beyond them); chosen for the device where not given. precision is what the
+        convolutions compute in: see resolve_precision. level is the sigma of the noise, 0..1; else
+        the network's own estimate. strength mixes the result with the input: 0 leaves it as it was.
+        device is a GPU where there is one, if not given. On a CPU `threads` compute, else all
+        cores. None of these but precision, level and strength changes a result. Raises
+        SettingsError.
         """
-        return cls(packages.load(model), tile=tile, level=level)
+        return cls(
+            packages.load(model),
+            tile=tile,
+            level=level,
+            precision=precision,
+            strength=strength,
+            device=device,
+            threads=threads or os.cpu_count() or 1,
+        )
 
     @property
     def on_gpu(self) -> bool:
@@ -78,68 +125,141 @@ class Denoiser:
         return self.denoise([noisy])[0]
 
     def denoise(self, noisy: Sequence[Array]) -> list[Array]:
-        """As a call on each of them. On a GPU, tiles of equal size go together.
+        """Denoise each as a call does. On a GPU, tiles of one size and kind go together.
 
-        Raises MemoryError where not even small tiles fit.
+        On a CPU the result of a picture does not depend on the others. On a GPU batches are made of
+        the pictures of one call, so the same call gives the same results. Raises MemoryError where
+        not even small tiles fit.
         """
         for picture in noisy:
             _check(picture)
+        planes = [picture.reshape(*picture.shape[:2], -1) for picture in noisy]
         while True:
             try:
-                return self._denoised(noisy)
+                denoised = self._finite(planes)
             except RuntimeError as error:
                 if not _is_out_of_memory(error):
                     raise
                 if not self._use_less_memory():
                     raise MemoryError from error
+            else:
+                return [
+                    result.reshape(picture.shape)
+                    for result, picture in zip(denoised, noisy, strict=True)
+                ]
 
-    def _denoised(self, noisy: Sequence[Array]) -> list[Array]:
-        planes = [picture.reshape(*picture.shape[:2], -1) for picture in noisy]
-        denoised = [picture.copy() for picture in planes]  # keeps alpha
-        for batch in self._batches(planes):
-            for window, answer in zip(batch, self._answers(batch), strict=True):
+    def _sound_network(self) -> Run:
+        """The network in the precision, or in float32 where a test tile shows it to be wrong."""
+        model = self.package.model.eval()
+        with torch.inference_mode(), _exact_cudnn():
+            for precision in dict.fromkeys((self.precision, "float32")):
+                network = runnable(model, precision, self._device)
+                wrong = "" if network is model else check(network, model, precision, self._device)
+                if not wrong:
+                    self.precision = precision
+                    return network
+                self._note(f"{wrong}: computed in float32")
+        return model.to(self._device)
+
+    @cached_property
+    def _float32_network(self) -> Run:
+        return runnable(self.package.model, "float32", self._device)
+
+    def _finite(self, pictures: Sequence[Array]) -> list[Array]:
+        """Denoise each; in float32 what half precision cannot do or made NaN of."""
+        denoised, failed = self._denoised(pictures, self._network)
+        if self.precision == "float32":
+            return denoised
+        # A strided convolution to a width of 1 has a faulty kernel in oneDNN 3.12: it reads memory
+        # that nobody wrote (2x2, bfloat16, AMX)
+        tiny = {i for i, picture in enumerate(pictures) if min(picture.shape[:2]) <= self._stride}
+        for index in sorted(tiny | failed):
+            (denoised[index],), _ = self._denoised([pictures[index]], self._float32_network)
+        if failed - tiny:
+            self.recomputed += len(failed - tiny)
+            self._note(
+                f"{self.precision} gave numbers that are not finite for some images; "
+                "these were computed again in float32"
+            )
+        return denoised
+
+    def _denoised(self, pictures: Sequence[Array], network: Run) -> tuple[list[Array], set[int]]:
+        """Denoise pictures [H, W, C]; the indices of those with numbers that are not finite."""
+        denoised = [picture.copy() for picture in pictures]  # keeps alpha
+        failed: set[int] = set()
+        for batch, answer in self._answers(self._batches(pictures), network):
+            for window, pixels, is_finite in zip(batch, *answer.on_host(), strict=True):
                 inner = window.tile.inner
-                colours = _colours(window.picture)
-                kept = answer[inner.within(window.tile.outer)]
                 target = denoised[window.index][inner.top : inner.bottom, inner.left : inner.right]
-                target[..., :colours] = _like(window.picture, kept, colours)
-        return [
-            result.reshape(picture.shape) for result, picture in zip(denoised, noisy, strict=True)
-        ]
+                target[..., : window.colours] = pixels[inner.within(window.tile.outer)]
+                if not is_finite:
+                    failed.add(window.index)
+        return denoised, failed
 
     def _batches(self, pictures: Sequence[Array]) -> Iterator[list["_Window"]]:
-        """Windows of equal size, as many as fill the device."""
-        by_size: dict[tuple[int, int], list[_Window]] = {}
+        """Windows of one size and kind, as many as fill the device."""
+        alike: dict[tuple[Any, ...], list[_Window]] = {}
         for index, picture in enumerate(pictures):
             for tile in self._tiles(*picture.shape[:2]):
-                size = tile.outer.height, tile.outer.width
-                by_size.setdefault(size, []).append(_Window(index, picture, tile))
-        for size, windows in by_size.items():
-            count = self._batch_size(*size)
+                window = _Window(index, picture, tile, self._stride)
+                key = window.size, window.colours, picture.dtype
+                alike.setdefault(key, []).append(window)
+        for ((height, width), *_), windows in alike.items():
+            count = max(1, self._batch_pixels // (height * width))
             for start in range(0, len(windows), count):
                 yield windows[start : start + count]
 
     def _tiles(self, height: int, width: int) -> list[Tile]:
         side = max(height, width) if height * width <= self._whole else self._tile
-        reach, stride = self._network.reach, self._network.stride
-        # a Module's attributes have no types
-        return tiles(height, width, side=side, halo=reach, stride=stride)  # type: ignore[arg-type]
+        return tiles(height, width, side=side, halo=self._reach, stride=self._stride)
 
-    def _batch_size(self, height: int, width: int) -> int:
-        return max(1, self._batch_pixels // (height * width))
+    def _answers(
+        self, batches: Iterator[list["_Window"]], network: Run
+    ) -> Iterator[tuple[list["_Window"], "_Answer"]]:
+        """Each batch with its answer; a GPU computes one batch while the last is being used."""
+        if self._pool is not None:
+            submit = partial(self._submit, network=network)
+            pool = self._pool if self.threads > 1 else None
+            yield from _in_threads(submit, batches, pool, self.threads)
+            return
+        pending: deque[tuple[list[_Window], _Answer]] = deque()
+        for batch in batches:
+            pending.append((batch, self._submit(batch, network)))
+            if len(pending) > 1:
+                yield pending.popleft()
+        yield from pending
 
     @torch.inference_mode()
-    def _answers(self, batch: Sequence["_Window"]) -> Array:
-        """float32 [N, h, w, 3] of windows of equal size."""
-        shown = [window.shown() for window in batch]
-        # A batch is always full, so that no picture depends on what goes with it: another size
-        # of batch means other kernels, whose sums round differently
-        missing = self._batch_size(*shown[0].shape[:2]) - len(shown)
-        shown += [np.zeros_like(shown[0])] * missing
-        noisy = to_network(np.stack(shown)).to(self._device)  # [N, 3, h, w], channels last
-        sigma = torch.full((len(shown),), self._sigma, device=self._device)
-        with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
-            return from_network(self._network(noisy, sigma))[: len(batch)]
+    def _submit(self, batch: Sequence["_Window"], network: Run) -> "_Answer":
+        """Send windows of one size and kind through the network; a GPU works on when it returns."""
+        with torch.cuda.stream(self._stream), _exact_cudnn():  # None: no stream of its own
+            stored = self._on_device([window.stored() for window in batch])  # [N, h, w, C]
+            noisy = to_unit(stored).expand(-1, -1, -1, 3).permute(0, 3, 1, 2)
+            noisy = noisy.contiguous(memory_format=torch.channels_last)
+            sigma = torch.full((len(batch),), self._sigma, device=self._device)
+            denoised = network(noisy, sigma)  # [N, 3, h, w]
+            if self._strength < 1:
+                denoised = torch.lerp(noisy, denoised, self._strength)
+            is_finite = denoised.sum(dim=(1, 2, 3)).isfinite()
+            denoised = denoised.permute(0, 2, 3, 1)
+            if stored.shape[3] == 1:
+                denoised = denoised.mean(dim=3, keepdim=True)
+            pixels = to_stored(denoised, stored.dtype)
+            if self._stream is None:
+                return _Answer(pixels, is_finite)
+            host = torch.empty(pixels.shape, dtype=pixels.dtype, pin_memory=True)
+            host.copy_(pixels, non_blocking=True)
+            flags = torch.empty(len(batch), dtype=torch.bool, pin_memory=True)
+            flags.copy_(is_finite, non_blocking=True)
+            return _Answer(host, flags, self._stream.record_event())
+
+    def _on_device(self, parts: Sequence[Array]) -> Tensor:
+        """Arrays [h, w, C] as one of [N, h, w, C]; for a GPU by way of pinned memory."""
+        shape = len(parts), *parts[0].shape
+        dtype = torch.from_numpy(np.empty(0, parts[0].dtype)).dtype
+        host = torch.empty(shape, dtype=dtype, pin_memory=self._stream is not None)
+        np.stack(parts, out=host.numpy())
+        return host.to(self._device, non_blocking=True)
 
     def _use_less_memory(self) -> bool:
         """Halves the batch, then the tile; False where nothing is left to halve."""
@@ -153,9 +273,13 @@ class Denoiser:
             words = f"tiles of {self._tile} pixels"
         else:
             return False
-        _log.warning("out of memory on the device: going on with %s", words)
-        self.notes.add(f"out of memory on the device: went on with {words}")
+        self._note(f"out of memory on the device: went on with {words}")
         return True
+
+    def _note(self, words: str) -> None:
+        if words not in self.notes:
+            _log.warning("%s", words)
+        self.notes.add(words)
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,14 +289,78 @@ class _Window:
     index: int
     picture: Array  # [H, W, C]
     tile: Tile
+    stride: int
 
-    def shown(self) -> npt.NDArray[np.float32]:
-        """What the network sees: [h, w, 3]."""
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width up to the next stride, so that more windows share a batch."""
         box = self.tile.outer
-        part = self.picture[box.top : box.bottom, box.left : box.right]
-        part = part[..., : _colours(self.picture)]
-        floats = part if part.dtype == np.float32 else to_floats(part)
-        return np.broadcast_to(floats, (*floats.shape[:2], 3))
+        return -(-box.height // self.stride) * self.stride, -(
+            -box.width // self.stride
+        ) * self.stride
+
+    @property
+    def colours(self) -> int:
+        """How many of the planes are colours: all but alpha."""
+        return 1 if self.picture.shape[2] < 3 else 3
+
+    def stored(self) -> Array:
+        """[h, w, 1 or 3] of what the network sees, as the picture stores it.
+
+        Mirrored up to the size as the network itself does it.
+        """
+        box = self.tile.outer
+        part = self.picture[box.top : box.bottom, box.left : box.right, : self.colours]
+        for axis, size in enumerate(self.size):
+            if size > part.shape[axis]:
+                index = models.folded(part.shape[axis], size - part.shape[axis])
+                part = part.take(index.numpy(), axis)
+        return part
+
+
+@dataclass(frozen=True, eq=False)
+class _Answer:
+    """What a batch became: on a GPU, once it is done."""
+
+    pixels: Tensor  # [N, h, w, C], as the pictures store them
+    is_finite: Tensor  # [N]
+    done: torch.cuda.Event | None = None
+
+    def on_host(self) -> tuple[Array, list[bool]]:
+        if self.done is not None:
+            self.done.synchronize()
+        return self.pixels.numpy(), self.is_finite.tolist()
+
+
+def _compute_alone() -> None:
+    """In each thread of a CPU's pool: convolutions take this thread and no other."""
+    torch.set_num_threads(1)
+
+
+def _in_threads(
+    submit: Callable[[list[_Window]], _Answer],
+    batches: Iterator[list[_Window]],
+    pool: ThreadPoolExecutor | None,
+    threads: int,
+) -> Iterator[tuple[list[_Window], _Answer]]:
+    """Each batch with its answer, in order, a few computed ahead where there is a pool."""
+    if pool is None:
+        for batch in batches:
+            yield batch, submit(batch)
+        return
+    pending: deque[tuple[list[_Window], Future[_Answer]]] = deque()
+    for batch in batches:
+        pending.append((batch, pool.submit(submit, batch)))
+        if len(pending) > 2 * threads:
+            first, answer = pending.popleft()
+            yield first, answer.result()
+    for batch, answer in pending:
+        yield batch, answer.result()
+
+
+def _exact_cudnn() -> Any:
+    """cuDNN without TF32, so that float32 is float32, and with the same kernels each time."""
+    return torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:
@@ -191,16 +379,19 @@ def from_network(pictures: Tensor) -> npt.NDArray[np.float32]:
     return array
 
 
-def _colours(picture: Array) -> int:
-    """How many of the planes are colours: all but alpha."""
-    return 1 if picture.shape[2] < 3 else 3
+def to_unit(stored: Tensor) -> Tensor:
+    """uint8, uint16 or float32, on any device -> float32, nominal 0..1."""
+    if stored.dtype == torch.float32:
+        return stored
+    return stored.to(torch.float32) / torch.iinfo(stored.dtype).max
 
 
-def _like(picture: Array, denoised: npt.NDArray[np.float32], colours: int) -> Array:
-    """[h, w, 3] as the picture has it: gray or colours, integers or floats."""
-    if colours == 1:
-        denoised = denoised.mean(axis=2, keepdims=True)
-    return denoised if picture.dtype == np.float32 else to_pixels(denoised, 8 * picture.itemsize)
+def to_stored(unit: Tensor, dtype: torch.dtype) -> Tensor:
+    """float32, nominal 0..1 -> the same if that is the dtype, else the nearest integers of it."""
+    if dtype == torch.float32:
+        return unit
+    scaled = unit.clamp(0, 1) * torch.iinfo(dtype).max
+    return scaled.round().to(torch.int32).to(dtype)  # int32: by way of it, each device can
 
 
 def _check(picture: Array) -> None:

@@ -6,6 +6,9 @@ Noise level: `sigma` is what the user told, or UNTOLD where nobody knows. Most t
 untold, so the same weights judge the level themselves, place by place, from what lies within their
 reach. Nothing estimates it outside of the network: the usual estimate (the median of the finest
 wavelet coefficients) is far too low where noise was clipped, as on any photograph before black.
+
+Half precision: with weights in bfloat16 or float16 the convolutions compute in it; input, last
+addition and output are float32 all the same, and infinity comes out as NaN.
 """
 
 import os
@@ -46,12 +49,12 @@ class Classic(nn.Module):
         self.tail = convolution(width, 3)
 
     def forward(self, noisy: Tensor, sigma: Tensor) -> Tensor:
-        x = padded(noisy, self.stride)
+        x = padded(noisy, self.stride).to(self.tail.weight.dtype)
         for layer in self.encoder:
             x = F.max_pool2d(F.relu(layer(x)), 2)  # [N, 2c, h/2, w/2]
         for layer in self.decoder:
             x = F.interpolate(F.relu(layer(x)), scale_factor=2)  # [N, c/2, 2h, 2w]
-        return torch.sigmoid(self.tail(x))[..., : noisy.shape[-2], : noisy.shape[-1]]
+        return torch.sigmoid(single(self.tail(x)))[..., : noisy.shape[-2], : noisy.shape[-1]]
 
 
 class UNet(nn.Module):
@@ -89,7 +92,8 @@ class UNet(nn.Module):
             nn.init.zeros_(parameter)  # begins as the identity
 
     def forward(self, noisy: Tensor, sigma: Tensor) -> Tensor:
-        x = F.pixel_unshuffle(padded(noisy, self.stride), 2)  # [N, 12, H/2, W/2]
+        x = padded(noisy, self.stride).to(self.tail.weight.dtype)
+        x = F.pixel_unshuffle(x, 2)  # [N, 12, H/2, W/2]
         level = torch.where(sigma < 0, UNTOLD, LEVEL_GAIN * sigma).to(x.dtype)
         x = torch.cat([x, level[:, None, None, None].expand(-1, 1, *x.shape[2:])], dim=1)
         x = self.head(x)  # [N, first, H/2, W/2]
@@ -100,7 +104,7 @@ class UNet(nn.Module):
         x = self.middle(x)
         for decode, up in zip(reversed(self.decoders), reversed(self.ups), strict=True):
             x = decode(F.pixel_shuffle(up(x), 2) + skips.pop())  # [N, width, 2h, 2w]
-        x = F.pixel_shuffle(self.tail(x), 2)[..., : noisy.shape[-2], : noisy.shape[-1]]
+        x = F.pixel_shuffle(single(self.tail(x)), 2)[..., : noisy.shape[-2], : noisy.shape[-1]]
         denoised = noisy + x
         return denoised if self.training else denoised.clamp(0, 1)
 
@@ -156,9 +160,9 @@ def inherit(model: nn.Module, weights: Mapping[str, Tensor]) -> int:
     return sum(name.endswith(".one.weight") for name in weights.keys() - own.keys())
 
 
-def device() -> torch.device:
-    """Where to compute: a GPU if this process was given one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def device(*, cpu: bool = False) -> torch.device:
+    """Where to compute: a GPU if this process was given one and it may be used, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() and not cpu else "cpu")
 
 
 def hardware() -> str:
@@ -196,6 +200,14 @@ def convolution(given: int, made: int) -> Convolution:
     return Convolution(given, made, 3, padding=1)
 
 
+def single(x: Tensor) -> Tensor:
+    """float32; infinity, which half precision overflows to and a clamp would hide, becomes NaN."""
+    if x.dtype == torch.float32:
+        return x
+    x = x.float()
+    return x.add(x, alpha=0)
+
+
 def padded(x: Tensor, stride: int) -> Tensor:
     """Mirrored at the right and lower border until both sides are multiples of `stride`."""
     for dim in (-2, -1):
@@ -205,7 +217,7 @@ def padded(x: Tensor, stride: int) -> Tensor:
     return x
 
 
-def folded(size: int, more: int, device: torch.device) -> Tensor:
+def folded(size: int, more: int, device: torch.device | None = None) -> Tensor:
     """Indices 0, 1, ... size + more - 1, folded back into 0..size-1 as often as it takes."""
     period = max(2 * (size - 1), 1)
     index = torch.arange(size + more, device=device) % period

@@ -15,6 +15,8 @@ from denoise.output.manifest import Shard
 from denoise.storage import uris
 from denoise.storage.inputs import Entry
 
+_NAMED = 5  # failures of a shard that are named while the job runs
+
 
 @dataclass(frozen=True)
 class ShardTask:
@@ -57,6 +59,7 @@ class Counts:
     failed: int = 0  # of all
     pixels: int = 0  # of those that were made
     seconds: dict[str, float] = field(default_factory=dict)  # by stage, summed over workers
+    failures: dict[str, str] = field(default_factory=dict)  # some of one shard's: path -> error
 
     def add(self, other: "Counts") -> None:
         """Add what another shard did."""
@@ -119,6 +122,8 @@ class ShardWriter:
             if self._task.announce is not None:
                 self._part.flush()  # whoever dies of it dies now, and not at a later image
         self.counts.made += 1
+        if row["error"] is not None and len(self.counts.failures) < _NAMED:
+            self.counts.failures[row["path"]] = row["error"]
         self.counts.pixels += (row.get("height") or 0) * (row.get("width") or 0)
         _add(self.counts.seconds, seconds)
 

@@ -131,7 +131,7 @@ def _drawing(
         marks += f'<text x="{_LEFT - 6}" y="8" text-anchor="end">{most}</text>'
         marks += f'<text x="{_LEFT - 6}" y="{_FLOOR}" text-anchor="end">0</text>'
     return Markup(  # numbers and words of ours
-        f'<svg viewBox="0 -12 {_WIDTH + 8} {_HEIGHT + 12}" role="img" '
+        f'<svg viewBox="0 -12 {_WIDTH + 14} {_HEIGHT + 12}" role="img" '
         f'aria-label="{escape(caption)}">{content}'
         f'<path class="axis" d="M{_LEFT} 0V{_FLOOR}H{_WIDTH}" fill="none"/>{marks}</svg>'
     )

@@ -141,11 +141,8 @@ def _changes(summary: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str]]:
     unit = "levels of 255, median"
     yield "removed", "", _levels(summary["removed"], "median"), unit
     if summary["noise_before"] and summary["noise_after"]:
-        before, after = (_levels(summary[f"noise_{when}"], "median") for when in _WHEN)
-        yield "noise, estimated", "", f"{before} \u2192 {after}", unit
-
-
-_WHEN = ("before", "after")
+        before, after = (255 * summary[f"noise_{when}"]["median"] for when in ("before", "after"))
+        yield "noise, estimated", "", f"{before:.1f} \u2192 {after:.1f}", unit
 
 
 def _measured(summary: Mapping[str, Any]) -> dict[str, str]:

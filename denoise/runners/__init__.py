@@ -24,11 +24,12 @@ GIVEN_UP = (
 
 @dataclass(frozen=True)
 class Allocation:
-    """What a runner gives a worker: threads beside the one that computes, and maybe a GPU.
+    """What a runner gives a worker: threads, and maybe a GPU.
 
     With 0 threads a stage is done where its result is taken.
     """
 
+    compute: int = 1  # threads of a CPU that the network runs on
     fetch: int = 8  # threads: enough to hide a store's latency
     decode: int = 0  # and add noise
     encode: int = 0  # measure, encode, and write files
@@ -57,6 +58,11 @@ class Runner:
 def is_private() -> bool:
     """Whether a job that needs Ray starts a private session of its own on this machine."""
     return os.environ.get("RAY_ADDRESS", "") in ("", "local")
+
+
+def gpus_are_made_up() -> bool:
+    """Whether this is a rehearsal (see cluster/local.sh): Ray counts GPUs that do not exist."""
+    return os.environ.get("DENOISE_MADE_UP_GPUS") == "1"
 
 
 def runs_here(job: Job, size: int, most: int) -> bool:

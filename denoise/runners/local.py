@@ -14,6 +14,10 @@ def run(job: Job, output: str, shards: Iterable[Shard], retry_errors: bool) -> I
     The network has all cores. Threads decode ahead of it and encode behind it.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    work = job.worker(Allocation(decode=cores or 1, encode=cores or 1, gpu=job.device == "gpu"))
+    work = job.worker(
+        Allocation(
+            compute=cores or 1, decode=cores or 1, encode=cores or 1, gpu=job.device == "gpu"
+        )
+    )
     for shard in shards:
         yield work(task_of(output, shard, retry_errors=retry_errors))

@@ -27,7 +27,10 @@ from denoise.storage import uris
 
 _AT_ONCE = 64_000  # shards that Ray Data's driver handles with ease
 _READERS = 2  # tasks that turn numbers into rows
-_SECONDS = pa.map_(pa.string(), pa.float64())
+_MAPS = {  # of what is counted, columns that hold a dict
+    "seconds": pa.map_(pa.string(), pa.float64()),
+    "failures": pa.map_(pa.string(), pa.string()),
+}
 
 
 @contextmanager
@@ -75,7 +78,7 @@ def _run(
 def _counts_of(done: Dataset) -> Iterator[Counts]:
     for batch in done.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
         for row in batch.to_pylist():
-            yield Counts(**row | {"seconds": dict(row["seconds"])})
+            yield Counts(**row | {name: dict(row[name]) for name in _MAPS})
 
 
 class _Worker:
@@ -96,9 +99,14 @@ class _Worker:
         counts = self._work(crash_guard.guarded(task, self._guard))
         self._guard.end.remote(task.number)
         _meter(counts)
-        fields = asdict(counts) | {"seconds": list(counts.seconds.items())}
-        columns = {name: pa.array([value]) for name, value in fields.items() if name != "seconds"}
-        return pa.table({**columns, "seconds": pa.array([fields["seconds"]], _SECONDS)})
+        return pa.table(
+            {
+                name: pa.array([list(value.items())], _MAPS[name])
+                if name in _MAPS
+                else pa.array([value])
+                for name, value in asdict(counts).items()
+            }
+        )
 
 
 def _allocation() -> Allocation:

@@ -8,13 +8,13 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import chdir, contextmanager, nullcontext, suppress
 from functools import cache
 from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory, gettempdir
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 import psutil
@@ -37,6 +37,7 @@ _QUIET = {
     "target_max_block_size": None,  # one shard is one block, however large its images
     "raise_original_map_exception": True,  # else none could tell a full disk from a bug
 }
+_T = TypeVar("_T")
 _GRACE = 5.0  # seconds that Ray's own processes have to end
 _METRICS_PORTS = ("DASHBOARD_METRIC_PORT", "AUTOSCALER_METRIC_PORT")
 _NO_PORT = "65536"  # one more than there are
@@ -106,6 +107,16 @@ def check_shared(places: tuple[str, ...]) -> None:
                 f"{uri} is on this machine only; the {len(nodes)} nodes of the cluster need a "
                 "place that all of them reach, such as s3://... or a shared folder"
             )
+
+
+def ask_every_node(question: Callable[[], _T]) -> list[_T]:
+    """The answer of each node of the cluster, from a process there that takes no CPU and no GPU."""
+    ask = ray.remote(num_cpus=0)(question)
+    nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
+    found: list[_T] = ray.get(
+        [ask.options(scheduling_strategy=Affinity(node, soft=True)).remote() for node in nodes]
+    )
+    return found
 
 
 @ray.remote(num_cpus=0)  # type: ignore[untyped-decorator]  # ray is left out of type checking

@@ -18,7 +18,7 @@ from uuid import uuid4
 from denoise.errors import SettingsError, words_of
 from denoise.storage import disk, pages
 from denoise.storage.disk import UNFINISHED, Found
-from denoise.storage.stores import WHOLE_UPLOADS, ask, filesystem, is_disk
+from denoise.storage.stores import WHOLE_UPLOADS, ask, filesystem, is_disk, translated
 from denoise.storage.uris import before_wildcards, is_local, is_normal, join, shown
 
 
@@ -53,11 +53,12 @@ def to_json(fields: Mapping[str, Any]) -> bytes:
     return text.encode(errors="backslashreplace")  # a folder's name need not be valid text
 
 
-def open_input(uri: str) -> IO[bytes]:
-    """A seekable file to read from, for tables that are read in parts."""
+@contextmanager
+def open_input(uri: str) -> Iterator[IO[bytes]]:
+    """A seekable file to read from, for tables that are read in parts. Raises OSError."""
     fs, path = filesystem(uri)
-    opened: IO[bytes] = ask(fs, uri, fs.open, path, "rb")
-    return opened
+    with ask(fs, uri, fs.open, path, "rb") as file, translated(uri):
+        yield file
 
 
 def write(uri: str, content: bytes | memoryview, *, aside: str | None = None) -> None:

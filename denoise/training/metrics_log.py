@@ -89,7 +89,8 @@ def tracking() -> dict[str, str]:
     for variable, library in (("MLFLOW_TRACKING_URI", "mlflow"), ("WANDB_PROJECT", "wandb")):
         if variable in os.environ and find_spec(library) is None:
             raise SettingsError(
-                f"{variable} is set, but {library} is not installed: pip install 'denoise[track]'"
+                f"{variable} is set, but {library} is not installed: "
+                "pip install 'bulk-denoise[track]'"
             )
     found = {name: value for name, value in os.environ.items() if name.startswith(_TRACKERS)}
     uri = found.get("MLFLOW_TRACKING_URI", "")

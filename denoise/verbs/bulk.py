@@ -1,6 +1,7 @@
 """A job over an output folder: list, compare with what is there, do the rest, sum up."""
 
 import logging
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, nullcontext
@@ -100,6 +101,7 @@ def run(
 
     Raises SettingsError before any work where flags or locations are wrong.
     """
+    start, start_up = time.monotonic(), 0.0
     uri = uris.absolute(config.output)
     check_apart(uri, uris.absolute(config.images), *job.needed)
     looked = _looked_at_first(config, uri, job) if config.overwrite else nullcontext()
@@ -114,46 +116,57 @@ def run(
             return _summary(uri) | {"nothing_to_do": True}
         output.begin(listing, flags_of(config))
         if listing.new or pending or failed:
-            _work(output, verb, [pending, failed], listing.new, job, sizes)
+            start_up = _work(output, verb, [pending, failed], listing, job, sizes)
         output.end()
         summary = _report(uri)
         output.finish()
-        return summary | {"nothing_to_do": False}
+        spent = {"elapsed_seconds": time.monotonic() - start, "start_up_seconds": start_up}
+        return summary | spent | {"nothing_to_do": False}
 
 
 def _work(
     output: Output,
     verb: str,
     shards: list[list[Shard]],
-    new: manifest.Generation | None,
+    listing: manifest.Listing,
     job: Job,
     sizes: Sizes,
-) -> None:
-    """Run the shards that are pending, those with errors, and the new inputs, here or by Ray."""
-    pending, failed = shards
+) -> float:
+    """Run the shards that are pending, those with errors, and the new inputs, here or by Ray.
+
+    Returns the seconds until work began.
+    """
+    start = time.monotonic()
+    (pending, failed), new = shards, listing.new
     size = sum(shard.size for shard in (*pending, *failed)) + (new.size if new else 0)
     # what died in this process may die again; Ray's workers isolate the image that did it
     is_here = not output.has_died and runs_here(job, size, sizes.here)
     output.record(runner="this process" if is_here else "ray")
     known = sum(map(len, pending)) + (new.rows if new else 0)
-    first, again = Progress(verb, known), Progress(verb, sum(map(len, failed)))
-    if not is_here:
-        first.begin("starting Ray")
+    before = max(0, listing.inputs - known)
+    first = Progress(verb, before + known, before=before)
+    again = Progress(verb, sum(map(len, failed)))
+    (first if known else again).begin("starting" if is_here else "starting Ray")
     job = replace(job, needed=(*job.needed, manifest.first_uri(output.uri)))
     verbose = _log.isEnabledFor(logging.DEBUG)
     with open_runner(job, output.uri, here=is_here, verbose=verbose) as runner:
+        start_up = time.monotonic() - start
         if new is not None:
             pending += manifest.cut(output.uri, new, sizes.gpu if runner.on_gpus else sizes.cpu)
         for some, retry_errors, progress in ((pending, False, first), (failed, True, again)):
             if not some:
                 continue
-            progress.begin("loading" if is_here else "starting workers")
+            if not is_here:
+                progress.begin("starting workers")
             done = Counts()
             for counts in runner.run(some, retry_errors):
                 done.add(counts)
                 output.check()
+                for path, error in counts.failures.items():
+                    progress.failed(path, error)
                 progress.show(done.images, done.failed, done.pixels, done.seconds)
             progress.end()
+    return start_up
 
 
 @contextmanager

@@ -103,7 +103,7 @@ def _package(name: str) -> Check:
 
 def _extra(name: str, package: str, extra: str) -> Check:
     if find_spec(package) is None:
-        return Check(name, "missing", f"needs {package}", f"pip install 'denoise[{extra}]'")
+        return Check(name, "missing", f"needs {package}", f"pip install 'bulk-denoise[{extra}]'")
     distribution = {"skimage": "scikit-image"}.get(package, package)
     return Check(name, "ok", f"{package} {metadata.version(distribution)}")
 

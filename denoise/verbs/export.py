@@ -59,7 +59,7 @@ def export(config: ExportConfig) -> dict[str, Any]:
 def _check_onnx() -> None:
     missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
     if missing:
-        raise SettingsError(f"ONNX needs {', '.join(missing)}: pip install 'denoise[export]'")
+        raise SettingsError(f"ONNX needs {', '.join(missing)}: pip install 'bulk-denoise[export]'")
 
 
 def _write(place: str, encoded: bytes) -> None:

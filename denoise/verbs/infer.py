@@ -3,18 +3,20 @@
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, get_args
 
 from denoise.errors import SettingsError
 from denoise.images.noise import check_sigma
-from denoise.nets import package
-from denoise.runners import DEVICES, Device, Job
+from denoise.nets import Asked, package
+from denoise.output import folder
+from denoise.runners import DEVICES, Device, Job, gpus_are_made_up, is_private
 from denoise.storage import files, uris
 from denoise.verbs import bulk
 from denoise.verbs.bulk import BulkConfig, worker_counts
 from denoise.verbs.infer_file import infer_file, is_one_file
 from denoise.verbs.infer_shard import worker
 
+GAUSSIAN_MODEL, CAMERA_MODEL = "unet", "photo"  # what `auto` chooses between
 HERE = 64 << 20  # bytes of images that are done sooner in this process than Ray starts
 
 
@@ -22,7 +24,11 @@ HERE = 64 << 20  # bytes of images that are done sooner in this process than Ray
 class InferConfig(BulkConfig):
     """Denoise images: denoise infer --images photos --output denoised"""
 
-    model: str = "unet"  # a shipped model's name (see `denoise models`), or the URI of a package
+    # a shipped model's name (see `denoise models`), or the URI of a package; auto: `photo` for
+    # images that are noisy as they are, `unet` where Gaussian noise is added or was, by `noise`
+    model: str = "auto"
+    strength: float = 1.0  # 0..1, of the denoised image in a mixture with the noisy one
+    precision: Asked = "auto"  # of the network; auto: half precision on hardware made for it
     add_noise: float | None = None  # the images are clean: add noise of this sigma first
     float_noise: bool = False  # leave that noise unclipped and unrounded, as the literature does
     reference: str | None = None  # the images are noisy: the clean ones lie here, by path or stem
@@ -43,6 +49,11 @@ class InferConfig(BulkConfig):
             raise ValueError("float-noise needs add-noise: there is no noise to leave unrounded")
         if self.tile is not None and self.tile < 16:
             raise ValueError(f"tile must be at least 16 pixels, got {self.tile}")
+        if not 0 <= self.strength <= 1:
+            raise ValueError(f"strength must lie in 0..1, got {self.strength}")
+        if self.precision not in get_args(Asked):
+            choices = ", ".join(get_args(Asked))
+            raise ValueError(f"precision must be one of {choices}, got {self.precision}")
         if self.device not in DEVICES:
             raise ValueError(f"device must be one of {', '.join(DEVICES)}, got {self.device}")
         share = self.gpus_per_worker
@@ -50,7 +61,7 @@ class InferConfig(BulkConfig):
             raise ValueError(f"gpus-per-worker must lie in 0..1 or be a whole number, got {share}")
 
     def settings(self) -> dict[str, Any]:
-        named = ("add_noise", "float_noise", "level", "ssim", "tile")
+        named = ("add_noise", "float_noise", "level", "strength", "precision", "ssim", "tile")
         reference = uris.recorded(self.reference) if self.reference else None
         own = {name: getattr(self, name) for name in named} | {"reference": reference}
         return super().settings() | own
@@ -83,9 +94,10 @@ def job_of(config: InferConfig, model: str, needed: tuple[str, ...]) -> Job:
 
 
 def prepared(config: InferConfig) -> tuple[InferConfig, str, tuple[str, ...]]:
-    """The config with absolute URIs, the model's name and digest, and the URIs that every worker
-    needs. Raises SettingsError where one of them is not there."""
+    """The config with absolute URIs and nothing left to choose, the model's name and digest, and
+    the URIs that every worker needs. Raises SettingsError where one of them is not there."""
     needed = []
+    config = replace(config, model=_model_for(config), precision=_precision_for(config))
     if config.reference:
         reference = uris.absolute(config.reference)
         if not files.exists(reference):
@@ -93,9 +105,56 @@ def prepared(config: InferConfig) -> tuple[InferConfig, str, tuple[str, ...]]:
         config = replace(config, reference=reference)
         needed.append(reference)
     if config.ssim and find_spec("skimage") is None:
-        raise SettingsError("--ssim needs a package more: pip install 'denoise[ssim]'")
+        raise SettingsError("--ssim needs a package more: pip install 'bulk-denoise[ssim]'")
     model = package.id_of(config.model)
     config = replace(config, model=package.absolute(config.model))
     if config.model not in package.shipped_names():
         needed.append(uris.join(config.model, "config.json"))
     return config, model, tuple(needed)
+
+
+def _model_for(config: InferConfig) -> str:
+    """The model that was asked for; for `auto`, the one for the noise that the images have."""
+    if config.model != "auto":
+        return config.model
+    if config.add_noise is not None:
+        return GAUSSIAN_MODEL
+    made_by = folder.run_of(uris.absolute(config.images)) if _is_folder(config.images) else None
+    is_gaussian = made_by and made_by.get("settings", {}).get("kind") == "gaussian"
+    has_photo = CAMERA_MODEL in package.shipped_names()
+    return GAUSSIAN_MODEL if is_gaussian or not has_photo else CAMERA_MODEL
+
+
+def _is_folder(images: str) -> bool:
+    """Whether the images are those of a folder, which a job of ours may have written."""
+    return not set("*?[") & set(images) and files.is_folder(uris.absolute(images))
+
+
+def _precision_for(config: InferConfig) -> Asked:
+    """The precision of a run: what was asked for, what it began with, or what suits the workers.
+
+    Raises SettingsError where the workers cannot do what was asked for.
+    """
+    begun = folder.run_of(uris.absolute(config.output)) if not config.overwrite else None
+    before: Asked | None = begun.get("settings", {}).get("precision") if begun else None
+    if config.precision == "auto" and before is not None:
+        return before
+    if config.device == "gpu" or not is_private():
+        # what the workers of a cluster can do, each of them checks
+        return config.precision if config.precision != "auto" else _precision_of_cluster(config)
+    from denoise.nets import networks  # torch
+    from denoise.nets.precision import resolve_precision
+
+    return resolve_precision(config.precision, networks.device(cpu=config.device == "cpu"))
+
+
+def _precision_of_cluster(config: InferConfig) -> Asked:
+    """The fastest precision that all of a cluster's nodes were made for."""
+    from denoise.nets.precision import best_on_cpu
+    from denoise.runners import ray_session, resources
+
+    with ray_session.connected() as there:
+        if "GPU" in resources.needs_of(config.device, config.gpus_per_worker, there):
+            return "float32" if gpus_are_made_up() else "float16"
+        found = set(ray_session.ask_every_node(best_on_cpu))
+    return found.pop() if len(found) == 1 else "float32"

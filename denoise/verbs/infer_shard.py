@@ -15,7 +15,7 @@ from denoise.images.metrics import estimate_noise, ssim
 from denoise.images.pairs import Pair, PairConfig, errors_of
 from denoise.output.shard import Counts, ShardTask, ShardWriter
 from denoise.output.tables import INFER_SCHEMA
-from denoise.runners import Allocation
+from denoise.runners import Allocation, gpus_are_made_up
 from denoise.verbs.save import save, uploaders
 from denoise.verbs.stages import decoded_pairs, in_order
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from denoise.nets.denoiser import Denoiser
     from denoise.verbs.infer import InferConfig
 
-_CPU_BATCH = 1 << 16  # pixels that go through the network together: they fit the cache
+_CPU_BATCH = 1 << 20  # pixels for each thread of a CPU: enough that all end at nearly one time
 _GPU_BATCH = 1 << 24
 
 
@@ -31,8 +31,8 @@ def worker(
     allocation: Allocation, config: "InferConfig", model: str
 ) -> Callable[[ShardTask], Counts]:
     """What a worker does with each shard, its model loaded. Raises SettingsError."""
-    denoiser = denoiser_of(config, model)
-    if allocation.gpu and not denoiser.on_gpu:
+    denoiser = denoiser_of(config, model, allocation.compute)
+    if allocation.gpu and not denoiser.on_gpu and not gpus_are_made_up():
         raise SettingsError(_no_gpu())
     return partial(infer_shard, denoiser=denoiser, config=config, allocation=allocation)
 
@@ -50,12 +50,26 @@ def _no_gpu() -> str:
     )
 
 
-def denoiser_of(config: "InferConfig", model: str) -> "Denoiser":
-    """The network, ready to run. Raises SettingsError where the package is not, or no more, the one
-    of this name and digest."""
-    from denoise.nets.denoiser import Denoiser  # torch: only where the network runs
+def denoiser_of(config: "InferConfig", model: str, threads: int | None = None) -> "Denoiser":
+    """The network, ready to run on so many threads of a CPU, or all, or on a GPU.
 
-    denoiser = Denoiser.load(config.model, tile=config.tile, level=config.level)
+    `config` is as `prepared` returns it. Raises SettingsError where the package is not, or no more,
+    the one of this name and digest, or this machine is wrong in the run's precision.
+    """
+    from denoise.nets import networks  # torch: only where the network runs
+    from denoise.nets.denoiser import Denoiser
+
+    denoiser = Denoiser.load(
+        config.model,
+        tile=config.tile,
+        level=config.level,
+        precision=config.precision,
+        strength=config.strength,
+        device=networks.device(cpu=config.device == "cpu"),
+        threads=threads,
+    )
+    if config.precision not in ("auto", denoiser.precision):  # two never mix in one output
+        raise SettingsError(f"{'; '.join(denoiser.notes)}: give --precision {denoiser.precision}")
     if denoiser.package.id != model:
         raise SettingsError(
             f"the model is {denoiser.package.id} now, and this run's is {model}: it was replaced; "
@@ -68,7 +82,7 @@ def infer_shard(
     task: ShardTask, denoiser: "Denoiser", config: "InferConfig", allocation: Allocation
 ) -> Counts:
     """Denoise the images of a shard and write its part file."""
-    batch_pixels = _GPU_BATCH if denoiser.on_gpu else _CPU_BATCH
+    batch_pixels = _GPU_BATCH if denoiser.on_gpu else _CPU_BATCH * denoiser.threads
     with ShardWriter(task, INFER_SCHEMA) as out:
         pairs = decoded_pairs(task, out.missing, pairing_of(config), allocation, config.max_seconds)
         denoised = denoised_pairs(pairs, denoiser, 0 if task.announce else batch_pixels)

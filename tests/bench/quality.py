@@ -2,7 +2,9 @@
 
 python -m tests.bench.quality IMAGES [--models unet cae-s ...] [--peers bm3d nlm wavelets]
     [--sigmas 15 25 50 25.5] [--noise unclipped clipped] [--limit N] [--told]
+python -m tests.bench.quality --pairs NOISY CLEAN [--models ...] [--peers ...] [--limit N]
 
+With --pairs, the images are noisy already (see `tests.bench.real`).
 PSNR and SSIM are means over the images, RGB, no border cut off, of results rounded to 8 bits. The
 networks are not told the noise level unless --told; the peers always are. bm3d and PyWavelets (for
 wavelets) come from PyPI: `pip install bm3d PyWavelets`; what is not installed is left out.
@@ -19,18 +21,23 @@ import numpy as np
 import torch
 
 from denoise.images.codec import decode, to_floats, to_pixels
-from denoise.images.metrics import mse, psnr, ssim
+from denoise.images.metrics import ssim
 from denoise.images.noise import add_noise, seed_of
 from denoise.nets.denoiser import Denoiser
 from denoise.storage.inputs import entries, source_of
 from denoise.storage.uris import absolute
+from denoise.verbs.compare import Score
+from tests.bench import real
 
 Method = Callable[[np.ndarray, float], np.ndarray]  # noisy [H, W, 3] float32, sigma -> denoised
-PEERS = ("bm3d", "nlm", "wavelets")
+PEERS = ("bm3d", "nlm", "wavelets", "opencv")
 
 
 def main() -> None:
     asked = flags()
+    if asked.pairs:
+        real.main(*asked.pairs, asked.models, asked.peers, asked.limit)
+        return
     images = list(pictures(asked.images, asked.limit))
     megapixels = sum(clean.shape[0] * clean.shape[1] for _, clean in images) / 1e6
     print(f"{len(images)} images of {asked.images}, {megapixels:.1f} megapixels")
@@ -40,8 +47,7 @@ def main() -> None:
     for name, about, method in methods(asked):
         for noise in asked.noise:
             for sigma in asked.sigmas:
-                quality, likeness, seconds = measured(method, images, sigma / 255, noise)
-                speed = megapixels / seconds
+                quality, likeness, speed = measured(method, images, sigma / 255, noise)
                 print(
                     f"| {name} | {about} | {sigma:g}/255 | {noise} | {quality:.2f} | "
                     f"{likeness:.4f} | {speed:.3f} |",
@@ -51,14 +57,18 @@ def main() -> None:
 
 def flags() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("images")
+    parser.add_argument("images", nargs="?")
+    parser.add_argument("--pairs", nargs=2, metavar=("NOISY", "CLEAN"))
     parser.add_argument("--models", nargs="*", default=["classic", "unet"])
     parser.add_argument("--peers", nargs="*", default=list(PEERS), choices=PEERS)
     parser.add_argument("--sigmas", nargs="*", type=float, default=[15, 25, 50, 25.5])
     parser.add_argument("--noise", nargs="*", default=["unclipped", "clipped"])
     parser.add_argument("--limit", type=int)
     parser.add_argument("--told", action="store_true")
-    return parser.parse_args()
+    asked = parser.parse_args()
+    if bool(asked.images) == bool(asked.pairs):
+        parser.error("give either IMAGES, to add noise to, or --pairs NOISY CLEAN")
+    return asked
 
 
 def pictures(images: str, limit: int | None) -> Iterator[tuple[str, np.ndarray]]:
@@ -80,7 +90,8 @@ def methods(asked: argparse.Namespace) -> Iterator[tuple[str, str, Method]]:
         about = f"{network.model.macs_per_pixel / 1e3:.0f} | {count / 1e6:.2f} M"
         yield network.name, about, network_method(name, told=asked.told)
     for peer in asked.peers:
-        method = {"bm3d": bm3d_method, "nlm": nlm_method, "wavelets": wavelets_method}[peer]()
+        peers = {"bm3d": bm3d_method, "nlm": nlm_method, "wavelets": wavelets_method}
+        method = peers[peer]() if peer in peers else None  # OpenCV's is for real pairs alone
         if method is not None:
             yield peer, "- | -", method
 
@@ -125,19 +136,19 @@ def wavelets_method() -> Method | None:
 def measured(
     method: Method, images: list[tuple[str, np.ndarray]], sigma: float, noise: str
 ) -> tuple[float, float, float]:
-    """Mean PSNR, mean SSIM, and the seconds that the method took."""
-    qualities, likenesses, seconds = [], [], 1e-9
+    """Mean PSNR, mean SSIM, and megapixels a second."""
+    score, likenesses = Score("method"), []
     for path, clean in images:
         noisy = add_noise(to_floats(clean), sigma=sigma, seed=seed_of(path, 0))
         if noise == "clipped":
             noisy = to_floats(to_pixels(noisy, 8))
         start = time.perf_counter()
         denoised = method(noisy, sigma)
-        seconds += time.perf_counter() - start
+        spent = time.perf_counter() - start
         stored = to_pixels(np.asarray(denoised, np.float32), 8)
-        qualities.append(psnr(mse(clean, stored)))
+        score.add(stored, clean, seconds=spent)
         likenesses.append(ssim(clean, stored))
-    return float(np.mean(qualities)), float(np.mean(likenesses)), seconds
+    return score.mean("psnr") or np.inf, float(np.mean(likenesses)), score.speed or np.inf
 
 
 def peak(clock: Callable[[], float] = time.perf_counter) -> float:

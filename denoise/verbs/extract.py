@@ -1,0 +1,199 @@
+"""`denoise extract`: the images of a finished table as files; nothing is computed again.
+
+INTO/<path>         each image under its input's path, with the suffix of what it is stored as
+INTO/extracted.csv  path, file, note and error of every row, written last
+"""
+
+import csv
+import errno
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from hashlib import blake2b
+from io import TextIOWrapper
+from typing import Any
+from unicodedata import normalize
+
+from denoise.errors import SettingsError, WriteError, words_of
+from denoise.images.codec import IMAGE_SUFFIXES
+from denoise.output import tables
+from denoise.output.folder import run_of
+from denoise.storage import files, uris
+from denoise.storage.uris import join
+
+_WRITERS = 16  # threads: enough to hide a store's latency
+_COLUMNS = {"infer": "image", "noise": "noisy"}  # the images of a verb's table
+_NAMES = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EINVAL)
+_RENAMED = "renamed: another image has that name"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractConfig:
+    """Write the images of a finished table as files: denoise extract denoised photos-clean"""
+
+    output: str  # the output folder of `infer` or `noise`
+    into: str | None = None  # where the files go; OUTPUT/images where not given
+
+    def __post_init__(self) -> None:
+        for name in ("output", "into"):
+            if getattr(self, name) == "":
+                raise ValueError(f"{name} must not be empty")
+
+
+@dataclass(frozen=True)
+class _File:
+    """One image on its way out of the table."""
+
+    path: str
+    name: str | None  # below INTO, None where there is nothing to write
+    content: bytes | str = b""  # the bytes of the image, or the URI that they lie at
+    note: str | None = None
+    error: str | None = None
+    is_new: bool = False
+
+
+def extract(config: ExtractConfig) -> dict[str, Any]:
+    """Write the images of a table as files and return how many.
+
+    No file is ever replaced: one that is there with the same bytes is left, as a run that was
+    stopped leaves it. Raises SettingsError where the table is not finished or has no images, and
+    where a file of that name and other content is there.
+    """
+    output = uris.absolute(config.output)
+    into = uris.absolute(config.into) if config.into else join(output, "images")
+    column = _image_column(output)
+    if uris.lies_in(into, output) and into != join(output, "images"):
+        raise SettingsError(
+            f"{uris.shown(into)} lies inside the output folder; give another one, or none for "
+            f"{uris.shown(join(output, 'images'))}"
+        )
+    files.check_writable(files.standing(into))
+    counts: Counter[str] = Counter()
+    with (
+        files.written(join(into, "extracted.csv")) as file,
+        ThreadPoolExecutor(_WRITERS) as pool,
+    ):
+        text = TextIOWrapper(file, "utf-8", newline="", write_through=True)
+        table = csv.writer(text)
+        table.writerow(["path", "file", "note", "error"])
+        for some in _batches(output, column):
+            for one in pool.map(partial(_write, into=into), some):
+                table.writerow([one.path, one.name, one.note, one.error])
+                counts.update(_counted(one))
+        text.detach()
+    return {
+        **{name: counts[name] for name in ("images", "written", "already_there", "renamed")},
+        "failed": counts["failed"],
+        "into": into,
+        "list": join(into, "extracted.csv"),
+    }
+
+
+def _image_column(output: str) -> str:
+    """The column with the images of an output folder. Raises SettingsError where there is none."""
+    run, name = run_of(output), uris.shown(output)
+    if run is None:
+        raise SettingsError(f"no output of a job under {name} (it has no _run.json)")
+    if run.get("verb") not in _COLUMNS:
+        raise SettingsError(f"{name} is the output of `{run.get('verb')}`, which has no images")
+    if not files.exists(join(output, "_SUCCESS")):
+        raise SettingsError(f"{name} is not finished; run `{run['verb']}` again to finish it")
+    if run.get("settings", {}).get("save") == "none":
+        raise SettingsError(f"{name} holds no images: it was made with --save none")
+    return _COLUMNS[run["verb"]]
+
+
+def _batches(output: str, column: str) -> Iterator[list[_File]]:
+    """The images of a table, a few at a time in memory, each under a name of its own.
+
+    Of each name 16 bytes are kept, to know it again: some 100 MB for a million images.
+    """
+    taken: set[bytes] = set()
+    for part in tables.parts(output):
+        some: list[_File] = []
+        for row in tables.rows_in(part, ["path", column, "file", "error"]):
+            some.append(_named(_file(output, row, column), taken))
+            if len(some) == _WRITERS:
+                yield some
+                some = []
+        yield some
+
+
+def _file(output: str, row: dict[str, Any], column: str) -> _File:
+    """A row's image and the name that it would like to have."""
+    path, image, stored = row["path"], row[column], row["file"]
+    if row["error"] is not None:
+        return _File(path, None, error=row["error"])
+    if image is not None and image["bytes"]:
+        suffix = uris.suffix(image["path"] or path)
+        return _File(path, _name_of(path, suffix), image["bytes"])
+    if not stored:
+        return _File(path, None, error="the table holds no image")
+    if uris.key(stored) != stored or not stored.startswith("images/"):
+        return _File(path, None, error="its file lies outside the output folder")
+    return _File(path, _name_of(path, uris.suffix(stored)), join(output, stored))
+
+
+def _name_of(path: str, suffix: str) -> str:
+    """A path with the suffix of another format: Dog.jpg is Dog.png. Never leads upward."""
+    path = uris.key(path)
+    own = uris.suffix(path)
+    return (path[: -len(own)] if own in IMAGE_SUFFIXES else path) + suffix
+
+
+def _named(one: _File, taken: set[bytes]) -> _File:
+    """The file under a name that no other has, also on a disk that knows no capital letters."""
+    if one.name is None:
+        return one
+    own = uris.suffix(one.name)
+    stem = one.name[: len(one.name) - len(own)]
+    name, number = one.name, 1
+    while (key := _key(name)) in taken:
+        number += 1
+        name = f"{stem}-{number}{own}"
+    taken.add(key)
+    return one if name == one.name else replace(one, name=name, note=_RENAMED)
+
+
+def _key(name: str) -> bytes:
+    alike = normalize("NFC", name).casefold()
+    return blake2b(alike.encode(errors="surrogateescape"), digest_size=16).digest()
+
+
+def _write(one: _File, into: str) -> _File:
+    """Write a file. A name that cannot be is the image's error; what else fails ends the run."""
+    if one.name is None:
+        return one
+    uri = join(into, one.name)
+    if one.content == uri:
+        return one  # `--save files` put it there
+    if "\0" in one.name:
+        return replace(one, name=None, error="its name cannot be a file's")
+    try:
+        content = files.read(one.content) if isinstance(one.content, str) else one.content
+    except OSError as error:
+        return replace(one, name=None, error=words_of(error))
+    try:
+        is_new = files.create(uri, content)
+        is_same = is_new or files.read(uri) == content
+    except OSError as error:
+        if error.errno in _NAMES:
+            return replace(one, name=None, error="its name cannot be a file's")
+        raise WriteError(f"cannot write images: {words_of(error)}") from error
+    if not is_same:
+        raise SettingsError(
+            f"{uris.shown(uri)} is there and is another image; give a folder that is new or empty"
+        )
+    return replace(one, content=b"", is_new=is_new)
+
+
+def _counted(one: _File) -> Iterator[str]:
+    yield "images"
+    if one.error is not None:
+        yield "failed"
+        return
+    yield "written" if one.is_new else "already_there"
+    if one.note is not None:
+        yield "renamed"
