@@ -80,7 +80,7 @@ FLAGS = {
     "plan": INFER,
     "extract": "output into",
     "compare": "images models reference add_noise seed limit output",
-    "report": "output",
+    "report": "output allow_elsewhere",
     "models": "",
     "export": "model output to",
     "doctor": "images output no_ray",

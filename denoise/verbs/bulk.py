@@ -80,7 +80,7 @@ class BulkConfig:
     def settings(self) -> dict[str, Any]:
         """What decides the rows: with anything else here, the output folder is another one."""
         named = ("seed", "save", "format", "quality", "strip_metadata", "max_pixels")
-        return {"images": uris.shown(uris.absolute(self.images))} | {
+        return {"images": uris.recorded(uris.absolute(self.images))} | {
             name: getattr(self, name) for name in named
         }
 
@@ -187,9 +187,10 @@ def _looked_at_first(config: BulkConfig, uri: str, job: Job) -> Iterator[None]:
 
 def listed(config: BulkConfig, left_out: Counter[str]) -> Iterator[Entry]:
     """The inputs of a job; what is no image is counted by reason. Raises SettingsError."""
-    found = inputs.entries(
-        uris.absolute(config.images), left_out, output=uris.absolute(config.output)
-    )
+    output = uris.absolute(config.output)
+    found: Iterator[Entry] = inputs.entries(uris.absolute(config.images), left_out, output=output)
+    if config.save in ("files", "both") and files.folds_names(files.standing(output)):
+        found = inputs.separate_folded(found)
     return islice(found, config.limit)
 
 
@@ -226,7 +227,7 @@ def _tell(listing: manifest.Listing) -> None:
 def _report(place: str) -> dict[str, Any]:
     from denoise.verbs.report import ReportConfig, report
 
-    return report(ReportConfig(output=place))
+    return report(ReportConfig(output=place, allow_elsewhere=True))  # its inputs were named here
 
 
 def _summary(place: str) -> dict[str, Any]:

@@ -62,7 +62,7 @@ class InferConfig(BulkConfig):
 
     def settings(self) -> dict[str, Any]:
         named = ("add_noise", "float_noise", "level", "strength", "precision", "ssim", "tile")
-        reference = uris.shown(self.reference) if self.reference else None
+        reference = uris.recorded(self.reference) if self.reference else None
         own = {name: getattr(self, name) for name in named} | {"reference": reference}
         return super().settings() | own
 

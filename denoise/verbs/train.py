@@ -90,8 +90,8 @@ class TrainConfig(Recipe):
         settings["sigma"] = None if self.kind == "camera" else low if low == high else (low, high)
         settings["learning_rate"] = self.rate
         places = {key: settings[key] for key in ("images", "validation") if settings[key]}
-        absolute = {key: uris.shown(uris.absolute(uri)) for key, uri in places.items()}
-        init = self.init and uris.shown(package.absolute(self.init))
+        absolute = {key: uris.recorded(uris.absolute(uri)) for key, uri in places.items()}
+        init = self.init and uris.recorded(package.absolute(self.init))
         return settings | absolute | {"init": init}
 
 
