@@ -201,8 +201,8 @@ def convolution(given: int, made: int) -> Convolution:
 
 
 def single(x: Tensor) -> Tensor:
-    """float32 of half precision; infinity, which a clamp would hide, becomes NaN."""
-    if x.dtype not in (torch.float16, torch.bfloat16):
+    """Half precision -> float32; infinity, which a clamp would hide, becomes NaN."""
+    if torch.finfo(x.dtype).bits >= 32:
         return x
     x = x.float()
     return x.add(x, alpha=0)
