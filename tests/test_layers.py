@@ -16,7 +16,7 @@ ROOMS = (
 ).split()
 ONLY = {  # library -> the rooms that use it
     "fsspec": {"storage"},
-    "ray": {"runners", "training", "verbs"},
+    "ray": {"runners", "training"},
     "torch": {"nets", "training", "verbs"},
 }
 MODULES = sorted(
