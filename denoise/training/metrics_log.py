@@ -158,7 +158,11 @@ def shown(read: Callable[[], Record], steps: int) -> Iterator[None]:
 def line_of(record: Record, steps: int) -> str:
     """Step, loss, PSNR, rate and the time left."""
     step = int(record["step"])
-    quality = f", {record['psnr']:.2f} dB" if "psnr" in record else ""
+    quality = ""
+    if "psnr" in record:
+        quality = f", {record['psnr']:.2f} dB"
+    if "psnr_noisy" in record:
+        quality += f" (noisy {record['psnr_noisy']:.2f}, start {record['psnr_start']:.2f})"
     left = (steps - step) * record["seconds_per_step"]
     return (
         f"train step {step}/{steps}, loss {record['loss']:.5f}{quality}, "

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from denoise.training.worker import Job
 
 _log = logging.getLogger(__name__)
+_FEW = 8  # validation pictures
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,6 +167,7 @@ class _Run:
             split.training, split.validation, limits, decode, make_stream, window
         )
         _note(output, store, validation, goes_on=goes_on)
+        _advise(config, store, validation)
         split.keep(output.uri)
         return Job(
             recipe=config.recipe(),
@@ -239,6 +241,19 @@ def _check_cluster(config: TrainConfig, place: str, resources: "Resources") -> N
         )
 
 
+def _advise(config: TrainConfig, store: "PhotoStore", validation: "PhotoStore") -> None:
+    """Say which flags have no effect or too little."""
+    if store.decoded.is_pairs and config.sigma != TrainConfig.sigma:
+        _log.info("the pairs bring noise of their own: --sigma is not for them")
+    if validation.decoded.photos < _FEW:
+        _log.warning(
+            "validation has %d pictures: below %d its PSNR says little of others; --validation "
+            "names more",
+            validation.decoded.photos,
+            _FEW,
+        )
+
+
 def _note(output: Output, store: "PhotoStore", validation: "PhotoStore", *, goes_on: bool) -> None:
     """Says and records what of the photos a user may not expect.
 
@@ -247,8 +262,6 @@ def _note(output: Output, store: "PhotoStore", validation: "PhotoStore", *, goes
     """
     for statistics in (store.statistics(), validation.decoded):
         statistics.log()
-    if store.decoded.is_pairs:
-        _log.info("the pairs bring noise of their own: --sigma is not for them")
     errors = store.statistics().errors | validation.decoded.errors
     is_known = goes_on and store.stream is None
     before = (run_of(output.uri) or {}).get("undecodable") if is_known else None
@@ -289,10 +302,13 @@ def _pack(config: TrainConfig, job: "Job", split: Split) -> None:
             "workers": best["workers"],
             "started_from": job.start.digest,
             "hardware": best["hardware"],
+            "computed_in": state["progress"]["precision"],
             "versions": versions(),
         },
         "metrics": {
             "validation_psnr": best["psnr"],
+            "validation_psnr_noisy": state["progress"]["baseline"]["psnr_noisy"],
+            "validation_psnr_start": state["progress"]["baseline"]["psnr_start"],
             "validation_sigma": validated.sigmas
             if validated.is_pairs
             else sigmas and sum(sigmas) / 2,
