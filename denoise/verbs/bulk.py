@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
+from fnmatch import fnmatchcase
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -40,6 +41,8 @@ class BulkConfig:
     format: Format = "png"  # of the saved images; `same` keeps each input's
     quality: int | None = None  # 1..100, for jpeg and lossy webp (gray webp is always lossless)
     strip_metadata: bool = False  # leave EXIF, ICC profile and resolution out
+    include: tuple[str, ...] = ()  # globs of paths below `images`; only these are inputs
+    exclude: tuple[str, ...] = ()  # globs of paths that are no inputs
     limit: int | None = None  # the first so many images, to try it
     max_pixels: int = MAX_PIXELS  # a larger image is an error row
     max_seconds: float = 120.0  # an image that takes longer to decode is an error row
@@ -191,7 +194,27 @@ def listed(config: BulkConfig, left_out: Counter[str]) -> Iterator[Entry]:
     found: Iterator[Entry] = inputs.entries(uris.absolute(config.images), left_out, output=output)
     if config.save in ("files", "both") and files.folds_names(files.standing(output)):
         found = inputs.separate_folded(found)
-    return islice(found, config.limit)
+    return islice(_chosen(found, config, left_out), config.limit)
+
+
+def _chosen(
+    entries: Iterator[Entry], config: BulkConfig, left_out: Counter[str]
+) -> Iterator[Entry]:
+    """The entries that --include and --exclude leave. Raises SettingsError where none is left."""
+    anything = False
+    for entry in entries:
+        if config.include and not any(fnmatchcase(entry.path, one) for one in config.include):
+            left_out["not included"] += 1
+        elif any(fnmatchcase(entry.path, one) for one in config.exclude):
+            left_out["excluded"] += 1
+        else:
+            anything = True
+            yield entry
+    if not anything:
+        raise SettingsError(
+            f"no image is left of {sum(left_out.values())}: --include and --exclude are globs of "
+            f"paths below {uris.shown(uris.absolute(config.images))}, such as 'holidays/*.jpg'"
+        )
 
 
 def check_apart(place: str, *read: str) -> None:
