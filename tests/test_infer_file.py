@@ -84,5 +84,5 @@ def test_globs_of_paths_choose_what_is_an_input(photos: Path, model: str, tmp_pa
     found = infer(chosen)
     assert (every["images"], found["images"]) == (8, 3)
     assert found["left_out"] == every["left_out"] | {"not included": 4, "excluded": 1}
-    with pytest.raises(SettingsError, match="no image is left of .* globs of paths below"):
+    with pytest.raises(SettingsError, match=r"no image is left of .* globs of paths below"):
         infer(InferConfig(**flags, output=str(tmp_path / "none"), include=("*.gif",)))
