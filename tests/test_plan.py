@@ -93,9 +93,9 @@ def test_it_says_what_a_run_would_find_to_do(
     listed(place, photos)
     pending = manifest.pending(place)
     failed = manifest.with_errors(place) if retry_errors else []
-    to_do = {entry.path for one in pending if not one.is_again for entry in one.entries(place)}
+    to_do = {entry.path for one in pending if not one.has_redo for entry in one.entries(place)}
     for one in pending:
-        to_do |= manifest.paths_again(place, one.number) if one.is_again else set()
+        to_do |= manifest.paths_to_redo(place, one.number) if one.has_redo else set()
     assert found["to_do"] == len(to_do | {"broken.png"} if failed else to_do)
     assert found["shards"] == len({one.number for one in pending + failed})
     assert bool(found["seconds"]) == bool(pending or failed)

@@ -89,27 +89,27 @@ def plan(config: PlanConfig) -> dict[str, Any]:
     left_out: Counter[str] = Counter()
     sample = _Sample()
     found = listed(config, left_out)
-    foreseen = manifest.foreseen(
+    planned = manifest.planned(
         place,
         sample.of(found),
         retry_errors=config.retry_errors,
         overwrite=is_new,
     )
     measured = list(_calibrated(sample.entries, ready, model))
-    share = foreseen.to_do / max(1, sample.count)
+    share = planned.to_do / max(1, sample.count)
     workers, where, start_up = _workers(ready, round(sample.size * share))
     return {
         "images": sample.count,
         "left_out": dict(left_out),
-        "already_done": foreseen.done,
-        "to_do": foreseen.to_do,
-        "shards": foreseen.shards,
+        "already_done": planned.done,
+        "to_do": planned.to_do,
+        "shards": planned.shards,
         "input_bytes": sample.size,
         "model": model,
         "workers": workers,
         "where": where,
         **_estimates(
-            measured, sample.count, foreseen.to_do, workers, start_up, _COPIES[config.save]
+            measured, sample.count, planned.to_do, workers, start_up, _COPIES[config.save]
         ),
     }
 
