@@ -165,6 +165,7 @@ class _Run:
         store, validation = stores_of(
             split.training, split.validation, limits, decode, make_stream, window
         )
+        self._note_sigma(store)
         _note(output, store, validation, goes_on=goes_on)
         split.keep(output.uri)
         return Job(
@@ -177,9 +178,14 @@ class _Run:
             tracking=self.tracking,
         )
 
+    def _note_sigma(self, store: "PhotoStore") -> None:
+        if store.decoded.is_pairs and self.config.sigma is not None:
+            _log.info("the pairs bring noise of their own: --sigma is not for them")
+
     def pack(self, job: "Job") -> None:
         """Write the package."""
         if job.store.stream:  # all of them were seen by now
+            self._note_sigma(job.store)
             _note(self.output, job.store, job.validation, goes_on=False)
         self.output.check()
         _pack(self.config, job, self.split)
@@ -247,8 +253,6 @@ def _note(output: Output, store: "PhotoStore", validation: "PhotoStore", *, goes
     """
     for statistics in (store.statistics(), validation.decoded):
         statistics.log()
-    if store.decoded.is_pairs:
-        _log.info("the pairs bring noise of their own: --sigma is not for them")
     errors = store.statistics().errors | validation.decoded.errors
     is_known = goes_on and store.stream is None
     before = (run_of(output.uri) or {}).get("undecodable") if is_known else None
