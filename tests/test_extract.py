@@ -11,8 +11,10 @@ import pytest
 from denoise.errors import SettingsError
 from denoise.images.codec import Picture, encode
 from denoise.output import tables
+from denoise.output.folder import FORMAT
 from denoise.storage import files
 from denoise.verbs.extract import ExtractConfig, extract
+from tests.running import write_part
 
 
 def image(seed: int) -> bytes:
@@ -23,8 +25,8 @@ def image(seed: int) -> bytes:
 def written(folder: Path, rows: list[dict[str, Any]], *, done: bool = True, **settings: Any) -> str:
     """A finished output folder of `infer` with these rows, in two part files."""
     for shard, some in enumerate((rows[:2], rows[2:])):
-        tables.write_part(str(folder), shard, some, tables.INFER_SCHEMA, {})
-    run = {"verb": "infer", "settings": settings}
+        write_part(str(folder), shard, some, tables.INFER_SCHEMA, {})
+    run = {"format_version": FORMAT, "verb": "infer", "settings": settings}
     files.write(f"{folder}/_run.json", json.dumps(run).encode())
     if done:
         files.write(f"{folder}/_SUCCESS", b"")
@@ -115,9 +117,14 @@ def test_what_cannot_be_extracted_is_refused_in_one_sentence(tmp_path: Path):
     refused("nothing", "no output of a job under")
     written(tmp_path / "half", [row("a.png", 1)], done=False)
     refused("half", "is not finished; run `infer` again")
+    run = {"format_version": FORMAT, "verb": "train", "settings": {}}
+    trained = json.dumps(run).encode()
     written(tmp_path / "none", [row("a.png", 1)], save="none")
     refused("none", "made with --save none")
-    files.write(str(tmp_path / "model/_run.json"), json.dumps({"verb": "train"}).encode())
+    files.write(
+        str(tmp_path / "model/_run.json"),
+        trained,
+    )
     refused("model", "output of `train`, which has no images")
     written(tmp_path / "out", [row("a.png", 1)])
     refused("out", "lies inside the output folder", into=str(tmp_path / "out/data"))

@@ -9,7 +9,6 @@ from html import unescape
 from io import BytesIO
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -26,11 +25,6 @@ from denoise.storage import files, inputs
 from denoise.storage.fetch import load_pair
 from denoise.verbs.report import ReportConfig, report
 
-# what `infer` writes, by whatever version: some columns more than the oldest tables have
-INFER_COLUMNS = pa.schema(
-    {field.name: field.type for field in tables.INFER_SCHEMA}
-    | {name: pa.float64() for name in ("removed", "noise_before", "noise_after")}
-)
 NASTY = "<b onclick=alert(1)>&\"'.png"
 
 
@@ -300,10 +294,8 @@ def test_the_gain_is_that_of_images_whose_noisy_and_denoised_psnr_are_both_finit
 
 def written_infer(folder, parts, **settings):
     """An output folder of `infer` with these columns of its rows, and no images."""
-    (folder / "data").mkdir(parents=True)
     for shard, rows in enumerate(parts):
-        table = pa.Table.from_pylist(rows, schema=INFER_COLUMNS)
-        pq.write_table(table, tables.part_uri(str(folder), shard))
+        write_part(str(folder), shard, rows, tables.INFER_SCHEMA, {})
     run = {"format_version": FORMAT, "verb": "infer", "versions": {}}
     run["settings"] = {"model": "unet@0", **settings}
     files.write(f"{folder}/_run.json", json.dumps(run).encode())
@@ -345,6 +337,14 @@ def test_a_table_in_one_part_or_in_many_has_the_same_statistics(tmp_path):
     assert one.megapixels == pytest.approx(many.megapixels)
     for name, group in one.folders.items():
         assert group.mean("psnr") == pytest.approx(many.folders[name].mean("psnr"))
+
+
+def test_a_table_without_the_columns_of_a_verdict_has_none(tmp_path):
+    folder = written_infer(tmp_path / "out", [[changed_row("a.png", 0.1)]])
+    part = tables.part_uri(folder, 0)
+    pq.write_table(pq.read_table(part).drop_columns(["removed", "noise_before", "ssim"]), part)
+    summary = report(ReportConfig(output=folder))
+    assert summary["changed"] is summary["removed"] is summary["advice"] is None
 
 
 def test_without_a_reference_the_summary_says_how_much_the_images_changed(tmp_path):

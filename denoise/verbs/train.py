@@ -166,6 +166,7 @@ class _Run:
         store, validation = stores_of(
             split.training, split.validation, limits, decode, make_stream, window
         )
+        self._note_sigma(store)
         _note(output, store, validation, goes_on=goes_on)
         _advise(config, store, validation)
         split.keep(output.uri)
@@ -179,9 +180,14 @@ class _Run:
             tracking=self.tracking,
         )
 
+    def _note_sigma(self, store: "PhotoStore") -> None:
+        if store.decoded.is_pairs and self.config.sigma is not None:
+            _log.info("the pairs bring noise of their own: --sigma is not for them")
+
     def pack(self, job: "Job") -> None:
         """Write the package."""
         if job.store.stream:  # all of them were seen by now
+            self._note_sigma(job.store)
             _note(self.output, job.store, job.validation, goes_on=False)
         self.output.check()
         _pack(self.config, job, self.split)
