@@ -255,7 +255,7 @@ def test_three_workers_share_an_odd_batch_have_the_losses_of_one_and_resume_exac
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_the_number_of_threads_changes_no_bit(precision: str):
-    recipe = replace(RECIPE, batch_size=16, patch=64, steps=2, save_every=2, precision=precision)
+    recipe = replace(RECIPE, batch_size=16, steps=2, save_every=2, precision=precision)
     before = torch.get_num_threads()
     learners = []
     for count in (1, 3):
