@@ -11,6 +11,7 @@ import pytest
 from denoise.errors import SettingsError
 from denoise.images.codec import Picture, encode
 from denoise.output import tables
+from denoise.output.folder import FORMAT
 from denoise.storage import files
 from denoise.verbs.extract import ExtractConfig, extract
 
@@ -24,7 +25,7 @@ def written(folder: Path, rows: list[dict[str, Any]], *, done: bool = True, **se
     """A finished output folder of `infer` with these rows, in two part files."""
     for shard, some in enumerate((rows[:2], rows[2:])):
         tables.write_part(str(folder), shard, some, tables.INFER_SCHEMA, {})
-    run = {"verb": "infer", "settings": settings}
+    run = {"format_version": FORMAT, "verb": "infer", "settings": settings}
     files.write(f"{folder}/_run.json", json.dumps(run).encode())
     if done:
         files.write(f"{folder}/_SUCCESS", b"")
