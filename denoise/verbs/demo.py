@@ -7,6 +7,7 @@ OUTPUT/contact_sheet.png
 """
 
 import logging
+import os
 import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -29,6 +30,7 @@ from denoise.verbs.noise import NoiseConfig, noise
 from denoise.verbs.train import TrainConfig, train
 
 _log = logging.getLogger(__name__)
+_WORKERS = 2  # of Ray, in every job: they are what there is to show
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +100,15 @@ def _run(config: DemoConfig, samples: Path, pairs: str, model: str, denoised: st
     again = config.overwrite
     photographs = str(samples / "*.[jpw]*")  # their licences lie beside them
     _log.info("1 of 3: adding noise of sigma %g to the sample photographs", config.sigma)
-    noise(NoiseConfig(images=photographs, output=pairs, sigma=config.sigma, overwrite=again))
+    noise(
+        NoiseConfig(
+            images=photographs,
+            output=pairs,
+            sigma=config.sigma,
+            workers=_WORKERS,
+            overwrite=again,
+        )
+    )
     _log.info("2 of 3: training the shipped model `unet` on them for %d steps", config.steps)
     if again:
         _discard_trained(model)
@@ -112,10 +122,15 @@ def _run(config: DemoConfig, samples: Path, pairs: str, model: str, denoised: st
             batch_size=8,
             learning_rate=1e-4,  # gently: the weights are good already
             save_every=config.steps,
+            workers=min(_WORKERS, os.cpu_count() or 1),
         )
     )
     _log.info("3 of 3: denoising them with the model just trained")
-    infer(InferConfig(images=pairs, output=denoised, model=model, overwrite=again))
+    infer(
+        InferConfig(
+            images=pairs, output=denoised, model=model, workers=_WORKERS, overwrite=again
+        )
+    )
 
 
 def _discard_trained(model: str) -> None:
