@@ -127,9 +127,7 @@ def _run(config: DemoConfig, samples: Path, pairs: str, model: str, denoised: st
     )
     _log.info("3 of 3: denoising them with the model just trained")
     infer(
-        InferConfig(
-            images=pairs, output=denoised, model=model, workers=_WORKERS, overwrite=again
-        )
+        InferConfig(images=pairs, output=denoised, model=model, workers=_WORKERS, overwrite=again)
     )
 
 
