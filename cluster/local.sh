@@ -70,6 +70,7 @@ node() {
             --disable-usage-stats --object-store-memory=500000000 --dashboard-agent-listen-port=0 \
             --temp-dir="$folder/$1" "${@:2}" && return
         grep -q 'timed out during startup' "$folder/$1.log" || break
+        kill -KILL -- "-${groups[0]}" 2>/dev/null || true # what the try left would answer the next one
     done
     cat "$folder/$1.log" >&2
     exit 1
