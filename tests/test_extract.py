@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from running import write_part
 
 from denoise.errors import SettingsError
 from denoise.images.codec import Picture, encode
@@ -24,7 +25,7 @@ def image(seed: int) -> bytes:
 def written(folder: Path, rows: list[dict[str, Any]], *, done: bool = True, **settings: Any) -> str:
     """A finished output folder of `infer` with these rows, in two part files."""
     for shard, some in enumerate((rows[:2], rows[2:])):
-        tables.write_part(str(folder), shard, some, tables.INFER_SCHEMA, {})
+        write_part(str(folder), shard, some, tables.INFER_SCHEMA, {})
     run = {"format_version": FORMAT, "verb": "infer", "settings": settings}
     files.write(f"{folder}/_run.json", json.dumps(run).encode())
     if done:
@@ -118,7 +119,10 @@ def test_what_cannot_be_extracted_is_refused_in_one_sentence(tmp_path: Path):
     refused("half", "is not finished; run `infer` again")
     written(tmp_path / "none", [row("a.png", 1)], save="none")
     refused("none", "made with --save none")
-    files.write(str(tmp_path / "model/_run.json"), json.dumps({"verb": "train"}).encode())
+    files.write(
+        str(tmp_path / "model/_run.json"),
+        json.dumps({"format_version": FORMAT, "verb": "train", "settings": {}}).encode(),
+    )
     refused("model", "output of `train`, which has no images")
     written(tmp_path / "out", [row("a.png", 1)])
     refused("out", "lies inside the output folder", into=str(tmp_path / "out/data"))
