@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from running import write_part
 
 from denoise.errors import SettingsError
 from denoise.images.codec import Picture, encode
