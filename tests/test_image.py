@@ -285,18 +285,11 @@ def test_exif_profile_and_resolution_are_kept_or_stripped(format: str):
 
 
 def test_what_is_too_long_for_a_format_can_be_left_out():
-    long = ICC + bytes(1 << 20)
-    for format, picture in (
-        ("png", Picture(RGB, icc=long)),
-        (
-            "jpeg",
-            Picture(RGB, exif=decode(save(Image.fromarray(RGB), "PNG", exif=exif(1))).exif + long),
-        ),
-    ):
-        with pytest.raises(ImageError, match=f"too long for {format}.*--strip-metadata"):
-            encode(picture, format=format)
-        assert decode(encode(picture, format=format, metadata=False)).pixels.shape == RGB.shape
-    assert decode(encode(Picture(RGB, icc=long), format="tiff")).icc == long
+    long = decode(save(Image.fromarray(RGB), "PNG", exif=exif(1))).exif + bytes(1 << 17)
+    picture = Picture(RGB, exif=long)
+    with pytest.raises(ImageError, match=r"too long for jpeg.*--strip-metadata"):
+        encode(picture, format="jpeg")
+    assert decode(encode(picture, format="jpeg", metadata=False)).pixels.shape == RGB.shape
 
 
 def test_cmyk_becomes_rgb_through_its_profile():
