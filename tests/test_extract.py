@@ -15,7 +15,6 @@ from denoise.output import tables
 from denoise.output.folder import FORMAT
 from denoise.storage import files
 from denoise.verbs.extract import ExtractConfig, extract
-from tests.running import write_part
 
 
 def image(seed: int) -> bytes:

@@ -216,9 +216,12 @@ def _train_with_ray(run: _Run) -> None:
 
     config, split = run.config, run.split
     with ray_session.connected(verbose=_log.isEnabledFor(logging.DEBUG)) as resources:
-        _check_cluster(config, run.output.uri, resources)
+        _check_cluster(config, resources)
         ray_session.check_shared(
-            tuple(some[0].uri for some in (split.training, split.validation) if some)
+            (
+                join(run.output.uri, "_run.json"),  # a shared folder will do, such as NFS
+                *(some[0].uri for some in (split.training, split.validation) if some),
+            )
         )
         job = run.job(ray_train.decode_in_tasks(config.patch), ray_train.make_stream)
         board = ray_train.RemoteBoard()
@@ -233,17 +236,17 @@ def _train_with_ray(run: _Run) -> None:
         run.pack(job)
 
 
-def _check_cluster(config: TrainConfig, place: str, resources: "Resources") -> None:
-    kind, room = ("GPU", resources.gpus) if resources.gpus else ("CPU", resources.cpus)
-    if config.worker_range[0] > room:
+def _check_cluster(config: TrainConfig, resources: "Resources") -> None:
+    """Raise SettingsError where the cluster will never have room for the workers.
+
+    Where its autoscaler may add nodes, Ray waits for them, and the log says so after a minute.
+    """
+    kind = "GPU" if resources.gpus else "CPU"
+    most = resources.most({kind: 1})
+    if most is not None and config.worker_range[0] > most:
         raise SettingsError(
             f"asked for {config.worker_range[0]} workers, each with a {kind} of its own, but Ray "
-            f"has {resources.cpus:g} CPUs and {resources.gpus:g} GPUs on {resources.nodes} nodes"
-        )
-    if resources.nodes > 1 and uris.is_local(place):
-        raise SettingsError(
-            f"--output {uris.shown(place)} is a local folder, and the cluster has "
-            f"{resources.nodes} nodes; give a place that all of them reach, such as s3://..."
+            f"has {resources} and can have room for {most}"
         )
 
 
