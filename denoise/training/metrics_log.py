@@ -42,7 +42,7 @@ class Recorder:
         from torch.utils.tensorboard import SummaryWriter
 
         with self.closing as closing:
-            # TensorBoard writes to disks only; what a killed run leaves in its output is swept there
+            # TensorBoard writes to disks only; what a killed run leaves in the output is swept
             near = self.place if os.path.isdir(self.place) else None
             trial = TemporaryDirectory(dir=near, prefix=UNFINISHED)
             self.folder = closing.enter_context(trial)
