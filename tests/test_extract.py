@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from running import write_part
 
-from denoise.errors import SettingsError
+from denoise.errors import SettingsError, WriteError
 from denoise.images.codec import Picture, encode
 from denoise.output import tables
 from denoise.output.folder import FORMAT
@@ -107,6 +107,17 @@ def test_no_path_leads_out_of_the_folder(tmp_path: Path, path: str):
     extract(ExtractConfig(output=folder, into=str(tmp_path / "deep/into")))
     new = {one for one in tmp_path.rglob("up.png")}
     assert len(new) == 1 and (tmp_path / "deep/into") in new.pop().parents
+
+
+def test_nothing_is_written_through_a_symbolic_link(tmp_path: Path):
+    elsewhere, into = tmp_path / "elsewhere", tmp_path / "into"
+    for folder in (elsewhere, into):
+        folder.mkdir()
+    (into / "sub").symlink_to(elsewhere)
+    written(tmp_path / "out", [row("sub/a.png", 1)])
+    with pytest.raises(WriteError, match="symbolic link"):
+        extract(ExtractConfig(output=str(tmp_path / "out"), into=str(into)))
+    assert list(elsewhere.iterdir()) == []
 
 
 def test_what_cannot_be_extracted_is_refused_in_one_sentence(tmp_path: Path):

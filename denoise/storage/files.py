@@ -87,6 +87,15 @@ def write_below(
     write(join(folder, name), content, aside=aside)
 
 
+def create_below(folder: str, name: str, content: bytes) -> bool:
+    """Write a file of a name below a folder where none is, as `create`, through no symbolic link
+    below that folder; False where there is one. Raises OSError (ELOOP where there is a link)."""
+    fs, path = filesystem(folder)
+    if is_disk(fs):
+        disk.check_unlinked(path, name)
+    return create(join(folder, name), content)
+
+
 def folds_names(folder: str) -> bool:
     """Whether names there that differ by case or by Unicode normalisation alone are the same, as
     on most disks of macOS and Windows. Raises OSError."""

@@ -49,6 +49,7 @@ class BulkConfig:
     # N, or MIN MAX to grow and shrink, each of them a process of Ray's; without it as many as
     # there is room for, and for a small job on this machine this process alone
     workers: int | tuple[int, int] | None = None
+    allow_elsewhere: bool = False  # tables may name images outside of their own folder
     max_error_rate: float = 0.01  # exit code 3 where a larger share of the images fails
     retry_errors: bool = False  # do the images again that failed in an earlier run
     overwrite: bool = False  # discard what an earlier run made there
