@@ -108,12 +108,12 @@ def run(
     start, start_up = time.monotonic(), 0.0
     uri = uris.absolute(config.output)
     check_apart(uri, uris.absolute(config.images), *job.needed)
-    looked = _looked_at_first(config, uri, job) if config.overwrite else nullcontext()
+    looked = _checked_first(config, uri, job) if config.overwrite else nullcontext()
     with looked, Output(uri, verb, settings, overwrite=config.overwrite) as output:
         left_out: Counter[str] = Counter()
         found = listed(config, left_out)
         listing = manifest.update(uri, found, left_out)
-        _tell(listing)
+        _log_listing(listing)
         pending = manifest.pending(uri)
         failed = manifest.with_errors(uri) if config.retry_errors else []
         if not (listing.new or pending or failed) and output.is_finished:
@@ -174,7 +174,7 @@ def _work(
 
 
 @contextmanager
-def _looked_at_first(config: BulkConfig, uri: str, job: Job) -> Iterator[None]:
+def _checked_first(config: BulkConfig, uri: str, job: Job) -> Iterator[None]:
     """Raise SettingsError where there is no image, or no Ray, or a node that does not see what it
     needs: an earlier run's rows stay then. Ray is there for the time of the job."""
     with closing(inputs.entries(uris.absolute(config.images), Counter(), output=uri)) as found:
@@ -218,12 +218,12 @@ def _chosen(
         )
 
 
-def check_apart(place: str, *read: str) -> None:
-    """Raises SettingsError where something that is read lies inside the output folder."""
+def check_apart(output: str, *read: str) -> None:
+    """Raise SettingsError where something that is read lies inside the output folder."""
     for uri in read:
-        if uris.lies_in(uri, place):
+        if uris.lies_in(uri, output):
             raise SettingsError(
-                f"{uris.shown(uri)} lies inside the output folder {uris.shown(place)}; "
+                f"{uris.shown(uri)} lies inside the output folder {uris.shown(output)}; "
                 "nothing is read from where the job writes"
             )
 
@@ -236,8 +236,8 @@ def worker_counts(workers: int | tuple[int, int] | None) -> tuple[int, ...]:
     return counts
 
 
-def _tell(listing: manifest.Listing) -> None:
-    """Says what was found that a user may not expect."""
+def _log_listing(listing: manifest.Listing) -> None:
+    """Say what was found that a user may not expect."""
     for reason, count in sorted(listing.left_out.items()):
         _log.info("%d left out: %s", count, reason)
     if listing.added:
@@ -248,17 +248,17 @@ def _tell(listing: manifest.Listing) -> None:
         _log.warning("%d images are gone since; their rows are kept", listing.removed)
 
 
-def _report(place: str) -> dict[str, Any]:
+def _report(output: str) -> dict[str, Any]:
     from denoise.verbs.report import ReportConfig, report
 
-    return report(ReportConfig(output=place, allow_elsewhere=True))  # its inputs were named here
+    return report(ReportConfig(output=output, allow_elsewhere=True))  # its inputs were named here
 
 
-def _summary(place: str) -> dict[str, Any]:
+def _summary(output: str) -> dict[str, Any]:
     """The summary of a finished run; made again where somebody removed it."""
-    if not files.exists(uris.join(place, "summary.json")):
-        return _report(place)
-    return files.object_in(uris.join(place, "summary.json"))
+    if not files.exists(uris.join(output, "summary.json")):
+        return _report(output)
+    return files.object_in(uris.join(output, "summary.json"))
 
 
 def flags_of(config: "DataclassInstance") -> dict[str, Any]:
