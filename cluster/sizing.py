@@ -69,9 +69,8 @@ def table(rates: Rates) -> str:
         f"| all of it (computed) | {alone * VCPU:.2f} |",
         f"| all but the network (computed) | {hands * VCPU:.1f} |",
         "",
-        f"An L4 does about {GPU_NODE.gpu:.0f} megapixels/s of the network (computed from its data"
-        " sheet)"
-        f": {GPU_NODE.gpu / (hands * VCPU):.0f} vCPUs keep one busy.",
+        f"An L4 does about {GPU_NODE.gpu:.0f} megapixels/s of the network (computed from its data "
+        f"sheet): {GPU_NODE.gpu / (hands * VCPU):.0f} vCPUs keep one busy.",
         "",
         "| a million photographs (computed) of | 0.36 MP | 2 MP | 12 MP |",
         "| --- | ---: | ---: | ---: |",

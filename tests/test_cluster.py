@@ -37,13 +37,13 @@ def test_a_typo_in_a_cluster_file_is_found(cloud: str, typo: str):
 
 
 @pytest.mark.parametrize("cloud", ["aws", "gcp"])
-def test_a_cluster_is_an_idle_head_until_a_job_asks_for_spot_workers(cloud: str):
+def test_a_cluster_has_an_idle_head_and_one_gpu_worker_until_a_job_asks_for_more(cloud: str):
     cluster = _yaml(f"{cloud}.yaml")
     nodes = cluster["available_node_types"]
     assert cluster["head_node_type"] == "head"
     assert nodes["head"]["resources"] == {"CPU": 0}
-    for kind in ("cpu", "gpu"):
-        assert nodes[kind]["min_workers"] == 0
+    for kind, fewest in (("cpu", 0), ("gpu", 1)):
+        assert nodes[kind]["min_workers"] == fewest  # a job looks for GPUs when it starts
         assert _is_spot(nodes[kind]["node_config"])
     assert not _is_spot(nodes["head"]["node_config"])
     assert nodes["gpu"]["docker"]["worker_image"].endswith("-gpu")

@@ -350,3 +350,21 @@ def as_on_a_gpu(denoiser: Denoiser, batch_pixels: int) -> Denoiser:
     """Batches as on a GPU, on the CPU."""
     denoiser._batch_pixels = batch_pixels
     return denoiser
+
+
+@pytest.mark.parametrize("precision", ["float32", "auto"])
+def test_the_number_of_threads_changes_nothing(precision):
+    noisy = [photo(90, 130, seed=seed) for seed in range(5)]
+    one, three = (
+        Denoiser.load("cae-s", precision=precision, threads=threads, tile=64) for threads in (1, 3)
+    )
+    for mine, theirs in zip(one.denoise(noisy), three.denoise(noisy), strict=True):
+        assert np.array_equal(mine, theirs)
+
+
+def test_no_strength_leaves_a_picture_as_it_was_and_half_goes_half_the_way():
+    noisy = photo(40, 50)
+    whole = Denoiser.load("cae-s", precision="float32")(noisy).astype(float)
+    half = Denoiser.load("cae-s", precision="float32", strength=0.5)(noisy)
+    assert np.array_equal(Denoiser.load("cae-s", strength=0.0)(noisy), noisy)
+    assert np.abs(half - (whole + noisy) / 2).max() <= 1

@@ -27,7 +27,7 @@ Pixels = NDArray[Any]
 Subsampling = Literal["444", "422", "420"]
 Compression = tuple[int, Subsampling]  # quality and subsampling of colour
 
-ISO = (200.0, 51200.0)  # of strengths that are drawn
+ISO = (400.0, 25600.0)  # of strengths that are drawn
 MIDDLE_GRAY = 0.45  # on the 0..1 scale of stored values
 _SIGMA_AT_3200 = 0.0118  # about the mean of cameras of 2008 to 2016
 _STRONGEST = 4.0  # times the noise of middle gray, in deep shadows
@@ -210,10 +210,10 @@ def _demosaic(u: float) -> Demosaic:
 
 
 def _smoothing(u: float, v: float) -> float:
-    """Half of the cameras smooth fine grain, some sharpen it."""
-    if u < 0.5:
+    """Most cameras smooth fine grain, some sharpen it."""
+    if u < 0.65:
         return 0.2 + 0.6 * v
-    return -0.5 * v if u < 0.7 else 0.0
+    return -0.5 * v if u < 0.8 else 0.0
 
 
 def _compressions(u: list[float]) -> tuple[Compression, ...]:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, partial
+from itertools import chain, islice
 from typing import Any, Self
 
 import numpy as np
@@ -343,8 +344,13 @@ def _in_threads(
     pool: ThreadPoolExecutor | None,
     threads: int,
 ) -> Iterator[tuple[list[_Window], _Answer]]:
-    """Each batch with its answer, in order, a few computed ahead where there is a pool."""
-    if pool is None:
+    """Each batch with its answer, in order, a few computed ahead where there is a pool.
+
+    A single batch is computed here, on all cores that torch may use.
+    """
+    first_two = list(islice(batches, 2))
+    batches = chain(first_two, batches)
+    if pool is None or len(first_two) < 2:
         for batch in batches:
             yield batch, submit(batch)
         return

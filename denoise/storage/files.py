@@ -76,6 +76,33 @@ def write(uri: str, content: bytes | memoryview, *, aside: str | None = None) ->
         file.write(content)
 
 
+def write_below(
+    folder: str, name: str, content: bytes | memoryview, *, aside: str | None = None
+) -> None:
+    """Write a file of a name below a folder, as `write`, but on a disk through no symbolic link
+    below that folder. Raises OSError (ELOOP where there is one)."""
+    fs, path = filesystem(folder)
+    if is_disk(fs):
+        disk.check_unlinked(path, name)
+    write(join(folder, name), content, aside=aside)
+
+
+def create_below(folder: str, name: str, content: bytes) -> bool:
+    """Write a file of a name below a folder where none is, as `create`, through no symbolic link
+    below that folder; False where there is one. Raises OSError (ELOOP where there is a link)."""
+    fs, path = filesystem(folder)
+    if is_disk(fs):
+        disk.check_unlinked(path, name)
+    return create(join(folder, name), content)
+
+
+def folds_names(folder: str) -> bool:
+    """Whether names there that differ by case or by Unicode normalisation alone are the same, as
+    on most disks of macOS and Windows. Raises OSError."""
+    fs, path = filesystem(folder)
+    return is_disk(fs) and disk.folds_names(path)
+
+
 @contextmanager
 def written(uri: str) -> Iterator[IO[bytes]]:
     """A file to write to bit by bit, there as a whole when the block ends, or not at all when it
