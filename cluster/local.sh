@@ -12,7 +12,8 @@
 # by process group, and nothing else (never `ray stop`, which ends every Ray on the machine).
 set -euo pipefail
 
-python=$(command -v "${PYTHON:-python3}") # Ray starts jobs with the first `python` of PATH
+python=$(command -v "${PYTHON:-python3}")
+python=$(cd "$(dirname "$python")" && pwd)/$(basename "$python") # not resolved: a .venv's is a link
 workers=${WORKERS:-2}         # raylets beside the head
 cpus=${CPUS_PER_WORKER:-1}    # what each of them offers
 bucket=''
@@ -26,7 +27,7 @@ while (($#)); do
     *) break ;;
     esac
 done
-folder=$(mktemp -d /tmp/denoise-XXXXXX) # a short path: sockets lie below it
+folder=$(mktemp -d /tmp/denoise-XXXXXX) # a short path, as the names of nodes: sockets lie below it
 groups=()
 
 stop() {
@@ -54,18 +55,22 @@ start() { # NAME SIGN COMMAND...: in a session of its own, until its messages ho
     setsid "${@:3}" >"$log" 2>&1 &
     groups=($! "${groups[@]}") # what was started first is stopped last
     for _ in {1..1200}; do
-        grep -q "$2" "$log" && return
+        grep -qs "$2" "$log" && return
         kill -0 "$!" 2>/dev/null || break
         sleep 0.1
     done
     return 1
 }
 
-node() { # NAME FLAG...; on a busy machine Ray gives up a node after 30 s: once more, then
+# NAME FLAG...: a node with a folder of its own, as on a cluster: in a shared one each node that unpacks what was
+# uploaded deletes it under the feet of the others. On a busy machine Ray gives up after 30 s: once more, then.
+node() {
     for _ in 1 2 3; do
         start "$1" 'Ray runtime started' "$python" -m ray.scripts.scripts start --block \
-            --disable-usage-stats --object-store-memory=500000000 --dashboard-agent-listen-port=0 "${@:2}" && return
+            --disable-usage-stats --object-store-memory=500000000 --dashboard-agent-listen-port=0 \
+            --temp-dir="$folder/$1" "${@:2}" && return
         grep -q 'timed out during startup' "$folder/$1.log" || break
+        kill -KILL -- "-${groups[0]}" 2>/dev/null || true # what the try left would answer the next one
     done
     cat "$folder/$1.log" >&2
     exit 1
@@ -73,7 +78,7 @@ node() { # NAME FLAG...; on a busy machine Ray gives up a node after 30 s: once 
 
 read -r gcs dashboard client store <<<"$(free_ports 4)"
 unset RAY_ADDRESS
-PATH=$(dirname "$python"):$PATH
+PATH=$(dirname "$python"):$PATH # where Ray finds the `python` and the user the `ray` of it
 export PATH RAY_AUTH_MODE=token RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0
 RAY_AUTH_TOKEN=$("$python" -c 'import secrets; print(secrets.token_hex(32))')
 RAY_API_SERVER_ADDRESS=http://127.0.0.1:$dashboard
@@ -86,16 +91,16 @@ if [[ $bucket ]]; then # before the nodes, which inherit where it is
     "$python" -c 'import s3fs, sys; s3fs.S3FileSystem().mkdir(sys.argv[1])' "$bucket"
 fi
 
-node head --head --port="$gcs" --dashboard-host=127.0.0.1 --dashboard-port="$dashboard" \
-    --ray-client-server-port="$client" --num-cpus=0 --temp-dir="$folder"
-address=$(grep -om1 "[0-9.]*:$gcs" "$folder/head.log")
+node h --head --port="$gcs" --dashboard-host=127.0.0.1 --dashboard-port="$dashboard" \
+    --ray-client-server-port="$client" --num-cpus=0
+address=$(grep -om1 "[0-9.]*:$gcs" "$folder/h.log")
 # one after the other: two that start at the same moment may take each other's ports
 for ((worker = 1; worker <= workers; worker++)); do
-    node "worker$worker" --address="$address" --num-cpus="$cpus" --num-gpus=0
+    node "$worker" --address="$address" --num-cpus="$cpus" --num-gpus=0
 done
 if ((gpus)); then
     export DENOISE_MADE_UP_GPUS=1  # else a worker without its GPU ends the job
-    node gpus --address="$address" --num-cpus="$cpus" --num-gpus="$gpus"
+    node g --address="$address" --num-cpus="$cpus" --num-gpus="$gpus"
 fi
 
 if (($#)); then

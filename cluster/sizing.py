@@ -29,7 +29,7 @@ class Rates:
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """What a machine has and costs; list prices in us-west-2, for spot a third of them."""
+    """What a machine has and costs; by the data sheet of us-west-2, spot at a third of it."""
 
     name: str
     vcpus: int
@@ -60,19 +60,19 @@ def table(rates: Rates) -> str:
     hands = 1 / (1 / rates.decode + 1 / rates.noise + 1 / rates.measure + 1 / rates.encode)
     alone = 1 / (1 / hands + 1 / rates.network)
     lines = [
-        "| one vCPU, stage by stage | megapixels/s |",
+        "| one vCPU, stage by stage (measured, times 0.6) | megapixels/s |",
         "| --- | ---: |",
         *(
             f"| {stage} | {getattr(rates, stage) * VCPU:.1f} |"
             for stage in ("decode", "noise", "network", "measure", "encode")
         ),
-        f"| all of it | {alone * VCPU:.2f} |",
-        f"| all but the network | {hands * VCPU:.1f} |",
+        f"| all of it (computed) | {alone * VCPU:.2f} |",
+        f"| all but the network (computed) | {hands * VCPU:.1f} |",
         "",
-        f"An L4 does about {GPU_NODE.gpu:.0f} megapixels/s of the network (computed, not measured)"
-        f": {GPU_NODE.gpu / (hands * VCPU):.0f} vCPUs keep one busy.",
+        f"An L4 does about {GPU_NODE.gpu:.0f} megapixels/s of the network (computed from its data "
+        f"sheet): {GPU_NODE.gpu / (hands * VCPU):.0f} vCPUs keep one busy.",
         "",
-        "| a million photographs of | 0.36 MP | 2 MP | 12 MP |",
+        "| a million photographs (computed) of | 0.36 MP | 2 MP | 12 MP |",
         "| --- | ---: | ---: | ---: |",
     ]
     columns = [costs(rates, size, hands, alone) for size in (0.36, 2.0, 12.0)]

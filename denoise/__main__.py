@@ -25,6 +25,7 @@ VERBS = {
     "noise": ("NoiseConfig", "images -> a table of clean and noisy pairs"),
     "train": ("TrainConfig", "images or pairs -> a model package"),
     "infer": ("InferConfig", "images + model -> denoised images and metrics"),
+    "compare": ("CompareConfig", "models side by side: quality, speed, a contact sheet"),
     "plan": ("PlanConfig", "what `infer` with these flags would do, and cost"),
     "extract": ("ExtractConfig", "the images of a finished table as files"),
     "report": ("ReportConfig", "write report.html and summary.json again"),
@@ -189,11 +190,8 @@ def _show(found: dict[str, Any], config: Any, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(found, default=str))
         return
-    if ("start_up_seconds" in found and "done" in found) or found.get("nothing_to_do"):
-        from denoise.report.closing import closing_words
-        from denoise.storage import uris
-
-        for line in closing_words(found, uris.absolute(config.output)):
+    if words := _last_words(found, config):
+        for line in words:
             _print(line)
         return
     for name, value in (found | found.get("metrics", {})).items():
@@ -205,6 +203,17 @@ def _show(found: dict[str, Any], config: Any, *, as_json: bool) -> None:
         _print(f"{count} failed: {error}")
     for row in found.get("table", []):
         _print(row)
+
+
+def _last_words(found: dict[str, Any], config: Any) -> list[str]:
+    """What a job says at its end; nothing of those that have a table only."""
+    if ("start_up_seconds" in found and "done" in found) or found.get("nothing_to_do"):
+        from denoise.report.closing import closing_words
+        from denoise.storage import uris
+
+        return closing_words(found, uris.absolute(config.output))
+    words: list[str] = found.get("words", [])
+    return words
 
 
 def _short(value: Any) -> str:

@@ -38,6 +38,10 @@ class ImageError(ValueError):
     """What is wrong with one image, in words fit for a table: the same cause, the same words."""
 
 
+class ElsewhereError(ImageError):
+    """An image that a table names lies neither below the table's folder nor on its own store."""
+
+
 class WriteError(RuntimeError):
     """What a job has made cannot be written, which ends it; the text says where and why."""
 

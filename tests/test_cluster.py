@@ -37,7 +37,7 @@ def test_a_typo_in_a_cluster_file_is_found(cloud: str, typo: str):
 
 
 @pytest.mark.parametrize("cloud", ["aws", "gcp"])
-def test_a_cluster_has_an_idle_head_cpu_workers_and_spot_gpu_workers(cloud: str):
+def test_a_cluster_has_an_idle_head_and_one_gpu_worker_until_a_job_asks_for_more(cloud: str):
     cluster = _yaml(f"{cloud}.yaml")
     nodes = cluster["available_node_types"]
     assert cluster["head_node_type"] == "head"

@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from running import write_part
 
-from denoise.errors import SettingsError
+from denoise.errors import SettingsError, WriteError
 from denoise.images.codec import Picture, encode
 from denoise.output import tables
+from denoise.output.folder import FORMAT
 from denoise.storage import files
 from denoise.verbs.extract import ExtractConfig, extract
 
@@ -23,8 +25,8 @@ def image(seed: int) -> bytes:
 def written(folder: Path, rows: list[dict[str, Any]], *, done: bool = True, **settings: Any) -> str:
     """A finished output folder of `infer` with these rows, in two part files."""
     for shard, some in enumerate((rows[:2], rows[2:])):
-        tables.write_part(str(folder), shard, some, tables.INFER_SCHEMA, {})
-    run = {"verb": "infer", "settings": settings}
+        write_part(str(folder), shard, some, tables.INFER_SCHEMA, {})
+    run = {"format_version": FORMAT, "verb": "infer", "settings": settings}
     files.write(f"{folder}/_run.json", json.dumps(run).encode())
     if done:
         files.write(f"{folder}/_SUCCESS", b"")
@@ -107,6 +109,17 @@ def test_no_path_leads_out_of_the_folder(tmp_path: Path, path: str):
     assert len(new) == 1 and (tmp_path / "deep/into") in new.pop().parents
 
 
+def test_nothing_is_written_through_a_symbolic_link(tmp_path: Path):
+    elsewhere, into = tmp_path / "elsewhere", tmp_path / "into"
+    for folder in (elsewhere, into):
+        folder.mkdir()
+    (into / "sub").symlink_to(elsewhere)
+    written(tmp_path / "out", [row("sub/a.png", 1)])
+    with pytest.raises(WriteError, match="symbolic link"):
+        extract(ExtractConfig(output=str(tmp_path / "out"), into=str(into)))
+    assert list(elsewhere.iterdir()) == []
+
+
 def test_what_cannot_be_extracted_is_refused_in_one_sentence(tmp_path: Path):
     def refused(name: str, words: str, into: str | None = None) -> None:
         with pytest.raises(SettingsError, match=words):
@@ -115,9 +128,14 @@ def test_what_cannot_be_extracted_is_refused_in_one_sentence(tmp_path: Path):
     refused("nothing", "no output of a job under")
     written(tmp_path / "half", [row("a.png", 1)], done=False)
     refused("half", "is not finished; run `infer` again")
+    run = {"format_version": FORMAT, "verb": "train", "settings": {}}
+    trained = json.dumps(run).encode()
     written(tmp_path / "none", [row("a.png", 1)], save="none")
     refused("none", "made with --save none")
-    files.write(str(tmp_path / "model/_run.json"), json.dumps({"verb": "train"}).encode())
+    files.write(
+        str(tmp_path / "model/_run.json"),
+        trained,
+    )
     refused("model", "output of `train`, which has no images")
     written(tmp_path / "out", [row("a.png", 1)])
     refused("out", "lies inside the output folder", into=str(tmp_path / "out/data"))

@@ -73,3 +73,16 @@ def test_the_first_so_many_images_can_be_tried(photos: Path, model: str, tmp_pat
     flags = {"images": str(photos), "output": str(tmp_path / "out"), "model": model}
     assert infer(InferConfig(**flags, limit=3))["images"] == 3
     assert infer(InferConfig(**flags))["images"] == 9
+
+
+def test_globs_of_paths_choose_what_is_an_input(photos: Path, model: str, tmp_path: Path):
+    flags = {"images": str(photos), "model": model, "save": "none"}
+    every = infer(InferConfig(**flags, output=str(tmp_path / "all")))
+    chosen = InferConfig(
+        **flags, output=str(tmp_path / "some"), include=("more/*", "[12].png"), exclude=("*gray*",)
+    )
+    found = infer(chosen)
+    assert (every["images"], found["images"]) == (8, 3)
+    assert found["left_out"] == every["left_out"] | {"not included": 4, "excluded": 1}
+    with pytest.raises(SettingsError, match=r"no image is left of .* globs of paths below"):
+        infer(InferConfig(**flags, output=str(tmp_path / "none"), include=("*.gif",)))

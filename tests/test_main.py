@@ -66,9 +66,10 @@ def test_the_completion_is_a_script_of_its_shell(scripts: dict[str, Path], shell
     assert all(f"'{verb}'" in scripts[shell].read_text() for verb in VERBS)
 
 
-BULK = """images output seed save format quality strip_metadata limit max_pixels max_seconds
-    workers max_error_rate retry_errors overwrite"""
-INFER = f"{BULK} model add_noise float_noise reference level ssim tile device gpus_per_worker"
+BULK = """images output seed save format quality strip_metadata include exclude limit max_pixels
+    max_seconds workers allow_elsewhere max_error_rate retry_errors overwrite"""
+INFER = f"""{BULK} model add_noise float_noise reference level strength
+    precision ssim tile device gpus_per_worker"""
 FLAGS = {
     "demo": "output overwrite sigma steps",
     "noise": f"{BULK} kind sigma iso",
@@ -78,7 +79,8 @@ FLAGS = {
     "infer": INFER,
     "plan": INFER,
     "extract": "output into",
-    "report": "output",
+    "compare": "images models reference add_noise seed limit output",
+    "report": "output allow_elsewhere",
     "models": "",
     "export": "model output to",
     "doctor": "images output no_ray",

@@ -76,9 +76,9 @@ def test_a_changed_input_alone_is_done_again_once(tmp_path: Path):
     assert update(tmp_path, changed).changed == 1
     assert update(tmp_path, changed).changed == 0  # a kill before anything was done
     (shard,) = manifest.pending(output)
-    assert shard.is_again and entry(17).path in paths(tmp_path, [shard])
-    assert manifest.paths_again(output, shard.number) == {entry(17).path}
-    manifest.done_again(output, shard.number, {entry(17).path})
+    assert shard.has_redo and entry(17).path in paths(tmp_path, [shard])
+    assert manifest.paths_to_redo(output, shard.number) == {entry(17).path}
+    manifest.note_redone(output, shard.number, {entry(17).path})
     assert update(tmp_path, changed).changed == 0
     assert manifest.pending(output) == []
 
@@ -91,11 +91,11 @@ def test_what_changes_before_an_earlier_change_was_done_is_done_with_it(tmp_path
     one, two, *rest = first.entries(output)
     update(tmp_path, [replace(one, mark="2"), two, *rest])
     update(tmp_path, [replace(one, mark="2"), replace(two, mark="2"), *rest])
-    assert manifest.paths_again(output, first.number) == {one.path, two.path}
-    manifest.done_again(output, first.number, {one.path})  # by a worker of a run that was killed
-    assert manifest.paths_again(output, first.number) == {two.path}
-    (tmp_path / "_manifest" / "again-00000000 (1)").write_text("a synchronised copy")
-    assert manifest.pending(output) == [replace(first, is_again=True)]
+    assert manifest.paths_to_redo(output, first.number) == {one.path, two.path}
+    manifest.note_redone(output, first.number, {one.path})  # by a worker of a run that was killed
+    assert manifest.paths_to_redo(output, first.number) == {two.path}
+    (tmp_path / "_manifest" / "redo-00000000 (1)").write_text("a synchronised copy")
+    assert manifest.pending(output) == [replace(first, has_redo=True)]
 
 
 def test_a_part_file_that_was_taken_away_is_made_anew_whatever_had_changed(tmp_path: Path):

@@ -20,6 +20,8 @@ from running import Job, marked, parts_in, rows_of, same, wait_until
 from denoise.storage import files
 from tests import running, servers
 
+pytestmark = pytest.mark.cluster
+
 IMAGES = 60
 SECRET_TOKEN = uuid4().hex
 
@@ -300,7 +302,6 @@ _OTHER = """
 import json, ray
 from ray.experimental.internal_kv import _internal_kv_get, _internal_kv_put
 
-pytestmark = pytest.mark.cluster
 ray.init(log_to_driver=False)
 name = {"key": b"CLUSTER_METADATA", "namespace": b"cluster"}
 ours = _internal_kv_get(**name)

@@ -15,14 +15,17 @@ from denoise.output.folder import Output
 from denoise.output.tables import INFER_SCHEMA
 from denoise.runners.resources import Resources
 from denoise.storage.inputs import Entry, entries
+from denoise.verbs.infer import prepared
 from denoise.verbs.plan import PlanConfig, _Sample, plan
 
 
-def listed(output: str, photos: Path) -> None:
+def listed(config: PlanConfig, photos: Path) -> None:
     """Lists the photographs, as a run does before its work."""
-    found = manifest.update(output, entries(str(photos), Counter()), Counter())
-    if found.new is not None:
-        manifest.cut(output, found.new)
+    ready, model, _ = prepared(config)
+    with Output(config.output, "infer", ready.settings() | {"model": model}):
+        found = manifest.update(config.output, entries(str(photos), Counter()), Counter())
+        if found.new is not None:
+            manifest.cut(config.output, found.new)
 
 
 def nothing(photos: Path) -> None: ...
@@ -67,9 +70,9 @@ def test_it_counts_and_estimates_and_leaves_nothing_behind(config: PlanConfig):
 
 
 def test_it_sees_what_is_done_already(config: PlanConfig, photos: Path):
-    listed(config.output, photos)
+    listed(config, photos)
     shard = manifest.pending(config.output)[0]
-    (Path(config.output) / "data").mkdir()
+    (Path(config.output) / "data").mkdir(exist_ok=True)
     (Path(config.output) / "data" / f"part-{shard.number:08d}.parquet").write_bytes(b"")
     assert plan(config)["already_done"] == len(shard)
 
@@ -80,7 +83,7 @@ def test_it_says_what_a_run_would_find_to_do(
     config: PlanConfig, photos: Path, since: Callable[[Path], None], retry_errors: bool
 ):
     place, config = config.output, replace(config, retry_errors=retry_errors)
-    listed(place, photos)
+    listed(config, photos)
     for shard in manifest.pending(place):
         paths = [entry.path for entry in shard.entries(place)]
         rows = [{"path": p, "error": "bad" if p == "broken.png" else None} for p in sorted(paths)]
@@ -90,12 +93,12 @@ def test_it_says_what_a_run_would_find_to_do(
     found = plan(config)
     assert {path: path.read_bytes() for path in Path(place).rglob("*.*")} == before
 
-    listed(place, photos)
+    listed(config, photos)
     pending = manifest.pending(place)
     failed = manifest.with_errors(place) if retry_errors else []
-    to_do = {entry.path for one in pending if not one.is_again for entry in one.entries(place)}
+    to_do = {entry.path for one in pending if not one.has_redo for entry in one.entries(place)}
     for one in pending:
-        to_do |= manifest.paths_again(place, one.number) if one.is_again else set()
+        to_do |= manifest.paths_to_redo(place, one.number) if one.has_redo else set()
     assert found["to_do"] == len(to_do | {"broken.png"} if failed else to_do)
     assert found["shards"] == len({one.number for one in pending + failed})
     assert bool(found["seconds"]) == bool(pending or failed)
@@ -103,7 +106,7 @@ def test_it_says_what_a_run_would_find_to_do(
 
 
 def test_to_overwrite_is_to_do_all_of_it(config: PlanConfig, photos: Path):
-    listed(config.output, photos)
+    listed(config, photos)
     found = plan(replace(config, overwrite=True))
     assert (found["already_done"], found["to_do"]) == (0, 8)
 
@@ -124,7 +127,7 @@ def test_it_refuses_what_infer_would_refuse(config: PlanConfig, tmp_path: Path):
     with pytest.raises(SettingsError, match="lies inside the output folder"):
         plan(PlanConfig(**flags | {"output": str(Path(config.images).parent)}))
     with Output(str(tmp_path / "other"), "infer", {"seed": 7}):
-        pass
+        write_part(str(tmp_path / "other"), 0, [{"path": "a.png"}], INFER_SCHEMA)
     with pytest.raises(SettingsError, match=r"other settings: .*or --overwrite"):
         plan(PlanConfig(**flags | {"output": str(tmp_path / "other")}))
     (tmp_path / "file").write_bytes(b"")

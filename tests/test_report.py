@@ -9,7 +9,6 @@ from html import unescape
 from io import BytesIO
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -26,11 +25,6 @@ from denoise.storage import files, inputs
 from denoise.storage.fetch import load_pair
 from denoise.verbs.report import ReportConfig, report
 
-# what `infer` writes, by whatever version: some columns more than the oldest tables have
-INFER_COLUMNS = pa.schema(
-    {field.name: field.type for field in tables.INFER_SCHEMA}
-    | {name: pa.float64() for name in ("removed", "noise_before", "noise_after")}
-)
 NASTY = "<b onclick=alert(1)>&\"'.png"
 
 
@@ -222,14 +216,14 @@ def test_pauses_between_runs_are_no_working_time(tmp_path):
 
 def test_denoised_images_are_shown_beside_the_very_noise_they_had(tmp_path, photos_of_mine):
     folder = inferred(tmp_path / "out", photos_of_mine, add_noise=0.1, seed=0)
-    summary = report(ReportConfig(output=folder))
+    summary = report(ReportConfig(output=folder, allow_elsewhere=True))
     assert summary["gain_db"] == pytest.approx(6.0, abs=0.2)  # half of the noise: 20 log10(2)
     assert panels_in(folder) == ["clean", "noisy", "denoised", "difference"] * 10
 
 
 def test_without_a_reference_some_images_are_shown_and_what_was_removed(tmp_path, photos_of_mine):
     folder = inferred(tmp_path / "out", photos_of_mine)
-    summary = report(ReportConfig(output=folder))
+    summary = report(ReportConfig(output=folder, allow_elsewhere=True))
     assert summary["psnr"] is summary["gain_db"] is summary["histogram"] is None
     assert panels_in(folder) == ["input", "denoised", "removed"] * 4
 
@@ -246,7 +240,7 @@ def test_pairs_that_were_not_kept_are_drawn_again_from_the_inputs(tmp_path, phot
     run = {"format_version": FORMAT, "verb": "noise", "versions": {}}
     run["settings"] = {"sigma": 0.1, "seed": 0}
     files.write(f"{folder}/_run.json", json.dumps(run).encode())
-    report(ReportConfig(output=folder))
+    report(ReportConfig(output=folder, allow_elsewhere=True))
     assert panels_in(folder) == ["clean", "noisy", "difference"] * 10
 
 
@@ -262,8 +256,22 @@ def test_a_setting_that_is_no_valid_text_is_written_all_the_same(tmp_path):
 def test_inputs_that_are_gone_cost_the_pictures_and_not_the_report(tmp_path, photos_of_mine):
     folder = inferred(tmp_path / "out", photos_of_mine, add_noise=0.1, seed=0)
     shutil.rmtree(photos_of_mine)
-    assert report(ReportConfig(output=folder))["done"] == 12
+    assert report(ReportConfig(output=folder, allow_elsewhere=True))["done"] == 12
     assert panels_in(folder) == []
+
+
+def test_the_report_of_a_strangers_folder_reads_nothing_outside_of_it(tmp_path, photos_of_mine):
+    """Its manifest names a user's own photographs; its table names one of them as a file."""
+    folder = inferred(tmp_path / "out", photos_of_mine, add_noise=0.1, seed=0)
+    report(ReportConfig(output=folder))
+    assert panels_in(folder) == ["denoised"] * 10
+    for named in (f"{photos_of_mine}/00.png", f"file://{photos_of_mine}/00.png", "../00.png"):
+        rows = [failed("a.png", None) | {"file": named, "mse": 1e-3}]
+        write_part(folder, 0, rows, tables.INFER_SCHEMA, {})
+        for shard in range(1, 20):
+            files.remove(tables.part_uri(folder, shard))
+        report(ReportConfig(output=folder))
+        assert panels_in(folder) == []
 
 
 def test_a_manifest_that_is_gone_costs_the_pictures_and_not_the_report(tmp_path, photos_of_mine):
@@ -286,11 +294,10 @@ def test_the_gain_is_that_of_images_whose_noisy_and_denoised_psnr_are_both_finit
 
 def written_infer(folder, parts, **settings):
     """An output folder of `infer` with these columns of its rows, and no images."""
-    (folder / "data").mkdir(parents=True)
     for shard, rows in enumerate(parts):
-        table = pa.Table.from_pylist(rows, schema=INFER_COLUMNS)
-        pq.write_table(table, tables.part_uri(str(folder), shard))
-    run = {"verb": "infer", "settings": {"model": "unet@0", **settings}, "versions": {}}
+        write_part(str(folder), shard, rows, tables.INFER_SCHEMA, {})
+    run = {"format_version": FORMAT, "verb": "infer", "versions": {}}
+    run["settings"] = {"model": "unet@0", **settings}
     files.write(f"{folder}/_run.json", json.dumps(run).encode())
     return str(folder)
 
@@ -330,6 +337,14 @@ def test_a_table_in_one_part_or_in_many_has_the_same_statistics(tmp_path):
     assert one.megapixels == pytest.approx(many.megapixels)
     for name, group in one.folders.items():
         assert group.mean("psnr") == pytest.approx(many.folders[name].mean("psnr"))
+
+
+def test_a_table_without_the_columns_of_a_verdict_has_none(tmp_path):
+    folder = written_infer(tmp_path / "out", [[changed_row("a.png", 0.1)]])
+    part = tables.part_uri(folder, 0)
+    pq.write_table(pq.read_table(part).drop_columns(["removed", "noise_before", "ssim"]), part)
+    summary = report(ReportConfig(output=folder))
+    assert summary["changed"] is summary["removed"] is summary["advice"] is None
 
 
 def test_without_a_reference_the_summary_says_how_much_the_images_changed(tmp_path):

@@ -67,3 +67,42 @@ def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path):
     (tmp_path / "file").write_text("")
     with pytest.raises(SettingsError, match=r"cannot write to .*a part of its path is no folder"):
         files.check_writable(str(tmp_path / "file" / "out"))
+
+
+def test_nothing_is_written_or_removed_through_a_symbolic_link_below_a_folder(tmp_path: Path):
+    output, home = tmp_path / "link", tmp_path / "home"
+    (tmp_path / "out" / "images").mkdir(parents=True)
+    output.symlink_to("out")  # the folder itself may be one: a user has named it
+    home.mkdir()
+    (home / "a.png").write_bytes(b"mine")
+    (output / "images" / "deep").symlink_to(home)
+    (output / "images" / "a.png").symlink_to(home / "a.png")
+    for name in ("images/deep/a.png", "images/deep/b.png", "images/deep/more/a.png"):
+        with pytest.raises(OSError, match="a symbolic link is on its way"):
+            files.write_below(str(output), name, b"theirs")
+        files.remove_file(str(output), name)
+    files.write_below(str(output), "images/a.png", b"theirs")
+    files.write_below(str(output), "images/b/c.png", b"theirs")
+    assert [(one.name, one.read_bytes()) for one in home.iterdir()] == [("a.png", b"mine")]
+    assert (output / "images" / "b" / "c.png").read_bytes() == b"theirs"
+    assert not (output / "images" / "a.png").is_symlink()
+
+
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", "../a", "a/../b", "/a", "a//b", "~/a", "s3://a", "a/"]
+)
+def test_a_name_that_is_not_normal_removes_nothing(tmp_path: Path, name: str):
+    with pytest.raises(ValueError, match="a relative path without"):
+        files.remove_file(str(tmp_path), name)
+
+
+def test_a_disk_says_whether_it_tells_names_apart_and_keeps_no_trial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "a").write_bytes(b"")
+    apart = not (tmp_path / "A").exists()
+    assert files.folds_names(str(tmp_path)) != apart
+    exists = os.path.exists
+    monkeypatch.setattr("os.path.exists", lambda path: exists(path) or path.endswith("A"))
+    assert files.folds_names(str(tmp_path))
+    assert os.listdir(tmp_path) == ["a"]

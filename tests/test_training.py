@@ -26,7 +26,7 @@ from denoise.errors import SettingsError
 from denoise.nets import package
 from denoise.nets.networks import UNTOLD, build
 from denoise.output.folder import Output
-from denoise.runners.resources import Resources
+from denoise.runners.resources import NodeType, Resources
 from denoise.storage.inputs import Entry
 from denoise.training import model_card
 from denoise.training.batches import Worker, batches, pairs_of
@@ -53,10 +53,13 @@ from denoise.training.recipe import Loss, Optimizer, Recipe
 from denoise.training.samples import CROPS, GRAY, TOLD, UNCLIPPED, Sampler, crop, draws, order_of
 from denoise.training.start import start_of
 from denoise.training.validation import HIGHEST, Validator
+from denoise.verbs import train as verb
 from denoise.verbs.train import TrainConfig, _check_cluster, _note, train
 
 SMALL = {"widths": [16, 24], "blocks": 1}  # wide enough for Muon
-RECIPE = Recipe(steps=8, batch_size=4, patch=16, save_every=4, sigma=(0.0, 0.2))
+RECIPE = Recipe(
+    steps=8, batch_size=4, patch=16, save_every=4, sigma=(0.0, 0.2), precision="float32"
+)
 ODD = replace(RECIPE, steps=6, batch_size=16, save_every=2)  # for three workers: 5, 5 and 6
 PHOTOS = [Photo(f"{k}.png", photo(24 + k, 32, seed=k)) for k in range(5)]
 
@@ -81,9 +84,9 @@ def trained(recipe: Recipe = RECIPE, state=None, **options) -> tuple[Learner, li
     return learner, [torch.load(io.BytesIO(one), weights_only=True) for one in saved]
 
 
-def quality_of(model: torch.nn.Module, photos: list[Photo]) -> float:
+def quality_of(model: torch.nn.Module, photos: list[Photo], recipe: Recipe = RECIPE) -> float:
     with threads() as pool:
-        return Validator(RECIPE, photos, Worker(), pool).psnr_of(model)
+        return Validator(recipe, photos, Worker(), pool).psnr_of(model)
 
 
 def same(a: torch.nn.Module, b: torch.nn.Module) -> bool:
@@ -248,6 +251,39 @@ def test_three_workers_share_an_odd_batch_have_the_losses_of_one_and_resume_exac
             for (loss, quality), (other, judged) in zip(alone, together, strict=True):
                 assert other == pytest.approx(loss, rel=1e-5)
                 assert judged == pytest.approx(quality, rel=1e-4)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_number_of_threads_changes_no_bit(precision: str):
+    recipe = replace(RECIPE, batch_size=16, steps=2, save_every=2, precision=precision)
+    before = torch.get_num_threads()
+    learners = []
+    for count in (1, 3):
+        torch.set_num_threads(count)
+        learners.append(trained(recipe)[0])
+        assert torch.get_num_threads() == count  # for those who come after
+    torch.set_num_threads(before)
+    assert same(learners[0].model, learners[1].model) and same(
+        learners[0].average, learners[1].average
+    )
+
+
+def test_a_run_knows_how_good_the_noisy_pictures_and_its_beginning_were():
+    learner, states = trained(replace(RECIPE, sigma=0.1))
+    first, last = (record for record in learner.history if "psnr" in record)
+    assert first["psnr_noisy"] == last["psnr_noisy"] == pytest.approx(20.3, abs=0.4)  # clipped
+    torch.manual_seed(0)
+    start = quality_of(build("unet", SMALL).eval(), PHOTOS[:2], replace(RECIPE, sigma=0.1))
+    assert first["psnr_start"] == start == states[0]["progress"]["baseline"]["psnr_start"]
+
+
+def test_a_machine_that_will_leave_gets_a_checkpoint_at_once():
+    recipe = replace(RECIPE, steps=60, save_every=60)
+    whole, _ = trained(recipe)
+    _, states = trained(recipe, is_leaving=iter([True, False]).__next__)
+    assert [state["progress"]["step"] for state in states] == [20, 60]
+    resumed, _ = trained(recipe, state=states[0])
+    assert same(whole.model, resumed.model)
 
 
 def test_accumulating_parts_changes_the_losses_by_rounding_only():
@@ -421,15 +457,18 @@ def test_nonsense_is_refused_with_its_value(flags: dict, words: str):
         TrainConfig(**({"images": "a", "output": "b"} | flags))
 
 
+CONFIG = {
+    "architecture": "classic",
+    "steps": 40,
+    "batch_size": 4,
+    "patch": 16,
+    "save_every": 20,
+    "precision": "float32",  # on any hardware
+}
+
+
 def config(images: Path, output: Path, **flags) -> TrainConfig:
-    common = {
-        "architecture": "classic",
-        "steps": 40,
-        "batch_size": 4,
-        "patch": 16,
-        "save_every": 20,
-    }
-    return TrainConfig(images=str(images), output=str(output), **(common | flags))
+    return TrainConfig(images=str(images), output=str(output), **(CONFIG | flags))
 
 
 def losses_of(output: Path) -> list[float]:
@@ -607,13 +646,11 @@ def test_streaming_goes_on_when_the_process_that_does_it_is_killed(
 ):
     many, whole, killed = (tmp_path / name for name in ("many", "whole", "killed"))
     pictures(many, 40)
-    asked = config(many, whole, memory=1e-4, validation=str(folder), steps=600)
-    train(asked)
-    flags = f"--images {many} --validation {folder} --architecture classic --memory 1e-4"
-    flags += " --steps 600 --batch-size 4 --patch 16 --save-every 20"
-    job = Job("train", *flags.split(), "--output", str(killed))
+    train(config(many, whole, memory=1e-4, validation=str(folder), steps=600, workers=2))
+    asked = flags_of(many, killed, memory=1e-4, validation=folder, steps=600, workers=2)
+    job = Job("train", *asked)
     wait_until(lambda: records_in(killed) >= 3, 120)
-    assert job.send(signal.SIGKILL, "ray::_Stream")
+    assert job.send(signal.SIGKILL, "ray::WindowStream")
     done = job.done()
     assert done.code == 0, done.err
     assert losses_of(killed) == losses_of(whole)
@@ -729,10 +766,13 @@ def test_the_first_workers_own_words_say_why_a_training_failed():
 
 def test_more_workers_than_the_cluster_has_are_refused_with_what_it_has(folder, tmp_path):
     asked = config(folder, tmp_path / "out", batch_size=64, workers=64)
-    with pytest.raises(SettingsError, match=r"64 workers.*has 2 CPUs and 0 GPUs on 1 nodes"):
-        _check_cluster(asked, str(tmp_path), Resources(2, 0, 1))
-    with pytest.raises(SettingsError, match="local folder, and the cluster has 3 nodes"):
-        _check_cluster(config(folder, tmp_path), str(tmp_path), Resources(8, 0, 3))
+    two = Resources(2, 0, 1, by_node=({"CPU": 2.0},))
+    with pytest.raises(SettingsError, match=r"64 workers.*has 2 CPUs and 0 GPUs and .* room for 2"):
+        _check_cluster(asked, two)
+    growing = replace(two, node_types=(NodeType({"CPU": 16.0}, 4),))
+    _check_cluster(asked, growing)  # nodes will come
+    with pytest.raises(SettingsError, match="room for 48"):
+        _check_cluster(asked, replace(growing, node_types=(NodeType({"CPU": 16.0}, 3),)))
 
 
 def joined(rank: int, place: str, listening: Any) -> None:
@@ -754,15 +794,28 @@ def test_workers_of_one_machine_listen_to_it_alone(tmp_path: Path):
     assert {ip.removeprefix("::ffff:") for _, ips in found for ip in ips} == {"127.0.0.1"}
 
 
-def test_an_interrupted_training_says_so_and_leaves_nothing_running(folder: Path, tmp_path: Path):
-    flags = f"--images {folder} --output {tmp_path / 'out'} --architecture classic --steps 100000"
-    job = Job("train", *flags.split(), *"--batch-size 4 --patch 16 --save-every 20".split())
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_training_says_so_and_leaves_nothing_running(
+    folder: Path, tmp_path: Path, sign: signal.Signals
+):
+    job = Job("train", *flags_of(folder, tmp_path / "out", steps=100000, save_every=20))
     wait_until(lambda: records_in(tmp_path / "out") >= 1, 120)
-    os.killpg(job.process.pid, signal.SIGINT)
+    os.killpg(job.process.pid, sign)
     done = job.done(60)
     assert done.code == 130, done.err
     assert "interrupted" in done.err and "Traceback" not in done.err
     assert done.left == []
+
+
+def flags_of(folder: Path, output: Path, **flags: object) -> list[str]:
+    """The command line of `config`."""
+    settings = {name: getattr(config(folder, output), name) for name in CONFIG} | flags
+    named = {"images": folder, "output": output} | settings
+    return [word for name, value in named.items() for word in (flag_of(name), str(value))]
+
+
+def flag_of(name: str) -> str:
+    return "--" + name.replace("_", "-")
 
 
 def records_in(output: Path) -> int:
@@ -770,32 +823,65 @@ def records_in(output: Path) -> int:
     return len(metrics.read_text().splitlines()) if metrics.exists() else 0
 
 
+def killed_in_the_middle(folder: Path, output: Path, **flags: object) -> None:
+    """A run whose process is killed between two checkpoints, after the third."""
+    job = Job("train", *flags_of(folder, output, **flags))
+    try:
+        wait_until(lambda: records_in(output) >= 3, 120)
+        job.process.send_signal(signal.SIGKILL)
+        job.process.wait()
+    finally:
+        job.kill()
+    assert not (output / "config.json").exists()
+
+
+def test_a_killed_process_that_is_started_again_changes_no_bit(folder: Path, tmp_path: Path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    train(config(folder, whole, steps=1000))
+    killed_in_the_middle(folder, killed, steps=1000)
+    train(config(folder, killed, steps=1000))
+    weights = [(output / "model.safetensors").read_bytes() for output in (whole, killed)]
+    assert weights[0] == weights[1] and losses_of(whole) == losses_of(killed)
+
+
+@pytest.mark.ray
+def test_a_run_begun_in_this_process_goes_on_under_ray_with_the_same_bits(
+    folder: Path, tmp_path: Path, ray_session: Resources, monkeypatch: pytest.MonkeyPatch
+):
+    whole, moved = tmp_path / "whole", tmp_path / "moved"
+    train(config(folder, whole, steps=1000))
+    killed_in_the_middle(folder, moved, steps=1000)
+    monkeypatch.setattr(verb, "_is_for_this_process", lambda config: False)
+    train(config(folder, moved, steps=1000))
+    weights = [(output / "model.safetensors").read_bytes() for output in (whole, moved)]
+    assert weights[0] == weights[1] and losses_of(whole) == losses_of(moved)
+
+
 @pytest.mark.ray
 @pytest.mark.slow
 def test_killed_workers_and_drivers_change_no_bit_of_the_weights(
     folder: Path, tmp_path: Path, ray_session: Resources
 ):
-    """kill -9 of a worker, then of the driver; the same command again; the same bytes."""
-    flags = {"steps": 2400, "save_every": 100}
+    """kill -9 of one of two workers, then of the driver; the same command again."""
+    flags = {"steps": 1200, "workers": 2}
     train(config(folder, tmp_path / "whole", **flags))
-    asked = ["--images", str(folder), "--output", str(tmp_path / "killed"), "--architecture"]
-    asked += "classic --steps 2400 --batch-size 4 --patch 16 --save-every 100".split()
-    scratch = tempfile.mkdtemp(dir="/tmp")  # short: Ray's sockets have their names in it
-    environment = {"TMPDIR": scratch}
-    job = Job("train", *asked, env=environment)
     killed = tmp_path / "killed"
+    scratch = tempfile.mkdtemp(dir="/tmp")  # short: Ray's sockets have their names in it
+    asked = flags_of(folder, killed, **flags)
+    job = Job("train", *asked, env={"TMPDIR": scratch})
     try:
-        wait_until(lambda: records_in(killed) >= 5, 120)
+        wait_until(lambda: records_in(killed) >= 5, 240)
         assert job.send(signal.SIGKILL, "RayTrainWorker")
-        was = records_in(killed)
-        wait_until(lambda: records_in(killed) >= was + 10, 120)
+        before = records_in(killed)
+        wait_until(lambda: records_in(killed) >= before + 5, 240)
         assert job.process.poll() is None
         job.process.send_signal(signal.SIGKILL)
         job.process.wait()
+        wait_until(lambda: not job.processes("RayTrainWorker"))  # nobody has to end them
     finally:
         job.kill()
     assert not (killed / "config.json").exists()
-    done = Job("train", *asked, env=environment).done()
+    done = Job("train", *asked, env={"TMPDIR": scratch}).done()
     assert done.code == 0, done.err
     assert {path.name for path in Path(scratch).iterdir()} <= {"ray", "_ray_lockfiles"}
     shutil.rmtree(scratch)

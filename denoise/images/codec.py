@@ -39,7 +39,7 @@ Pixels = npt.NDArray[Any]  # uint8 or uint16
 Floats = npt.NDArray[np.float32]
 
 MAX_PIXELS = 200_000_000  # as the largest sensors of telephones have
-_LONGEST_PNG_PROFILE = 1 << 20  # bytes: Pillow opens no PNG with a longer one
+LONGEST_PNG_PROFILE = 1 << 20  # bytes: Pillow opens no PNG with a longer one
 _OR_NONE = "or --strip-metadata"
 FORMATS = {"png": ".png", "webp": ".webp", "jpeg": ".jpg", "tiff": ".tif"}  # with their suffixes
 
@@ -100,6 +100,8 @@ def encode(
         if format == "jpeg" and picture.exif:
             kept["exif"] = PREFIX + picture.exif
     if format == "png":
+        if len(picture.icc or b"") > LONGEST_PNG_PROFILE:
+            kept["icc"] = None  # as the picture's note says
         return writers.png(planes, **kept, colour=picture.colour if metadata else ())
     if format == "tiff":
         return writers.tiff(planes, **kept)
@@ -107,6 +109,8 @@ def encode(
     if format == "webp":
         options = _webp_options(quality, is_gray=picture.pixels.shape[2] == 1)
     renamed = {"exif": kept.get("exif"), "icc_profile": kept.get("icc"), "dpi": kept.get("dpi")}
+    if format == "jpeg" and max(picture.dpi or (0,)) >= 1 << 16:
+        renamed["dpi"] = None  # its field has 16 bits
     options |= {key: value for key, value in renamed.items() if value is not None}
     out = BytesIO()
     squeezed = planes[..., 0] if planes.shape[2] == 1 else planes
@@ -164,8 +168,6 @@ def _check_fits(picture: Picture, format: str) -> None:
 
 def _check_metadata_fits(picture: Picture, format: str) -> None:
     """ImageError where this format cannot hold what goes with this picture."""
-    if format == "png" and len(picture.icc or b"") > _LONGEST_PNG_PROFILE:
-        raise ImageError(f"the ICC profile is too long for png: choose tiff or webp, {_OR_NONE}")
     if format == "jpeg" and len(picture.exif or b"") > 65000:
         raise ImageError(f"the EXIF is too long for jpeg: choose another format, {_OR_NONE}")
 
@@ -181,19 +183,37 @@ def _upright(raw: Scan) -> Picture:
             exif = upright(exif, planes.shape[1], planes.shape[0])
             dpi = dpi[::-1] if dpi and orientation > 4 else dpi
         except (ValueError, struct.error):
-            exif, note = None, "; ".join(filter(None, [note, "unreadable EXIF left out"]))
-    icc = raw.icc or b""
+            exif, note = None, _both(note, "unreadable EXIF left out")
+    icc, note = _fitting_profile(raw.icc, note, is_gray=planes.shape[2] < 3)
     colours = planes.shape[2] - 1 + planes.shape[2] % 2
     return Picture(
         pixels=np.ascontiguousarray(planes[..., :colours]),
         alpha=np.ascontiguousarray(planes[..., -1]) if planes.shape[2] % 2 == 0 else None,
         format=raw.format,
         exif=exif,
-        icc=icc if icc[16:20] in (b"RGB ", b"GRAY") else None,  # else the pixels were converted
+        icc=icc,
         dpi=dpi,
         note=note,
         colour=raw.colour,
     )
+
+
+def _fitting_profile(
+    icc: bytes | None, note: str | None, *, is_gray: bool
+) -> tuple[bytes | None, str | None]:
+    """The profile if it is one for these pixels, and what is to be said of it."""
+    model = (icc or b"")[16:20]
+    if model not in (b"RGB ", b"GRAY"):
+        return None, note  # there is none, or the pixels were converted
+    if is_gray != (model == b"GRAY"):
+        return None, _both(note, "ICC profile for another colour model left out")
+    if len(icc or b"") > LONGEST_PNG_PROFILE:
+        return icc, _both(note, "its ICC profile is too long for png, which goes without")
+    return icc, note
+
+
+def _both(note: str | None, more: str) -> str:
+    return f"{note}; {more}" if note else more
 
 
 def _turned(planes: Planes, orientation: int) -> Planes:

@@ -41,8 +41,8 @@ def check_codestream(encoded: bytes, max_pixels: int) -> Components:
 
 def planes_of_jpeg2000(image: ImageFile, encoded: bytes, components: Components) -> Planes:
     """8 bits for those of up to 8 bits a channel, else 16; white is the largest of either."""
-    count, bits = components
-    if bits > 8 and count > 1:
+    bits = components.bits
+    if bits > 8 and image.mode != "I;16":  # gray of 9 bits too, which Pillow takes for 8
         planes = extra("imagecodecs", "JPEG2000").jpeg2k_decode(encoded)
         return stretched(planes.reshape(*planes.shape[:2], -1), bits)
     if bits != 8 and image.mode in ("P", "PA"):

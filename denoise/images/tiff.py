@@ -23,36 +23,45 @@ from denoise.images.planes import (
     pillow_planes,
     plausible_dpi,
     stretched,
+    to_rgb,
 )
 from denoise.images.writers import Planes, descriptive
 
 # TIFF's tags, by number
 _SUBFILE_TYPE, _WIDTH, _HEIGHT, _BITS, _PHOTOMETRIC, _ORIENTATION = 254, 256, 257, 258, 262, 274
 _SAMPLES, _PLANAR, _BESIDE, _SAMPLE_FORMAT = 277, 284, 338, 339
+_COMPRESSION, _COLOUR_MAP, _SUB_PAGES, _SUBSAMPLING = 259, 320, 330, 530
 _ICC, _DNG_VERSION = 34675, 50706
 _STRIP_STARTS, _ROWS_PER_STRIP, _STRIP_LENGTHS = 273, 278, 279
 _TILE_WIDTH, _TILE_HEIGHT, _TILE_STARTS, _TILE_LENGTHS = 322, 323, 324, 325
 
+_PALETTE, _CMYK, _YCBCR = 3, 5, 6  # photometric interpretations
+# Compressions of 8 bits that Pillow reads: none, CCITT's, LZW, JPEG, deflate, PackBits
+_OF_PILLOW = {1, 2, 3, 4, 5, 7, 8, 32773, 32946}
+_OF_JPEG = {6, 7, 33003, 33004, 33005, 34712}  # which know subsampled colours, JPEG 2000 included
+_MOST_PREVIEWS = 100
+_DAMAGED = "truncated or damaged TIFF"
+
 
 def scan_of_tiff(encoded: bytes, max_pixels: int) -> Scan:
     """TIFF by Pillow, and by tifffile where Pillow would cut 16 bits to 8 or not open it at all."""
-    tags = _tags_of(encoded)
-    is_cr2 = encoded[4:10] == b"\x10\x00\x00\x00CR"
-    if _DNG_VERSION in tags or is_cr2 or tags.get(_SUBFILE_TYPE, 0) & 1:
-        raise ImageError("unsupported kind: camera raw")  # what comes first is a thumbnail
+    number, tags = _main_page(encoded)
     value = 1 + int(np.max(tags.get(_BITS, 1))) // 8  # bytes
     each = 2 + tags.get(_SAMPLES, 1) * (2 + value)
     check_size(tags[_WIDTH], tags[_HEIGHT], max_pixels, each=each)
-    _check_whole(tags, len(encoded))
+    lengths = _lengths_of_pieces(tags, len(encoded))
     note = note_of(lambda: sum(1 for _ in islice(_page_starts(encoded), MANY_FRAMES + 1)))
+    if number:
+        note = f"frame {number + 1}: those before are previews"
     if _needs_tifffile(tags):
-        planes = _tifffile_planes(encoded)
+        planes = _tifffile_planes(encoded, number, lengths, tags)
         per_inch = {2: 1, 3: 2.54}.get(tags.get(296, 2), 0)
         dpi = plausible_dpi([per_inch * tags.get(side, 0) for side in (282, 283)])
         return Scan(planes, "TIFF", _exif_of_tiff(tags), tags.get(_ICC), dpi, note)
     image = opened(encoded, "TIFF")
+    image.seek(number)
     check_size(*image.size, max_pixels)
-    planes = pillow_planes(image)
+    planes = _pillow_palette(image, tags) if _has_small_map(tags) else pillow_planes(image)
     icc, dpi = image.info.get("icc_profile"), plausible_dpi(image.info.get("dpi"))
     if dpi and tags.get(_ORIENTATION, 1) > 4:
         dpi = dpi[::-1]
@@ -60,15 +69,32 @@ def scan_of_tiff(encoded: bytes, max_pixels: int) -> Scan:
     return Scan(planes, "TIFF", _exif_of_tiff(tags), icc, dpi, note)
 
 
-def _tags_of(encoded: bytes) -> Image.Exif:
-    """The tags of the first page; EXIF has the form of a TIFF file."""
+def _main_page(encoded: bytes) -> tuple[int, Image.Exif]:
+    """Number and tags of the first page that is no preview; of the first where all of them are.
+
+    Raises ImageError for camera raw, whose pages are previews with the picture inside.
+    """
+    first = _tags_of(encoded, next(_page_starts(encoded), 0))
+    is_reduced = bool(first.get(_SUBFILE_TYPE, 0) & 1)
+    is_cr2 = encoded[4:10] == b"\x10\x00\x00\x00CR"
+    if _DNG_VERSION in first or is_cr2 or (is_reduced and _SUB_PAGES in first):
+        raise ImageError("unsupported kind: camera raw")
+    if is_reduced:
+        for number, start in enumerate(islice(_page_starts(encoded), _MOST_PREVIEWS)):
+            tags = _tags_of(encoded, start)
+            if not tags.get(_SUBFILE_TYPE, 0) & 1:
+                return number, tags
+    return 0, first
+
+
+def _tags_of(encoded: bytes, start: int) -> Image.Exif:
+    """The tags of a page; EXIF has the form of a TIFF file."""
     tags = Image.Exif()
     tags.endian, tags.bigtiff = _form_of(encoded)
     if tags.bigtiff and tags.endian == ">":  # Pillow knows the other order only
         raise ImageError("unsupported variant of TIFF: big-endian BigTIFF")
-    first = next(_page_starts(encoded), 0)
-    check_claims(encoded, tags.endian, first, is_big=tags.bigtiff)
-    tags.load_from_fp(BytesIO(encoded), first)
+    check_claims(encoded, tags.endian, start, is_big=tags.bigtiff)
+    tags.load_from_fp(BytesIO(encoded), start)
     return tags
 
 
@@ -91,63 +117,125 @@ def _form_of(encoded: bytes) -> tuple[str, bool]:
     return "<" if encoded[:2] == b"II" else ">", b"\x2b" in encoded[2:4]
 
 
-def _check_whole(tags: Image.Exif, length: int) -> None:
-    """ImageError where strips or tiles are missing, which Pillow and tifffile would leave black."""
+def _lengths_of_pieces(tags: Image.Exif, length: int) -> list[int]:
+    """How many bytes each strip or tile has.
+
+    Raises ImageError where one is missing, which Pillow and tifffile would leave black. What is not
+    compressed is as long as its pixels, whatever its tag says (scanners write 0).
+    """
     is_tiled = _TILE_WIDTH in tags
     width, height = tags[_WIDTH], tags[_HEIGHT]
     columns = tags[_TILE_WIDTH] if is_tiled else width
     rows = tags[_TILE_HEIGHT] if is_tiled else min(tags.get(_ROWS_PER_STRIP, height), height)
     if columns > 2 * width + 4096 or rows > 2 * height + 4096:
-        raise ImageError("truncated or damaged TIFF")  # tiles far larger than the picture
+        raise ImageError(_DAMAGED)  # tiles far larger than the picture
+    is_apart = tags.get(_PLANAR, 1) == 2
     expected = -(-width // columns) * -(-height // rows)
-    expected *= tags.get(_SAMPLES, 1) if tags.get(_PLANAR, 1) == 2 else 1
-    starts = np.atleast_1d(tags[_TILE_STARTS if is_tiled else _STRIP_STARTS])
-    lengths = np.atleast_1d(tags.get(_TILE_LENGTHS if is_tiled else _STRIP_LENGTHS, starts * 0 + 1))
-    if min(len(starts), len(lengths)) < expected or lengths.min() < 1:
-        raise ImageError("truncated or damaged TIFF")
-    if (starts[:expected].astype(np.float64) + lengths[:expected]).max() > length:
-        raise ImageError("truncated or damaged TIFF")
+    expected *= tags.get(_SAMPLES, 1) if is_apart else 1
+    starts = np.atleast_1d(tags[_TILE_STARTS if is_tiled else _STRIP_STARTS])[:expected]
+    named = tags.get(_TILE_LENGTHS if is_tiled else _STRIP_LENGTHS, starts * 0 + 1)
+    lengths = np.atleast_1d(named)[:expected].astype(np.float64)
+    if min(len(starts), len(lengths)) < expected:
+        raise ImageError(_DAMAGED)
+    is_wrong = (lengths < 1) | (starts + lengths > length)
+    if is_wrong.any() and tags.get(_COMPRESSION, 1) == 1 and tags.get(_PHOTOMETRIC) != _YCBCR:
+        bits = np.max(tags.get(_BITS, 1)) * (1 if is_apart else tags.get(_SAMPLES, 1))
+        left = np.full(expected, rows)
+        if not is_tiled:
+            left = np.minimum(rows, height - rows * (np.arange(expected) % -(-height // rows)))
+        lengths = np.where(is_wrong, left * np.ceil(columns * bits / 8), lengths)
+    if lengths.min() < 1 or (starts + lengths).max() > length:
+        raise ImageError(_DAMAGED)
+    return [int(one) for one in lengths]
 
 
 def _needs_tifffile(tags: Image.Exif) -> bool:
-    """Whether Pillow would lose something, silently, or (half floats) not open it."""
+    """Whether Pillow would lose something, silently, or not open it."""
     bits, samples = np.atleast_1d(tags.get(_BITS, 1)), tags.get(_SAMPLES, 1)
-    if bits.max() <= 8:
-        colours = {0: 1, 1: 1, 2: 3}.get(tags.get(_PHOTOMETRIC, -1)) or samples
-        is_signed = 2 in np.atleast_1d(tags.get(_SAMPLE_FORMAT, 1))
-        # a fourth channel of which nobody says what it is, a fifth one: Pillow leaves them out
-        beside = np.atleast_1d(tags.get(_BESIDE, 2))[: samples - colours]
-        return is_signed or samples > colours + 1 or (samples > colours and 0 in beside)
-    is_half = bits[0] == 16 and 3 in np.atleast_1d(tags.get(_SAMPLE_FORMAT, 1))
-    simple = samples == 1 and tags.get(_PHOTOMETRIC) == 1  # gray, 0 is black
-    return not (simple and bits[0] in (16, 32)) or is_half
+    kind, compression = tags.get(_PHOTOMETRIC, -1), tags.get(_COMPRESSION, 1)
+    formats = np.atleast_1d(tags.get(_SAMPLE_FORMAT, 1))
+    if kind == _YCBCR and compression not in _OF_JPEG:
+        across, down = tags.get(_SUBSAMPLING, (2, 2))
+        if (across, down) != (1, 1):
+            raise ImageError("unsupported variant of TIFF: subsampled colours outside of a JPEG")
+    if bits.max() > 8:
+        is_half = bits[0] == 16 and 3 in formats
+        simple = samples == 1 and kind == 1  # gray, 0 is black
+        return is_half or compression not in _OF_PILLOW or not (simple and bits[0] in (16, 32))
+    if kind not in (0, 1, 2):
+        return compression not in _OF_PILLOW
+    colours = 3 if kind == 2 else 1
+    odd = bits.min() < 8 and (samples > 1 or bits[0] not in (1, 2, 4))
+    # a fourth channel of which nobody says what it is, a fifth one: Pillow leaves them out
+    beside = np.atleast_1d(tags.get(_BESIDE, 2))[: samples - colours]
+    unnamed = samples > colours and (0 in beside or (colours == 1 and _BESIDE not in tags))
+    more = samples > colours + 1 or unnamed or (kind == 0 and samples > 1)
+    return 2 in formats or more or odd or compression not in _OF_PILLOW
 
 
-def _tifffile_planes(encoded: bytes) -> Planes:
-    """The first page, of any depth: gray or RGB, with or without alpha."""
+def _has_small_map(tags: Image.Exif) -> bool:
+    """Whether a palette holds 8 bits a colour, as old programs write them, in the place of 16."""
+    return tags.get(_PHOTOMETRIC) == _PALETTE and max(tags.get(_COLOUR_MAP, (256,))) < 256
+
+
+def _pillow_palette(image: Image.Image, tags: Image.Exif) -> Planes:
+    """The colours of a palette that Pillow would take for black."""
+    table = np.array(tags[_COLOUR_MAP], np.uint8).reshape(3, -1).T
+    planes = table[np.minimum(np.asarray(image), len(table) - 1)]
+    is_gray = bool((table == table[:, :1]).all())
+    return np.ascontiguousarray(planes[..., :1]) if is_gray else planes
+
+
+def _tifffile_planes(encoded: bytes, number: int, lengths: list[int], tags: Image.Exif) -> Planes:
+    """A page of any depth: gray or RGB, with or without alpha, or a palette's or CMYK's RGB."""
     tifffile = extra("tifffile", "TIFF")
     extra("imagecodecs", "TIFF")
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what it says becomes an ImageError
     with tifffile.TiffFile(BytesIO(encoded)) as file:
-        page = file.pages[0]
-        if page.photometric not in (0, 1, 2) or page.sampleformat not in (1, 2, 3):
+        page = file.pages[number]
+        kind, samples = int(page.photometric), page.samplesperpixel
+        depths = np.atleast_1d(tags.get(_BITS, 1))
+        is_shallow = depths.max() <= 8 and kind in (_PALETTE, _CMYK)
+        if kind not in (0, 1, 2) and not is_shallow and kind != _YCBCR:
             raise ImageError("unsupported variant of TIFF: deep pixels neither gray nor RGB")
+        if page.sampleformat not in (1, 2, 3) or len(set(depths.tolist())) > 1:
+            raise ImageError(
+                "unsupported variant of TIFF: complex pixels or planes of unlike depths"
+            )
+        colours = {_CMYK: 4, 2: 3, _YCBCR: 3}.get(kind, 1)
+        if 1 in page.extrasamples or samples not in (colours, colours + 1):
+            raise ImageError("unsupported variant of TIFF: multiplied alpha or more than one")
+        page.databytecounts = tuple(lengths)
         planes = page.asarray(maxworkers=1)
         if page.axes == "SYX":
             planes = np.moveaxis(planes, 0, 2)
         elif page.axes not in ("YX", "YXS"):
             raise ImageError("unsupported variant of TIFF: not a flat image")
-        colours = 3 if page.photometric == 2 else 1
-        if 1 in page.extrasamples or page.samplesperpixel not in (colours, colours + 1):
-            raise ImageError("unsupported variant of TIFF: multiplied alpha or more than one")
     planes = planes.reshape(*planes.shape[:2], -1)
+    return _unsigned(planes, kind, int(depths[0]), tags)
+
+
+def _unsigned(planes: Planes, kind: int, bits: int, tags: Image.Exif) -> Planes:
+    """What tifffile has read -> gray or RGB, of 8 or 16 bits."""
     if planes.dtype.kind == "f":
-        return from_floats(planes)
-    if planes.dtype not in (np.uint8, np.uint16):
+        planes = from_floats(planes)
+    elif planes.dtype == bool:
+        planes = planes.astype(np.uint8) * 255
+    elif planes.dtype not in (np.uint8, np.uint16):
         raise ImageError("unsupported: 32-bit integer or signed pixels")
-    planes = stretched(planes, page.bitspersample)
-    if page.photometric == 0:  # 0 is white
+    elif kind == _PALETTE:
+        table = np.array(tags[_COLOUR_MAP]).reshape(3, -1).T
+        table = (table if table.max() < 256 else table >> 8).astype(np.uint8)
+        return table[np.minimum(planes[..., 0], len(table) - 1)]
+    else:
+        planes = stretched(planes, bits)
+    if kind == 0:  # 0 is white
         planes[..., 0] = np.iinfo(planes.dtype).max - planes[..., 0]
+    if kind == _CMYK:
+        inks = Image.fromarray(np.ascontiguousarray(planes[..., :4]), "CMYK")
+        return np.asarray(to_rgb(inks, tags.get(_ICC)))
+    if kind == _YCBCR:
+        return np.asarray(Image.fromarray(np.ascontiguousarray(planes), "YCbCr").convert("RGB"))
     return np.ascontiguousarray(planes)
 
 

@@ -201,8 +201,8 @@ def convolution(given: int, made: int) -> Convolution:
 
 
 def single(x: Tensor) -> Tensor:
-    """float32; infinity, which half precision overflows to and a clamp would hide, becomes NaN."""
-    if x.dtype == torch.float32:
+    """Half precision -> float32; infinity, which a clamp would hide, becomes NaN."""
+    if torch.finfo(x.dtype).bits >= 32:
         return x
     x = x.float()
     return x.add(x, alpha=0)

@@ -61,7 +61,6 @@ class Output:
             made = disk.missing(self.uri) if uris.is_local(self.uri) else []
             undone.callback(disk.remove_empty, made)  # a refusal leaves nothing behind
             files.check_writable(self.uri)
-            discard.refuse_links(self.uri)
             self._lock.take()
             undone.callback(self._release)
             self._adopt()
@@ -77,7 +76,7 @@ class Output:
                 self._leave(kind)
 
     def check(self) -> None:
-        """Raises WriteError once another run has taken over; it costs nothing to ask often."""
+        """Raise WriteError once another run has taken over; it costs nothing to call often."""
         if self._lock.is_lost:
             raise WriteError(
                 f"{uris.shown(self.uri)}: another run took over, as this one gave no sign of life, "
@@ -85,14 +84,14 @@ class Output:
             )
 
     def record(self, **fields: Any) -> None:
-        """Adds to _run.json. Raises WriteError as `check` does."""
+        """Add fields to _run.json. Raises WriteError as `check` does."""
         self._lock.look()
         self.check()
         self._run |= fields
         files.write(join(self.uri, "_run.json"), files.to_json(self._run))
 
     def begin(self, listing: Listing, flags: Mapping[str, Any] = MappingProxyType({})) -> None:
-        """Records that work starts: from here on the folder is not finished."""
+        """Record that the run starts: from here on the folder is not finished."""
         files.remove(join(self.uri, "_SUCCESS"))
         self._sweep()
         self._began = time.monotonic()
@@ -108,18 +107,18 @@ class Output:
         )
 
     def end(self, **fields: Any) -> None:
-        """Records that the work has ended and how long it took, this time."""
+        """Record that the run has ended, and how many seconds it took since `begin`."""
         spent = None if self._began is None else time.monotonic() - self._began
         self.record(ended=_now(), seconds=spent, **fields)
 
     def finish(self) -> None:
-        """Records that everything is done; _SUCCESS comes last."""
+        """Record that every input has its row; _SUCCESS comes last."""
         self.record(state="done")
         self._sweep()
         files.write(join(self.uri, "_SUCCESS"), b"")
 
     def _sweep(self) -> None:
-        """Removes what killed processes left half written."""
+        """Remove what killed processes left half written."""
         files.remove(join(self.uri, UNFINISHED))
         for folder in ("data", "_manifest"):
             files.sweep(join(self.uri, folder))
@@ -145,8 +144,8 @@ class Output:
             disk.make_private(join(self.uri, "_manifest"))  # it holds whole URIs
 
     def _leave(self, kind: type[BaseException]) -> None:
-        """Notes how the run ended early; a new folder that was refused is left as it was, but for
-        one that has rows: a worker may find out late that it lacks what a place needs."""
+        """Record that the run ended early. A new folder that was refused is left as it was, unless
+        it has rows: a worker may find out late that it lacks what a store needs."""
         if self._lock.is_lost:
             return
         try:
@@ -179,6 +178,7 @@ def run_to_resume(
 
     Raises SettingsError where the folder is of another run, or of none of ours.
     """
+    discard.refuse_links(uri)
     if not files.exists(join(uri, "_run.json")):
         has_files = settings.get("save") in ("files", "both")
         discard.refuse_others(uri, verb, has_files=has_files)
@@ -228,7 +228,7 @@ def _record(uri: str) -> str:
 def check_same(
     uri: str, found: Mapping[str, Any], wanted: Mapping[str, Any], *, can_overwrite: bool
 ) -> None:
-    """Raises SettingsError where the run that is there is of another job or of other settings."""
+    """Raise SettingsError where the run that is there is of another verb or of other settings."""
     differences = _differences_between(found, wanted)
     if differences:
         ways_out = "another --output, or --overwrite" if can_overwrite else "or another --output"
@@ -250,7 +250,7 @@ def _differences_between(found: Mapping[str, Any], wanted: Mapping[str, Any]) ->
 
 
 def versions() -> dict[str, str]:
-    """What a run was made with."""
+    """The versions of Python and of the packages that decide a run's result."""
     packages = ("ray", "torch", "numpy", "pyarrow", "pillow", "fsspec")
     found = {name: metadata.version(name) for name in packages}
     from denoise import __version__

@@ -2,7 +2,7 @@
 
 OUTPUT/_manifest/rows-*.parquet      the inputs of one listing, in order
 OUTPUT/_manifest/generation-*.json   how it is cut into shards; written last
-OUTPUT/_manifest/again-*             the paths of a finished shard whose images changed since
+OUTPUT/_manifest/redo-*             the paths of a finished shard whose images changed since
 """
 
 import json
@@ -81,7 +81,7 @@ class Listing:
 
 
 @dataclass(frozen=True)
-class Foreseen:
+class Planned:
     """What a run would find to do, in images and in shards."""
 
     done: int  # listed images whose rows would stay
@@ -98,7 +98,7 @@ class Shard:
     start: int  # its inputs are these rows of the generation
     stop: int
     size: int  # bytes of its images, about
-    is_again: bool = False  # it has a part file, of which a few rows are to be made again
+    has_redo: bool = False  # it has a part file, of which a few rows are to be made again
 
     def __len__(self) -> int:
         return self.stop - self.start
@@ -125,7 +125,7 @@ def update(uri: str, entries: Iterator[Entry], left_out: Counter[str]) -> Listin
     known = _Known(uri, generations)
     number = len(generations)
     rows = size = chunk = 0
-    fresh = known.sift(entries, listing, renew=True)
+    fresh = known.compare(entries, listing, renew=True)
     while batch := list(islice(fresh, _CHUNK)):
         _write_chunk(uri, number, chunk, batch)
         chunk, rows = chunk + 1, rows + len(batch)
@@ -156,21 +156,21 @@ def first_uri(uri: str) -> str:
     return _entries_in(_chunk_uri(uri, 0, 0), 0, 1)[0].uri
 
 
-def foreseen(
+def planned(
     uri: str, entries: Iterator[Entry], *, retry_errors: bool = False, overwrite: bool = False
-) -> Foreseen:
+) -> Planned:
     """What `infer` would do with these inputs, by `update`'s own comparison; nothing is written."""
     generations = [] if overwrite else generations_of(uri)
     known = _Known(uri, generations)
     rows = size = 0
-    for entry in known.sift(entries, Listing()):
+    for entry in known.compare(entries, Listing()):
         rows, size = rows + 1, size + entry.likely_size
     shards = -(-rows // shard_rows(rows, size))
     done, finished, again = 0, _finished(uri), known.changed_paths()
-    numbers = sorted(_again(uri))
+    numbers = sorted(_to_redo(uri))
     with ThreadPoolExecutor(_READERS) as pool:
         for number, paths in zip(
-            numbers, pool.map(partial(paths_again, uri), numbers), strict=True
+            numbers, pool.map(partial(paths_to_redo, uri), numbers), strict=True
         ):
             again[number] |= paths
     there = []
@@ -184,37 +184,37 @@ def foreseen(
         redone = len(again[shard.number] | failed)
         rows, shards = rows + redone, shards + (redone > 0)
         done += max(0, known.listed_in(shard) - redone)
-    return Foreseen(done, rows, shards)
+    return Planned(done, rows, shards)
 
 
 def pending(uri: str) -> list[Shard]:
     """The shards of an output folder that have no part file yet, or one with rows to make again."""
-    done, again = _finished(uri), _again(uri)
+    done, again = _finished(uri), _to_redo(uri)
     return [
-        replace(shard, is_again=shard.number in done)
+        replace(shard, has_redo=shard.number in done)
         for shard in _shards(generations_of(uri))
         if shard.number not in done or shard.number in again
     ]
 
 
-def paths_again(uri: str, shard: int) -> set[str]:
+def paths_to_redo(uri: str, shard: int) -> set[str]:
     """The paths of a shard that changed since it was done; none once they are done again."""
     try:
-        return set(json.loads(files.read(_again_uri(uri, shard))))
+        return set(json.loads(files.read(_redo_uri(uri, shard))))
     except FileNotFoundError:
         return set()
 
 
-def done_again(uri: str, shard: int, paths: Set[str]) -> None:
+def note_redone(uri: str, shard: int, paths: Set[str]) -> None:
     """Notes that a shard's part file has the rows of these; what else changed since stays noted."""
-    _note_again(uri, shard, paths_again(uri, shard) - paths)
+    _note_redo(uri, shard, paths_to_redo(uri, shard) - paths)
 
 
-def _note_again(uri: str, shard: int, paths: Set[str]) -> None:
+def _note_redo(uri: str, shard: int, paths: Set[str]) -> None:
     if paths:
-        files.write(_again_uri(uri, shard), json.dumps(sorted(paths)).encode())
+        files.write(_redo_uri(uri, shard), json.dumps(sorted(paths)).encode())
     else:
-        files.remove(_again_uri(uri, shard))
+        files.remove(_redo_uri(uri, shard))
 
 
 def generations_of(uri: str) -> list[Generation]:
@@ -240,15 +240,15 @@ def _finished(uri: str) -> set[int]:
     return {tables.shard_of(name) for name in files.names(join(uri, "data"))} - {-1}
 
 
-def _again(uri: str) -> set[int]:
+def _to_redo(uri: str) -> set[int]:
     """The numbers of the shards of which something is to be done again."""
     names = files.names(join(uri, "_manifest"))
-    numbers = (name.removeprefix("again-") for name in names if name.startswith("again-"))
+    numbers = (name.removeprefix("redo-") for name in names if name.startswith("redo-"))
     return {int(number) for number in numbers if re.fullmatch(r"\d{8,}", number)}
 
 
-def _again_uri(uri: str, shard: int) -> str:
-    return join(uri, "_manifest", f"again-{shard:08d}")
+def _redo_uri(uri: str, shard: int) -> str:
+    return join(uri, "_manifest", f"redo-{shard:08d}")
 
 
 def _failures(uri: str, shards: list[Shard]) -> Iterator[set[str]]:
@@ -287,7 +287,7 @@ class _Known:
         self._seen = np.zeros(len(paths), bool)
         self._changed: dict[int, Entry] = {}
 
-    def sift(
+    def compare(
         self, entries: Iterator[Entry], listing: Listing, *, renew: bool = False
     ) -> Iterator[Entry]:
         """Yields the entries that the manifest does not know; keeps the changed ones in mind.
@@ -341,14 +341,14 @@ class _Known:
     def renew(self) -> None:
         """Notes what of finished shards is to be done again, then the new marks: in this order, so
         that a kill in between only has the work done again."""
-        changed, again = self.changed_paths(), _again(self._uri)
+        changed, again = self.changed_paths(), _to_redo(self._uri)
         if not changed and not again:
             return  # as nearly always: the part files need not be listed for it
         finished = _finished(self._uri)
 
         def note(shard: int) -> None:
-            paths = changed[shard] | (paths_again(self._uri, shard) if shard in again else set())
-            _note_again(self._uri, shard, paths if shard in finished else set())
+            paths = changed[shard] | (paths_to_redo(self._uri, shard) if shard in again else set())
+            _note_redo(self._uri, shard, paths if shard in finished else set())
 
         # of those that have no part file any more nothing needs to be known
         with ThreadPoolExecutor(_READERS) as pool:

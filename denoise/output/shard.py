@@ -45,7 +45,7 @@ class ShardTask:
 
 def task_of(output: str, shard: Shard, *, retry_errors: bool = False) -> ShardTask:
     """The task of a shard, its inputs read from the manifest. Raises OSError."""
-    redo = frozenset(manifest.paths_again(output, shard.number)) if shard.is_again else None
+    redo = frozenset(manifest.paths_to_redo(output, shard.number)) if shard.has_redo else None
     entries = sorted(shard.entries(output), key=lambda entry: entry.path)
     return ShardTask(output, shard.number, entries, redo, retry_errors)
 
@@ -105,7 +105,7 @@ class ShardWriter:
             self._part.about = self._about()
             self._part.__exit__(None, None, None)
             if self._task.redo is not None:
-                manifest.done_again(self._task.output, self._task.number, self._task.redo)
+                manifest.note_redone(self._task.output, self._task.number, self._task.redo)
         self.counts.seconds["write"] = self._writing
 
     @property

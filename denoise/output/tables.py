@@ -141,13 +141,13 @@ def part(output: str, shard: int, columns: Sequence[str] | None = None) -> Itera
 
 
 def about(output: str, shard: int) -> dict[str, Any]:
-    """What `write_part` was told of a shard's making. Raises OSError."""
+    """How a shard was made (times, say), from the footer of its part file. Raises OSError."""
     with files.open_input(part_uri(output, shard)) as file:
         return about_in(pq.read_metadata(file))
 
 
 def about_in(metadata: pq.FileMetaData) -> dict[str, Any]:
-    """The same, from the footer of a part file."""
+    """How a shard was made, from the metadata of its part file."""
     found: dict[str, Any] = json.loads((metadata.metadata or {}).get(b"denoise", b"{}"))
     return found
 
@@ -159,13 +159,13 @@ def parts(output: str) -> list[str]:
 
 
 def part_uri(output: str, shard: int) -> str:
-    """Where the rows of a shard lie: a name that only this shard has."""
+    """The URI of the part file of a shard."""
     return uris.join(output, "data", _part_name(shard))
 
 
 def shard_of(name: str) -> int:
-    """The number of the shard that a part file holds; -1 for any other file's name, also where it
-    is alike: other tools call theirs part-0.parquet."""
+    """The number of the shard that a part file holds, by its name; -1 for any other name, such as
+    part-0.parquet, which other tools write."""
     digits = name.removeprefix("part-").removesuffix(".parquet")
     return int(digits) if digits.isdecimal() and name == _part_name(int(digits)) else -1
 

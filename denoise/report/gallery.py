@@ -1,13 +1,14 @@
 """Pictures of a table: its worst, median and best images, or those that changed most and least."""
 
 import logging
+from functools import partial
 from itertools import islice
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 
-from denoise.errors import ImageError
+from denoise.errors import ElsewhereError, ImageError
 from denoise.images.codec import MAX_PIXELS, decode
 from denoise.images.pairs import PairConfig
 from denoise.output import manifest, tables
@@ -15,16 +16,23 @@ from denoise.report.stats import TableStatistics
 from denoise.report.views import Pixels, View, panels_of, view_of
 from denoise.storage import files
 from denoise.storage.fetch import load_pair
-from denoise.storage.uris import join
+from denoise.storage.uris import resolve_inside
 
 _log = logging.getLogger(__name__)
 _WORST, _MEDIAN, _BEST = 4, 3, 3  # images shown of each
 
 
-def views_of(uri: str, run: dict[str, Any], stats: TableStatistics) -> dict[str, list[View]]:
-    """The worst, median and best images, drawn; where nothing was measured, some images."""
+def views_of(
+    uri: str, run: dict[str, Any], stats: TableStatistics, *, allow_elsewhere: bool = False
+) -> dict[str, list[View]]:
+    """The worst, median and best images, drawn; where nothing was measured, some images.
+
+    An output folder may come from anybody: what lies neither in it nor on its own store is drawn
+    with `allow_elsewhere` alone.
+    """
+    view_at = partial(_view, uri, run, stats, allow_elsewhere)
     shown = {
-        title: [view for index in picked if (view := _view(uri, run, stats, index)) is not None]
+        title: [view for index in picked if (view := view_at(index)) is not None]
         for title, picked in _picked(stats).items()
     }
     return {title: views for title, views in shown.items() if views}
@@ -48,7 +56,9 @@ def _picked(stats: TableStatistics) -> dict[str, list[int]]:
     return dict(zip(titles, (first, rest[middle : middle + _MEDIAN], last[::-1]), strict=True))
 
 
-def _view(uri: str, run: dict[str, Any], stats: TableStatistics, index: int) -> View | None:
+def _view(
+    uri: str, run: dict[str, Any], stats: TableStatistics, allow_elsewhere: bool, index: int
+) -> View | None:
     """One image, drawn; None where its pixels cannot be had any more."""
     ends = np.cumsum(stats.part_rows)
     part = int(np.searchsorted(ends, index, side="right"))
@@ -57,7 +67,7 @@ def _view(uri: str, run: dict[str, Any], stats: TableStatistics, index: int) -> 
         row = _row(stats.parts[part], number)
         if row["error"] is not None:
             return None
-        return _drawn(uri, run, stats.parts[part], row)
+        return _drawn(uri, run, stats.parts[part], row, allow_elsewhere)
     except (ImageError, OSError) as error:
         _log.info("left out of the report: row %d of %s (%s)", number, stats.parts[part], error)
         return None
@@ -76,17 +86,25 @@ def _row(part: str, number: int) -> dict[str, Any]:
         return found
 
 
-def _drawn(uri: str, run: dict[str, Any], part: str, row: dict[str, Any]) -> View:
+def _drawn(
+    uri: str, run: dict[str, Any], part: str, row: dict[str, Any], allow_elsewhere: bool
+) -> View:
     """Draw one image: from the table what it holds, the rest from the input again."""
     if run.get("verb") == "noise":
         clean, noisy = (_stored(uri, row, name) for name in ("clean", "noisy"))
-        if noisy is None:
-            clean, noisy = _pair(uri, run, part, row["path"])
+        if clean is None or noisy is None:
+            clean, noisy = _pair(uri, run, part, row["path"], allow_elsewhere)
         return view_of(
             {**row, "psnr_noisy": row["psnr"], "psnr": None}, panels_of(clean, noisy, None)
         )
-    clean, noisy = _pair(uri, run, part, row["path"])
     denoised = _stored(uri, row, "image")
+    try:
+        clean, noisy = _pair(uri, run, part, row["path"], allow_elsewhere)
+    except ElsewhereError as error:
+        if denoised is None:
+            raise
+        _log.info("shown without its input: %s (%s)", row["path"], error)
+        clean = noisy = None
     if len({pixels.shape[:2] for pixels in (clean, noisy, denoised) if pixels is not None}) > 1:
         raise ImageError("its input has changed since")
     return view_of(row, panels_of(clean, noisy, denoised))
@@ -97,12 +115,12 @@ def _stored(uri: str, row: dict[str, Any], column: str) -> Pixels | None:
     if row.get(column) and row[column]["bytes"]:
         return decode(row[column]["bytes"]).pixels
     if row.get("file") and column != "clean":
-        return decode(files.read(join(uri, row["file"]))).pixels
+        return decode(files.read(resolve_inside(uri, row["file"]))).pixels
     return None
 
 
 def _pair(
-    uri: str, run: dict[str, Any], part: str, path: str
+    uri: str, run: dict[str, Any], part: str, path: str, allow_elsewhere: bool
 ) -> tuple[Pixels | None, Pixels | None]:
     """The clean (if there is one) and the noisy image of a row, made again from its input."""
     number = tables.shard_of(part.rsplit("/", 1)[-1])
@@ -113,6 +131,9 @@ def _pair(
     if entry is None:
         raise ImageError("the manifest does not name its input any more")
     settings = run["settings"]
+    for named in (entry.uri, settings.get("reference")):
+        if named is not None:
+            resolve_inside(uri, named, allow_elsewhere=allow_elsewhere)
     wanted = PairConfig(
         sigma=settings.get("add_noise", settings.get("sigma")),  # as `infer` and `noise` call it
         kind=settings.get("kind", "gaussian"),
@@ -121,6 +142,7 @@ def _pair(
         float_noise=settings.get("float_noise", False),
         reference=settings.get("reference"),
         max_pixels=settings.get("max_pixels", MAX_PIXELS),
+        allow_elsewhere=allow_elsewhere,
     )
     pair = load_pair(entry, wanted)
     if pair.error is not None:

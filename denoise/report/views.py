@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 Pixels = NDArray[Any]
 Panels = dict[str, NDArray[np.uint8]]
+Labelled = tuple[str, Pixels]
 
 DIFFERENCE_GAIN = 4  # differences are small; shown as they are, they would be invisible
 _WHOLE_SIDE = 480  # pixels of the longer side of a panel that shows the whole image
@@ -95,23 +96,31 @@ def view_of(about: Mapping[str, Any], panels: Panels) -> View:
 
 
 def contact_sheet(rows: Sequence[SheetRow], *, side: int = _SHEET_SIDE) -> bytes:
-    """A PNG of one line an image: clean, noisy, denoised, labelled with their PSNR.
+    """A PNG of one line an image: clean, noisy, denoised, labelled with their PSNR."""
+    return sheet_of([_labelled(row) for row in rows], side=side)
 
-    The middle of each image is shown pixel for pixel: made smaller, it would lose its noise.
+
+def _labelled(row: SheetRow) -> list[Labelled]:
+    return [
+        (row.path, row.clean),
+        (f"noisy {row.psnr_noisy:.2f} dB", row.noisy),
+        (f"denoised {row.psnr:.2f} dB ({row.psnr - row.psnr_noisy:+.2f})", row.denoised),
+    ]
+
+
+def sheet_of(rows: Sequence[Sequence[Labelled]], *, side: int = _SHEET_SIDE) -> bytes:
+    """A PNG of lines of labelled pixels.
+
+    The middle of each is shown pixel for pixel: made smaller, it would lose its noise.
     """
-    font = ImageFont.load_default(13)
-    heights = [min(side, row.clean.shape[0]) + _LINE + _MARGIN for row in rows]
-    sheet = Image.new("RGB", (3 * (side + _MARGIN) + _MARGIN, sum(heights) + _MARGIN), "white")
-    pen = ImageDraw.Draw(sheet)
+    columns = max((len(row) for row in rows), default=1)
+    heights = [min(side, row[0][1].shape[0]) + _LINE + _MARGIN for row in rows]
+    size = (columns * (side + _MARGIN) + _MARGIN, sum(heights) + _MARGIN)
+    sheet = Image.new("RGB", size, "white")
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
     top = _MARGIN
     for row, height in zip(rows, heights, strict=True):
-        labels = (
-            row.path,
-            f"noisy {row.psnr_noisy:.2f} dB",
-            f"denoised {row.psnr:.2f} dB ({row.psnr - row.psnr_noisy:+.2f})",
-        )
-        panels = (row.clean, row.noisy, row.denoised)
-        for column, (label, pixels) in enumerate(zip(labels, panels, strict=True)):
+        for column, (label, pixels) in enumerate(row):
             left = _MARGIN + column * (side + _MARGIN)
             pen.text((left, top), label[-45:], fill="black", font=font)
             sheet.paste(Image.fromarray(_flat(_middle(pixels, side))), (left, top + _LINE))

@@ -130,13 +130,12 @@ def in_words(bundle: Node) -> str:
 
 def _times(needs: Node, node: Node) -> int:
     """How many workers a node holds; shares of a GPU are never put together from two."""
-    return int(
-        min(
-            node.get(name, 0.0) // amount if amount >= 1 else int(node.get(name, 0.0)) // amount
-            for name, amount in needs.items()
-            if amount
-        )
-    )
+    return min(_fits(amount, node.get(name, 0.0)) for name, amount in needs.items() if amount)
+
+
+def _fits(amount: float, there: float) -> int:
+    """How often an amount fits into what is there."""
+    return int(there / amount) if amount >= 1 else int(there) * int(1 / amount)
 
 
 def _node_types() -> tuple[NodeType, ...]:

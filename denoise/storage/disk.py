@@ -148,12 +148,40 @@ def remove_empty(folders: list[str]) -> None:
             return
 
 
+def check_unlinked(folder: str, name: str) -> None:
+    """Raise OSError (ELOOP) where a symbolic link below a folder is on the way to a name there:
+    whoever writes through it writes anywhere."""
+    path = os.path.join(os.path.realpath(folder), name)
+    if os.path.realpath(os.path.dirname(path)) != os.path.dirname(path):
+        raise OSError(errno.ELOOP, "a symbolic link is on its way", path)
+
+
+def folds_names(folder: str) -> bool:
+    """Whether a disk takes names for the same that differ by case or by Unicode normalisation: it
+    tries. The folder must be there."""
+    trial = os.path.join(folder, f"{UNFINISHED}{uuid4().hex}")
+    try:
+        for one, other in (("a", "A"), ("\u00e9", "e\u0301")):
+            with open(trial + one, "xb"):
+                if os.path.exists(trial + other):
+                    return True
+            os.remove(trial + one)
+        return False
+    finally:
+        for one in ("a", "\u00e9"):
+            if os.path.exists(trial + one):
+                os.remove(trial + one)
+
+
 def remove_file(folder: str, name: str) -> None:
     """Remove the file of a name below a folder. A folder or a link of that name stays, and so does
     whatever a symbolic link below the folder leads to."""
     path = os.path.join(os.path.realpath(folder), name)
-    is_linked = os.path.realpath(os.path.dirname(path)) != os.path.dirname(path)
-    if not is_linked and not os.path.islink(path) and os.path.isfile(path):
+    try:
+        check_unlinked(folder, name)
+    except OSError:
+        return
+    if not os.path.islink(path) and os.path.isfile(path):
         os.remove(path)
 
 

@@ -18,7 +18,7 @@ from uuid import uuid4
 from denoise.errors import SettingsError, words_of
 from denoise.storage import disk, pages
 from denoise.storage.disk import UNFINISHED, Found
-from denoise.storage.stores import WHOLE_UPLOADS, ask, filesystem, is_disk
+from denoise.storage.stores import WHOLE_UPLOADS, ask, filesystem, is_disk, translated
 from denoise.storage.uris import before_wildcards, is_local, is_normal, join, shown
 
 
@@ -53,11 +53,12 @@ def to_json(fields: Mapping[str, Any]) -> bytes:
     return text.encode(errors="backslashreplace")  # a folder's name need not be valid text
 
 
-def open_input(uri: str) -> IO[bytes]:
-    """A seekable file to read from, for tables that are read in parts."""
+@contextmanager
+def open_input(uri: str) -> Iterator[IO[bytes]]:
+    """A seekable file to read from, for tables that are read in parts. Raises OSError."""
     fs, path = filesystem(uri)
-    opened: IO[bytes] = ask(fs, uri, fs.open, path, "rb")
-    return opened
+    with ask(fs, uri, fs.open, path, "rb") as file, translated(uri):
+        yield file
 
 
 def write(uri: str, content: bytes | memoryview, *, aside: str | None = None) -> None:
@@ -73,6 +74,33 @@ def write(uri: str, content: bytes | memoryview, *, aside: str | None = None) ->
         return
     with disk.renamed(path, aside) as file:
         file.write(content)
+
+
+def write_below(
+    folder: str, name: str, content: bytes | memoryview, *, aside: str | None = None
+) -> None:
+    """Write a file of a name below a folder, as `write`, but on a disk through no symbolic link
+    below that folder. Raises OSError (ELOOP where there is one)."""
+    fs, path = filesystem(folder)
+    if is_disk(fs):
+        disk.check_unlinked(path, name)
+    write(join(folder, name), content, aside=aside)
+
+
+def create_below(folder: str, name: str, content: bytes) -> bool:
+    """Write a file of a name below a folder where none is, as `create`, through no symbolic link
+    below that folder; False where there is one. Raises OSError (ELOOP where there is a link)."""
+    fs, path = filesystem(folder)
+    if is_disk(fs):
+        disk.check_unlinked(path, name)
+    return create(join(folder, name), content)
+
+
+def folds_names(folder: str) -> bool:
+    """Whether names there that differ by case or by Unicode normalisation alone are the same, as
+    on most disks of macOS and Windows. Raises OSError."""
+    fs, path = filesystem(folder)
+    return is_disk(fs) and disk.folds_names(path)
 
 
 @contextmanager

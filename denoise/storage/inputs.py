@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from hashlib import blake2b
 from io import TextIOWrapper
 from itertools import islice
+from unicodedata import normalize
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -289,6 +290,18 @@ def _once(
             left_out["named twice"] += 1
             continue
         seen[key] = home
+        yield entry
+
+
+def separate_folded(found: Iterator[Entry]) -> Iterator[Entry]:
+    """Give paths that differ by case or Unicode normalisation alone paths that a disk of such names
+    tells apart: the first keeps its own, the others get a hash of theirs."""
+    seen: set[int] = set()
+    for entry in found:
+        path = entry.path
+        while (key := _hash(normalize("NFD", normalize("NFD", entry.path).casefold()))) in seen:
+            entry = replace(entry, path=f"{entry.path}~{_hash(path) & 0xFFFFFFFF:08x}")
+        seen.add(key)
         yield entry
 
 

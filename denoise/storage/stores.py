@@ -4,14 +4,23 @@ The one user of fsspec.
 """
 
 import errno
+import logging
 import os
 import random
 import re
+import socket
+import struct
+import sys
+import tarfile
 import time
-from collections.abc import Callable
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
-from importlib import import_module
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from denoise.errors import SettingsError, words_of
 from denoise.storage.uris import local_path, split
@@ -24,15 +33,20 @@ EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"} | dict.fromkeys(
 WHOLE_UPLOADS = frozenset(EXTRAS) | {"memory", "oss", "oci", "hf", "r2"}
 _ATTEMPTS = 5
 _T = TypeVar("_T")
-_FOREIGN = {
-    "s3": ("botocore.exceptions:BotoCoreError", "botocore.exceptions:ClientError"),
-    "gcs": (
-        "gcsfs.retry:HttpError",
-        "gcsfs.retry:ChecksumError",
-        "google.auth.exceptions:GoogleAuthError",
-    ),
-    "azure": ("azure.core.exceptions:AzureError",),
-}
+# What the stores' libraries raise of their own; those that are not loaded raise nothing.
+_LIBRARIES = (
+    "aiohttp:ClientError",
+    "botocore.exceptions:BotoCoreError",
+    "botocore.exceptions:ClientError",
+    "gcsfs.retry:HttpError",
+    "gcsfs.retry:ChecksumError",
+    "google.auth.exceptions:GoogleAuthError",
+    "azure.core.exceptions:AzureError",
+    "httpx:HTTPError",
+    "httpx2:HTTPError",
+    "paramiko:SSHException",
+    "requests:RequestException",
+)
 # Of these what another attempt cannot help: credentials that are missing, and what the store's
 # library raises only after attempts of its own (gcsfs makes six in half a minute, Azure's four in
 # more than one).
@@ -41,8 +55,28 @@ _FINAL = {
         "botocore.exceptions:NoCredentialsError",
         "botocore.exceptions:PartialCredentialsError",
     ),
-    "gcs": (*_FOREIGN["gcs"], "aiohttp:ClientError", "requests:RequestException"),
-    "azure": _FOREIGN["azure"],
+    "gcs": (*_LIBRARIES[3:6], "aiohttp:ClientError", "requests:RequestException"),
+    "azure": ("azure.core.exceptions:AzureError",),
+}
+# What else they raise for a URI that makes no sense to them, or for a file that is none of theirs
+_NONSENSE = (
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    AssertionError,
+    RuntimeError,
+    ImportError,
+    EOFError,
+    struct.error,
+    zlib.error,
+    zipfile.BadZipFile,
+    tarfile.TarError,
+)
+_NO_HOST = "its host's name does not resolve"
+_NO_SUCH_NAME = {
+    getattr(socket, name) for name in ("EAI_NONAME", "EAI_NODATA") if hasattr(socket, name)
 }
 
 
@@ -65,8 +99,10 @@ def filesystem(uri: str) -> tuple[Any, str]:
         extra = EXTRAS.get(protocol)
         way_out = f"pip install 'bulk-denoise[{extra}]'" if extra else str(error)
         raise SettingsError(f"{protocol}:// needs a package more: {way_out}") from error
-    except (ValueError, TypeError, OSError) as error:
-        raise SettingsError(f"cannot open {protocol}://: {words_of(error)}") from error
+    except _foreign() as error:
+        is_plain = type(error) is ValueError  # such as credentials that are missing
+        words = words_of(error if is_plain else _translated(error, protocol))
+        raise SettingsError(f"cannot open {protocol}://: {words}") from error
 
 
 @lru_cache(maxsize=64)
@@ -74,8 +110,14 @@ def _store(protocol: str, _process: int) -> Any:
     """One file system a protocol and process: its connections do not survive a fork."""
     import fsspec
 
+    more: dict[str, Any] = {}
+    if EXTRAS.get(protocol) == "s3" and "AWS_MAX_ATTEMPTS" not in os.environ:
+        # s3fs tries again too, and so does `ask`: three of five attempts each would be 125
+        more["config_kwargs"] = {"retries": {"mode": "standard", "total_max_attempts": 2}}
+    if EXTRAS.get(protocol) == "gcs":
+        logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # its tracebacks become words
     # listings are never cached: other processes write to the same folders
-    return fsspec.filesystem(protocol, use_listings_cache=False)
+    return fsspec.filesystem(protocol, use_listings_cache=False, **more)
 
 
 def is_disk(fs: Any) -> bool:
@@ -83,19 +125,102 @@ def is_disk(fs: Any) -> bool:
 
 
 def ask(fs: Any, uri: str, call: Callable[..., _T], *args: Any, **options: Any) -> _T:
-    """Calls a store, again after a passing fault, and lets nothing but OSError out."""
+    """Call a store, again after a passing fault; nothing but OSError comes out."""
+    if is_disk(fs):
+        return call(*args, **options)
+    protocol = split(uri)[0]
+    if EXTRAS.get(protocol) == "gcs":
+        _check_host(fs)
     for attempt in range(_ATTEMPTS):
         try:
             return call(*args, **options)
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError):
             raise
-        except foreign(split(uri)[0]) as error:
-            is_final = is_disk(fs) or isinstance(error, final(split(uri)[0]))
-            if is_final or attempt == _ATTEMPTS - 1:
-                raise error if isinstance(error, OSError) else OSError(words_of(error)) from error
+        except _foreign() as error:
+            if _is_final(error, protocol) or attempt == _ATTEMPTS - 1:
+                raise _translated(error, protocol) from error
         # a growing, jittered pause: a hundred workers must not come back all at once
         time.sleep(0.2 * 2**attempt * random.uniform(0.5, 1.5))
     raise AssertionError("the last attempt returns or raises")
+
+
+@contextmanager
+def translated(uri: str) -> Iterator[None]:
+    """Turn what a store's library raises of its own into OSError, while others read its file."""
+    try:
+        yield
+    except OSError:
+        raise
+    except _kinds(_LIBRARIES) as error:
+        raise _translated(error, split(uri)[0]) from error
+
+
+def _foreign() -> tuple[type[BaseException], ...]:
+    """What a store's library may raise. URIs may be chained, so each library counts that is loaded;
+    this is looked up only once something has been raised."""
+    return (OSError, *_NONSENSE, *_kinds(_LIBRARIES))
+
+
+def _is_final(error: BaseException, protocol: str) -> bool:
+    """Whether another attempt cannot help."""
+    if isinstance(error, _NONSENSE) and not isinstance(error, OSError):
+        return True
+    return _has_no_host(error) or isinstance(
+        error, _kinds(_FINAL.get(EXTRAS.get(protocol, ""), ()))
+    )
+
+
+def _check_host(fs: Any) -> None:
+    """Raise OSError where the host of Google's store does not resolve, for which gcsfs looks for
+    more than half a minute. A proxy may know hosts that this machine does not."""
+    host = urlsplit(str(getattr(fs, "base", ""))).hostname
+    if host is None or getproxies():
+        return
+    try:
+        _resolve(host)
+    except socket.gaierror as error:
+        if error.errno in _NO_SUCH_NAME:
+            raise OSError(_NO_HOST) from error
+
+
+@lru_cache(maxsize=16)
+def _resolve(host: str) -> None:
+    """Look a host up, once if it is there."""
+    socket.getaddrinfo(host, None)
+
+
+def _has_no_host(error: BaseException) -> bool:
+    """Whether a host's name does not resolve, which libraries hide behind errors of their own."""
+    cause: BaseException | None = error
+    for _ in range(10):
+        if cause is None:
+            break
+        inner = getattr(cause, "os_error", cause)
+        if isinstance(inner, socket.gaierror) and inner.errno in _NO_SUCH_NAME:
+            return True
+        cause = cause.__cause__ or cause.__context__
+    return False
+
+
+def _translated(error: BaseException, protocol: str) -> OSError:
+    """The one place where what a store's library raises becomes an OSError, in words for a row."""
+    if _has_no_host(error):
+        return OSError(_NO_HOST)
+    if isinstance(error, OSError):
+        return error
+    if isinstance(
+        error, zipfile.BadZipFile | tarfile.TarError | EOFError | struct.error | zlib.error
+    ):
+        return OSError("truncated or damaged archive")
+    if isinstance(error, UnicodeError) or "InvalidU" in type(error).__name__:
+        return OSError(f"no valid {protocol}:// uri")
+    if isinstance(error, ImportError):
+        return OSError(f"{protocol}:// needs a package more: {error}")
+    if type(error) is ValueError or isinstance(error, NotImplementedError):
+        return OSError(f"no valid {protocol}:// uri: {words_of(error)}")
+    if isinstance(error, _NONSENSE) and not isinstance(error, _kinds(_LIBRARIES)):
+        return OSError(f"no valid {protocol}:// uri ({type(error).__name__})")
+    return OSError(words_of(error))
 
 
 def pattern(glob: str) -> re.Pattern[str]:
@@ -105,28 +230,10 @@ def pattern(glob: str) -> re.Pattern[str]:
     return re.compile(glob_translate(glob))
 
 
-@lru_cache(maxsize=16)
-def foreign(protocol: str) -> tuple[type[BaseException], ...]:
-    """What a store's library may raise."""
-    if protocol == "file":
-        return (OSError,)
-    names = ("aiohttp:ClientError", *_FOREIGN.get(EXTRAS.get(protocol, ""), ()))
-    return (OSError, *_kinds(names))
-
-
-@lru_cache(maxsize=16)
-def final(protocol: str) -> tuple[type[BaseException], ...]:
-    """What of it is not worth another attempt."""
-    return _kinds(_FINAL.get(EXTRAS.get(protocol, ""), ()))
-
-
 def _kinds(names: tuple[str, ...]) -> tuple[type[BaseException], ...]:
-    """The exceptions of these names, given as `module:name`, that are installed."""
-    kinds: list[type[BaseException]] = []
-    for place in names:
-        module, _, name = place.partition(":")
-        try:
-            kinds.append(getattr(import_module(module), name))
-        except ModuleNotFoundError:
-            continue  # a store that does without this library raises none of its exceptions
-    return tuple(kinds)
+    """The exceptions of these names, given as `module:name`, whose modules are loaded."""
+    found = (
+        getattr(sys.modules.get(module), name, None)
+        for module, _, name in (one.partition(":") for one in names)
+    )
+    return tuple(kind for kind in found if kind is not None)

@@ -10,7 +10,7 @@ from posixpath import normpath, relpath
 from typing import TypeGuard
 from urllib.parse import unquote
 
-from denoise.errors import SECRETS, ImageError, without_user
+from denoise.errors import SECRETS, ElsewhereError, without_user
 
 _SIGNATURE = r"sig|signature|x-[a-z]+-signature"
 # a signature, and what S3, Google, CloudFront and Azure put beside one: the next one changes it
@@ -77,7 +77,7 @@ def resolved(folder: str, named: str) -> str:
 def resolve_inside(folder: str, named: object, *, allow_elsewhere: bool = False) -> str:
     """The URI of what a table in a folder names: it must lie below that folder or, of a store, in
     the same bucket or on the same host. A table may come from anybody, and would otherwise read
-    this machine's files and ask its neighbours. Raises ImageError where it lies elsewhere."""
+    this machine's files and ask its neighbours. Raises ElsewhereError (an ImageError)."""
     if isinstance(named, str) and named:
         uri = resolved(folder, named)
         if allow_elsewhere:
@@ -87,7 +87,7 @@ def resolve_inside(folder: str, named: object, *, allow_elsewhere: bool = False)
                 return uri
         elif _store_of(uri) == _store_of(folder) and uri.count("::") <= folder.count("::"):
             return uri
-    raise ImageError("its table names a file elsewhere, which only --allow-elsewhere reads")
+    raise ElsewhereError("it lies elsewhere than its table (--allow-elsewhere reads it)")
 
 
 def _is_below(path: str, folder: str) -> bool:

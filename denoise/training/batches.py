@@ -18,7 +18,7 @@ from denoise.training.camera import with_camera_noise
 from denoise.training.recipe import Recipe
 from denoise.training.samples import Patches, Sampler
 
-SLICE = 2  # samples that one thread computes at a time on a CPU
+SLICE = 4  # samples that one thread computes at a time: with 2 a core is a quarter slower
 
 
 @dataclass(frozen=True)
@@ -54,13 +54,14 @@ def batches(recipe: Recipe, sampler: Sampler, worker: Worker, first: int) -> Ite
 
 
 def slices_of(recipe: Recipe, worker: Worker) -> int:
-    """How many slices a worker's part of a batch has: on a CPU enough for many threads.
+    """How many slices a worker's part of a batch has: enough for threads, where it has cores.
 
-    Neither threads nor cores decide it, for it decides the last bits of the weights.
+    Neither threads nor cores decide it, for it decides the last bits of the weights. Each of
+    several workers has one core, or a GPU.
     """
-    if device().type != "cpu":
+    if device().type != "cpu" or worker.world > 1:
         return recipe.accumulate
-    return max(recipe.accumulate, recipe.batch_size // worker.world // SLICE, 1)
+    return max(recipe.accumulate, recipe.batch_size // SLICE)
 
 
 def prefetch(steps: Iterator[list[Slice]], depth: int = 4) -> Iterator[list[Slice]]:

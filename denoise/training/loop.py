@@ -31,6 +31,7 @@ from denoise.training.validation import Validator, total
 LOG_EVERY = 20  # steps between records
 WARM_UP = 100  # steps in which the learning rate rises to its height
 CLIP_NORM = 0.3  # twice what is usual here, so that a rare batch cannot throw the weights off
+_PROGRESS = ("step", "worse", "history", "precision", "baseline")  # of a Learner, plain values
 AVERAGE_DECAY = 0.999  # of the weights' moving average, which is what is validated and kept
 
 
@@ -56,6 +57,8 @@ class Learner:
     average: nn.Module  # moving average of the weights
     optimizers: list[torch.optim.Optimizer]
     best: State  # the average with the highest PSNR so far: weights, psnr in dB, step, workers
+    precision: str  # of convolutions: float32 or bfloat16
+    baseline: Record = field(default_factory=dict)  # PSNR of the noisy pictures and before step 0
     step: int = 0  # the next one
     worse: int = 0  # validations since the best one
     history: list[Record] = field(default_factory=list)
@@ -67,7 +70,7 @@ class Learner:
             "average": self.average.state_dict(),
             "optimizers": [one.state_dict() for one in self.optimizers],
             "best": self.best,
-            "progress": {name: getattr(self, name) for name in ("step", "worse", "history")},
+            "progress": {name: getattr(self, name) for name in _PROGRESS},
         }
 
     def restore(self, state: State) -> None:
@@ -85,8 +88,8 @@ class Learner:
         self.worse += 1
         if quality > self.best["psnr"]:
             weights = {name: one.cpu().clone() for name, one in self.average.state_dict().items()}
-            facts = {"step": self.step, "workers": worker.world, "hardware": hardware()}
-            self.best = {"weights": weights, "psnr": quality} | facts
+            self.best = {"weights": weights, "psnr": quality, "step": self.step}
+            self.best |= {"workers": worker.world, "hardware": hardware()}
             self.worse = 0
 
 
@@ -119,6 +122,15 @@ def threads() -> Iterator[ThreadPoolExecutor]:
         torch.set_num_threads(count)
 
 
+@contextmanager
+def exact_gpu() -> Iterator[None]:
+    """Add gradients up in the same order every time, and compute float32 as such, not as TF32."""
+    cudnn = torch.backends.cudnn
+    with cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+        yield
+
+
+@exact_gpu()
 @without_denormals()
 def learn(
     recipe: Recipe,
@@ -135,7 +147,7 @@ def learn(
     Diverged with the step and the paths.
     """
     worker = options.get("worker", Worker())
-    learner = learner_of(recipe, model, options.get("state"))
+    learner = learner_of(recipe, model, options.get("state"), worker)
     check_alike(learner, worker)
     # torch.compile's annotation is a callable
     network: nn.Module = torch.compile(learner.model) if options.get("compiled") else learner.model  # type: ignore[assignment]
@@ -143,12 +155,17 @@ def learn(
     is_leaving = options.get("is_leaving", lambda: False)
     with threads() as pool:
         validator = Validator(recipe, validation, worker, pool)
+        if not learner.baseline:
+            learner.baseline = {
+                "psnr_noisy": validator.psnr_of_noisy(),
+                "psnr_start": validator.psnr_of(learner.average),
+            }
         steps = log.timed(prefetch(batches(recipe, sampler, worker, learner.step)))
         for step in range(learner.step, recipe.steps):
             if recipe.patience and learner.worse >= recipe.patience:
                 break
             set_learning_rate(learner.optimizers, learning_rate_at(recipe, step))
-            log.count(backward(network, recipe, next(steps), worker, pool))
+            log.count(backward(network, learner, recipe, next(steps), worker, pool))
             nn.utils.clip_grad_norm_(learner.model.parameters(), CLIP_NORM)
             for optimizer in learner.optimizers:
                 optimizer.step()
@@ -168,14 +185,14 @@ def learn(
     return learner
 
 
-def learner_of(recipe: Recipe, model: nn.Module, state: State | None) -> Learner:
+def learner_of(recipe: Recipe, model: nn.Module, state: State | None, worker: Worker) -> Learner:
     """The network on its device, its average and its optimizers, fresh or as they were saved."""
-    torch.backends.cudnn.deterministic = True  # else a GPU adds gradients up in any order
     # channels last: steps of unet, cae-s, classic are 1.10, 1.42, 1.48 times as fast on a CPU core
     # torch's annotations lack a memory format beside a device
     model = model.to(device(), memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     average = copy.deepcopy(model).eval().requires_grad_(False)
-    learner = Learner(model, average, optimizers_for(recipe, model), {"psnr": -math.inf})
+    optimizers = optimizers_for(recipe, model)
+    learner = Learner(model, average, optimizers, {"psnr": -math.inf}, precision_of(recipe, worker))
     if state:
         learner.restore(state)
     return learner
@@ -190,6 +207,7 @@ def check_alike(learner: Learner, worker: Worker) -> None:
 
 def backward(
     network: nn.Module,
+    learner: Learner,
     recipe: Recipe,
     batch: Sequence[Slice],
     worker: Worker,
@@ -202,7 +220,7 @@ def backward(
     # a GPU has one queue, and what is compiled is compiled by one thread
     alone = device().type != "cpu" or isinstance(network, torch._dynamo.OptimizedModule)
     each = map if alone else pool.map
-    results = each(lambda one: gradients_of(network, recipe, one), batch)
+    results = each(lambda one: gradients_of(network, recipe, one, learner.precision), batch)
     loss, gradients = next(results)
     for other, more in results:
         loss = loss + other
@@ -219,25 +237,36 @@ def backward(
     return loss
 
 
-def gradients_of(network: nn.Module, recipe: Recipe, part: Slice) -> tuple[Tensor, list[Tensor]]:
+def gradients_of(
+    network: nn.Module, recipe: Recipe, part: Slice, precision: str
+) -> tuple[Tensor, list[Tensor]]:
     """The loss of a slice and the gradient of every parameter, by the slice's weight."""
     clean, noisy, sigma = pairs_of(part.patches)
-    with torch.autocast(device().type, torch.bfloat16, enabled=in_bfloat16(recipe)):
+    with torch.autocast(device().type, torch.bfloat16, enabled=precision == "bfloat16"):
         denoised = network(noisy, sigma)
     loss = loss_of(recipe, denoised.float(), clean) * part.weight
     gradients = torch.autograd.grad(loss, list(network.parameters()), materialize_grads=True)
     return loss.detach(), list(gradients)
 
 
-def in_bfloat16(recipe: Recipe) -> bool:
-    """Whether convolutions are computed in bfloat16; weights, their average and losses never are.
+def precision_of(recipe: Recipe, worker: Worker) -> str:
+    """What convolutions are computed in; weights, their average and losses are always float32.
 
-    On a CPU only where asked for: with AVX-512 BF16 or AMX a step takes half the time, without them
-    ten times as long. Losses then depend on the number of workers by more than 1e-5.
+    `auto` is bfloat16 where the devices of all workers are made for it: on a CPU with AMX a step
+    takes half the time (unet, cae-m, classic: 0.43 to 0.46), without such hardware ten times as
+    long.
     """
     if recipe.precision != "auto":
-        return recipe.precision == "bfloat16"
-    return device().type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        return recipe.precision
+    able = torch.tensor(float(is_made_for_bfloat16()), device=device())
+    return "bfloat16" if float(total(able, worker)) == worker.world else "float32"
+
+
+def is_made_for_bfloat16() -> bool:
+    """Whether this worker's device computes in bfloat16 faster than in float32."""
+    if device().type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
 
 
 def loss_of(recipe: Recipe, denoised: Tensor, clean: Tensor) -> Tensor:
@@ -306,7 +335,7 @@ class Log:
             "seconds_per_step": spent / len(losses),
             "data_wait": self.waited / spent,  # share of the time
             "memory_gib": memory_gib(),
-        } | ({} if quality is None else {"psnr": quality})
+        } | ({} if quality is None else {"psnr": quality} | learner.baseline)
         self.losses, self.began, self.waited = [], time.monotonic(), 0.0
         self.log(record)
         return record

@@ -16,6 +16,7 @@ from typing import Any
 from denoise.errors import SettingsError
 from denoise.report.progress import is_live, words_of_time
 from denoise.storage import files, uris
+from denoise.storage.disk import UNFINISHED
 from denoise.storage.uris import join
 from denoise.training.recipe import Recipe
 
@@ -41,8 +42,10 @@ class Recorder:
         from torch.utils.tensorboard import SummaryWriter
 
         with self.closing as closing:
-            # TensorBoard writes to disks only; a worker of Ray stands in Ray's own folder
-            self.folder = closing.enter_context(TemporaryDirectory(dir=os.getcwd()))
+            # TensorBoard writes to disks only; what a killed run leaves in the output is swept
+            near = self.place if os.path.isdir(self.place) else None
+            trial = TemporaryDirectory(dir=near, prefix=UNFINISHED)
+            self.folder = closing.enter_context(trial)
             self.board = SummaryWriter(self.folder)
             closing.callback(self.board.close)
             os.environ |= self.environment
@@ -158,7 +161,11 @@ def shown(read: Callable[[], Record], steps: int) -> Iterator[None]:
 def line_of(record: Record, steps: int) -> str:
     """Step, loss, PSNR, rate and the time left."""
     step = int(record["step"])
-    quality = f", {record['psnr']:.2f} dB" if "psnr" in record else ""
+    quality = ""
+    if "psnr" in record:
+        quality = f", {record['psnr']:.2f} dB"
+    if "psnr_noisy" in record:
+        quality += f" (noisy {record['psnr_noisy']:.2f}, start {record['psnr_start']:.2f})"
     left = (steps - step) * record["seconds_per_step"]
     return (
         f"train step {step}/{steps}, loss {record['loss']:.5f}{quality}, "

@@ -41,6 +41,7 @@ denoise: `denoise infer --images photos --output denoised --model {name}`
 | seed | {seed} |
 | hardware | {hardware}, {workers} worker(s), {images_per_second:.0f} patches/s |
 | validation | **{psnr:.2f} dB**: {validated_on} of {validation_listed} photos (middles), {judged} |
+| to compare | noisy {noisy:.2f} dB, before the first step {before:.2f} dB |
 
 Made with `denoise train --images {given} {flags}`.
 
@@ -100,6 +101,8 @@ def text(name: str, fields: Mapping[str, Any], model: nn.Module, history: Sequen
         else _words_of(metrics["validation_sigma"]) + ", clipped",
         images_per_second=np.median([record["images_per_second"] for record in history]),
         psnr=metrics["validation_psnr"],
+        noisy=metrics["validation_psnr_noisy"],
+        before=metrics["validation_psnr_start"],
     )
 
 

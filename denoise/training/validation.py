@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from denoise.images.camera import add_camera_noise
 from denoise.images.codec import to_floats
-from denoise.images.metrics import psnr
+from denoise.images.metrics import mse, psnr
 from denoise.images.noise import add_noise, seed_of
 from denoise.nets.denoiser import to_network
 from denoise.nets.networks import UNTOLD, device
@@ -40,7 +40,15 @@ class Validator:
         """The mean PSNR in dB over all workers' photos, of integers as they would be stored; nan
         where the network gives no numbers. One that is restored perfectly counts as HIGHEST."""
         each = self.pool.map if device().type == "cpu" else map  # a GPU has one queue
-        found = list(each(lambda pair: psnr_of(model, *pair), self.pairs))
+        return self._mean(list(each(lambda pair: psnr_of(model, *pair), self.pairs)))
+
+    def psnr_of_noisy(self) -> float:
+        """The mean PSNR in dB of the pictures as the network gets them."""
+        found = [psnr(mse(noisy.numpy(), clean.numpy())) for noisy, clean in self.pairs]
+        return self._mean([min(one, HIGHEST) for one in found])
+
+    def _mean(self, found: list[float]) -> float:
+        """Over all workers."""
         added = torch.tensor([sum(found), len(found)], dtype=torch.float64, device=device())
         summed, count = total(added, self.worker).tolist()
         return summed / count if count else 0.0

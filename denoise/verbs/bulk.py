@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
+from fnmatch import fnmatchcase
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -40,12 +41,15 @@ class BulkConfig:
     format: Format = "png"  # of the saved images; `same` keeps each input's
     quality: int | None = None  # 1..100, for jpeg and lossy webp (gray webp is always lossless)
     strip_metadata: bool = False  # leave EXIF, ICC profile and resolution out
+    include: tuple[str, ...] = ()  # globs of paths below `images`; only these are inputs
+    exclude: tuple[str, ...] = ()  # globs of paths that are no inputs
     limit: int | None = None  # the first so many images, to try it
     max_pixels: int = MAX_PIXELS  # a larger image is an error row
     max_seconds: float = 120.0  # an image that takes longer to decode is an error row
     # N, or MIN MAX to grow and shrink, each of them a process of Ray's; without it as many as
     # there is room for, and for a small job on this machine this process alone
     workers: int | tuple[int, int] | None = None
+    allow_elsewhere: bool = False  # tables may name images outside of their own folder
     max_error_rate: float = 0.01  # exit code 3 where a larger share of the images fails
     retry_errors: bool = False  # do the images again that failed in an earlier run
     overwrite: bool = False  # discard what an earlier run made there
@@ -80,7 +84,7 @@ class BulkConfig:
     def settings(self) -> dict[str, Any]:
         """What decides the rows: with anything else here, the output folder is another one."""
         named = ("seed", "save", "format", "quality", "strip_metadata", "max_pixels")
-        return {"images": uris.shown(uris.absolute(self.images))} | {
+        return {"images": uris.recorded(uris.absolute(self.images))} | {
             name: getattr(self, name) for name in named
         }
 
@@ -104,12 +108,12 @@ def run(
     start, start_up = time.monotonic(), 0.0
     uri = uris.absolute(config.output)
     check_apart(uri, uris.absolute(config.images), *job.needed)
-    looked = _looked_at_first(config, uri, job) if config.overwrite else nullcontext()
+    looked = _checked_first(config, uri, job) if config.overwrite else nullcontext()
     with looked, Output(uri, verb, settings, overwrite=config.overwrite) as output:
         left_out: Counter[str] = Counter()
         found = listed(config, left_out)
         listing = manifest.update(uri, found, left_out)
-        _tell(listing)
+        _log_listing(listing)
         pending = manifest.pending(uri)
         failed = manifest.with_errors(uri) if config.retry_errors else []
         if not (listing.new or pending or failed) and output.is_finished:
@@ -170,7 +174,7 @@ def _work(
 
 
 @contextmanager
-def _looked_at_first(config: BulkConfig, uri: str, job: Job) -> Iterator[None]:
+def _checked_first(config: BulkConfig, uri: str, job: Job) -> Iterator[None]:
     """Raise SettingsError where there is no image, or no Ray, or a node that does not see what it
     needs: an earlier run's rows stay then. Ray is there for the time of the job."""
     with closing(inputs.entries(uris.absolute(config.images), Counter(), output=uri)) as found:
@@ -187,18 +191,39 @@ def _looked_at_first(config: BulkConfig, uri: str, job: Job) -> Iterator[None]:
 
 def listed(config: BulkConfig, left_out: Counter[str]) -> Iterator[Entry]:
     """The inputs of a job; what is no image is counted by reason. Raises SettingsError."""
-    found = inputs.entries(
-        uris.absolute(config.images), left_out, output=uris.absolute(config.output)
-    )
-    return islice(found, config.limit)
+    output = uris.absolute(config.output)
+    found: Iterator[Entry] = inputs.entries(uris.absolute(config.images), left_out, output=output)
+    if config.save in ("files", "both") and files.folds_names(files.standing(output)):
+        found = inputs.separate_folded(found)
+    return islice(_chosen(found, config, left_out), config.limit)
 
 
-def check_apart(place: str, *read: str) -> None:
-    """Raises SettingsError where something that is read lies inside the output folder."""
+def _chosen(
+    entries: Iterator[Entry], config: BulkConfig, left_out: Counter[str]
+) -> Iterator[Entry]:
+    """The entries that --include and --exclude leave. Raises SettingsError where none is left."""
+    anything = False
+    for entry in entries:
+        if config.include and not any(fnmatchcase(entry.path, one) for one in config.include):
+            left_out["not included"] += 1
+        elif any(fnmatchcase(entry.path, one) for one in config.exclude):
+            left_out["excluded"] += 1
+        else:
+            anything = True
+            yield entry
+    if not anything:
+        raise SettingsError(
+            f"no image is left of {sum(left_out.values())}: --include and --exclude are globs of "
+            f"paths below {uris.shown(uris.absolute(config.images))}, such as 'holidays/*.jpg'"
+        )
+
+
+def check_apart(output: str, *read: str) -> None:
+    """Raise SettingsError where something that is read lies inside the output folder."""
     for uri in read:
-        if uris.lies_in(uri, place):
+        if uris.lies_in(uri, output):
             raise SettingsError(
-                f"{uris.shown(uri)} lies inside the output folder {uris.shown(place)}; "
+                f"{uris.shown(uri)} lies inside the output folder {uris.shown(output)}; "
                 "nothing is read from where the job writes"
             )
 
@@ -211,8 +236,8 @@ def worker_counts(workers: int | tuple[int, int] | None) -> tuple[int, ...]:
     return counts
 
 
-def _tell(listing: manifest.Listing) -> None:
-    """Says what was found that a user may not expect."""
+def _log_listing(listing: manifest.Listing) -> None:
+    """Say what was found that a user may not expect."""
     for reason, count in sorted(listing.left_out.items()):
         _log.info("%d left out: %s", count, reason)
     if listing.added:
@@ -223,17 +248,17 @@ def _tell(listing: manifest.Listing) -> None:
         _log.warning("%d images are gone since; their rows are kept", listing.removed)
 
 
-def _report(place: str) -> dict[str, Any]:
+def _report(output: str) -> dict[str, Any]:
     from denoise.verbs.report import ReportConfig, report
 
-    return report(ReportConfig(output=place))
+    return report(ReportConfig(output=output, allow_elsewhere=True))  # its inputs were named here
 
 
-def _summary(place: str) -> dict[str, Any]:
+def _summary(output: str) -> dict[str, Any]:
     """The summary of a finished run; made again where somebody removed it."""
-    if not files.exists(uris.join(place, "summary.json")):
-        return _report(place)
-    return files.object_in(uris.join(place, "summary.json"))
+    if not files.exists(uris.join(output, "summary.json")):
+        return _report(output)
+    return files.object_in(uris.join(output, "summary.json"))
 
 
 def flags_of(config: "DataclassInstance") -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The whole river on the sample photographs: noise, a short training, denoising, a report.
+"""`denoise demo`: noise, a short training, denoising and a report, on the sample photographs.
 
 OUTPUT/pairs          the table that `noise` wrote
 OUTPUT/model          the package that `train` wrote, from the shipped weights on these pairs
@@ -7,6 +7,7 @@ OUTPUT/contact_sheet.png
 """
 
 import logging
+import os
 import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -20,6 +21,7 @@ from denoise.images.codec import decode
 from denoise.images.noise import check_sigma
 from denoise.output import tables
 from denoise.output.folder import run_of
+from denoise.report.progress import words_of_time
 from denoise.report.views import SheetRow, contact_sheet
 from denoise.storage import files, uris
 from denoise.storage.uris import join
@@ -28,6 +30,7 @@ from denoise.verbs.noise import NoiseConfig, noise
 from denoise.verbs.train import TrainConfig, train
 
 _log = logging.getLogger(__name__)
+_WORKERS = 2  # of Ray, in every job: they are what there is to show
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,25 +72,44 @@ def demo(config: DemoConfig) -> dict[str, Any]:
     sheet = join(place, "contact_sheet.png")
     files.write(sheet, contact_sheet(rows))
     gains = [row.psnr - row.psnr_noisy for row in rows]
+    seconds, page = time.monotonic() - start, join(denoised, "report.html")
     return {
         "images": len(rows),
         "psnr_noisy": sum(row.psnr_noisy for row in rows) / len(rows),
         "psnr": sum(row.psnr for row in rows) / len(rows),
         "gain_db": sum(gains) / len(gains),
         "gains_db": {row.path: gain for row, gain in zip(rows, gains, strict=True)},
-        "seconds": time.monotonic() - start,
-        "report": join(denoised, "report.html"),
+        "seconds": seconds,
+        "report": page,
         "contact_sheet": sheet,
         "table": _table(rows),
+        "words": [
+            f"{len(rows)} photographs got noise, a model was trained on them and removed it again,"
+            f" in {words_of_time(seconds)}. How close each is to the original (PSNR in dB):",
+            "",
+            *_table(rows),
+            "",
+            f"look at  {uris.shown(sheet)}",
+            f"and at   {uris.shown(page)}",
+        ],
     }
 
 
 def _run(config: DemoConfig, samples: Path, pairs: str, model: str, denoised: str) -> None:
     """The three jobs, each of which does nothing where it is finished already."""
-    _log.info("adding noise to the sample photographs")
     again = config.overwrite
-    noise(NoiseConfig(images=str(samples), output=pairs, sigma=config.sigma, overwrite=again))
-    _log.info("training for %d steps from the shipped weights", config.steps)
+    photographs = str(samples / "*.[jpw]*")  # their licences lie beside them
+    _log.info("1 of 3: adding noise of sigma %g to the sample photographs", config.sigma)
+    noise(
+        NoiseConfig(
+            images=photographs,
+            output=pairs,
+            sigma=config.sigma,
+            workers=_WORKERS,
+            overwrite=again,
+        )
+    )
+    _log.info("2 of 3: training the shipped model `unet` on them for %d steps", config.steps)
     if again:
         _discard_trained(model)
     train(
@@ -96,15 +118,17 @@ def _run(config: DemoConfig, samples: Path, pairs: str, model: str, denoised: st
             output=model,
             validation=pairs,
             init="unet",
-            sigma=config.sigma,
             steps=config.steps,
             batch_size=8,
             learning_rate=1e-4,  # gently: the weights are good already
             save_every=config.steps,
+            workers=min(_WORKERS, os.cpu_count() or 1),
         )
     )
-    _log.info("denoising with the freshly trained model")
-    infer(InferConfig(images=pairs, output=denoised, model=model, overwrite=again))
+    _log.info("3 of 3: denoising them with the model just trained")
+    infer(
+        InferConfig(images=pairs, output=denoised, model=model, workers=_WORKERS, overwrite=again)
+    )
 
 
 def _discard_trained(model: str) -> None:
@@ -149,7 +173,5 @@ def _table(rows: list[SheetRow]) -> list[str]:
     lines = [f"{'':{width}}   noisy  denoised    gain"]
     for row in rows:
         gain = row.psnr - row.psnr_noisy
-        lines.append(
-            f"{row.path:{width}}  {row.psnr_noisy:6.2f}    {row.psnr:6.2f}  {gain:+6.2f} dB"
-        )
+        lines.append(f"{row.path:{width}}  {row.psnr_noisy:6.2f}    {row.psnr:6.2f}  {gain:+6.2f}")
     return lines

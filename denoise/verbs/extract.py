@@ -176,7 +176,7 @@ def _write(one: _File, into: str) -> _File:
     except OSError as error:
         return replace(one, name=None, error=words_of(error))
     try:
-        is_new = files.create(uri, content)
+        is_new = files.create_below(into, one.name, content)
         is_same = is_new or files.read(uri) == content
     except OSError as error:
         if error.errno in _NAMES:

@@ -62,7 +62,7 @@ class InferConfig(BulkConfig):
 
     def settings(self) -> dict[str, Any]:
         named = ("add_noise", "float_noise", "level", "strength", "precision", "ssim", "tile")
-        reference = uris.shown(self.reference) if self.reference else None
+        reference = uris.recorded(self.reference) if self.reference else None
         own = {name: getattr(self, name) for name in named} | {"reference": reference}
         return super().settings() | own
 
@@ -139,7 +139,7 @@ def _precision_for(config: InferConfig) -> Asked:
     before: Asked | None = begun.get("settings", {}).get("precision") if begun else None
     if config.precision == "auto" and before is not None:
         return before
-    if config.device == "gpu" or not is_private():
+    if not is_private():
         # what the workers of a cluster can do, each of them checks
         return config.precision if config.precision != "auto" else _precision_of_cluster(config)
     from denoise.nets import networks  # torch

@@ -102,6 +102,7 @@ def pairing_of(config: "InferConfig") -> PairConfig:
         float_noise=config.float_noise,
         reference=config.reference,
         max_pixels=config.max_pixels,
+        allow_elsewhere=config.allow_elsewhere,
     )
 
 

@@ -49,6 +49,7 @@ def pairing_of(config: NoiseConfig) -> PairConfig:
         iso=config.iso,
         seed=config.seed,
         max_pixels=config.max_pixels,
+        allow_elsewhere=config.allow_elsewhere,
     )
 
 

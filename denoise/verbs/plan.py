@@ -85,43 +85,40 @@ def plan(config: PlanConfig) -> dict[str, Any]:
     place = uris.absolute(config.output)
     ready, model, needed = infer.prepared(config)
     check_apart(place, uris.absolute(ready.images), *needed)
-    _check_output(place, ready, model)
+    is_new = _begins_anew(place, ready, model)
     left_out: Counter[str] = Counter()
     sample = _Sample()
     found = listed(config, left_out)
-    foreseen = manifest.foreseen(
+    planned = manifest.planned(
         place,
         sample.of(found),
         retry_errors=config.retry_errors,
-        overwrite=config.overwrite,
+        overwrite=is_new,
     )
     measured = list(_calibrated(sample.entries, ready, model))
-    share = foreseen.to_do / max(1, sample.count)
+    share = planned.to_do / max(1, sample.count)
     workers, where, start_up = _workers(ready, round(sample.size * share))
     return {
         "images": sample.count,
         "left_out": dict(left_out),
-        "already_done": foreseen.done,
-        "to_do": foreseen.to_do,
-        "shards": foreseen.shards,
+        "already_done": planned.done,
+        "to_do": planned.to_do,
+        "shards": planned.shards,
         "input_bytes": sample.size,
         "model": model,
         "workers": workers,
         "where": where,
         **_estimates(
-            measured, sample.count, foreseen.to_do, workers, start_up, _COPIES[config.save]
+            measured, sample.count, planned.to_do, workers, start_up, _COPIES[config.save]
         ),
     }
 
 
-def _check_output(place: str, config: InferConfig, model: str) -> None:
-    """What `infer` would refuse about its output folder."""
+def _begins_anew(place: str, config: InferConfig, model: str) -> bool:
+    """Whether `infer` would begin anew in its output folder. Raises SettingsError as it would."""
     files.check_writable(files.standing(place))
-    found = None if config.overwrite else folder.run_of(place)
-    if found is None:
-        return
-    wanted = {"verb": "infer", "settings": config.settings() | {"model": model}}
-    folder.check_same(place, found, wanted, can_overwrite=True)
+    settings = config.settings() | {"model": model}
+    return folder.run_to_resume(place, "infer", settings, overwrite=config.overwrite) is None
 
 
 def _calibrated(sample: list[Entry], config: InferConfig, model: str) -> Iterable[_Measured]:

@@ -23,6 +23,7 @@ class ReportConfig:
     """Writes report.html and summary.json of an output folder again."""
 
     output: str  # the output folder of `noise` or `infer`
+    allow_elsewhere: bool = False  # show inputs that lie outside of it, as its manifest names them
 
 
 def report(config: ReportConfig) -> dict[str, Any]:
@@ -42,7 +43,7 @@ def report(config: ReportConfig) -> dict[str, Any]:
     stats = table_statistics(uri)
     summary = summary_of(stats, run)
     files.write(join(uri, "summary.json"), (json.dumps(summary, indent=2) + "\n").encode())
-    views = views_of(uri, run, stats)
+    views = views_of(uri, run, stats, allow_elsewhere=config.allow_elsewhere)
     files.write(
         join(uri, "report.html"), page.page(summary, run, views).encode(errors="backslashreplace")
     )

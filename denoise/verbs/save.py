@@ -77,9 +77,10 @@ def _write_file(output: str, name: str, encoded: bytes) -> None:
     if "\0" in name:
         raise ImageError(_NO_NAME)
     try:
-        uri, aside = (uris.join(output, part) for part in (name, UNFINISHED))
-        files.write(uri, encoded, aside=aside)
+        files.write_below(output, name, encoded, aside=uris.join(output, UNFINISHED))
     except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise ImageError("a folder of its file is a symbolic link") from error
         if error.errno in (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST):
             raise ImageError(_NO_NAME) from error
         raise WriteError(f"cannot write images: {words_of(error)}") from error

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from denoise.training.worker import Job
 
 _log = logging.getLogger(__name__)
+_FEW = 8  # validation pictures
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,8 +91,8 @@ class TrainConfig(Recipe):
         settings["sigma"] = None if self.kind == "camera" else low if low == high else (low, high)
         settings["learning_rate"] = self.rate
         places = {key: settings[key] for key in ("images", "validation") if settings[key]}
-        absolute = {key: uris.shown(uris.absolute(uri)) for key, uri in places.items()}
-        init = self.init and uris.shown(package.absolute(self.init))
+        absolute = {key: uris.recorded(uris.absolute(uri)) for key, uri in places.items()}
+        init = self.init and uris.recorded(package.absolute(self.init))
         return settings | absolute | {"init": init}
 
 
@@ -165,7 +166,9 @@ class _Run:
         store, validation = stores_of(
             split.training, split.validation, limits, decode, make_stream, window
         )
+        self._note_sigma(store)
         _note(output, store, validation, goes_on=goes_on)
+        _advise(config, store, validation)
         split.keep(output.uri)
         return Job(
             recipe=config.recipe(),
@@ -177,9 +180,14 @@ class _Run:
             tracking=self.tracking,
         )
 
+    def _note_sigma(self, store: "PhotoStore") -> None:
+        if store.decoded.is_pairs and self.config.sigma is not None:
+            _log.info("the pairs bring noise of their own: --sigma is not for them")
+
     def pack(self, job: "Job") -> None:
         """Write the package."""
         if job.store.stream:  # all of them were seen by now
+            self._note_sigma(job.store)
             _note(self.output, job.store, job.validation, goes_on=False)
         self.output.check()
         _pack(self.config, job, self.split)
@@ -208,9 +216,12 @@ def _train_with_ray(run: _Run) -> None:
 
     config, split = run.config, run.split
     with ray_session.connected(verbose=_log.isEnabledFor(logging.DEBUG)) as resources:
-        _check_cluster(config, run.output.uri, resources)
+        _check_cluster(config, resources)
         ray_session.check_shared(
-            tuple(some[0].uri for some in (split.training, split.validation) if some)
+            (
+                join(run.output.uri, "_run.json"),  # a shared folder will do, such as NFS
+                *(some[0].uri for some in (split.training, split.validation) if some),
+            )
         )
         job = run.job(ray_train.decode_in_tasks(config.patch), ray_train.make_stream)
         board = ray_train.RemoteBoard()
@@ -225,17 +236,30 @@ def _train_with_ray(run: _Run) -> None:
         run.pack(job)
 
 
-def _check_cluster(config: TrainConfig, place: str, resources: "Resources") -> None:
-    kind, room = ("GPU", resources.gpus) if resources.gpus else ("CPU", resources.cpus)
-    if config.worker_range[0] > room:
+def _check_cluster(config: TrainConfig, resources: "Resources") -> None:
+    """Raise SettingsError where the cluster will never have room for the workers.
+
+    Where its autoscaler may add nodes, Ray waits for them, and the log says so after a minute.
+    """
+    kind = "GPU" if resources.gpus else "CPU"
+    most = resources.most({kind: 1})
+    if most is not None and config.worker_range[0] > most:
         raise SettingsError(
             f"asked for {config.worker_range[0]} workers, each with a {kind} of its own, but Ray "
-            f"has {resources.cpus:g} CPUs and {resources.gpus:g} GPUs on {resources.nodes} nodes"
+            f"has {resources} and can have room for {most}"
         )
-    if resources.nodes > 1 and uris.is_local(place):
-        raise SettingsError(
-            f"--output {uris.shown(place)} is a local folder, and the cluster has "
-            f"{resources.nodes} nodes; give a place that all of them reach, such as s3://..."
+
+
+def _advise(config: TrainConfig, store: "PhotoStore", validation: "PhotoStore") -> None:
+    """Say which flags have no effect or too little."""
+    if store.decoded.is_pairs and config.sigma != TrainConfig.sigma:
+        _log.info("the pairs bring noise of their own: --sigma is not for them")
+    if validation.decoded.photos < _FEW:
+        _log.warning(
+            "validation has %d pictures: below %d its PSNR says little of others; --validation "
+            "names more",
+            validation.decoded.photos,
+            _FEW,
         )
 
 
@@ -247,8 +271,6 @@ def _note(output: Output, store: "PhotoStore", validation: "PhotoStore", *, goes
     """
     for statistics in (store.statistics(), validation.decoded):
         statistics.log()
-    if store.decoded.is_pairs:
-        _log.info("the pairs bring noise of their own: --sigma is not for them")
     errors = store.statistics().errors | validation.decoded.errors
     is_known = goes_on and store.stream is None
     before = (run_of(output.uri) or {}).get("undecodable") if is_known else None
@@ -289,10 +311,13 @@ def _pack(config: TrainConfig, job: "Job", split: Split) -> None:
             "workers": best["workers"],
             "started_from": job.start.digest,
             "hardware": best["hardware"],
+            "computed_in": state["progress"]["precision"],
             "versions": versions(),
         },
         "metrics": {
             "validation_psnr": best["psnr"],
+            "validation_psnr_noisy": state["progress"]["baseline"]["psnr_noisy"],
+            "validation_psnr_start": state["progress"]["baseline"]["psnr_start"],
             "validation_sigma": validated.sigmas
             if validated.is_pairs
             else sigmas and sum(sigmas) / 2,

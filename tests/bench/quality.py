@@ -21,11 +21,12 @@ import numpy as np
 import torch
 
 from denoise.images.codec import decode, to_floats, to_pixels
-from denoise.images.metrics import mse, psnr, ssim
+from denoise.images.metrics import ssim
 from denoise.images.noise import add_noise, seed_of
 from denoise.nets.denoiser import Denoiser
 from denoise.storage.inputs import entries, source_of
 from denoise.storage.uris import absolute
+from denoise.verbs.compare import Score
 from tests.bench import real
 
 Method = Callable[[np.ndarray, float], np.ndarray]  # noisy [H, W, 3] float32, sigma -> denoised
@@ -46,8 +47,7 @@ def main() -> None:
     for name, about, method in methods(asked):
         for noise in asked.noise:
             for sigma in asked.sigmas:
-                quality, likeness, seconds = measured(method, images, sigma / 255, noise)
-                speed = megapixels / seconds
+                quality, likeness, speed = measured(method, images, sigma / 255, noise)
                 print(
                     f"| {name} | {about} | {sigma:g}/255 | {noise} | {quality:.2f} | "
                     f"{likeness:.4f} | {speed:.3f} |",
@@ -136,19 +136,19 @@ def wavelets_method() -> Method | None:
 def measured(
     method: Method, images: list[tuple[str, np.ndarray]], sigma: float, noise: str
 ) -> tuple[float, float, float]:
-    """Mean PSNR, mean SSIM, and the seconds that the method took."""
-    qualities, likenesses, seconds = [], [], 1e-9
+    """Mean PSNR, mean SSIM, and megapixels a second."""
+    score, likenesses = Score("method"), []
     for path, clean in images:
         noisy = add_noise(to_floats(clean), sigma=sigma, seed=seed_of(path, 0))
         if noise == "clipped":
             noisy = to_floats(to_pixels(noisy, 8))
         start = time.perf_counter()
         denoised = method(noisy, sigma)
-        seconds += time.perf_counter() - start
+        spent = time.perf_counter() - start
         stored = to_pixels(np.asarray(denoised, np.float32), 8)
-        qualities.append(psnr(mse(clean, stored)))
+        score.add(stored, clean, seconds=spent)
         likenesses.append(ssim(clean, stored))
-    return float(np.mean(qualities)), float(np.mean(likenesses)), seconds
+    return score.mean("psnr") or np.inf, float(np.mean(likenesses)), score.speed or np.inf
 
 
 def peak(clock: Callable[[], float] = time.perf_counter) -> float:

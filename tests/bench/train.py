@@ -46,7 +46,7 @@ from denoise.storage.uris import absolute
 from denoise.training.loop import learn
 from denoise.training.metrics_log import Record
 from denoise.training.optimizer import optimizers_for
-from denoise.training.photos import Photo, photo_row
+from denoise.training.photos import Photo, decode_photos
 from denoise.training.recipe import Recipe
 from denoise.training.samples import Patches, Sampler
 from denoise.verbs.train import TrainConfig, train
@@ -138,13 +138,8 @@ def ceiling(side: int = 8192) -> float:
 
 
 def decoded(images: str, patch: int) -> list[Photo]:
-    left_out: Counter[str] = Counter()
-    rows = [photo_row(entry, patch) for entry in entries(absolute(images), left_out)]
-    return [
-        Photo(row["path"], np.frombuffer(row["pixels"], np.uint8).reshape(row["shape"]))
-        for row in rows
-        if not row["error"]
-    ]
+    photos, _ = decode_photos(list(entries(absolute(images), Counter())), patch)
+    return photos
 
 
 class Ready(Sampler):
@@ -167,7 +162,7 @@ def rate_here(
         sampler,
         validation,
         lambda learner: None,
-        tell=records.append,
+        log=records.append,
         compiled=compiled,
     )
     return settled(records)
@@ -191,6 +186,7 @@ def recipe_of(asked: argparse.Namespace, batch_size: int) -> Recipe:
         sigma=(0.0, 0.2),
         optimizer=asked.optimizer,
         save_every=asked.steps,
+        precision="auto" if torch.cuda.is_available() else "float32",  # short: the other
     )
 
 

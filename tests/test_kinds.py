@@ -1,0 +1,293 @@
+"""Every depth, compression, sampling and colour model that the libraries read comes out right.
+
+What is right is what was written, or what another library than ours makes of the file.
+"""
+
+import struct
+import zlib
+from io import BytesIO
+
+import imagecodecs
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from denoise.errors import ImageError
+from denoise.images.codec import Picture, decode, encode
+from tests.pictures import ALPHA, DEEP, GRAY, HEIGHT, RGB, WIDTH, exif, png_of, save, tiff
+
+COMPRESSIONS = "none lzw zlib packbits lzma zstd webp jpeg2000 png jpegxl jpegxr lerc".split()
+PIXELS = {  # kind of colours, what is written
+    "minisblack": GRAY[..., 0],
+    "miniswhite": GRAY[..., 0],
+    "rgb": RGB,
+}
+
+
+@pytest.mark.parametrize(
+    ("compression", "colours", "depth"),
+    [
+        (compression, colours, depth)
+        for compression in COMPRESSIONS
+        for colours in PIXELS
+        for depth in (8, 16)
+        if compression != "webp" or (colours, depth) == ("rgb", 8)  # which holds nothing else
+    ],
+)
+def test_a_tiff_of_any_compression_and_depth_holds_what_was_written(
+    compression: str, colours: str, depth: int
+):
+    pixels = PIXELS[colours] if depth == 8 else DEEP[..., 0] if PIXELS[colours].ndim < 3 else DEEP
+    lossless = {"webp": {"lossless": True}, "jpeg2000": {"level": 0, "reversible": True}}
+    lossless |= {"jpegxl": {"lossless": True}, "jpegxr": {"level": 1.0}}
+    encoded = tiff(
+        pixels,
+        photometric=colours,
+        compression=None if compression == "none" else compression,
+        compressionargs=lossless.get(compression),
+    )
+    expected = pixels.reshape(HEIGHT, WIDTH, -1)
+    if colours == "miniswhite":
+        expected = np.iinfo(pixels.dtype).max - expected
+    picture = decode(encoded)
+    assert picture.pixels.dtype == pixels.dtype
+    assert np.array_equal(picture.pixels, expected)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 3, 4, 5, 6, 7, 9, 10, 11, 12, 13, 14, 15])
+@pytest.mark.parametrize("colours", PIXELS)
+def test_every_depth_of_a_tiff_fills_its_type(bits: int, colours: str):
+    kind = np.uint8 if bits <= 8 else np.uint16
+    most = 2**bits - 1
+    values = (PIXELS[colours].astype(int) * most // 255).astype(kind)
+    values.flat[0], values.flat[1] = 0, most
+    try:
+        encoded = tiff(values, photometric=colours, bitspersample=bits)
+        if tifffile.TiffFile(BytesIO(encoded)).pages[0].bitspersample != bits:
+            raise ValueError("another depth was written")
+    except ValueError:
+        encoded = packed_tiff(values.reshape(HEIGHT, WIDTH, -1), bits, colours)
+    full = 255 if bits <= 8 else 65535
+    expected = np.rint(values.reshape(HEIGHT, WIDTH, -1) * (full / most))
+    if colours == "miniswhite":
+        expected = full - expected
+    assert np.array_equal(decode(encoded).pixels, expected)
+
+
+def packed_tiff(planes: np.ndarray, bits: int, colours: str) -> bytes:
+    """Values of any number of bits, each row filled up to whole bytes."""
+    height, width, count = planes.shape
+    ones = (planes.reshape(height, -1, 1) >> np.arange(bits - 1, -1, -1)) & 1
+    rows = np.packbits(ones.reshape(height, -1).astype(np.uint8), axis=1).tobytes()
+    kind = {"miniswhite": 0, "minisblack": 1, "rgb": 2}[colours]
+    tags = {256: width, 257: height, 258: bits, 259: 1, 262: kind, 273: 0, 277: count, 278: height}
+    tags |= {279: len(rows)}
+    start = 8 + 2 + 12 * len(tags) + 4
+    tags[273] = start + 2 * count
+    entries = b""
+    for tag, value in tags.items():
+        if tag == 258 and count > 2:
+            entries += struct.pack("<HHLL", tag, 3, count, start)
+        else:
+            entries += struct.pack("<HHLL", tag, 4, 1, value)
+    head = b"II\x2a\x00" + struct.pack("<LH", 8, len(tags))
+    return head + entries + bytes(4) + struct.pack(f"<{count}H", *[bits] * count) + rows
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64])
+def test_floats_of_which_zero_is_white_are_turned(kind: type):
+    floats = (GRAY[..., 0] / 255).astype(kind)
+    black = decode(tiff(floats, photometric="minisblack")).pixels
+    white = decode(tiff(floats, photometric="miniswhite")).pixels
+    assert np.array_equal(white, 65535 - black)
+
+
+@pytest.mark.parametrize("colours", ["minisblack", "miniswhite"])
+@pytest.mark.parametrize("extra", [["unassalpha"], ["unspecified"], []])
+def test_gray_and_alpha_are_read_whatever_their_file_says_of_them(colours: str, extra: list):
+    both = np.dstack([GRAY, ALPHA])
+    options = {"photometric": colours, "planarconfig": "contig", "extrasamples": extra or [0]}
+    encoded = bytearray(tiff(both, **options))
+    if not extra:  # the tag becomes one that nobody knows
+        place = encoded.index(struct.pack("<HH", 338, 3))
+        struct.pack_into("<H", encoded, place, 337)
+    picture = decode(bytes(encoded))
+    assert np.array_equal(picture.pixels, GRAY if colours == "minisblack" else 255 - GRAY)
+    assert np.array_equal(picture.alpha, ALPHA)
+
+
+@pytest.mark.parametrize("compression", [None, "zlib", "zstd"])
+@pytest.mark.parametrize("scale", [1, 257])
+def test_a_palette_has_its_colours_whether_they_are_of_8_bits_or_of_16(compression, scale: int):
+    table = RGB.reshape(-1, 3)[:256].astype(np.uint16)
+    indices = np.arange(HEIGHT * WIDTH, dtype=np.uint8).reshape(HEIGHT, WIDTH)
+    encoded = tiff(
+        indices, photometric="palette", colormap=(table * scale).T, compression=compression
+    )
+    assert np.array_equal(decode(encoded).pixels, table.astype(np.uint8)[indices])
+
+
+def test_cmyk_of_a_compression_that_pillow_lacks_is_what_pillow_makes_of_it():
+    cmyk = Image.fromarray(RGB).convert("CMYK")
+    encoded = tiff(np.asarray(cmyk), photometric="separated", compression="zstd")
+    assert np.array_equal(decode(encoded).pixels, np.asarray(cmyk.convert("RGB")))
+
+
+def test_the_first_page_that_is_no_preview_is_the_picture():
+    out = BytesIO()
+    with tifffile.TiffWriter(out) as file:
+        file.write(RGB[::2, ::2], photometric="rgb", subfiletype=1)
+        file.write(RGB, photometric="rgb")
+    picture = decode(out.getvalue())
+    assert np.array_equal(picture.pixels, RGB)
+    assert picture.note == "frame 2: those before are previews"
+    for pixels in (RGB, DEEP):
+        assert np.array_equal(decode(tiff(pixels, subfiletype=1)).pixels, pixels)
+
+
+@pytest.mark.parametrize("pixels", [RGB, DEEP])
+@pytest.mark.parametrize("wrong", [0, 500_000])
+def test_what_is_not_compressed_is_as_long_as_its_pixels_whatever_its_tag_says(pixels, wrong: int):
+    encoded = bytearray(tiff(pixels))
+    place = encoded.index(struct.pack("<HH", 279, 4)) + 8
+    struct.pack_into("<L", encoded, place, wrong)
+    assert np.array_equal(decode(bytes(encoded)).pixels, pixels)
+    with pytest.raises(ImageError, match="truncated or damaged TIFF"):
+        decode(bytes(encoded[:-100]))
+
+
+def test_subsampled_colours_outside_of_a_jpeg_are_called_so():
+    encoded = bytearray(save(Image.fromarray(RGB).convert("YCbCr"), "TIFF"))
+    assert decode(bytes(encoded)).pixels.shape == RGB.shape
+    with tifffile.TiffFile(BytesIO(bytes(encoded))) as file:
+        tag = file.pages[0].tags.get(530)
+    assert tag is not None
+    struct.pack_into("<HH", encoded, tag.valueoffset, 2, 2)
+    with pytest.raises(ImageError, match="subsampled colours outside of a JPEG"):
+        decode(bytes(encoded))
+
+
+# --- JPEG 2000 ---
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 7, 8, 9, 10, 12, 15, 16])
+@pytest.mark.parametrize("pixels", [GRAY[..., 0], RGB])
+def test_every_depth_of_a_jpeg_2000_fills_its_type(bits: int, pixels: np.ndarray):
+    most = 2**bits - 1
+    kind = np.uint8 if bits <= 8 else np.uint16
+    values = (pixels.astype(int) * most // 255).astype(kind)
+    values.flat[0], values.flat[1] = 0, most
+    encoded = imagecodecs.jpeg2k_encode(values, level=0, reversible=True, bitspersample=bits)
+    full = 255 if bits <= 8 else 65535
+    expected = np.rint(values.reshape(HEIGHT, WIDTH, -1) * (full / most))
+    assert np.array_equal(decode(encoded).pixels, expected)
+
+
+@pytest.mark.parametrize("kind", [np.int8, np.int16])
+@pytest.mark.parametrize("pixels", [GRAY[..., 0], RGB])
+@pytest.mark.parametrize("codec", ["jp2", "j2k"])
+def test_signed_samples_of_a_jpeg_2000_are_refused(kind: type, pixels: np.ndarray, codec: str):
+    signed = (pixels.astype(int) - 128).astype(kind)
+    encoded = imagecodecs.jpeg2k_encode(signed, level=0, reversible=True, codecformat=codec)
+    with pytest.raises(ImageError, match="unsupported: signed pixels"):
+        decode(encoded)
+
+
+# --- JPEG ---
+
+
+def sampled_jpeg(*factors: tuple[int, int]) -> bytes:
+    """A JPEG of three components with these sampling factors, each of one colour."""
+    across, down = max(one for one, _ in factors), max(one for _, one in factors)
+    width, height = 16 * across, 16 * down
+    dqt = b"\xff\xdb\x00\x43\x00" + b"\x01" * 64
+    sof = struct.pack(">BHHB", 8, height, width, 3)
+    sof += b"".join(bytes([n + 1, h << 4 | v, 0]) for n, (h, v) in enumerate(factors))
+    # one code each: difference of category 0, end of block
+    table = b"\x01" + bytes(15) + b"\x00"
+    dht = b"\xff\xc4" + struct.pack(">H", 2 + 36) + b"\x00" + table + b"\x10" + table
+    sos = b"\xff\xda\x00\x0c\x03\x01\x00\x02\x00\x03\x00\x00\x3f\x00"
+    blocks = sum(h * v for h, v in factors) * 4  # of 2 x 2 units
+    bits = 2 * blocks
+    data = bytes(bits // 8) + (bytes([(1 << 8 - bits % 8) - 1]) if bits % 8 else b"")
+    length = struct.pack(">H", 2 + len(sof))
+    return b"".join([b"\xff\xd8", dqt, b"\xff\xc0", length, sof, dht, sos, data, b"\xff\xd9"])
+
+
+@pytest.mark.parametrize(
+    "factors",
+    [
+        *[[(h, v), (1, 1), (1, 1)] for h in (1, 2, 3, 4) for v in (1, 2, 3, 4) if h * v <= 8],
+        [(1, 1), (2, 1), (1, 1)],
+        [(2, 2), (1, 1), (2, 1)],
+        [(2, 2), (1, 1), (2, 2)],
+        [(2, 1), (2, 1), (2, 1)],
+        [(2, 2), (1, 2), (1, 2)],
+    ],
+)
+def test_every_sampling_of_a_jpeg_is_what_pillow_makes_of_it(factors: list):
+    encoded = sampled_jpeg(*factors)
+    by_pillow = np.asarray(Image.open(BytesIO(encoded)))
+    assert np.array_equal(decode(encoded).pixels, by_pillow)
+
+
+def test_a_resolution_that_a_jpeg_cannot_name_is_left_out_of_it():
+    fine = Picture(RGB, dpi=(101_600, 101_600))
+    assert decode(encode(fine, format="jpeg")).dpi is None
+    for format in ("png", "tiff"):
+        assert decode(encode(fine, format=format)).dpi == pytest.approx((101_600, 101_600))
+    assert decode(encode(Picture(RGB, dpi=(600, 600)), format="jpeg")).dpi == (600, 600)
+
+
+# --- PNG ---
+
+
+@pytest.mark.parametrize("name", ["tEXt", "zTXt", "iTXt"])
+def test_a_text_of_any_length_costs_no_picture(name: str):
+    text = b"workflow\x00" + {"tEXt": b"", "zTXt": b"\x00", "iTXt": b"\x01\x00\x00\x00"}[name]
+    long = bytes(range(65, 91)) * 200_000
+    text += long if name == "tEXt" else zlib.compress(long)
+    lines = b"".join(b"\x00" + row.tobytes() for row in GRAY[..., 0])
+    for whole in (
+        png_of(WIDTH, HEIGHT, lines, **{name: text}),
+        png_of(WIDTH, HEIGHT, lines).replace(
+            b"\x00\x00\x00\x00IEND", png_of(1, 1, **{name: text})[33:-59] + b"\x00\x00\x00\x00IEND"
+        ),
+    ):
+        picture = decode(whole)
+        assert np.array_equal(picture.pixels, GRAY)
+        assert picture.note is None
+
+
+def test_a_profile_of_any_length_is_read_and_left_out_of_a_png_that_could_not_be_opened():
+    profile = (bytes(16) + b"RGB ").ljust(1_500_000, b"\x07")
+    picture = decode(save(Image.fromarray(RGB), "PNG", icc_profile=profile))
+    assert picture.icc == profile
+    assert picture.note == "its ICC profile is too long for png, which goes without"
+    again = encode(picture)
+    assert np.array_equal(np.asarray(Image.open(BytesIO(again))), RGB)
+    assert decode(encode(picture, format="tiff")).icc == profile
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "TIFF"])
+def test_a_profile_of_another_colour_model_is_left_out_and_said_so(format: str):
+    profile = (bytes(16) + b"RGB ").ljust(600, b"\x07")
+    gray = Image.fromarray(GRAY[..., 0])
+    picture = decode(save(gray, format, icc_profile=profile))
+    assert (picture.icc, picture.note) == (None, "ICC profile for another colour model left out")
+    assert decode(save(Image.fromarray(RGB), format, icc_profile=profile)).icc == profile
+
+
+def test_exif_in_imagemagicks_text_is_exif():
+    raw = exif(6).removeprefix(b"Exif\x00\x00")
+    text = b"Raw profile type exif\x00\nexif\n%8d\n" % len(raw) + raw.hex().encode() + b"\n"
+    lines = b"".join(b"\x00" + row.tobytes() for row in GRAY[..., 0])
+    picture = decode(png_of(WIDTH, HEIGHT, lines, tEXt=text))
+    assert np.array_equal(picture.pixels, np.rot90(GRAY, -1))
+
+
+@pytest.mark.parametrize("pixels", [GRAY[..., 0], np.dstack([GRAY, GRAY, GRAY])])
+def test_a_monochrome_avif_is_gray(pixels: np.ndarray):
+    encoded = imagecodecs.avif_encode(pixels, level=100)
+    assert decode(encoded).pixels.shape[2] == (1 if pixels.ndim == 2 else 3)
