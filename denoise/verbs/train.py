@@ -237,16 +237,16 @@ def _train_with_ray(run: _Run) -> None:
 
 
 def _check_cluster(config: TrainConfig, resources: "Resources") -> None:
-    """Raise SettingsError where the cluster will never have room for the workers.
+    """Raise SettingsError where this machine has no room for the workers.
 
-    Where its autoscaler may add nodes, Ray waits for them, and the log says so after a minute.
+    A cluster may grow: there Ray waits for nodes, and the log says so after a minute.
     """
     kind = "GPU" if resources.gpus else "CPU"
-    most = resources.most({kind: 1})
-    if most is not None and config.worker_range[0] > most:
+    room = resources.room({kind: 1})
+    if resources.is_own and config.worker_range[0] > room:
         raise SettingsError(
-            f"asked for {config.worker_range[0]} workers, each with a {kind} of its own, but Ray "
-            f"has {resources} and can have room for {most}"
+            f"asked for {config.worker_range[0]} workers, each with a {kind} of its own, but this "
+            f"machine has {resources}, room for {room}"
         )
 
 
