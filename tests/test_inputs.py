@@ -651,7 +651,8 @@ def test_what_a_system_leaves_behind_is_never_an_input(tmp_path: Path, left: str
         listed, left_out = found(images)
         assert set(listed) == {"eaDir.png"}
         assert left_out == {"made by a system (thumbnails, deleted files)": 1}
-    assert found(tmp_path / left)[0]  # somebody has named it
+    if "/" in left:
+        assert found(tmp_path / left)[0]  # somebody has named it
 
 
 def test_an_unfinished_download_is_no_input(tmp_path: Path):
