@@ -168,7 +168,7 @@ def _groups(uri: str, _mark: str) -> list[_Group]:
 def _needed(schema: pa.Schema) -> list[str]:
     """The columns that `image_in` looks at; a table may have others of any size."""
     image = _image_column(schema)
-    wanted = {image, *_OURS} | ({"clean"} if image == "noisy" else set())
+    wanted = {image, "noise", *_OURS} | ({"clean"} if image == "noisy" else set())
     return [name for name in schema.names if name in wanted]
 
 
