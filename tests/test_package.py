@@ -99,7 +99,7 @@ UNET = {"widths": [4, 6], "blocks": [1, 1, 1]}
     [
         ({"architecture": "vgg"}, "one of classic"),
         ({"architecture": ["unet"]}, r"architecture in config.json is \['unet'\]"),
-        ({"architecture": "os:system"}, "one of classic"),
+        ({"architecture": "os:system"}, "os:system is no class of networks"),
         ({"arguments": {"depth": 3}}, "no such arguments"),
         ({"arguments": []}, r"arguments in config.json is \[\]"),
         ({"arguments": "x"}, "arguments in config.json is 'x'"),
