@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from denoise.training.worker import Job
 
 _log = logging.getLogger(__name__)
+_CLIPPING = {"gaussian": "both", "camera": "clipped and rounded, as in a file"}
 _FEW = 8  # validation pictures
 
 
@@ -299,7 +300,7 @@ def _pack(config: TrainConfig, job: "Job", split: Split) -> None:
         "architecture": job.start.architecture,
         "kind": config.kind,
         "sigma": statistics.sigmas if statistics.is_pairs else sigmas and list(sigmas),
-        "clipping": "as the pairs have it" if statistics.is_pairs or is_camera else "both",
+        "clipping": "as the pairs have it" if statistics.is_pairs else _CLIPPING[config.kind],
         "training": config.settings()
         | statistics.counts()
         | {
