@@ -127,8 +127,7 @@ def _model_for(config: InferConfig) -> str:
         return GAUSSIAN_MODEL
     made_by = folder.run_of(uris.absolute(config.images)) if _is_folder(config.images) else None
     is_gaussian = made_by and made_by.get("settings", {}).get("kind") == "gaussian"
-    has_photo = CAMERA_MODEL in package.shipped_names()
-    return GAUSSIAN_MODEL if is_gaussian or not has_photo else CAMERA_MODEL
+    return GAUSSIAN_MODEL if is_gaussian else CAMERA_MODEL
 
 
 def _is_folder(images: str) -> bool:
