@@ -23,7 +23,7 @@ def spelled_out(verb: str, given: list[str]) -> tuple[str, list[str]]:
 
     Raises ValueError for more names than the verb has flags for, and for a flag given twice.
     """
-    given = ["--output" if one == "-o" else one for one in given]
+    given = [part for one in given for part in _parts(one)]
     if verb == "infer" and "--dry-run" in given:
         verb, given = "plan", [one for one in given if one != "--dry-run"]
     names = _names_before_flags(given)
@@ -39,6 +39,13 @@ def spelled_out(verb: str, given: list[str]) -> tuple[str, list[str]]:
     if twice := {flag for flag in named[::2] if flag in rest}:
         raise ValueError(f"{min(twice)} is given twice: by its place, and as a flag")
     return verb, named + _values(rest)
+
+
+def _parts(given: str) -> list[str]:
+    """A flag and its value one by one; -o in full."""
+    if given.startswith("--") and "=" in given:
+        return given.split("=", 1)
+    return ["--output" if given == "-o" else given]
 
 
 def _names_before_flags(given: list[str]) -> list[str]:

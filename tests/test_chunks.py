@@ -9,7 +9,7 @@ from PIL import Image
 
 from denoise.errors import ImageError
 from denoise.images.codec import decode, encode
-from denoise.images.png import check_rows, colour_of
+from denoise.images.png import take_apart
 from tests.pictures import ALPHA, DEEP, GRAY, HEIGHT, RGB, WIDTH, exif, save
 
 PASSES = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2)]
@@ -80,12 +80,12 @@ def test_an_interlaced_picture_has_all_of_its_passes(size: tuple[int, int]):
         chunk(b"IDAT", zlib.compress(lines)), chunk(b"IDAT", zlib.compress(lines[:-1]))
     )
     with pytest.raises(ImageError, match="truncated or damaged PNG"):
-        check_rows(bytes(cut))
+        take_apart(bytes(cut))
 
 
 def test_of_a_stream_that_never_ends_no_more_is_read_than_the_header_promises():
     endless = zlib.compress(bytes(200 << 20), 9)
-    check_rows(png(8, 2, b"").replace(chunk(b"IDAT", zlib.compress(b"")), chunk(b"IDAT", endless)))
+    take_apart(png(8, 2, b"").replace(chunk(b"IDAT", zlib.compress(b"")), chunk(b"IDAT", endless)))
 
 
 @pytest.mark.parametrize(("bits", "factor"), [(2, 85), (4, 17)])
@@ -104,12 +104,13 @@ def test_what_a_png_says_of_its_colours_is_said_again_and_can_be_stripped():
     said = [(b"gAMA", struct.pack(">L", 100_000)), (b"cHRM", bytes(range(32)))]
     picture = decode(png(8, 2, lines_of(RGB), *(chunk(*one) for one in said)))
     assert picture.colour == tuple(said)
-    assert colour_of(encode(picture)) == tuple(said)
+    assert take_apart(encode(picture)).colour == tuple(said)
     assert decode(encode(picture)).colour == tuple(said)
-    assert colour_of(encode(picture, metadata=False)) == ()
+    assert take_apart(encode(picture, metadata=False)).colour == ()
 
 
 def test_a_profile_stands_for_all_else_that_says_of_colours():
     profile = save(Image.fromarray(RGB), "PNG", icc_profile=bytes(16) + b"RGB " + bytes(200))
     at = profile.index(b"iCCP") - 4
-    assert colour_of(profile[:at] + chunk(b"gAMA", bytes(4)) + profile[at:]) == ()
+    encoded = profile[:at] + chunk(b"gAMA", bytes(4)) + profile[at:]
+    assert take_apart(encoded).colour == ()

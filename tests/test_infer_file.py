@@ -1,9 +1,12 @@
 """One photograph to one file."""
 
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import encoded, photo
+from PIL import Image
 from running import tiny_model
 
 from denoise import InferConfig, infer
@@ -86,3 +89,23 @@ def test_globs_of_paths_choose_what_is_an_input(photos: Path, model: str, tmp_pa
     assert found["left_out"] == every["left_out"] | {"not included": 4, "excluded": 1}
     with pytest.raises(SettingsError, match=r"no image is left of .* globs of paths below"):
         infer(InferConfig(**flags, output=str(tmp_path / "none"), include=("*.gif",)))
+
+
+def test_what_the_format_cannot_hold_is_told_in_words(photos: Path, model: str):
+    deep = np.zeros((20, 30), np.uint16) + 300
+    Image.fromarray(deep).save(photos / "deep.png")
+    with pytest.raises(RuntimeError, match=r"deep\.png: .*16"):
+        infer(config_of(photos, model, "clean.jpg", images=str(photos / "deep.png")))
+    assert not (photos / "clean.jpg").exists()
+
+
+def test_overwriting_with_a_pattern_that_fits_nothing_removes_nothing(
+    photos: Path, model: str, tmp_path: Path
+):
+    config = InferConfig(images=str(photos), output=str(tmp_path / "out"), model=model)
+    infer(config)
+    with pytest.raises(SettingsError, match="no image is left"):
+        infer(replace(config, include=("typo*",), overwrite=True))
+    with pytest.raises(SettingsError, match="no GPU that torch"):
+        infer(replace(config, device="gpu", overwrite=True))
+    assert infer(config)["nothing_to_do"]

@@ -3,6 +3,7 @@
 import os
 import threading
 import time
+import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +21,7 @@ from conftest import encoded, photo
 
 from denoise.errors import ImageError, SettingsError
 from denoise.images.pairs import PairConfig
-from denoise.storage import disk, files
+from denoise.storage import disk, files, parquet
 from denoise.storage.fetch import load_pair
 from denoise.storage.inputs import Entry, entries, separate_folded, source_of
 from denoise.storage.references import reference_of
@@ -49,7 +50,7 @@ def test_an_image_is_known_by_its_content_where_its_name_says_nothing(tmp_path: 
     (tmp_path / "empty.png").write_bytes(b"")
     listed, left_out = found(tmp_path)
     assert set(listed) == {"no_suffix", "empty.png"}  # an image suffix is a promise, kept or not
-    assert left_out == {"no image": 1}
+    assert left_out == {"made by a system (thumbnails, deleted files)": 1}
 
 
 def test_what_cannot_be_read_now_and_may_be_an_image_is_an_input(
@@ -626,3 +627,114 @@ def test_a_job_that_writes_files_onto_such_a_disk_tells_its_inputs_apart(
     for save, apart in (("files", 2), ("parquet", 1)):
         config = BulkConfig(images=str(tmp_path), output=str(tmp_path / "out"), save=save)
         assert len({entry.path.lower() for entry in listed(config, Counter())}) == apart
+
+
+@pytest.mark.parametrize(
+    "left",
+    [
+        "@eaDir/a.jpg/SYNOPHOTO_THUMB_XL.jpg",
+        "deep/@eaDir/a.jpg/SYNOPHOTO_THUMB_XL.jpg",
+        "#recycle/a.png",
+        "@Recycle/a.png",
+        "$RECYCLE.BIN/S-1-5-21/$RABCDEF.png",
+        "System Volume Information/a.png",
+        "lost+found/a.png",
+        "__MACOSX/a.png",
+        "Thumbs.db",
+    ],
+)
+def test_what_a_system_leaves_behind_is_never_an_input(tmp_path: Path, left: str):
+    (tmp_path / left).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / left).write_bytes(encoded(photo()))
+    (tmp_path / "eaDir.png").write_bytes(encoded(photo()))
+    for images in (tmp_path, f"{tmp_path}/**"):
+        listed, left_out = found(images)
+        assert set(listed) == {"eaDir.png"}
+        assert left_out == {"made by a system (thumbnails, deleted files)": 1}
+    if "/" in left:
+        assert found(tmp_path / left)[0]  # somebody has named it
+
+
+def test_an_unfinished_download_is_no_input(tmp_path: Path):
+    for name in ("a.png.crdownload", "b.png.part", "c.png"):
+        (tmp_path / name).write_bytes(encoded(photo()))
+    listed, left_out = found(tmp_path)
+    assert (set(listed), left_out) == ({"c.png"}, {"unfinished download": 2})
+
+
+def images_of(count: int, name: str = "image") -> dict[str, Any]:
+    pictures = [encoded(photo(seed=number)) for number in range(count)]
+    return {name: [{"bytes": one, "path": f"{k}.png"} for k, one in enumerate(pictures)]}
+
+
+def test_a_table_without_images_among_others_is_counted(tmp_path: Path):
+    pq.write_table(pa.table({"text": ["a", "b"]}), tmp_path / "a_captions.parquet")
+    with pytest.raises(SettingsError, match=r"a_captions.parquet: no image column"):
+        found(tmp_path)
+    pq.write_table(pa.table(images_of(3)), tmp_path / "b_images.parquet")
+    listed, left_out = found(tmp_path)
+    assert set(listed) == {"0.png", "1.png", "2.png"}
+    assert left_out == {"table without images": 1}
+
+
+def test_of_two_image_columns_the_other_is_counted(tmp_path: Path):
+    pq.write_table(
+        pa.table(images_of(3, "source") | images_of(3, "target")), tmp_path / "t.parquet"
+    )
+    listed, left_out = found(tmp_path)
+    assert len(listed) == 3
+    assert left_out == {"in column `target`, beside the images of `source`": 3}
+
+
+def test_of_a_table_the_needed_columns_alone_are_read(tmp_path: Path):
+    table = pa.table(images_of(4) | {"other": [b"x" * 1000] * 4, "label": [1, 2, 3, 4]})
+    pq.write_table(table, tmp_path / "t.parquet")
+    for path, entry in found(tmp_path)[0].items():
+        assert source_of(entry).encoded == encoded(photo(seed=int(path[0])))
+    (group,) = parquet._groups(str(tmp_path / "t.parquet"), entry.mark)
+    assert group.columns == ["image"]
+    (rows,) = (one for key, one in parquet._kept.items() if key[0] == entry.uri)
+    assert rows.schema.names == ["image"]
+
+
+@pytest.mark.parametrize("order", ["rising", "falling", "mixed"])
+def test_a_large_row_group_is_read_in_pieces_in_any_order(tmp_path: Path, order: str, monkeypatch):
+    monkeypatch.setattr(parquet, "_LARGE", 10_000)
+    monkeypatch.setattr(parquet, "_PIECE", 20_000)
+    table = pa.table(images_of(30))
+    pq.write_table(table, tmp_path / "t.parquet", row_group_size=20, data_page_size=4096)
+    listed = list(found(tmp_path)[0].items())
+    if order == "falling":
+        listed.reverse()
+    elif order == "mixed":
+        listed = listed[::7] + listed[::3]
+    for path, entry in listed:
+        number = int(path.removesuffix(".png"))
+        assert source_of(entry).encoded == encoded(photo(seed=number))
+        assert not parquet._kept.keys() & {(entry.uri, entry.mark, k) for k in range(2)}
+        assert parquet._large[0].piece.nbytes < 60_000
+
+
+@pytest.mark.parametrize(
+    ("uri", "paths"),
+    [
+        ("zip://::photos.zip", {"a.png", "deep/b.png"}),
+        ("zip://*.png::photos.zip", {"a.png"}),
+        ("zip://**/*.png::photos.zip", {"a.png", "deep/b.png"}),
+        ("zip://deep::photos.zip", {"deep/b.png"}),
+        ("zip://deep/b.png::photos.zip", {"deep/b.png"}),
+    ],
+)
+def test_a_chained_uri_names_what_lies_in_an_archive(
+    tmp_path: Path, uri: str, paths: set[str], monkeypatch
+):
+    with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive:
+        archive.writestr("a.png", encoded(photo(seed=1)))
+        archive.writestr("deep/b.png", encoded(photo(seed=2)))
+        archive.writestr("notes.txt", "no picture")
+    monkeypatch.chdir(tmp_path)
+    listed, _ = found(uri)
+    assert set(listed) == paths
+    monkeypatch.chdir("/")  # as a worker elsewhere
+    for path, entry in listed.items():
+        assert source_of(entry).encoded == encoded(photo(seed=1 if path == "a.png" else 2))

@@ -172,6 +172,7 @@ def test_the_stores_libraries_are_silent_unless_asked(flags: list[str]):
         ("train a b --sigma 0 51/255", "--images a --output b --sigma 0 0.2"),
         ("infer a b --format jpg", "--images a --output b --format jpeg"),
         ("infer 1/2 b --reference 3/4", "--images 1/2 --output b --reference 3/4"),
+        ("infer a --output=b --format=jpg", "--images a --output b --format jpeg"),
         ("report out", "--output out"),
         ("export unet", "--model unet"),
     ],
@@ -190,6 +191,7 @@ def test_a_dry_run_is_a_plan():
     [
         ("infer a.png b.png c.png", r"3 names before the flags .* put a pattern in quotes"),
         ("infer a b --images c", "--images is given twice"),
+        ("infer a b --output=c", "--output is given twice"),
         ("models x", "1 names before the flags .* it takes no names"),
     ],
 )

@@ -220,7 +220,7 @@ def test_training_goes_on_with_the_nodes_that_are_left(nodes: Nodes):
     job = nodes.job("train", *flags, *small)
     workers = nodes.nodes[1:]
     nodes.watch(job, lambda: all(node.runs("RayTrainWorker") for node in workers))
-    nodes.watch(job, lambda: files.exists(f"{output}/checkpoints"))
+    nodes.watch(job, lambda: files.exists(f"{output}/checkpoint.pt"))
     nodes.nodes.pop().kill()
     done = job.done(400)
     nodes.add(1)

@@ -17,6 +17,7 @@ from running import write_part
 
 from denoise.errors import SettingsError, WriteError
 from denoise.output import folder, lock, tables
+from denoise.output.discard import CHECKPOINT, SPLIT
 from denoise.output.folder import Output, run_of, run_to_resume
 from denoise.output.lock import Lock
 from denoise.output.manifest import Listing
@@ -223,7 +224,7 @@ def test_overwrite_takes_nothing_from_a_folder_that_no_job_made(tmp_path: Path):
 
 
 MINE = ["_unfinished/a", ".denoise-mine", ".denoise-0/a", "report.html", "summary.json"]
-MINE += ["_SUCCESS", "_manifest/a", "_roster.parquet", "data/part-00000000.parquet"]
+MINE += ["_SUCCESS", "_manifest/a", "_split.parquet", "data/part-00000000.parquet"]
 
 
 @pytest.mark.parametrize("overwrite", [None, False, True])
@@ -296,10 +297,10 @@ def test_a_run_that_ended_before_its_first_row_locks_nobody_out(tmp_path: Path, 
 def test_a_training_that_ended_before_its_first_checkpoint_locks_nobody_out(tmp_path: Path):
     with Output(str(tmp_path), "train", SETTINGS) as output:
         output.begin(Listing())
-        files.write(str(tmp_path / "_roster.parquet"), b"of other photos")
+        files.write(str(tmp_path / SPLIT), b"of other photos")
     with Output(str(tmp_path), "train", SETTINGS | {"seed": 7}):
-        assert not (tmp_path / "_roster.parquet").exists()
-        files.write(str(tmp_path / "checkpoints" / "1"), b"")
+        assert not (tmp_path / SPLIT).exists()
+        files.write(str(tmp_path / CHECKPOINT), b"")
     with pytest.raises(SettingsError, match="seed was 7, now 0"):
         Output(str(tmp_path), "train", SETTINGS).__enter__()
 

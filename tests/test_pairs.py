@@ -20,7 +20,7 @@ from denoise.training.photos import decode_photos
 from denoise.verbs.infer import InferConfig
 from denoise.verbs.infer_shard import pairing_of
 from denoise.verbs.infer_shard import row_of as inferred_row
-from denoise.verbs.noise import NoiseConfig, row_of
+from denoise.verbs.noise import NoiseConfig, noise, row_of
 
 
 def entry(place: Path, name: str = "a.png") -> Entry:
@@ -117,6 +117,15 @@ def test_noisy_files_without_their_clean_selves_are_never_taken_for_clean_ones(t
     assert decode_photos([listed], 16)[1].errors == {
         listed.path: "noisy, and its table brings no clean image along"
     }
+
+
+def test_files_with_camera_noise_are_never_taken_for_clean_ones(tmp_path: Path):
+    out = tmp_path / "pairs"
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.png").write_bytes(encoded(photo()))
+    noise(NoiseConfig(images=str(tmp_path / "in"), output=str(out), kind="camera", save="files"))
+    (listed,) = entries(str(out), Counter())
+    assert load_pair(listed, PairConfig(sigma=0.1)).error == "noisy already, as its table says"
 
 
 def test_no_second_of_an_image_counts_for_two_stages(tmp_path: Path):

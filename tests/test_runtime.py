@@ -12,7 +12,7 @@ from running import ROOT, clean_environment, run, send
 
 from denoise.errors import SettingsError
 from denoise.runners.ray_session import _reason
-from denoise.runners.resources import NodeType, Resources, actors, local, needs_of
+from denoise.runners.resources import Resources, actors, local, needs_of
 
 TWO_CPUS = Resources(2, 0, 1, is_own=True, by_node=({"CPU": 2.0},))
 CLUSTER = Resources(4, 2, 2, by_node=({"CPU": 4.0}, {"CPU": 0.0, "GPU": 2.0}))
@@ -55,29 +55,24 @@ def test_a_cluster_may_grow_to_as_many_workers_as_were_asked_for():
     assert _sizes(actors((1, 8), 5, CLUSTER, {"CPU": 1})) == (1, 5)
 
 
-def test_a_cluster_that_may_grow_begins_with_what_is_up_and_grows_to_all_it_may_become():
-    growing = replace(
-        CLUSTER, node_types=(NodeType({"CPU": 4.0}, 10), NodeType({"CPU": 8.0, "GPU": 2.0}, 3))
-    )
-    pool = actors((), 1000, growing, {"CPU": 1})
-    assert (pool.min_size, pool.initial_size, pool.max_size) == (1, 4, 64)
-    assert _sizes(actors((), 1000, growing, {"GPU": 1, "CPU": 4})) == (1, 6)
-    endless = replace(CLUSTER, node_types=(NodeType({"CPU": 4.0}, None),))
-    assert _sizes(actors((), 1000, endless, {"CPU": 1})) == (1, 1000)
-    assert _sizes(actors((3,), 1000, growing, {"CPU": 1})) == (3, 3)
+def test_a_cluster_begins_with_what_is_up_and_grows_as_nodes_come():
+    pool = actors((), 1000, CLUSTER, {"CPU": 1})
+    assert (pool.min_size, pool.initial_size, pool.max_size) == (1, 4, 1000)
+    assert actors((), 100, CLUSTER, {"GPU": 0.5}).initial_size == 4
+    assert actors((), 3, CLUSTER, {"GPU": 0.5}).initial_size == 3
+    assert actors((), 100, CLUSTER, {"GPU": 0.6}).initial_size == 2  # two GPUs hold one each
+    assert actors((), 100, Resources(0, 0, 1), {"CPU": 1}).initial_size == 1
+    assert _sizes(actors((3,), 1000, CLUSTER, {"CPU": 1})) == (3, 3)
 
 
-def test_a_worker_takes_a_gpu_where_there_is_one_or_one_may_come():
+def test_a_worker_takes_a_gpu_where_there_is_one():
     assert needs_of("auto", 1.0, TWO_CPUS) == {"CPU": 1}
     eight = Resources(96, 8, 1, by_node=({"CPU": 96.0, "GPU": 8.0},))
     assert needs_of("auto", 1.0, eight) == {"GPU": 1.0, "CPU": 12.0}
     assert needs_of("auto", 0.5, eight) == {"GPU": 0.5, "CPU": 6.0}
     assert needs_of("cpu", 1.0, eight) == {"CPU": 1}
-    small_head = replace(
-        TWO_CPUS, is_own=False, node_types=(NodeType({"CPU": 16.0, "GPU": 1.0}, 4),)
-    )
-    assert needs_of("auto", 1.0, small_head) == {"GPU": 1.0, "CPU": 16.0}
-    with pytest.raises(SettingsError, match="--device gpu: Ray has 2 CPUs and 0 GPUs, and no node"):
+    assert needs_of("gpu", 1.0, replace(TWO_CPUS, is_own=False)) == {"GPU": 1.0, "CPU": 1.0}
+    with pytest.raises(SettingsError, match="--device gpu: this machine has 2 CPUs and 0 GPUs"):
         needs_of("gpu", 1.0, TWO_CPUS)
 
 
@@ -86,12 +81,9 @@ def test_this_machine_has_what_a_private_session_finds(ray_session: Resources):
     assert local().room({"CPU": 1}) == ray_session.room({"CPU": 1})
 
 
-def test_as_many_workers_as_fit_are_the_default():
-    assert _sizes(actors((), 100, CLUSTER, {"CPU": 1})) == (4, 4)
-    assert _sizes(actors((), 100, CLUSTER, {"GPU": 0.5})) == (4, 4)
-    assert _sizes(actors((), 3, CLUSTER, {"GPU": 0.5})) == (3, 3)
-    assert _sizes(actors((), 100, CLUSTER, {"GPU": 0.6})) == (2, 2)  # two GPUs hold one each
-    assert _sizes(actors((), 100, Resources(0, 0, 1), {"CPU": 1})) == (1, 1)  # it will grow
+def test_as_many_workers_as_fit_on_this_machine_are_the_default():
+    assert _sizes(actors((), 100, TWO_CPUS, {"CPU": 1})) == (2, 2)
+    assert _sizes(actors((), 1, TWO_CPUS, {"CPU": 1})) == (1, 1)
 
 
 def _sizes(pool: ActorPoolStrategy) -> tuple[int, int]:

@@ -109,7 +109,7 @@ class Source:
     @property
     def is_noisy(self) -> bool:
         """Whether noise was added to it: with `noise --save files`, no clean image comes along."""
-        return self.clean is not None or self.sigma is not None
+        return self.clean is not None or self.sigma is not None or self.noise is not None
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import chain, islice
@@ -233,7 +234,8 @@ class Denoiser:
     @torch.inference_mode()
     def _submit(self, batch: Sequence["_Window"], network: Run) -> "_Answer":
         """Send windows of one size and kind through the network; a GPU works on when it returns."""
-        with torch.cuda.stream(self._stream), _exact_cudnn():  # None: no stream of its own
+        exact = _exact_cudnn() if self.on_gpu else nullcontext()  # it is the whole process's
+        with torch.cuda.stream(self._stream), exact:  # None: no stream of its own
             stored = self._on_device([window.stored() for window in batch])  # [N, h, w, C]
             noisy = to_unit(stored).expand(-1, -1, -1, 3).permute(0, 3, 1, 2)
             noisy = noisy.contiguous(memory_format=torch.channels_last)

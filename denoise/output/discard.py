@@ -18,7 +18,8 @@ from denoise.storage.uris import join
 UNFINISHED = "_unfinished"
 _FOLDERS = ("data", "images", "_manifest", UNFINISHED)
 # _run.json goes last: after a kill in between the folder is still known as ours
-_OURS = ("_SUCCESS", "summary.json", "report.html", "_roster.parquet", "_run.json")
+CHECKPOINT, SPLIT = "checkpoint.pt", "_split.parquet"  # of a training
+_OURS = ("_SUCCESS", "summary.json", "report.html", CHECKPOINT, SPLIT, "_run.json")
 _PACKAGE = ("config.json", "model.safetensors", "README.md")  # what `train` writes at its end
 _REMOVERS = 16  # threads: enough to hide a store's latency
 
@@ -53,8 +54,8 @@ def refuse_others(uri: str, verb: str, *, has_files: bool) -> None:
 
 
 def holds_work(uri: str, verb: str) -> bool:
-    """Whether a run has finished, or left what would have to be done again: rows, checkpoints."""
-    if verb == "train" and files.exists(join(uri, "checkpoints")):
+    """Whether a run has finished, or left what would have to be done again: rows, a checkpoint."""
+    if verb == "train" and files.exists(join(uri, CHECKPOINT)):
         return True
     return files.exists(join(uri, "_SUCCESS")) or bool(tables.parts(uri))
 
@@ -74,6 +75,10 @@ def discard(uri: str) -> None:
     files.sweep(join(uri, "data"))
     for name in ("data", "images"):
         _remove_if_empty(join(uri, name))
+    # Generations name the other files of a manifest: after a kill in between nothing names one
+    for name in files.names(join(uri, "_manifest")):
+        if name.startswith("generation-"):
+            files.remove_file(join(uri, "_manifest"), name)
     for name in ("_manifest", UNFINISHED):
         files.remove(join(uri, name))
     for name in _OURS:

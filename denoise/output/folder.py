@@ -150,7 +150,8 @@ class Output:
             return
         try:
             is_refused = self._is_new and issubclass(kind, SettingsError)
-            if is_refused and not tables.parts(self.uri):
+            has_files = files.exists(join(self.uri, "images"))
+            if is_refused and not tables.parts(self.uri) and not has_files:
                 for name in ("_manifest", "_run.json"):
                     files.remove(join(self.uri, name))
             elif self._is_new or self._began is not None:

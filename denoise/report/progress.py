@@ -11,8 +11,11 @@ from shutil import get_terminal_size
 from types import TracebackType
 from typing import Self, TextIO
 
+from denoise.errors import printable
+
 _LIVE = 0.2  # seconds between drawings on a terminal
 _PLAIN = 30.0  # and between lines elsewhere
+_NAMED = 20  # failures of a run; a list of a million dead links names no more
 _TICK = 1.0  # seconds of the clock that runs while nothing can be counted
 _CLEAR = "\r\x1b[K"  # to the line's beginning, and what a longer one left behind goes
 _BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} {unit}{postfix}"
@@ -38,6 +41,7 @@ class Progress:
     _done: int = 0
     _first: tuple[float, int, int] | None = None  # when the first count came, and what it was
     _written: float | None = None  # when a line was
+    _failures: int = 0  # that were named
     _stop: threading.Event | None = None  # of the clock
     _lock: threading.RLock = field(default_factory=threading.RLock)
 
@@ -76,7 +80,11 @@ class Progress:
 
     def failed(self, path: str, error: str) -> None:
         """Name an image that failed, as it happens."""
-        self._say(f"failed: {path}: {error}")
+        self._failures += 1
+        if self._failures <= _NAMED:
+            self._say(printable(f"failed: {path}: {error}"))
+        elif self._failures == _NAMED + 1:
+            self._say("more failed; the table names them all")
 
     def end(self) -> None:
         """Leave the bar standing and stop the clock."""

@@ -26,6 +26,7 @@ from denoise.runners.resources import Resources, actors, needs_of
 from denoise.storage import uris
 
 _AT_ONCE = 64_000  # shards that Ray Data's driver handles with ease
+_DECODERS = 4  # threads of a GPU worker at least: a CPU or two would never feed it
 _READERS = 2  # tasks that turn numbers into rows
 _MAPS = {  # of what is counted, columns that hold a dict
     "seconds": pa.map_(pa.string(), pa.float64()),
@@ -114,7 +115,7 @@ def _allocation() -> Allocation:
     assigned = ray.get_runtime_context().get_assigned_resources()
     if "GPU" not in assigned:
         return Allocation()
-    cores = max(1, int(assigned.get("CPU", 1)))
+    cores = max(_DECODERS, int(assigned.get("CPU", 1)))
     return Allocation(decode=cores, encode=cores, gpu=True)
 
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import ray
 from ray._private.accelerators import get_accelerator_manager_for_resource
-from ray._private.state import state
 from ray._private.utils import get_num_cpus
 from ray.data import ActorPoolStrategy
 
@@ -18,34 +17,18 @@ Node = Mapping[str, float]  # its "CPU" and "GPU"
 
 
 @dataclass(frozen=True)
-class NodeType:
-    """A kind of node that the cluster's autoscaler may add."""
-
-    has: Node
-    most: int | None  # nodes of the kind; None: no limit
-
-
-@dataclass(frozen=True)
 class Resources:
-    """What Ray has, and what it may get."""
+    """What Ray has."""
 
     cpus: float
     gpus: float
     nodes: int
     is_own: bool = False  # a session of this process: nobody adds a node
     by_node: tuple[Node, ...] = ()
-    node_types: tuple[NodeType, ...] = ()  # of an autoscaler; none where there is no such
 
     def room(self, needs: Node) -> int:
         """How many workers fit on the nodes that are up, each of them on one node."""
         return sum(_times(needs, node) for node in self.by_node)
-
-    def most(self, needs: Node) -> int | None:
-        """How many workers fit once the cluster is as large as it may become; None: no limit."""
-        kinds = [(_times(needs, kind.has), kind.most) for kind in self.node_types]
-        if any(times and count is None for times, count in kinds):
-            return None
-        return max(self.room(needs), sum(times * (count or 0) for times, count in kinds))
 
     def __str__(self) -> str:
         nodes = f" on {self.nodes} nodes" if self.nodes > 1 else ""
@@ -57,9 +40,7 @@ def resources() -> Resources:
     alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     cpus, gpus = (sum(node.get(name, 0.0) for node in alive) for name in ("CPU", "GPU"))
     own = ray._private.worker._global_node
-    is_own = own is not None and own.is_head()
-    types = () if is_own else _node_types()
-    return Resources(cpus, gpus, len(alive), is_own, tuple(alive), types)
+    return Resources(cpus, gpus, len(alive), own is not None and own.is_head(), tuple(alive))
 
 
 def local() -> Resources:
@@ -75,18 +56,17 @@ def local() -> Resources:
 def needs_of(device: Device, gpus_per_worker: float, there: Resources) -> dict[str, float]:
     """What a worker takes: a CPU, or a GPU (or a share of one) and its part of the node's CPUs.
 
-    `auto` is a GPU where a node has one, or a node that may come. Raises SettingsError where GPUs
-    are asked for, and neither has any.
+    `auto` is a GPU where a node has one. Ray does not tell which nodes may come to a cluster:
+    `gpu` waits for one. Raises SettingsError where a GPU is asked for, and this machine has none.
     """
-    nodes = [*there.by_node, *(kind.has for kind in there.node_types)]
-    with_gpus = [node for node in nodes if node.get("GPU", 0) > 0]
+    with_gpus = [node for node in there.by_node if node.get("GPU", 0) > 0]
     if device == "cpu" or (device == "auto" and not with_gpus):
         return {"CPU": 1}
-    if not with_gpus:
-        raise SettingsError(f"--device gpu: Ray has {there}, and no node type with a GPU")
-    part = min(node.get("CPU", 0) / node["GPU"] for node in with_gpus) * gpus_per_worker
+    if not with_gpus and there.is_own:
+        raise SettingsError(f"--device gpu: this machine has {there}")
+    parts = (node.get("CPU", 0) / node["GPU"] for node in with_gpus)
     # whole numbers: threads are counted by them
-    return {"GPU": gpus_per_worker, "CPU": float(int(part))}
+    return {"GPU": gpus_per_worker, "CPU": float(int(min(parts, default=1) * gpus_per_worker))}
 
 
 def actors(
@@ -94,18 +74,17 @@ def actors(
 ) -> ActorPoolStrategy:
     """A pool of workers that take so much each, no more than there are shards.
 
-    `workers` is N, MIN and MAX, or empty: as many as fit, or on a cluster that may grow, from what
-    fits now to all that it may become. Raises SettingsError where not one of them can ever run.
+    `workers` is N, MIN and MAX, or empty: as many as fit on this machine; on a cluster, which may
+    grow, what fits now and as many more as nodes come for. Raises SettingsError where not one of
+    them can ever run.
     """
-    room, most = there.room(needs), there.most(needs)
+    room = there.room(needs)
+    if not there.is_own and not workers:
+        initial = max(1, min(room, shards))
+        return ActorPoolStrategy(min_size=1, max_size=shards, initial_size=initial)
     if there.is_own and not room:
         raise SettingsError(f"a worker takes {in_words(needs)}; this machine has {there}")
-    counts = workers or (max(1, room),)
-    if not workers and most != room:
-        low, high = 1, shards if most is None else min(most, shards)
-        return ActorPoolStrategy(
-            min_size=low, max_size=high, initial_size=max(low, min(room, high))
-        )
+    counts = workers or (room,)
     if there.is_own and min(shards, counts[-1]) > room:
         _log.warning(
             "asked for %d workers, each with %s; %s have room for %d: going on with those",
@@ -136,12 +115,3 @@ def _times(needs: Node, node: Node) -> int:
 def _fits(amount: float, there: float) -> int:
     """How often an amount fits into what is there."""
     return int(there / amount) if amount >= 1 else int(there) * int(1 / amount)
-
-
-def _node_types() -> tuple[NodeType, ...]:
-    """The kinds of nodes that the autoscaler of the cluster may add."""
-    config = state.get_cluster_config()  # no public way tells it, and Ray Train asks it so too
-    return tuple(
-        NodeType(dict(group.resources), None if group.max_count < 0 else group.max_count)
-        for group in (config.node_group_configs if config else ())
-    )

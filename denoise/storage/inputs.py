@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from io import TextIOWrapper
-from itertools import islice
+from itertools import chain, islice
 from unicodedata import normalize
 
 import pyarrow as pa
@@ -22,9 +22,22 @@ from denoise.images.sniff import HEAD
 from denoise.storage import files, listing, pages, uris
 from denoise.storage.disk import Found
 from denoise.storage.parquet import image_in, rows_in
+from denoise.storage.stores import ask, filesystem, pattern
 
 _UNKNOWN = 2 << 20  # bytes that an image of unknown size counts as
 _MANIFESTS = (".txt", ".csv", ".parquet")
+# Files and folders of thumbnails, deleted files and such, in small letters: what Windows, macOS,
+# Synology and QNAP leave behind. Those whose names begin with a dot are hidden anyway.
+_OF_A_SYSTEM = frozenset(
+    (
+        *("thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", "recycler", "lost+found"),
+        *("system volume information", "found.000", "__macosx", "network trash folder"),
+        *("temporary items", "@eadir", "#recycle", "#snapshot", "@tmp", "@sharebin", "@database"),
+        *("@recycle", "@recently-snapshot", "@upload_cache", "@qmap", "@transcode"),
+    )
+)
+_UNFINISHED = {".crdownload", ".part", ".partial", ".download", ".opdownload", ".filepart"}
+_CHAIN = re.compile(r"(zip|tar)://(.*?)::(.+)", re.DOTALL)  # an archive by fsspec's words
 _UNSURE = "its name does not tell"
 
 
@@ -83,6 +96,8 @@ def source_of(entry: Entry, *, allow_elsewhere: bool = False) -> Source:
 
 def _entries_of(images: str, left_out: Counter[str], output: str | None) -> Iterator[Entry]:
     """Tells the kinds of inputs apart."""
+    if chained := _CHAIN.fullmatch(images):
+        return _members(chained[1], chained[2], chained[3], left_out)
     if _is_glob(images):
         base = uris.glob_base(images)
         output = output and uris.by_way_of(base, output)
@@ -90,13 +105,35 @@ def _entries_of(images: str, left_out: Counter[str], output: str | None) -> Iter
     if files.is_folder(images):
         return _folder(images, left_out, output and uris.by_way_of(images, output))
     if images.lower().endswith(_MANIFESTS):
-        return _once(_manifest(images), uris.folder_of(images), left_out)
+        return _once(_manifest(images, left_out), uris.folder_of(images), left_out)
     name = uris.shown(images).rsplit("/", 1)[-1]
     found = replace(files.info(images), path=name)
     # also a hidden one: somebody has named it
     if uris.suffix(name) in IMAGE_SUFFIXES and not found.is_special:
         return iter([Entry(uris.key(name), found.uri, found.size, found.mark)])
     return _images_among(iter([found]), left_out, output)
+
+
+def _members(kind: str, inner: str, archive: str, left_out: Counter[str]) -> Iterator[Entry]:
+    """The images in an archive that a chained URI names: one of them, a folder of it or a glob."""
+    archive = uris.absolute(archive)
+    whole = f"{kind}://::{archive}"
+    fs, _ = filesystem(whole)
+    details = ask(fs, whole, fs.find, "", detail=True)
+    mark = files.info(archive).mark  # members have none of their own
+    inner = inner.strip("/")
+    if inner in details:
+        like = re.compile(re.escape(inner))
+    elif re.search(r"[*?\[]", inner):
+        like = pattern(inner)
+    else:
+        like = re.compile(re.escape(inner + "/" if inner else "") + ".*", re.DOTALL)
+    members = [name for name in sorted(details) if like.fullmatch(name)]
+    images = [name for name in members if uris.suffix(name) in IMAGE_SUFFIXES]  # by name alone
+    if len(images) < len(members):
+        left_out["no image"] += len(members) - len(images)
+    found = (pages.found(one, f"{kind}://{one}::{archive}", details[one]) for one in images)
+    return (replace(one, mark=mark) for one in _images_among(found, left_out, None))
 
 
 def _is_glob(images: str) -> bool:
@@ -107,7 +144,7 @@ def _is_glob(images: str) -> bool:
 def _folder(root: str, left_out: Counter[str], output: str | None) -> Iterator[Entry]:
     """A folder, searched recursively; of what a job of ours has written the table alone."""
     if files.exists(uris.join(root, "_run.json")):
-        rows = _tables(listing.listing(uris.join(root, "data"), left_out))
+        rows = _tables(listing.listing(uris.join(root, "data"), left_out), left_out)
         return _once(rows, root, left_out)
     return _searched(listing.listing(root, left_out), root, left_out, output)
 
@@ -131,7 +168,7 @@ def _searched(
         anything = True
         yield entry
     if not anything:
-        yield from _once(_tables(iter(tables)), root, left_out)
+        yield from _once(_tables(iter(tables), left_out), root, left_out)
     elif tables:
         left_out["no image"] += len(tables)
 
@@ -175,6 +212,10 @@ def _reason_by_name(found: Found) -> str | None:
         return "hidden"
     if found.is_special:
         return "neither file nor folder"
+    if not _OF_A_SYSTEM.isdisjoint(found.path.lower().split("/")):
+        return "made by a system (thumbnails, deleted files)"
+    if uris.suffix(found.path) in _UNFINISHED:
+        return "unfinished download"
     return None if uris.suffix(found.path) in IMAGE_SUFFIXES else _UNSURE
 
 
@@ -195,12 +236,12 @@ def _is_inside(uri: str, folder: str | None) -> bool:
     return folder is not None and uris.join(uri, "").startswith(uris.join(folder, ""))
 
 
-def _manifest(uri: str) -> Iterator[Entry]:
+def _manifest(uri: str, left_out: Counter[str]) -> Iterator[Entry]:
     """The entries that a manifest names, relative ones resolved against the manifest's folder."""
     if uri.lower().endswith(".parquet"):
         with files.open_input(uri) as file:
             if "uri" not in pq.read_schema(file).names:
-                yield from _tables(iter([files.info(uri)]))
+                yield from _tables(iter([files.info(uri)]), left_out)
                 return
     folder = uris.folder_of(uri)
     for named in _uris_in(uri):
@@ -256,13 +297,27 @@ def _is_text(kind: pa.DataType) -> bool:
     return kind in (pa.string(), pa.large_string(), pa.string_view(), pa.null())
 
 
-def _tables(found: Iterator[Found]) -> Iterator[Entry]:
-    """The rows of Parquet files that hold encoded images."""
+def _tables(found: Iterator[Found], left_out: Counter[str]) -> Iterator[Entry]:
+    """The rows of Parquet files that hold encoded images.
+
+    A table without images among others is counted. Raises SettingsError where none has any.
+    """
+    anything, without = False, ""
     for one in found:
         if uris.suffix(one.path) != ".parquet":
             continue
-        for row, (name, size) in enumerate(rows_in(one)):
+        rows = enumerate(rows_in(one, left_out))
+        try:
+            first = next(rows, None)
+        except SettingsError as error:
+            without = without or f"{uris.shown(one.uri)}: {error}"
+            left_out["table without images"] += 1
+            continue
+        anything = True
+        for row, (name, size) in chain([first] if first else [], rows):
             yield Entry(uris.key(name), one.uri, size, one.mark, row)
+    if without and not anything:
+        raise SettingsError(without)
 
 
 def _once(

@@ -12,6 +12,12 @@ _Names = tuple[dict[str, str], dict[str, list[str]]]  # by key; the images by th
 _reading = Lock()  # else all threads that fetch ahead read the same names at once
 
 
+def forget() -> None:
+    """Forget what was listed: in one process a later run may find more."""
+    _names.cache_clear()
+    _is_one_image.cache_clear()
+
+
 def reference_of(reference: str, path: str) -> str:
     """Where the clean image of a path lies: under the same path, else the same stem.
 

@@ -21,7 +21,7 @@ TOLD = 0.3  # share of samples whose noise level the network is told
 GRAY = 0.1  # share of samples made gray, with the same noise in all three channels
 # With camera noise: share of samples with it, and with Gaussian noise; the others are clean or
 # merely compressed, and must come back as they were.
-CAMERA, GAUSSIAN = 0.92, 0.04
+CAMERA, GAUSSIAN = 0.90, 0.03
 GAUSSIAN_SIGMA = (0.002, 0.1)
 AS_IT_IS, ENLARGED = 0.35, 0.45  # share of patches at the photo's own scale, and enlarged
 DIMMED = 0.3  # share of patches that get less light

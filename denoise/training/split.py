@@ -13,13 +13,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from denoise.errors import SettingsError
+from denoise.output.discard import SPLIT
 from denoise.storage import files, inputs, uris
 from denoise.storage.inputs import Entry
 from denoise.storage.uris import join
 
 HELD_OUT = 0.1  # share of the photos to validate on, where none are named
 VALIDATED = 32  # photos that validation looks at: enough to rank two checkpoints, quickly
-_NAME = "_split.parquet"
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Split:
         """Raises SettingsError where the run of an output folder began with other photos."""
         if not self.is_kept(place):
             return
-        known = pq.read_table(BytesIO(files.read(join(place, _NAME)))).to_pydict()
+        known = pq.read_table(BytesIO(files.read(join(place, SPLIT)))).to_pydict()
         before = dict(zip(known["path"], known["version"], strict=True))
         found = _differences(before, self._versions())
         if found:
@@ -52,7 +52,7 @@ class Split:
     @staticmethod
     def is_kept(place: str) -> bool:
         """Whether a run of an output folder has begun."""
-        return files.exists(join(place, _NAME))
+        return files.exists(join(place, SPLIT))
 
     def keep(self, place: str) -> None:
         """Notes the photos, for `check`; they stay those of the first run."""
@@ -60,7 +60,7 @@ class Split:
         columns = {"path": list(versions), "version": list(versions.values())}
         encoded = BytesIO()
         pq.write_table(pa.table(columns), encoded, compression="zstd")
-        files.create(join(place, _NAME), encoded.getvalue())
+        files.create(join(place, SPLIT), encoded.getvalue())
 
     def _versions(self) -> dict[str, str]:
         """What each photo is for and its name -> what tells its version."""

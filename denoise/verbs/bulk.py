@@ -4,7 +4,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
 from itertools import islice
@@ -19,7 +19,7 @@ from denoise.output.manifest import Shard
 from denoise.output.shard import Counts
 from denoise.report.progress import Progress
 from denoise.runners import Job, open_runner, runs_here
-from denoise.storage import files, inputs, uris
+from denoise.storage import files, inputs, references, uris
 from denoise.storage.inputs import Entry
 
 if TYPE_CHECKING:
@@ -107,13 +107,14 @@ def run(
     """
     start, start_up = time.monotonic(), 0.0
     uri = uris.absolute(config.output)
+    references.forget()
     check_apart(uri, uris.absolute(config.images), *job.needed)
     looked = _checked_first(config, uri, job) if config.overwrite else nullcontext()
     with looked, Output(uri, verb, settings, overwrite=config.overwrite) as output:
         left_out: Counter[str] = Counter()
         found = listed(config, left_out)
         listing = manifest.update(uri, found, left_out)
-        _log_listing(listing)
+        _log_listing(listing, is_chosen=bool(config.include or config.exclude or config.limit))
         pending = manifest.pending(uri)
         failed = manifest.with_errors(uri) if config.retry_errors else []
         if not (listing.new or pending or failed) and output.is_finished:
@@ -153,7 +154,8 @@ def _work(
     (first if known else again).begin("starting" if is_here else "starting Ray")
     job = replace(job, needed=(*job.needed, manifest.first_uri(output.uri)))
     verbose = _log.isEnabledFor(logging.DEBUG)
-    with open_runner(job, output.uri, here=is_here, verbose=verbose) as runner:
+    opened = open_runner(job, output.uri, here=is_here, verbose=verbose)
+    with first, again, opened as runner:
         start_up = time.monotonic() - start
         if new is not None:
             pending += manifest.cut(output.uri, new, sizes.gpu if runner.on_gpus else sizes.cpu)
@@ -177,8 +179,7 @@ def _work(
 def _checked_first(config: BulkConfig, uri: str, job: Job) -> Iterator[None]:
     """Raise SettingsError where there is no image, or no Ray, or a node that does not see what it
     needs: an earlier run's rows stay then. Ray is there for the time of the job."""
-    with closing(inputs.entries(uris.absolute(config.images), Counter(), output=uri)) as found:
-        first = next(found).uri
+    first = next(listed(config, Counter())).uri
     if runs_here(job, 0, 0):  # whatever its size, nobody else needs to be reached
         yield
         return
@@ -236,7 +237,7 @@ def worker_counts(workers: int | tuple[int, int] | None) -> tuple[int, ...]:
     return counts
 
 
-def _log_listing(listing: manifest.Listing) -> None:
+def _log_listing(listing: manifest.Listing, *, is_chosen: bool) -> None:
     """Say what was found that a user may not expect."""
     for reason, count in sorted(listing.left_out.items()):
         _log.info("%d left out: %s", count, reason)
@@ -244,7 +245,9 @@ def _log_listing(listing: manifest.Listing) -> None:
         _log.info("%d images were added since", listing.added)
     if listing.changed:
         _log.warning("%d images changed since; they are done again", listing.changed)
-    if listing.removed:
+    if listing.removed and is_chosen:
+        _log.info("%d images of earlier runs are not among these", listing.removed)
+    elif listing.removed:
         _log.warning("%d images are gone since; their rows are kept", listing.removed)
 
 

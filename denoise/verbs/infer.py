@@ -7,14 +7,14 @@ from typing import Any, get_args
 
 from denoise.errors import SettingsError
 from denoise.images.noise import check_sigma
-from denoise.nets import Asked, package
+from denoise.nets import Asked, Precision, package
 from denoise.output import folder
 from denoise.runners import DEVICES, Device, Job, gpus_are_made_up, is_private
 from denoise.storage import files, uris
 from denoise.verbs import bulk
 from denoise.verbs.bulk import BulkConfig, worker_counts
 from denoise.verbs.infer_file import infer_file, is_one_file
-from denoise.verbs.infer_shard import worker
+from denoise.verbs.infer_shard import no_gpu, worker
 
 GAUSSIAN_MODEL, CAMERA_MODEL = "unet", "photo"  # what `auto` chooses between
 HERE = 64 << 20  # bytes of images that are done sooner in this process than Ray starts
@@ -73,10 +73,10 @@ def infer(config: InferConfig) -> dict[str, Any]:
     Resumes where it was interrupted, and returns the summary. Raises SettingsError before any work
     where flags, locations or the model are wrong.
     """
-    is_one = is_one_file(config.output)
+    if is_one_file(config.output):
+        config, model, _ = _located(config)
+        return infer_file(replace(config, precision=_precision_here(config)), model)
     config, model, needed = prepared(config)
-    if is_one:
-        return infer_file(config, model)
     settings = config.settings() | {"model": model}
     job = job_of(config, model, needed)
     return bulk.run(config, "infer", settings, job, bulk.Sizes(here=HERE))
@@ -96,8 +96,14 @@ def job_of(config: InferConfig, model: str, needed: tuple[str, ...]) -> Job:
 def prepared(config: InferConfig) -> tuple[InferConfig, str, tuple[str, ...]]:
     """The config with absolute URIs and nothing left to choose, the model's name and digest, and
     the URIs that every worker needs. Raises SettingsError where one of them is not there."""
+    config, model, needed = _located(config)
+    return replace(config, precision=_precision_for(config)), model, needed
+
+
+def _located(config: InferConfig) -> tuple[InferConfig, str, tuple[str, ...]]:
+    """As `prepared`, with the precision still open."""
     needed = []
-    config = replace(config, model=_model_for(config), precision=_precision_for(config))
+    config = replace(config, model=_model_for(config))
     if config.reference:
         reference = uris.absolute(config.reference)
         if not files.exists(reference):
@@ -121,8 +127,7 @@ def _model_for(config: InferConfig) -> str:
         return GAUSSIAN_MODEL
     made_by = folder.run_of(uris.absolute(config.images)) if _is_folder(config.images) else None
     is_gaussian = made_by and made_by.get("settings", {}).get("kind") == "gaussian"
-    has_photo = CAMERA_MODEL in package.shipped_names()
-    return GAUSSIAN_MODEL if is_gaussian or not has_photo else CAMERA_MODEL
+    return GAUSSIAN_MODEL if is_gaussian else CAMERA_MODEL
 
 
 def _is_folder(images: str) -> bool:
@@ -136,16 +141,37 @@ def _precision_for(config: InferConfig) -> Asked:
     Raises SettingsError where the workers cannot do what was asked for.
     """
     begun = folder.run_of(uris.absolute(config.output)) if not config.overwrite else None
-    before: Asked | None = begun.get("settings", {}).get("precision") if begun else None
+    before: Precision | None = begun.get("settings", {}).get("precision") if begun else None
     if config.precision == "auto" and before is not None:
-        return before
+        return _kept_precision(before, config)
     if not is_private():
         # what the workers of a cluster can do, each of them checks
         return config.precision if config.precision != "auto" else _precision_of_cluster(config)
+    return _precision_here(config)
+
+
+def _kept_precision(before: Precision, config: InferConfig) -> Asked:
+    """The precision that a run began with. Raises SettingsError where this machine lacks it."""
+    from denoise.nets import networks  # torch
+    from denoise.nets.precision import can_do
+
+    if is_private() and not can_do(before, networks.device(cpu=config.device == "cpu")):
+        raise SettingsError(
+            f"{uris.shown(uris.absolute(config.output))} was begun in {before}, which this machine "
+            "cannot compute in: go on where it was begun, or give another --output"
+        )
+    return before
+
+
+def _precision_here(config: InferConfig) -> Asked:
+    """The precision of this machine. Raises SettingsError where it lacks what was asked for."""
     from denoise.nets import networks  # torch
     from denoise.nets.precision import resolve_precision
 
-    return resolve_precision(config.precision, networks.device(cpu=config.device == "cpu"))
+    device = networks.device(cpu=config.device == "cpu")
+    if config.device == "gpu" and device.type == "cpu" and not gpus_are_made_up():
+        raise SettingsError(no_gpu())
+    return resolve_precision(config.precision, device)
 
 
 def _precision_of_cluster(config: InferConfig) -> Asked:

@@ -7,7 +7,7 @@ from math import sqrt
 from typing import TYPE_CHECKING, Any
 
 from denoise.errors import SettingsError, WriteError, words_of
-from denoise.images.codec import FORMATS, IMAGE_SUFFIXES, encode, to_pixels
+from denoise.images.codec import FORMATS, IMAGE_SUFFIXES, decode, encode, to_pixels
 from denoise.images.pairs import errors_of
 from denoise.storage import files, inputs, uris
 from denoise.storage.fetch import fetch
@@ -55,15 +55,18 @@ def infer_file(config: "InferConfig", model: str) -> dict[str, Any]:
     if pair.error is None and pair.noisy is not None and pair.picture is not None:
         with pair.stage("network"):
             denoised = denoiser.denoise([pair.noisy])[0]
+    if pair.error is None and pair.picture is not None:
+        with pair.stage("encode"):
+            pixels = to_pixels(denoised, pair.picture.bit_depth) if config.float_noise else denoised
+            encoded = encode(
+                replace(pair.picture, pixels=pixels),
+                format=_SUFFIXES[asked],
+                quality=config.quality,
+                metadata=not config.strip_metadata,
+            )
+            pixels = decode(encoded, max_pixels=config.max_pixels).pixels  # as they are stored
     if pair.error is not None or pair.picture is None:
         raise RuntimeError(f"{entry.path}: {pair.error}")
-    pixels = to_pixels(denoised, pair.picture.bit_depth) if config.float_noise else denoised
-    encoded = encode(
-        replace(pair.picture, pixels=pixels),
-        format=_SUFFIXES[asked],
-        quality=config.quality,
-        metadata=not config.strip_metadata,
-    )
     try:
         files.write(uri, encoded)
     except OSError as error:

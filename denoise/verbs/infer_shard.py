@@ -33,11 +33,11 @@ def worker(
     """What a worker does with each shard, its model loaded. Raises SettingsError."""
     denoiser = denoiser_of(config, model, allocation.compute)
     if allocation.gpu and not denoiser.on_gpu and not gpus_are_made_up():
-        raise SettingsError(_no_gpu())
+        raise SettingsError(no_gpu())
     return partial(infer_shard, denoiser=denoiser, config=config, allocation=allocation)
 
 
-def _no_gpu() -> str:
+def no_gpu() -> str:
     """Why a worker that was given a GPU cannot use it, as far as torch tells."""
     import torch
 

@@ -126,7 +126,9 @@ def _calibrated(sample: list[Entry], config: InferConfig, model: str) -> Iterabl
     import torch
 
     torch.set_num_threads(1)  # as a worker on a CPU has
-    work = worker(Allocation(), replace(config, save="parquet"), model)
+    work = worker(
+        Allocation(), replace(config, save="parquet", precision="auto", device="auto"), model
+    )
     stop = time.perf_counter() + _SECONDS
     with TemporaryDirectory() as scratch:
         for number, entry in enumerate([*sample[:1], *sample]):

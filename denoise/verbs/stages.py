@@ -43,7 +43,7 @@ def decoded_pairs(
                 task.announce(entry.path)
                 yield decode(fetch(entry, config))
         return
-    largest = max((entry.size for entry in missing), default=0) or 1
+    largest = max((entry.likely_size for entry in missing), default=1)
     fetched = in_order(
         partial(fetch, config=config),
         missing,
@@ -62,12 +62,15 @@ def in_order(call: Callable[[_T], _R], items: Iterable[_T], threads: int) -> Ite
         yield from map(call, items)
         return
     waiting = iter(items)
-    with ThreadPoolExecutor(threads) as pool:
+    pool = ThreadPoolExecutor(threads)
+    try:
         running = deque(pool.submit(call, item) for item in islice(waiting, threads))
         while running:
             result = running.popleft().result()
             running.extend(pool.submit(call, item) for item in islice(waiting, 1))
             yield result
+    finally:  # nobody waits for what nobody takes any more
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def decode_in_time(fetched: Fetched, config: PairConfig, seconds: float) -> Pair:

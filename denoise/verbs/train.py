@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from denoise.training.worker import Job
 
 _log = logging.getLogger(__name__)
+_CLIPPING = {"gaussian": "both", "camera": "clipped and rounded, as in a file"}
 _FEW = 8  # validation pictures
 
 
@@ -237,16 +238,16 @@ def _train_with_ray(run: _Run) -> None:
 
 
 def _check_cluster(config: TrainConfig, resources: "Resources") -> None:
-    """Raise SettingsError where the cluster will never have room for the workers.
+    """Raise SettingsError where this machine has no room for the workers.
 
-    Where its autoscaler may add nodes, Ray waits for them, and the log says so after a minute.
+    A cluster may grow: there Ray waits for nodes, and the log says so after a minute.
     """
     kind = "GPU" if resources.gpus else "CPU"
-    most = resources.most({kind: 1})
-    if most is not None and config.worker_range[0] > most:
+    room = resources.room({kind: 1})
+    if resources.is_own and config.worker_range[0] > room:
         raise SettingsError(
-            f"asked for {config.worker_range[0]} workers, each with a {kind} of its own, but Ray "
-            f"has {resources} and can have room for {most}"
+            f"asked for {config.worker_range[0]} workers, each with a {kind} of its own, but this "
+            f"machine has {resources}, room for {room}"
         )
 
 
@@ -299,7 +300,7 @@ def _pack(config: TrainConfig, job: "Job", split: Split) -> None:
         "architecture": job.start.architecture,
         "kind": config.kind,
         "sigma": statistics.sigmas if statistics.is_pairs else sigmas and list(sigmas),
-        "clipping": "as the pairs have it" if statistics.is_pairs or is_camera else "both",
+        "clipping": "as the pairs have it" if statistics.is_pairs else _CLIPPING[config.kind],
         "training": config.settings()
         | statistics.counts()
         | {
