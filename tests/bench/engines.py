@@ -74,7 +74,7 @@ def the_rest(jpeg: bytes, denoised: np.ndarray) -> bytes:
     noisy = to_pixels(add_noise(to_floats(clean), sigma=0.1, seed=0), 8)
     stored = to_pixels(denoised[0].transpose(1, 2, 0), 8)
     assert mse(stored, clean) < mse(noisy, clean)
-    return encode(Picture(pixels=stored), "png")
+    return encode(Picture(pixels=stored), format="png")
 
 
 def engines_of(network: torch.nn.Module, noisy: torch.Tensor) -> Iterator[tuple[str, Callable]]:
