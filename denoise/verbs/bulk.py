@@ -121,7 +121,7 @@ def run(
             return _summary(uri) | {"nothing_to_do": True}
         output.begin(listing, flags_of(config))
         if listing.new or pending or failed:
-            start_up = _work(output, verb, [pending, failed], listing, job, sizes)
+            start_up = _work(output, verb, pending, failed, listing, job, sizes)
         output.end()
         summary = _report(uri)
         output.finish()
@@ -132,7 +132,8 @@ def run(
 def _work(
     output: Output,
     verb: str,
-    shards: list[list[Shard]],
+    pending: list[Shard],
+    failed: list[Shard],
     listing: manifest.Listing,
     job: Job,
     sizes: Sizes,
@@ -141,8 +142,7 @@ def _work(
 
     Returns the seconds until work began.
     """
-    start = time.monotonic()
-    (pending, failed), new = shards, listing.new
+    start, new = time.monotonic(), listing.new
     size = sum(shard.size for shard in (*pending, *failed)) + (new.size if new else 0)
     # what died in this process may die again; Ray's workers isolate the image that did it
     is_here = not output.has_died and runs_here(job, size, sizes.here)
@@ -158,21 +158,26 @@ def _work(
     with first, again, opened as runner:
         start_up = time.monotonic() - start
         if new is not None:
-            pending += manifest.cut(output.uri, new, sizes.gpu if runner.on_gpus else sizes.cpu)
-        for some, retry_errors, progress in ((pending, False, first), (failed, True, again)):
-            if not some:
-                continue
-            if not is_here:
-                progress.begin("starting workers")
-            done = Counts()
-            for counts in runner.run(some, retry_errors):
-                done.add(counts)
-                output.check()
-                for path, error in counts.failures.items():
-                    progress.failed(path, error)
-                progress.show(done.images, done.failed, done.pixels, done.seconds)
-            progress.end()
+            shard_bytes = sizes.gpu if runner.on_gpus else sizes.cpu
+            pending = [*pending, *manifest.cut(output.uri, new, shard_bytes)]
+        for shards, retry_errors, progress in ((pending, False, first), (failed, True, again)):
+            if shards:
+                if not is_here:
+                    progress.begin("starting workers")
+                _follow(runner.run(shards, retry_errors), output, progress)
     return start_up
+
+
+def _follow(done: Iterator[Counts], output: Output, progress: Progress) -> None:
+    """Add up what shards came to, and show it. Raises WriteError once another run took over."""
+    total = Counts()
+    for counts in done:
+        total.add(counts)
+        output.check()
+        for path, error in counts.failures.items():
+            progress.failed(path, error)
+        progress.show(total.images, total.failed, total.pixels, total.seconds)
+    progress.end()
 
 
 @contextmanager
