@@ -14,7 +14,7 @@ _NAMES = {
     "compare": ("--images",),
     "export": ("--model", "--output"),
 }
-_SIGMAS = ("--sigma", "--add-noise", "--level")
+_SIGMAS = ("--sigma", "--add-noise")
 _FORMATS = {"jpg": "jpeg", "tif": "tiff"}
 
 

@@ -68,7 +68,7 @@ def test_the_completion_is_a_script_of_its_shell(scripts: dict[str, Path], shell
 
 BULK = """images output seed save format quality strip_metadata include exclude limit max_pixels
     max_seconds workers allow_elsewhere max_error_rate retry_errors overwrite"""
-INFER = f"""{BULK} model add_noise float_noise reference level strength
+INFER = f"""{BULK} model add_noise float_noise reference strength
     precision ssim tile device gpus_per_worker"""
 FLAGS = {
     "demo": "output overwrite sigma steps",

@@ -32,7 +32,6 @@ class InferConfig(BulkConfig):
     add_noise: float | None = None  # the images are clean: add noise of this sigma first
     float_noise: bool = False  # leave that noise unclipped and unrounded, as the literature does
     reference: str | None = None  # the images are noisy: the clean ones lie here, by path or stem
-    level: float | None = None  # sigma of the noise to remove, 0..1; estimated where not given
     ssim: bool = False  # measure structural similarity too (extra `ssim`)
     tile: int | None = None  # side of inference tiles in pixels; by device where not given
     device: Device = "auto"  # what workers compute on; auto: GPUs where there are any
@@ -40,9 +39,8 @@ class InferConfig(BulkConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("add_noise", "level"):
-            if getattr(self, name) is not None:
-                check_sigma(name.replace("_", "-"), getattr(self, name))
+        if self.add_noise is not None:
+            check_sigma("add-noise", self.add_noise)
         if self.add_noise is not None and self.reference is not None:
             raise ValueError("give add-noise (the images are clean) or reference (noisy), not both")
         if self.float_noise and self.add_noise is None:
@@ -61,7 +59,7 @@ class InferConfig(BulkConfig):
             raise ValueError(f"gpus-per-worker must lie in 0..1 or be a whole number, got {share}")
 
     def settings(self) -> dict[str, Any]:
-        named = ("add_noise", "float_noise", "level", "strength", "precision", "ssim", "tile")
+        named = ("add_noise", "float_noise", "strength", "precision", "ssim", "tile")
         reference = uris.recorded(self.reference) if self.reference else None
         own = {name: getattr(self, name) for name in named} | {"reference": reference}
         return super().settings() | own

@@ -62,7 +62,6 @@ def denoiser_of(config: "InferConfig", model: str, threads: int | None = None) -
     denoiser = Denoiser.load(
         config.model,
         tile=config.tile,
-        level=config.level,
         precision=config.precision,
         strength=config.strength,
         device=networks.device(cpu=config.device == "cpu"),
