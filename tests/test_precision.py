@@ -104,6 +104,19 @@ def test_fused_convolutions_give_the_same_pictures_as_plain_ones(architecture):
         assert torch.equal(noisy, before)
 
 
+@pytest.mark.parametrize("widths", [[8, 12], [24, 48, 96], [5, 7]])
+@torch.inference_mode()
+def test_fused_convolutions_of_any_width_are_right_in_bfloat16(widths):
+    if not (can_fuse(CPU) and can_do("bfloat16", CPU)):
+        pytest.skip("this CPU has no bfloat16 arithmetic, or torch no such convolutions")
+    torch.manual_seed(0)
+    model = build("unet", {"widths": widths, "blocks": 1})
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.05)
+    model.eval()
+    assert check(runnable(model, "bfloat16", CPU), model, "bfloat16", CPU) == ""
+
+
 @torch.inference_mode()
 def test_the_model_keeps_its_weights_and_the_check_sees_a_wrong_one():
     model = fresh("unet")

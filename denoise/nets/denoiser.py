@@ -173,7 +173,7 @@ class Denoiser:
         if self.precision == "float32":
             return denoised
         # A strided convolution to a width of 1 has a faulty kernel in oneDNN 3.12: it reads memory
-        # that nobody wrote (2x2, bfloat16, AMX)
+        # that nobody wrote (2x2, bfloat16, AMX). Fused networks have none; others may
         tiny = {i for i, picture in enumerate(pictures) if min(picture.shape[:2]) <= self._stride}
         for index in sorted(tiny | failed):
             (denoised[index],), _ = self._denoised([pictures[index]], self._float32_network)

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from denoise.nets.networks import Residual
 
+_CHANNELS = 8
+
 
 def can_fuse(device: torch.device) -> bool:
     """Whether this build of torch has the operators, for this processor."""
@@ -32,8 +34,22 @@ def fused(model: nn.Module) -> nn.Module:
             if isinstance(child, Residual):
                 setattr(part, name, _FusedResidual(child))
             elif isinstance(child, nn.Conv2d):
-                setattr(part, name, _PackedConvolution(child))
+                is_half = child.weight.dtype != torch.float32
+                setattr(part, name, (_regular if is_half else _PackedConvolution)(child))
     return model
+
+
+def _regular(convolution: nn.Conv2d) -> nn.Module:
+    """A packed convolution of a kind whose sums in bfloat16 do not depend on the picture's size.
+
+    oneDNN 3.12 has others for strided convolutions (one of them reads memory that nobody wrote,
+    where the result is 1 pixel wide) and for input channels that are no multiple of 8: there,
+    tiles would show.
+    """
+    if convolution.stride != (1, 1):
+        return _Patches(convolution)
+    missing = -convolution.in_channels % _CHANNELS
+    return _Widened(convolution, missing) if missing else _PackedConvolution(convolution)
 
 
 class _PackedConvolution(nn.Module):
@@ -74,3 +90,52 @@ class _FusedResidual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.two.add_to(x, self.one(x))
+
+
+class _Patches(nn.Module):
+    """A convolution of k x k pixels with stride k, as one of 1x1 on patches of k x k."""
+
+    def __init__(self, convolution: nn.Conv2d) -> None:
+        super().__init__()
+        assert convolution.kernel_size == convolution.stride and convolution.padding == (0, 0)
+        made, given, self._side, _ = convolution.weight.shape
+        flat = nn.Conv2d(given * self._side**2, made, 1, dtype=convolution.weight.dtype)
+        weight = convolution.weight.detach().permute(0, 2, 3, 1).reshape(made, -1, 1, 1)
+        flat.weight = nn.Parameter(weight.contiguous(memory_format=torch.channels_last))
+        flat.bias = convolution.bias
+        self._flat = _PackedConvolution(flat)
+
+    def forward(self, x: Tensor) -> Tensor:
+        count, channels, height, width = x.shape
+        side = self._side
+        shape = count, height // side, side, width // side, side, channels
+        patches = x.permute(0, 2, 3, 1).reshape(shape).transpose(2, 3)
+        patches = patches.reshape(count, height // side, width // side, -1)
+        made: Tensor = self._flat(patches.permute(0, 3, 1, 2))
+        return made
+
+
+class _Widened(nn.Module):
+    """A convolution with more input channels, which are zero."""
+
+    def __init__(self, convolution: nn.Conv2d, missing: int) -> None:
+        super().__init__()
+        self._missing = missing
+        weight = convolution.weight.detach()
+        wide = nn.Conv2d(
+            weight.shape[1] + missing,
+            *(weight.shape[0], weight.shape[2]),
+            padding=convolution.padding,  # type: ignore[arg-type]  # never a word here
+            dtype=weight.dtype,
+        )
+        more = weight.new_zeros(weight.shape[0], missing, *weight.shape[2:])
+        widened = torch.cat([weight, more], dim=1)
+        wide.weight = nn.Parameter(widened.contiguous(memory_format=torch.channels_last))
+        wide.bias = convolution.bias
+        self._wide = _PackedConvolution(wide)
+        self.weight = self._wide.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        zeros = x.new_zeros(x.shape[0], self._missing, *x.shape[2:])
+        made: Tensor = self._wide(torch.cat([x, zeros], dim=1))
+        return made

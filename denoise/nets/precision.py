@@ -72,7 +72,8 @@ def runnable(model: nn.Module, precision: Precision, device: torch.device) -> Ru
         moved = _channels_last(model.to(device))
         return moved if precision == "float32" else _autocast(moved, dtype, device)
     cast = _channels_last(deepcopy(model).to(device, dtype))
-    return fused(cast) if can_fuse(device) else cast
+    # Classic has nothing to fuse, and gains nothing
+    return fused(cast) if isinstance(cast, UNet) and can_fuse(device) else cast
 
 
 def check(run: Run, model: nn.Module, precision: Precision, device: torch.device) -> str:
