@@ -1,9 +1,13 @@
 """Networks of a user's own: found by name, and told what they lack before anything is trained."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 
+from denoise.errors import SettingsError
+from denoise.nets import package
 from denoise.nets.networks import build
 
 MODULE = __name__
@@ -50,6 +54,17 @@ def test_a_network_of_ones_own_is_built_and_built_again():
     again.load_state_dict(model.state_dict())
     noisy, sigma = torch.rand(1, 3, 9, 9), torch.tensor([0.1])
     assert torch.equal(model(noisy, sigma), again(noisy, sigma))
+
+
+def test_a_package_with_such_a_network_runs_its_code_only_where_it_is_allowed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    name = f"{MODULE}:Net"
+    package.save(str(tmp_path), build(name), {"architecture": name})
+    with pytest.raises(SettingsError, match=f"allow it by DENOISE_NETWORKS={name}"):
+        package.load(str(tmp_path))
+    monkeypatch.setenv("DENOISE_NETWORKS", f"another:Net,{name}")
+    assert isinstance(package.load(str(tmp_path)).model, Net)
 
 
 @pytest.mark.parametrize(

@@ -99,7 +99,10 @@ UNET = {"widths": [4, 6], "blocks": [1, 1, 1]}
     [
         ({"architecture": "vgg"}, "one of classic"),
         ({"architecture": ["unet"]}, r"architecture in config.json is \['unet'\]"),
-        ({"architecture": "os:system"}, "os:system is no class of networks"),
+        (
+            {"architecture": "os:system"},
+            "os:system, which is code of its own: where you trust that, allow it by DENOISE_NETWORKS",
+        ),
         ({"arguments": {"depth": 3}}, "no such arguments"),
         ({"arguments": []}, r"arguments in config.json is \[\]"),
         ({"arguments": "x"}, "arguments in config.json is 'x'"),

@@ -10,6 +10,7 @@ folder whose weights are not the ones it was saved with is refused. Nothing is u
 
 import json
 import logging
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
@@ -185,6 +186,7 @@ def _network(config: Mapping[str, Any], encoded: bytes, asked: str) -> "nn.Modul
     from denoise.nets.networks import build
 
     try:
+        _check_trusted(config["architecture"])
         with torch.device("meta"):
             model = build(config["architecture"], config["arguments"])
         _check_header(_header(encoded), model)
@@ -197,6 +199,19 @@ def _network(config: Mapping[str, Any], encoded: bytes, asked: str) -> "nn.Modul
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise SettingsError(f"model {uris.shown(asked)}: {reason}") from error
     return model.eval()
+
+
+def _check_trusted(architecture: object) -> None:
+    """Raise ValueError where a package names a class of its own that nobody has allowed.
+
+    A package may come from anybody, and to import a module is to run its code.
+    """
+    allowed = os.environ.get("DENOISE_NETWORKS", "").split(",")
+    if ":" in str(architecture) and architecture not in allowed:
+        raise ValueError(
+            f"its network is {architecture}, which is code of its own: where you trust that, allow "
+            f"it by DENOISE_NETWORKS={architecture}"
+        )
 
 
 def _header(encoded: bytes) -> dict[str, Any]:
