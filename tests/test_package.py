@@ -101,7 +101,7 @@ UNET = {"widths": [4, 6], "blocks": [1, 1, 1]}
         ({"architecture": ["unet"]}, r"architecture in config.json is \['unet'\]"),
         (
             {"architecture": "os:system"},
-            "os:system, which is code of its own: where you trust that, allow it by DENOISE_NETWORKS",
+            "os:system, which is code of its own: .* DENOISE_NETWORKS",
         ),
         ({"arguments": {"depth": 3}}, "no such arguments"),
         ({"arguments": []}, r"arguments in config.json is \[\]"),
