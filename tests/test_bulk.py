@@ -117,6 +117,7 @@ def test_an_interrupted_run_goes_on_and_leaves_no_trace_of_it(
     assert rows_of(copy.output) == rows_of(denoised.output)
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_shards_are_done_a_few_at_a_time_where_there_are_many(
     ray_session: object,

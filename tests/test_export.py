@@ -36,6 +36,7 @@ def pictures(*shape):
     return noisy, np.full(shape[0], 0.07, np.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["classic", "unet"])
 def test_a_torch_export_gives_the_same_pixels_at_any_size(tmp_path, architecture):
     model = saved(tmp_path / "model", architecture)
@@ -64,6 +65,7 @@ def test_an_onnx_model_gives_the_same_pixels_at_any_size(tmp_path, architecture,
         np.testing.assert_allclose(denoised, expected.numpy(), atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("onnxruntime")
 def test_an_export_writes_nothing_into_the_home(tmp_path):
     flags = ["--model", "classic", "--to", "onnx", "--output", str(tmp_path / "m.onnx")]

@@ -18,6 +18,7 @@ TWO_CPUS = Resources(2, 0, 1, is_own=True, by_node=({"CPU": 2.0},))
 CLUSTER = Resources(4, 2, 2, by_node=({"CPU": 4.0}, {"CPU": 0.0, "GPU": 2.0}))
 
 
+@pytest.mark.slow
 def test_an_address_where_nobody_answers_is_one_line(photos: Path, tmp_path: Path):
     flags = ["--images", str(photos), "--output", str(tmp_path / "out")]
     done = run("infer", *flags, env={"RAY_ADDRESS": "127.0.0.1:1"}, seconds=60)

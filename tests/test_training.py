@@ -841,6 +841,7 @@ def test_a_killed_process_that_is_started_again_changes_no_bit(folder: Path, tmp
     assert weights[0] == weights[1] and losses_of(whole) == losses_of(killed)
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_a_run_begun_in_this_process_goes_on_under_ray_with_the_same_bits(
     folder: Path, tmp_path: Path, ray_session: Resources, monkeypatch: pytest.MonkeyPatch
