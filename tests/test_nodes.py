@@ -229,10 +229,10 @@ def test_training_goes_on_with_the_nodes_that_are_left(nodes: Nodes):
     assert files.exists(f"{output}/config.json")
 
 
-def test_the_network_runs_where_the_gpus_are_and_everything_else_where_the_cpus_are(
-    nodes: Nodes, denoised: str
-):
-    gpu = nodes.add(0, 1)
+def test_workers_run_where_the_gpus_are(nodes: Nodes, denoised: str):
+    """Ray counts a GPU that does not exist, as in a rehearsal: its workers compute on the CPU."""
+    nodes.env["DENOISE_MADE_UP_GPUS"] = "1"
+    gpu = nodes.add(2, 1)
     for node in nodes.nodes:
         node.seen.clear()
     output = f"{nodes.root}/by-gpu"
@@ -241,19 +241,17 @@ def test_the_network_runs_where_the_gpus_are_and_everything_else_where_the_cpus_
     done = job.done()
     assert done.code == 0, done.err
     assert same(rows_of(output), rows_of(denoised)) == []
-    assert gpu.runs("_Network")
-    assert not gpu.runs("_load_shard") and not gpu.runs("_finish_shard")
-    cpus = nodes.nodes[1:-1]
-    assert any(node.runs("_load_shard") or node.runs("_finish_shard") for node in cpus)
-    assert not any(node.runs("_Network") for node in cpus)
+    assert gpu.runs("MapWorker")
+    assert not any(node.runs("MapWorker") for node in nodes.nodes[1:-1])
 
 
-def test_training_into_a_local_folder_is_refused(nodes: Nodes, tmp_path: Path):
-    """All raylets here see this disk; training refuses it all the same, unable to know."""
+def test_training_goes_into_a_folder_that_all_nodes_see(nodes: Nodes, tmp_path: Path):
+    """All raylets here see this disk."""
     flags = ["--images", f"{nodes.root}/images", "--output", str(tmp_path / "model")]
-    done = nodes.job("train", *flags, "--steps", "1").done()
-    assert done.code == 2
-    assert "local folder" in done.err and "Traceback" not in done.err
+    small = ["--architecture", "classic", "--patch", "16", "--batch-size", "2"]
+    done = nodes.job("train", *flags, *small, "--steps", "1").done()
+    assert done.code == 0, done.err
+    assert (tmp_path / "model" / "config.json").exists()
 
 
 @pytest.mark.skipif(
@@ -332,13 +330,7 @@ def _of_other_versions(nodes: Nodes) -> Iterator[None]:
     assert process.returncode == 0
 
 
-def test_more_workers_than_the_cluster_has_are_refused_with_what_is_missing(nodes: Nodes):
-    flags = ["--images", f"{nodes.root}/images", "--output", f"{nodes.root}/too-many"]
-    done = nodes.job("train", *flags, "--workers", "8", "--batch-size", "8").done()
-    assert done.code == 2
-    assert "8 workers" in done.err and "Traceback" not in done.err
-
-
 def _flags(nodes: Nodes, output: str) -> list[str]:
     flags = ["--images", f"{nodes.root}/images", "--output", output]
-    return [*flags, "--model", f"{nodes.root}/tiny", "--add-noise", "0.1"]
+    more = ["--add-noise", "0.1", "--precision", "float32"]  # the same on all kinds of nodes
+    return [*flags, "--model", f"{nodes.root}/tiny", *more]
