@@ -88,7 +88,7 @@ def train_worker(
         except OSError as error:
             if error.errno not in _FULL:
                 raise
-            raise Hopeless(f"no space left for {uris.shown(job.output)}, or for Ray") from error
+            raise Hopeless(f"no space left for {uris.shown(job.output)}") from error
 
 
 def _recorder(job: Job, show: Callable[[Record], Any]) -> Recorder:
