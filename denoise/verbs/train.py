@@ -19,7 +19,7 @@ from denoise.errors import SettingsError
 from denoise.nets import package
 from denoise.output.folder import Output, run_of, versions
 from denoise.output.manifest import Listing
-from denoise.runners import is_private
+from denoise.runners import gpus_are_made_up, is_private
 from denoise.storage import files, uris
 from denoise.storage.uris import join
 from denoise.training import metrics_log
@@ -228,7 +228,7 @@ def _train_with_ray(run: _Run) -> None:
         board = ray_train.RemoteBoard()
         group = ray_train.Group(
             workers=config.worker_range,
-            has_gpus=resources.gpus > 0,
+            has_gpus=_has_gpus(resources),
             folder=ray_session.folder(),
             is_alone=resources.is_own,
         )
@@ -237,12 +237,17 @@ def _train_with_ray(run: _Run) -> None:
         run.pack(job)
 
 
+def _has_gpus(resources: "Resources") -> bool:
+    """Whether workers train on GPUs: where a node has one that is not made up for a rehearsal."""
+    return resources.gpus > 0 and not gpus_are_made_up()
+
+
 def _check_cluster(config: TrainConfig, resources: "Resources") -> None:
     """Raise SettingsError where this machine has no room for the workers.
 
     A cluster may grow: there Ray waits for nodes, and the log says so after a minute.
     """
-    kind = "GPU" if resources.gpus else "CPU"
+    kind = "GPU" if _has_gpus(resources) else "CPU"
     room = resources.room({kind: 1})
     if resources.is_own and config.worker_range[0] > room:
         raise SettingsError(
