@@ -881,7 +881,7 @@ def test_killed_workers_and_drivers_change_no_bit_of_the_weights(
     assert not (killed / "config.json").exists()
     done = Job("train", *asked, env={"TMPDIR": scratch}).done()
     assert done.code == 0, done.err
-    left = {path.name for path in Path(scratch).iterdir()} - {"ray", "_ray_lockfiles"}
+    left = [path.name for path in Path(scratch).glob("denoise-*")]
     assert len(left) <= 1, "no session but the killed driver's leaves its folder"
     shutil.rmtree(scratch)
     weights = [tmp_path / run / "model.safetensors" for run in ("whole", "killed")]
