@@ -229,6 +229,15 @@ def test_training_goes_on_with_the_nodes_that_are_left(nodes: Nodes):
     assert files.exists(f"{output}/config.json")
 
 
+def test_training_goes_into_a_folder_that_all_nodes_see(nodes: Nodes, tmp_path: Path):
+    """All raylets here see this disk."""
+    flags = ["--images", f"{nodes.root}/images", "--output", str(tmp_path / "model")]
+    small = ["--architecture", "classic", "--patch", "16", "--batch-size", "2"]
+    done = nodes.job("train", *flags, *small, "--steps", "1").done()
+    assert done.code == 0, done.err
+    assert (tmp_path / "model" / "config.json").exists()
+
+
 def test_workers_run_where_the_gpus_are(nodes: Nodes, denoised: str):
     """Ray counts a GPU that does not exist, as in a rehearsal: its workers compute on the CPU."""
     nodes.env["DENOISE_MADE_UP_GPUS"] = "1"
@@ -243,15 +252,6 @@ def test_workers_run_where_the_gpus_are(nodes: Nodes, denoised: str):
     assert same(rows_of(output), rows_of(denoised)) == []
     assert gpu.runs("MapWorker")
     assert not any(node.runs("MapWorker") for node in nodes.nodes[1:-1])
-
-
-def test_training_goes_into_a_folder_that_all_nodes_see(nodes: Nodes, tmp_path: Path):
-    """All raylets here see this disk."""
-    flags = ["--images", f"{nodes.root}/images", "--output", str(tmp_path / "model")]
-    small = ["--architecture", "classic", "--patch", "16", "--batch-size", "2"]
-    done = nodes.job("train", *flags, *small, "--steps", "1").done()
-    assert done.code == 0, done.err
-    assert (tmp_path / "model" / "config.json").exists()
 
 
 @pytest.mark.skipif(
