@@ -76,7 +76,9 @@ class Denoiser:
         self._batch_pixels = 0 if on_cpu else _GPU_BATCH  # on a CPU, tiles go one by one
         self._stream = None if on_cpu else torch.cuda.Stream(self._device)
         # On a CPU each thread computes windows of its own: none waits for another in a convolution
-        self._pool = ThreadPoolExecutor(threads, initializer=_compute_alone) if on_cpu else None
+        self._pool: ThreadPoolExecutor | None = None
+        if on_cpu and threads > 1:
+            self._pool = ThreadPoolExecutor(threads, initializer=_compute_alone)
         self.threads = threads
         self.precision = resolve_precision(precision, self._device)
         self._network = self._sound_network()
@@ -219,10 +221,9 @@ class Denoiser:
         self, batches: Iterator[list["_Window"]], network: Run
     ) -> Iterator[tuple[list["_Window"], "_Answer"]]:
         """Each batch with its answer; a GPU computes one batch while the last is being used."""
-        if self._pool is not None:
+        if self._stream is None:
             submit = partial(self._submit, network=network)
-            pool = self._pool if self.threads > 1 else None
-            yield from _in_threads(submit, batches, pool, self.threads)
+            yield from _in_threads(submit, batches, self._pool, self.threads)
             return
         pending: deque[tuple[list[_Window], _Answer]] = deque()
         for batch in batches:

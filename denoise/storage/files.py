@@ -203,16 +203,6 @@ def remove_file(folder: str, name: str) -> None:
         ask(fs, uri, fs.rm_file, path)  # `rm` would take `[1]` or `*` for wildcards
 
 
-def arrow_filesystem(uri: str) -> tuple[Any, str]:
-    """A URI as Ray Train takes it: pyarrow's file system, None for this machine's, and the path."""
-    fs, path = filesystem(uri)
-    if is_disk(fs):
-        return None, str(path)
-    from pyarrow.fs import FSSpecHandler, PyFileSystem
-
-    return PyFileSystem(FSSpecHandler(fs)), str(path)
-
-
 def sweep(folder: str) -> None:
     """Remove the files directly in a folder that killed processes left half written. Raises
     OSError."""

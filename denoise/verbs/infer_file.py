@@ -11,7 +11,7 @@ from denoise.images.codec import FORMATS, IMAGE_SUFFIXES, decode, encode, to_pix
 from denoise.images.pairs import errors_of
 from denoise.storage import files, inputs, uris
 from denoise.storage.fetch import fetch
-from denoise.verbs.infer_shard import denoiser_of, pairing_of
+from denoise.verbs.infer_shard import denoised_pairs, denoiser_of, pairing_of
 from denoise.verbs.stages import decode_in_time
 
 if TYPE_CHECKING:
@@ -51,10 +51,9 @@ def infer_file(config: "InferConfig", model: str) -> dict[str, Any]:
     if entry.uri == uri:
         raise SettingsError(f"{uris.shown(uri)} is the input itself: name another file")
     denoiser = denoiser_of(config, model)
-    pair = decode_in_time(fetch(entry, pairing_of(config)), pairing_of(config), config.max_seconds)
-    if pair.error is None and pair.noisy is not None and pair.picture is not None:
-        with pair.stage("network"):
-            denoised = denoiser.denoise([pair.noisy])[0]
+    pairing = pairing_of(config)
+    decoded = decode_in_time(fetch(entry, pairing), pairing, config.max_seconds)
+    [(pair, denoised)] = denoised_pairs([decoded], denoiser, 0)
     if pair.error is None and pair.picture is not None:
         with pair.stage("encode"):
             pixels = to_pixels(denoised, pair.picture.bit_depth) if config.float_noise else denoised
