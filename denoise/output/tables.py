@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from denoise.storage import files, uris
-from denoise.storage.parquet import holds_image
+from denoise.storage.rows import holds_image
 
 _IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 _GROUP_ROWS, _GROUP_BYTES = 64, 16 << 20  # of a row group: what is in memory at once
