@@ -37,6 +37,14 @@ class Columns:
         """Their values in an input's row, as the output calls them; null where it has none."""
         return {new: row.get(name) for name, new in self.names}
 
+    def settings(self) -> dict[str, Any]:
+        """What decides a table's columns, as a run records it."""
+        kinds = {one.name: str(one.type) for one in self.schema}
+        return {"columns": kinds} if kinds else {}
+
+
+NO_COLUMNS = Columns()
+
 
 def image_column(schema: pa.Schema, wanted: str | None, first_values: FirstValues) -> str:
     """The column of a table that holds the images: the one that is wanted, else `noisy`, `image`,

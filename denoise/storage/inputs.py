@@ -20,12 +20,11 @@ from denoise.images.codec import IMAGE_SUFFIXES, looks_like_image
 from denoise.images.pairs import Source
 from denoise.images.sniff import HEAD
 from denoise.storage import arrow, columns, files, listing, lists, pages, rows, uris
-from denoise.storage.columns import Columns
+from denoise.storage.columns import NO_COLUMNS, Columns
 from denoise.storage.disk import Found
 from denoise.storage.stores import ask, filesystem, pattern
 
 _UNKNOWN = 2 << 20  # bytes that an image of unknown size counts as
-_ALONE = Columns()  # nothing is carried along
 # Files and folders of thumbnails, deleted files and such, in small letters: what Windows, macOS,
 # Synology and QNAP leave behind. Those whose names begin with a dot are hidden anyway.
 _OF_A_SYSTEM = frozenset(
@@ -68,7 +67,7 @@ def entries(
     *,
     output: str | None = None,
     column: str | None = None,
-    kept: Columns = _ALONE,
+    kept: Columns = NO_COLUMNS,
 ) -> Generator[Entry, None, None]:
     """Every input image that a URI stands for, each path once, in a stable order.
 
