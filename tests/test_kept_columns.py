@@ -122,7 +122,7 @@ def test_which_columns_come_along_can_be_said(tmp_path: Path):
 
     assert kept("a", "label", "kind") == ["label", "kind"]
     assert kept("b") == []
-    with pytest.raises(SettingsError, match="keep-columns names size.*there are label, caption"):
+    with pytest.raises(SettingsError, match=r"keep-columns names size.*there are label, caption"):
         kept("c", "size")
     with pytest.raises(SettingsError, match="columns was"):
         kept("a", "label")
@@ -130,7 +130,7 @@ def test_which_columns_come_along_can_be_said(tmp_path: Path):
 
 def test_columns_of_files_are_refused(photos: Path, tmp_path: Path):
     config = NoiseConfig(images=str(photos), output=str(tmp_path / "o"), keep_columns=("label",))
-    with pytest.raises(SettingsError, match="keep-columns names label: .*the images are files"):
+    with pytest.raises(SettingsError, match=r"keep-columns names label: .*the images are files"):
         noise(config)
     assert not (tmp_path / "o").exists()
 
