@@ -74,8 +74,8 @@ FLAGS = {
     "demo": "output overwrite sigma steps",
     "noise": f"{BULK} kind sigma iso",
     "train": """images column output validation architecture init workers memory max_error_rate
-        compile kind sigma steps batch_size patch seed learning_rate loss optimizer precision accumulate
-        save_every patience""",
+        compile kind sigma steps batch_size patch seed learning_rate loss optimizer precision
+        accumulate save_every patience""",
     "infer": INFER,
     "plan": INFER,
     "extract": "output into",
