@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from denoise.errors import SettingsError
 from denoise.storage import columns, files, uris
 from denoise.storage.columns import NO_COLUMNS, Columns
-from denoise.storage.rows import holds_image
+from denoise.storage.rows import OURS, holds_image
 
 _IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 _GROUP_ROWS, _GROUP_BYTES = 64, 16 << 20  # of a row group: what is in memory at once
@@ -77,9 +77,6 @@ INFER_SCHEMA = _schema(
 )
 
 
-_OURS = {"sigma", "seed", "file", "error"}  # columns by which a table of ours is known
-
-
 def carried(found: pa.Schema | None, keep: Sequence[str] | None, own: pa.Schema) -> Columns:
     """The columns of an input table or list that are carried into an output of the schema `own`:
     those that `keep` names; else all but images, bytes, and what a job of ours has measured there.
@@ -91,7 +88,7 @@ def carried(found: pa.Schema | None, keep: Sequence[str] | None, own: pa.Schema)
         _check_keep(found, keep)
     if found is None:
         return NO_COLUMNS
-    ours = {*NOISE_SCHEMA.names, *INFER_SCHEMA.names} if {*found.names} >= _OURS else set()
+    ours = {*NOISE_SCHEMA.names, *INFER_SCHEMA.names} if {*found.names} >= {*OURS} else set()
     fields = [
         field
         for field in found

@@ -32,13 +32,11 @@ class Table:
 
     def holds_bytes(self, column: str) -> bool:
         """Whether the images of a column are in the table, and not only their locations."""
-        groups = map(self._file.metadata.row_group, range(self._file.metadata.num_row_groups))
-        chunks = (group.column(number) for group in groups for number in range(group.num_columns))
         size = sum(
-            one.total_uncompressed_size
-            for one in chunks
-            if one.path_in_schema.partition(".")[0] == column
-            and not one.path_in_schema.endswith(".path")
+            chunk.total_uncompressed_size
+            for _, chunks in self._chunks(column)
+            for chunk in chunks
+            if not chunk.path_in_schema.endswith(".path")
         )
         return bool(size >= _LEAST * self.rows)
 
@@ -46,16 +44,18 @@ class Table:
         """Bytes that are read at once for one image, about: writers make pages, and dictionaries,
         of whole thousands of rows, however large these are."""
         found = 0
+        for rows, chunks in self._chunks(column):
+            size = sum(chunk.total_uncompressed_size for chunk in chunks)
+            found = max(found, size * min(_PAGE_ROWS, rows) // max(1, rows))
+        return found
+
+    def _chunks(self, column: str) -> Iterator[tuple[int, list[pq.ColumnChunkMetaData]]]:
+        """Of each row group the number of rows, and what it stores of a column."""
         for number in range(self._file.metadata.num_row_groups):
             group = self._file.metadata.row_group(number)
             chunks = map(group.column, range(group.num_columns))
-            size = sum(
-                one.total_uncompressed_size
-                for one in chunks
-                if one.path_in_schema.partition(".")[0] == column
-            )
-            found = max(found, size * min(_PAGE_ROWS, group.num_rows) // max(1, group.num_rows))
-        return found
+            of_column = [one for one in chunks if one.path_in_schema.partition(".")[0] == column]
+            yield group.num_rows, of_column
 
     def batches(self, column: str, *, inner: str = "", rows: int = 0) -> Iterator[pa.Array]:
         """A column's values, a batch at a time: of structs the field `inner` alone, if they have

@@ -17,7 +17,7 @@ from denoise.storage import arrow, columns, files, parquet, uris
 from denoise.storage.disk import Found
 
 SUFFIXES = (*parquet.SUFFIXES, *arrow.SUFFIXES)
-_OURS = ("sigma", "seed", "file", "error")  # columns by which a table of a job of ours is known
+OURS = ("sigma", "seed", "file", "error")  # columns by which a table of a job of ours is known
 _LARGEST_PAGE = 1 << 30  # bytes: reading takes twice that
 _LOOKED_AT = 16  # rows by which a column of bytes is known
 _Table = parquet.Table | arrow.Table
@@ -110,7 +110,7 @@ def image_in(
     """
     column, number, item = image
     row = _row(uri, mark, number, (*_needed(column), *beside))
-    is_ours = row.keys() >= {*_OURS}
+    is_ours = row.keys() >= {*OURS}
     if is_ours and row["error"] is not None:
         return Source(b"", error=str(row["error"]))
     if is_ours and row["file"] and not row.get(column):  # `--save files` wrote it so
@@ -132,7 +132,7 @@ def values_in(
     column that the table lacks is null. Raises OSError, ImageError."""
     column, number, _ = image
     others = () if alone else _needed(column)
-    row = _row(uri, mark, number, (*others, *beside))
+    row = _row(uri, mark, number, (*others, *beside), of=beside)
     return {name: row.get(name) for name in beside}
 
 
@@ -146,15 +146,20 @@ def _module_of(uri: str) -> ModuleType:
     return arrow if uris.suffix(uris.shown(uri)) in arrow.SUFFIXES else parquet
 
 
-def _row(uri: str, mark: str, number: int, wanted: tuple[str, ...]) -> dict[str, Any]:
-    """Of the wanted columns those that are there."""
-    found: list[dict[str, Any]] = _module_of(uri).row(uri, mark, number, wanted).to_pylist()
+def _row(
+    uri: str, mark: str, number: int, wanted: tuple[str, ...], of: tuple[str, ...] | None = None
+) -> dict[str, Any]:
+    """Of the wanted columns those that are there; with `of` no others become Python objects."""
+    table: pa.Table = _module_of(uri).row(uri, mark, number, wanted)
+    if of is not None:
+        table = table.select([name for name in table.column_names if name in of])
+    found = table.to_pylist()
     return found[0] if found else {}
 
 
 def _needed(column: str) -> tuple[str, ...]:
     """The columns that `image_in` looks at; a table may have others of any size."""
-    return (column, *(["clean"] if column == "noisy" else []), "noise", *_OURS)
+    return (column, *(["clean"] if column == "noisy" else []), "noise", *OURS)
 
 
 def _names(table: _Table, column: str) -> Iterator[Any]:
