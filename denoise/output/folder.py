@@ -63,10 +63,11 @@ class Output:
             files.check_writable(self.uri)
             self._lock.take()
             undone.callback(self._release)
-            self._adopt()
             files.sweep(self.uri)  # before the heartbeat, which writes there, begins
+            self._lock.keep()  # to discard a large output may take longer than a lock lives
+            undone.callback(self._lock.rest)
+            self._adopt()
             self._at_exit = undone.pop_all()
-        self._lock.keep()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
