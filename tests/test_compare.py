@@ -1,5 +1,6 @@
 """`denoise compare`: the same images by several models, with scores and a contact sheet."""
 
+import threading
 from io import BytesIO
 from pathlib import Path
 
@@ -8,6 +9,8 @@ import pytest
 from PIL import Image
 
 from denoise.errors import SettingsError
+from denoise.images.pairs import Fetched, Pair, PairConfig
+from denoise.verbs import stages
 from denoise.verbs.compare import CompareConfig, Score, compare
 from tests.conftest import encoded, photo
 
@@ -61,6 +64,26 @@ def test_a_reference_tells_quality_and_without_one_there_is_what_was_removed(
     assert alone["models"][1]["psnr"] is None and "PSNR" not in alone["table"][0]
     assert alone["models"][1]["removed"] == pytest.approx(paired["models"][1]["removed"])
     assert alone["failed"] == 1 and sum(alone["errors"].values()) == 1
+
+
+def test_an_image_that_takes_too_long_to_decode_is_left_out_and_counted(
+    clean: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    decode, release = stages.decode_pair, threading.Event()
+
+    def slowly(fetched: Fetched, config: PairConfig) -> Pair:
+        if fetched.pair.path == "1.png":
+            release.wait(60)
+        return decode(fetched, config)
+
+    monkeypatch.setattr(stages, "decode_pair", slowly)
+    output = str(tmp_path / "sheet.png")
+    found = compare(
+        CompareConfig(images=str(clean), models=("classic",), output=output, max_seconds=0.5)
+    )
+    release.set()
+    assert found["images"] == 3
+    assert found["errors"] == {"it took longer than 0.5 s to decode (--max-seconds)": 1}
 
 
 def test_a_score_is_the_mean_of_what_is_finite():

@@ -79,7 +79,7 @@ FLAGS = {
     "infer": INFER,
     "plan": INFER,
     "extract": "output into",
-    "compare": "images models reference add_noise seed limit output",
+    "compare": "images models reference add_noise seed limit max_seconds output",
     "report": "output allow_elsewhere",
     "models": "",
     "export": "model output to",

@@ -13,7 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from running import write_part
+from running import wait_until, write_part
 
 from denoise.errors import SettingsError, WriteError
 from denoise.output import folder, lock, tables
@@ -417,6 +417,22 @@ def test_a_heartbeat_from_the_future_holds_a_folder_only_while_others_follow(
     with pytest.raises(SettingsError, match="being written by process"):
         finished(tmp_path)
     beat.join()
+
+
+def test_the_heart_beats_while_a_large_output_is_discarded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    finished(tmp_path)
+    monkeypatch.setattr(lock, "_BEAT", 0.02)
+
+    def slowly(_: str) -> None:
+        first = (tmp_path / "_lock.json").read_text()
+        wait_until(lambda: (tmp_path / "_lock.json").read_text() != first, 20)
+
+    monkeypatch.setattr(folder.discard, "discard", slowly)
+    with Output(str(tmp_path), "noise", SETTINGS, overwrite=True):
+        pass
+    assert not (tmp_path / "_lock.json").exists()
 
 
 def test_folders_that_were_made_for_a_run_that_is_refused_are_gone(tmp_path: Path):

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from denoise.errors import SettingsError
+from denoise.output.folder import Output
+from denoise.output.manifest import Listing
 from denoise.training.metrics_log import Recorder, tracking, words_of
 from denoise.training.recipe import Recipe
 
@@ -94,3 +96,15 @@ def test_weights_and_biases_goes_on_in_the_run_of_the_same_output(here: Path, mo
 
 def test_the_live_line_says_how_good_and_how_long():
     assert words_of(RECORD, 120) == ", loss 0.50000, 30.00 dB, 8 images/s, 3 min 20 s left"
+
+
+def test_what_a_killed_run_left_of_its_events_is_swept_by_the_next(tmp_path: Path):
+    with Output(str(tmp_path), "train", {}) as output:
+        output.begin(Listing())
+        before = {*tmp_path.iterdir()}
+        killed = Recorder(str(tmp_path), Recipe(), print, {}).__enter__()
+        killed.log(RECORD)
+        assert {*tmp_path.iterdir()} > before  # on this very disk: a node's own may be small
+    with Output(str(tmp_path), "train", {}) as output:
+        output.begin(Listing())
+        assert {*tmp_path.iterdir()} == before

@@ -66,11 +66,12 @@ class Output:
             files.check_writable(self.uri)
             self._lock.take()
             undone.callback(self._release)
-            self._adopt()
             files.sweep(self.uri)  # before the heartbeat, which writes there, begins
+            self._lock.keep()  # to discard a large output may take longer than a lock lives
+            undone.callback(self._lock.rest)
+            self._adopt()
             self._at_exit = undone.pop_all()
         _OURS.addHandler(self.log)
-        self._lock.keep()
         return self
 
     def __exit__(

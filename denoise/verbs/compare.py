@@ -20,7 +20,8 @@ from denoise.images.noise import check_seed, check_sigma
 from denoise.images.pairs import Pair, PairConfig
 from denoise.report.views import Labelled, sheet_of
 from denoise.storage import files, inputs, uris
-from denoise.storage.fetch import load_pair
+from denoise.storage.fetch import fetch
+from denoise.verbs.stages import decode_in_time
 
 if TYPE_CHECKING:
     from denoise.nets.denoiser import Denoiser
@@ -40,6 +41,7 @@ class CompareConfig:
     add_noise: float | None = None  # the images are clean: add noise of this sigma first
     seed: int = 0  # of that noise
     limit: int = 24  # the first so many images
+    max_seconds: float = 120.0  # an image that takes longer to decode is left out and counted
     output: str = "comparison.png"  # the contact sheet; replaced where it is there
 
     def __post_init__(self) -> None:
@@ -52,6 +54,8 @@ class CompareConfig:
             raise ValueError("give add-noise (the images are clean) or reference (noisy), not both")
         if self.limit < 1:
             raise ValueError(f"limit must be at least 1, got {self.limit}")
+        if not self.max_seconds > 0:
+            raise ValueError(f"max-seconds must be above 0, got {self.max_seconds:g}")
         if uris.suffix(self.output) != ".png":
             raise ValueError(f"output must be a .png file, got {self.output}")
         twice = [name for name, count in Counter(self.models).items() if count > 1]
@@ -148,7 +152,10 @@ def _pairs(config: CompareConfig) -> Iterator[Pair]:
         raise SettingsError(f"no references under {uris.shown(reference)}")
     pairing = PairConfig(sigma=config.add_noise, seed=config.seed, reference=reference)
     listed = inputs.entries(uris.absolute(config.images), Counter())
-    return (load_pair(entry, pairing) for entry in islice(listed, config.limit))
+    return (
+        decode_in_time(fetch(entry, pairing), pairing, config.max_seconds)
+        for entry in islice(listed, config.limit)
+    )
 
 
 def _denoised(pair: Pair, denoiser: "Denoiser", score: Score) -> NDArray[Any]:

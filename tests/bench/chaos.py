@@ -25,7 +25,7 @@ from tests.running import Job, parts_in, rows_of, run, same
 
 IMAGES = 320
 TRAIN = {"architecture": "classic", "steps": 400, "save-every": 20, "batch-size": 4, "patch": 16}
-PATIENCE = 300  # seconds, after which a job counts as stuck
+PATIENCE = 900  # seconds, after which a job counts as stuck; others use this machine too
 DRIVER = "driver"
 RAY = {"raylet": "raylet/raylet", "gcs": "gcs_server"}  # without them a session ends
 WORKER = {"noise": "ray::Map", "infer": "ray::Map", "train": "RayTrainWorker"}
@@ -86,7 +86,7 @@ class Bench:
         key = scene.name if scene.verb == "train" else scene.verb
         if key not in self.undisturbed:
             output = self.undisturbed[key] = self.home / f"{key}-undisturbed"
-            done = run(scene.verb, *self.flags(scene, output), env=self.env)
+            done = run(scene.verb, *self.flags(scene, output), env=self.env, seconds=PATIENCE)
             assert done.code == 0, done.err
         return self.undisturbed[key]
 

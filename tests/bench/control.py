@@ -35,6 +35,7 @@ def main() -> None:
                         output=str(home / str(rows)),
                         model=model,
                         save="none",
+                        workers=os.cpu_count(),  # by Ray: so little would be done in this process
                     ),
                     images,
                     rows,
