@@ -13,9 +13,9 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from denoise.errors import SettingsError
+from denoise.output.folder import UNFINISHED
 from denoise.report.progress import Progress, words_of_time
 from denoise.storage import files, uris
-from denoise.storage.disk import UNFINISHED
 from denoise.storage.uris import join
 from denoise.training.recipe import Recipe
 
@@ -42,8 +42,11 @@ class Recorder:
 
         with self.closing as closing:
             # TensorBoard writes to disks only; what a killed run leaves in the output is swept
-            near = self.place if os.path.isdir(self.place) else None
-            trial = TemporaryDirectory(dir=near, prefix=UNFINISHED)
+            near = None
+            if os.path.isdir(self.place):
+                near = join(self.place, UNFINISHED)
+                os.makedirs(near, exist_ok=True)
+            trial = TemporaryDirectory(dir=near)
             self.folder = closing.enter_context(trial)
             self.board = SummaryWriter(self.folder)
             closing.callback(self.board.close)

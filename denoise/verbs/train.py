@@ -43,9 +43,10 @@ _FEW = 8  # validation pictures
 class TrainConfig(Recipe):
     """Train a model on clean images, or on the pairs that `noise` wrote."""
 
-    images: str  # folder, glob, file, manifest or Parquet folder; any URI
+    images: str  # folder, glob, file, list or table; any URI
     output: str  # becomes the model package; run again, it resumes
     validation: str | None = None  # images to validate on; else a tenth of them, by path
+    column: str | None = None  # of a table the one of the images, of a list the one that names them
     architecture: str | None = None  # unet, cae-s, cae-m, cae-l or classic; else --init's or unet
     init: str | None = None  # a model to start, or to grow, from: a shipped one's name or any URI
     workers: int | tuple[int, int] = 1  # N, or MIN MAX to go on with what there is
@@ -121,7 +122,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
     ):
         left_out: Counter[str] = Counter()
         progress.begin("listing")
-        split = split_of(config.images, config.validation, place, left_out)
+        split = split_of(config.images, config.validation, place, left_out, config.column)
         split.check(place)
         if output.is_finished:
             return _result(place, nothing_to_do=True)
