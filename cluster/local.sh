@@ -69,7 +69,7 @@ node() {
         start "$1" 'Ray runtime started' "$python" -m ray.scripts.scripts start --block \
             --disable-usage-stats --object-store-memory=500000000 --dashboard-agent-listen-port=0 \
             --temp-dir="$folder/$1" "${@:2}" && return
-        grep -q 'timed out during startup' "$folder/$1.log" || break
+        grep -Eq 'timed out during startup|TimedOut' "$folder/$1.log" || break
         kill -KILL -- "-${groups[0]}" 2>/dev/null || true # what the try left would answer the next one
     done
     cat "$folder/$1.log" >&2
