@@ -69,7 +69,7 @@ node() {
         start "$1" 'Ray runtime started' "$python" -m ray.scripts.scripts start --block \
             --disable-usage-stats --object-store-memory=500000000 --dashboard-agent-listen-port=0 \
             --temp-dir="$folder/$1" "${@:2}" && return
-        grep -q 'timed out during startup' "$folder/$1.log" || break
+        grep -Eq 'timed out during startup|TimedOut' "$folder/$1.log" || break
         kill -KILL -- "-${groups[0]}" 2>/dev/null || true # what the try left would answer the next one
     done
     cat "$folder/$1.log" >&2
@@ -87,10 +87,13 @@ export RAY_AUTH_TOKEN RAY_API_SERVER_ADDRESS
 if [[ $bucket ]]; then # before the nodes, which inherit where it is
     start s3 'Running on' "$python" -m moto.server -H 127.0.0.1 -p "$store" || { cat "$folder/s3.log" >&2 && exit 1; }
     export AWS_ENDPOINT_URL=http://127.0.0.1:$store AWS_DEFAULT_REGION=us-east-1
-    export AWS_ACCESS_KEY_ID=rehearsal AWS_SECRET_ACCESS_KEY=rehearsal AWS_EC2_METADATA_DISABLED=true
+    export AWS_ACCESS_KEY_ID=rehearsal AWS_SECRET_ACCESS_KEY=no-secret-at-all AWS_EC2_METADATA_DISABLED=true
     "$python" -c 'import s3fs, sys; s3fs.S3FileSystem().mkdir(sys.argv[1])' "$bucket"
 fi
 
+if ((gpus)); then # before the head, on which drivers run: else they take these GPUs for real ones
+    export DENOISE_MADE_UP_GPUS=1
+fi
 node h --head --port="$gcs" --dashboard-host=127.0.0.1 --dashboard-port="$dashboard" \
     --ray-client-server-port="$client" --num-cpus=0
 address=$(grep -om1 "[0-9.]*:$gcs" "$folder/h.log")
@@ -99,7 +102,6 @@ for ((worker = 1; worker <= workers; worker++)); do
     node "$worker" --address="$address" --num-cpus="$cpus" --num-gpus=0
 done
 if ((gpus)); then
-    export DENOISE_MADE_UP_GPUS=1  # else a worker without its GPU ends the job
     node g --address="$address" --num-cpus="$cpus" --num-gpus="$gpus"
 fi
 
@@ -116,7 +118,7 @@ ${bucket:+
 With --output s3://$bucket/NAME in place of a folder. To look into the bucket from there:
 
   export AWS_ENDPOINT_URL=$AWS_ENDPOINT_URL AWS_DEFAULT_REGION=us-east-1
-  export AWS_ACCESS_KEY_ID=rehearsal AWS_SECRET_ACCESS_KEY=rehearsal
+  export AWS_ACCESS_KEY_ID=rehearsal AWS_SECRET_ACCESS_KEY=no-secret-at-all
 }
 Ctrl-C stops them.
 END
