@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from denoise.errors import ImageError
+from denoise.images import sniff
 from denoise.images.exif import check_claims, without_prefix
 from denoise.images.planes import (
     DECODER_ERRORS,
@@ -36,6 +37,7 @@ _STRIP_STARTS, _ROWS_PER_STRIP, _STRIP_LENGTHS = 273, 278, 279
 _TILE_WIDTH, _TILE_HEIGHT, _TILE_STARTS, _TILE_LENGTHS = 322, 323, 324, 325
 
 _PALETTE, _CMYK, _YCBCR = 3, 5, 6  # photometric interpretations
+_MOSAICS = (32803, 34892)  # one colour a pixel, as sensors have, or made of it and still linear
 # Compressions of 8 bits that Pillow reads: none, CCITT's, LZW, JPEG, deflate, PackBits
 _OF_PILLOW = {1, 2, 3, 4, 5, 7, 8, 32773, 32946}
 _OF_JPEG = {6, 7, 33003, 33004, 33005, 34712}  # which know subsampled colours, JPEG 2000 included
@@ -53,8 +55,11 @@ def scan_of_tiff(encoded: bytes, max_pixels: int) -> Scan:
     note = note_of(lambda: sum(1 for _ in islice(_page_starts(encoded), MANY_FRAMES + 1)))
     if number:
         note = f"frame {number + 1}: those before are previews"
-    if _needs_tifffile(tags):
-        planes = _tifffile_planes(encoded, number, lengths, tags)
+    if _is_subsampled(tags) or _needs_tifffile(tags):
+        if _is_subsampled(tags):
+            planes = _libtiff_planes(encoded, number, tags)
+        else:
+            planes = _tifffile_planes(encoded, number, lengths, tags)
         per_inch = {2: 1, 3: 2.54}.get(tags.get(296, 2), 0)
         dpi = plausible_dpi([per_inch * tags.get(side, 0) for side in (282, 283)])
         return Scan(planes, "TIFF", _exif_of_tiff(tags), tags.get(_ICC), dpi, note)
@@ -77,8 +82,9 @@ def _main_page(encoded: bytes) -> tuple[int, Image.Exif]:
     first = _tags_of(encoded, next(_page_starts(encoded), 0))
     is_reduced = bool(first.get(_SUBFILE_TYPE, 0) & 1)
     is_cr2 = encoded[4:10] == b"\x10\x00\x00\x00CR"
-    if _DNG_VERSION in first or is_cr2 or (is_reduced and _SUB_PAGES in first):
-        raise ImageError("unsupported kind: camera raw")
+    is_mosaic = first.get(_PHOTOMETRIC) in _MOSAICS
+    if _DNG_VERSION in first or is_mosaic or is_cr2 or (is_reduced and _SUB_PAGES in first):
+        raise ImageError(sniff.unsupported("camera raw"))
     if is_reduced:
         for number, start in enumerate(islice(_page_starts(encoded), _MOST_PREVIEWS)):
             tags = _tags_of(encoded, start)
@@ -154,10 +160,6 @@ def _needs_tifffile(tags: Image.Exif) -> bool:
     bits, samples = np.atleast_1d(tags.get(_BITS, 1)), tags.get(_SAMPLES, 1)
     kind, compression = tags.get(_PHOTOMETRIC, -1), tags.get(_COMPRESSION, 1)
     formats = np.atleast_1d(tags.get(_SAMPLE_FORMAT, 1))
-    if kind == _YCBCR and compression not in _OF_JPEG:
-        across, down = tags.get(_SUBSAMPLING, (2, 2))
-        if (across, down) != (1, 1):
-            raise ImageError("unsupported variant of TIFF: subsampled colours outside of a JPEG")
     if bits.max() > 8:
         is_half = bits[0] == 16 and 3 in formats
         simple = samples == 1 and kind == 1  # gray, 0 is black
@@ -171,6 +173,26 @@ def _needs_tifffile(tags: Image.Exif) -> bool:
     unnamed = samples > colours and (0 in beside or (colours == 1 and _BESIDE not in tags))
     more = samples > colours + 1 or unnamed or (kind == 0 and samples > 1)
     return 2 in formats or more or odd or compression not in _OF_PILLOW
+
+
+def _is_subsampled(tags: Image.Exif) -> bool:
+    """Whether two or more pixels share their colours, other than inside of a JPEG."""
+    is_ycbcr = tags.get(_PHOTOMETRIC) == _YCBCR and tags.get(_COMPRESSION, 1) not in _OF_JPEG
+    return is_ycbcr and tuple(tags.get(_SUBSAMPLING, (2, 2))) != (1, 1)
+
+
+def _libtiff_planes(encoded: bytes, number: int, tags: Image.Exif) -> Planes:
+    """RGB of a page of 8 bits as libtiff makes it of subsampled colours."""
+    if np.max(tags.get(_BITS, 1)) != 8 or tags.get(_SAMPLES, 1) != 3:
+        raise ImageError(
+            "unsupported variant of TIFF: subsampled colours not of three times 8 bits"
+        )
+    words = "TIFF files of subsampled colours need"
+    planes = extra("imagecodecs", "TIFF", words).tiff_decode(encoded, index=number, asrgb=True)
+    # libtiff has mirrored it already, and not turned it: as the file has it, for those who do both
+    mirrored = (tags.get(_ORIENTATION, 1) - 1) % 4
+    planes = planes[:: -1 if mirrored > 1 else 1, :: -1 if mirrored in (1, 2) else 1, :3]
+    return np.ascontiguousarray(planes)
 
 
 def _has_small_map(tags: Image.Exif) -> bool:

@@ -1,0 +1,51 @@
+"""HEIF files, as telephones write them (HEIC): read by pi-heif, 10 and 12 bits as 16.
+
+HEVC is read only: no library under a free licence other than the GPL writes it.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from denoise.errors import ImageError
+from denoise.images.boxes import meta_of, without_bombs
+from denoise.images.exif import upright, without_prefix
+from denoise.images.planes import Scan, check_size, extra, note_of, stretched
+
+# libheif holds the picture in its own colours beside the result, and tiles of it
+_BYTES = 16
+
+
+def scan_of_heif(encoded: bytes, max_pixels: int) -> Scan:
+    """The primary picture of a file, upright as its own boxes say. Raises ImageError."""
+    meta = meta_of(encoded)
+    for width, height in meta.sizes:
+        check_size(width, height, max_pixels, each=_BYTES)
+    encoded = without_bombs(encoded, meta)
+    library = extra("pi_heif", "HEIF", "HEIF files need")
+    file = library.open_heif(encoded, convert_hdr_to_8bit=False, hdr_to_16bit=False)
+    image: Any = file[file.primary_index]
+    check_size(image.size[0], image.size[1], max_pixels, each=_BYTES)
+    mode, _, deep = image.mode.partition(";")
+    if mode not in ("L", "LA", "RGB", "RGBA"):
+        raise ImageError(f"unsupported variant of HEIF: pixels of mode {image.mode}")
+    planes = np.asarray(image)
+    bits = int(deep or 8)
+    planes = stretched(planes.reshape(*planes.shape[:2], -1), bits)
+    exif = image.info.get("exif")
+    return Scan(
+        np.array(planes),
+        "HEIF",
+        exif and _turned_already(without_prefix(exif), planes),
+        image.info.get("icc_profile"),
+        None,
+        note_of(lambda: len(file)),
+    )
+
+
+def _turned_already(exif: bytes, planes: Any) -> bytes:
+    """The EXIF of pixels that the library has turned; as it is where it cannot be read."""
+    try:
+        return upright(exif, planes.shape[1], planes.shape[0])
+    except ValueError:
+        return exif
