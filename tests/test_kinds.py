@@ -201,6 +201,24 @@ def test_subsampled_colours_outside_of_a_jpeg_are_those_that_were_written(sampli
     assert np.abs(found.astype(int) - expected).max() <= 2  # of rounding in the two conversions
 
 
+@pytest.mark.parametrize("codec", [5, 8, 32773])
+def test_subsampled_colours_of_any_compression_are_whole_or_an_error(codec: int):
+    plain, _ = subsampled_tiff(2, 2)
+    length = HEIGHT * WIDTH * 3 // 2
+    packed = {5: imagecodecs.lzw_encode, 8: zlib.compress, 32773: imagecodecs.packbits_encode}
+    content = packed[codec](plain[-length:])
+    for cut in (0, 1, 30, len(content) // 2):
+        encoded = bytearray(plain[:-length] + content[: len(content) - cut])
+        for tag, kind, value in ((259, 3, codec), (279, 4, len(content) - cut)):
+            struct.pack_into("<L", encoded, plain.index(struct.pack("<HH", tag, kind)) + 8, value)
+        try:
+            picture = decode(bytes(encoded))
+        except ImageError as error:
+            assert cut and str(error) == "truncated or damaged TIFF"
+        else:
+            assert np.array_equal(picture.pixels, decode(plain).pixels)
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_subsampled_colours_are_turned_as_all_others(orientation: int):
     plain = decode(subsampled_tiff(2, 2)[0]).pixels

@@ -32,6 +32,7 @@ class Meta:
 
     sizes: list[tuple[int, int]] = field(default_factory=list)  # widths and heights of its items
     exif: list[tuple[int, int]] = field(default_factory=list)  # where EXIF lies, from its TIFF on
+    links: list[int] = field(default_factory=list)  # where the names of boxes lie that link to it
 
 
 def boxes(encoded: bytes, start: int = 0, end: int | None = None) -> Iterator[Box]:
@@ -65,6 +66,9 @@ def meta_of(encoded: bytes) -> Meta:
             for box in boxes(encoded, *container[1:]):
                 if box.name == b"ispe":
                     meta.sizes.append(struct.unpack_from(">LL", encoded, box.start + 4))
+    if b"iref" in inner:
+        references = boxes(encoded, inner[b"iref"].start + 4, inner[b"iref"].end)
+        meta.links = [box.start - 4 for box in references if box.name == b"cdsc"]
     if b"iinf" in inner and b"iloc" in inner:
         wanted = set(_exif_items(encoded, inner[b"iinf"]))
         data = inner.get(b"idat")
@@ -83,6 +87,14 @@ def without_bombs(encoded: bytes, meta: Meta) -> bytes:
             if str(error) == TOO_MUCH:
                 encoded = encoded[:start] + _NO_EXIF.ljust(end - start, b"\0") + encoded[end:]
     return encoded
+
+
+def without_links(encoded: bytes, meta: Meta) -> bytes:
+    """The file, its pictures without what describes them: a library that reads it may crash."""
+    unlinked = bytearray(encoded)
+    for start in meta.links:
+        unlinked[start : start + 4] = b"skip"
+    return bytes(unlinked)
 
 
 def _exif_items(encoded: bytes, iinf: Box) -> Iterator[int]:

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from denoise.errors import ImageError
-from denoise.images.boxes import meta_of, without_bombs
-from denoise.images.exif import upright, without_prefix
+from denoise.images.boxes import meta_of, without_links
+from denoise.images.exif import check_claims, upright
 from denoise.images.planes import Scan, check_size, extra, note_of, stretched
 
 # libheif holds the picture in its own colours beside the result, and tiles of it
@@ -21,9 +21,11 @@ def scan_of_heif(encoded: bytes, max_pixels: int) -> Scan:
     meta = meta_of(encoded)
     for width, height in meta.sizes:
         check_size(width, height, max_pixels, each=_BYTES)
-    encoded = without_bombs(encoded, meta)
     library = extra("pi_heif", "HEIF", "HEIF files need")
-    file = library.open_heif(encoded, convert_hdr_to_8bit=False, hdr_to_16bit=False)
+    for more in ("THUMBNAILS", "DEPTH_IMAGES", "AUX_IMAGES"):
+        setattr(library.options, more, False)  # the fewer of its parts run, the better
+    slim = without_links(encoded, meta)
+    file = library.open_heif(slim, convert_hdr_to_8bit=False, hdr_to_16bit=False)
     image: Any = file[file.primary_index]
     check_size(image.size[0], image.size[1], max_pixels, each=_BYTES)
     mode, _, deep = image.mode.partition(";")
@@ -32,11 +34,11 @@ def scan_of_heif(encoded: bytes, max_pixels: int) -> Scan:
     planes = np.asarray(image)
     bits = int(deep or 8)
     planes = stretched(planes.reshape(*planes.shape[:2], -1), bits)
-    exif = image.info.get("exif")
+    exif = next((encoded[start:end] for start, end in meta.exif), None)
     return Scan(
         np.array(planes),
         "HEIF",
-        exif and _turned_already(without_prefix(exif), planes),
+        exif and _turned_already(exif, planes),
         image.info.get("icc_profile"),
         None,
         note_of(lambda: len(file)),
@@ -46,6 +48,7 @@ def scan_of_heif(encoded: bytes, max_pixels: int) -> Scan:
 def _turned_already(exif: bytes, planes: Any) -> bytes:
     """The EXIF of pixels that the library has turned; as it is where it cannot be read."""
     try:
+        check_claims(exif)
         return upright(exif, planes.shape[1], planes.shape[0])
     except ValueError:
         return exif
