@@ -26,12 +26,13 @@ from denoise.images.planes import (
     stretched,
     to_rgb,
 )
+from denoise.images.subsampled import is_subsampled, subsampled_planes
 from denoise.images.writers import Planes, descriptive
 
 # TIFF's tags, by number
 _SUBFILE_TYPE, _WIDTH, _HEIGHT, _BITS, _PHOTOMETRIC, _ORIENTATION = 254, 256, 257, 258, 262, 274
 _SAMPLES, _PLANAR, _BESIDE, _SAMPLE_FORMAT = 277, 284, 338, 339
-_COMPRESSION, _COLOUR_MAP, _SUB_PAGES, _SUBSAMPLING = 259, 320, 330, 530
+_COMPRESSION, _COLOUR_MAP, _SUB_PAGES = 259, 320, 330
 _ICC, _DNG_VERSION = 34675, 50706
 _STRIP_STARTS, _ROWS_PER_STRIP, _STRIP_LENGTHS = 273, 278, 279
 _TILE_WIDTH, _TILE_HEIGHT, _TILE_STARTS, _TILE_LENGTHS = 322, 323, 324, 325
@@ -40,13 +41,6 @@ _PALETTE, _CMYK, _YCBCR = 3, 5, 6  # photometric interpretations
 _MOSAICS = (32803, 34892)  # one colour a pixel, as sensors have, or made of it and still linear
 # Compressions of 8 bits that Pillow reads: none, CCITT's, LZW, JPEG, deflate, PackBits
 _OF_PILLOW = {1, 2, 3, 4, 5, 7, 8, 32773, 32946}
-_OF_JPEG = {6, 7, 33003, 33004, 33005, 34712}  # which know subsampled colours, JPEG 2000 included
-_CODECS = {  # of imagecodecs, for subsampled colours
-    5: "lzw_decode",
-    8: "zlib_decode",
-    32946: "zlib_decode",
-    32773: "packbits_decode",
-}
 _MOST_PREVIEWS = 100
 _DAMAGED = "truncated or damaged TIFF"
 
@@ -61,9 +55,9 @@ def scan_of_tiff(encoded: bytes, max_pixels: int) -> Scan:
     note = note_of(lambda: sum(1 for _ in islice(_page_starts(encoded), MANY_FRAMES + 1)))
     if number:
         note = f"frame {number + 1}: those before are previews"
-    if _is_subsampled(tags) or _needs_tifffile(tags):
-        if _is_subsampled(tags):
-            planes = _libtiff_planes(encoded, number, lengths, tags)
+    if is_subsampled(tags) or _needs_tifffile(tags):
+        if is_subsampled(tags):
+            planes = subsampled_planes(encoded, number, lengths, tags)
         else:
             planes = _tifffile_planes(encoded, number, lengths, tags)
         per_inch = {2: 1, 3: 2.54}.get(tags.get(296, 2), 0)
@@ -179,52 +173,6 @@ def _needs_tifffile(tags: Image.Exif) -> bool:
     unnamed = samples > colours and (0 in beside or (colours == 1 and _BESIDE not in tags))
     more = samples > colours + 1 or unnamed or (kind == 0 and samples > 1)
     return 2 in formats or more or odd or compression not in _OF_PILLOW
-
-
-def _is_subsampled(tags: Image.Exif) -> bool:
-    """Whether two or more pixels share their colours, other than inside of a JPEG."""
-    is_ycbcr = tags.get(_PHOTOMETRIC) == _YCBCR and tags.get(_COMPRESSION, 1) not in _OF_JPEG
-    return is_ycbcr and tuple(tags.get(_SUBSAMPLING, (2, 2))) != (1, 1)
-
-
-def _libtiff_planes(encoded: bytes, number: int, lengths: list[int], tags: Image.Exif) -> Planes:
-    """RGB of a page of 8 bits as libtiff makes it of subsampled colours."""
-    is_plain = tags.get(_SAMPLES, 1) == 3 and tags.get(_PLANAR, 1) == 1
-    if np.max(tags.get(_BITS, 1)) != 8 or not is_plain:
-        raise ImageError(
-            "unsupported variant of TIFF: subsampled colours not of three times 8 bits"
-        )
-    _check_subsampled(encoded, lengths, tags)
-    words = "TIFF files of subsampled colours need"
-    planes = extra("imagecodecs", "TIFF", words).tiff_decode(encoded, index=number, asrgb=True)
-    # libtiff has mirrored it already, and not turned it: as the file has it, for those who do both
-    mirrored = (tags.get(_ORIENTATION, 1) - 1) % 4
-    planes = planes[:: -1 if mirrored > 1 else 1, :: -1 if mirrored in (1, 2) else 1, :3]
-    return np.ascontiguousarray(planes)
-
-
-def _check_subsampled(encoded: bytes, lengths: list[int], tags: Image.Exif) -> None:
-    """ImageError where a strip or tile holds too little, which libtiff says on a terminal only."""
-    reader = _CODECS.get(compression := tags.get(_COMPRESSION, 1))
-    if reader is None and compression != 1:
-        raise ImageError("unsupported variant of TIFF: subsampled colours, unusually compressed")
-    is_tiled = _TILE_WIDTH in tags
-    height = tags[_HEIGHT]
-    columns = tags[_TILE_WIDTH] if is_tiled else tags[_WIDTH]
-    rows = tags[_TILE_HEIGHT] if is_tiled else min(tags.get(_ROWS_PER_STRIP, height), height)
-    across, down = tags.get(_SUBSAMPLING, (2, 2))
-    if across not in (1, 2, 4) or down not in (1, 2, 4):
-        raise ImageError(_DAMAGED)
-    starts = np.atleast_1d(tags[_TILE_STARTS if is_tiled else _STRIP_STARTS])
-    for number, (start, length) in enumerate(zip(starts, lengths, strict=False)):
-        left = rows if is_tiled else min(rows, height - number * rows)
-        needed = -(-columns // across) * -(-left // down) * (across * down + 2)
-        found = len(encoded) - int(start)
-        if reader is not None:
-            content = encoded[int(start) : int(start) + length]
-            found = len(getattr(extra("imagecodecs", "TIFF"), reader)(content, out=needed))
-        if found < needed:
-            raise ImageError(_DAMAGED)
 
 
 def _has_small_map(tags: Image.Exif) -> bool:
