@@ -10,6 +10,7 @@ from typing import Any
 
 import imagecodecs
 import numpy as np
+import pillow_heif
 import tifffile
 from PIL import Image, ImageCms
 
@@ -80,6 +81,13 @@ def good() -> dict[str, bytes]:
         "GIF, animated": save(palette, "GIF", save_all=True, append_images=frames[1:]),
         "AVIF": save(rgb, "AVIF"),
         "AVIF, 10 bits": imagecodecs.avif_encode(DEEP >> 6, level=100, bitspersample=10),
+        "HEIC": heic(RGB),
+        "HEIC, gray": heic(GRAY[..., 0]),
+        "HEIC, 10 bits": heic(DEEP),
+        "HEIC, turned (EXIF 6)": heic(RGB, exif=exif(6)),
+        "JPEG XL": imagecodecs.jpegxl_encode(RGB, lossless=True),
+        "JPEG XL, boxes": imagecodecs.jpegxl_encode(RGB, lossless=True, usecontainer=True),
+        "JPEG XL, 16 bits": imagecodecs.jpegxl_encode(DEEP, lossless=True, bitspersample=16),
         "JPEG 2000": save(rgb, "JPEG2000"),
         "JPEG 2000, 16 bits": imagecodecs.jpeg2k_encode(DEEP, level=0, reversible=True),
         "PPM": save(rgb, "PPM"),
@@ -122,10 +130,12 @@ def bad() -> dict[str, bytes]:
         "PPM, 16-bit RGB": b"P6 32 24 65535\n" + DEEP.astype(">u2").tobytes(),
         "SVG": b'<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg"/>',
         "PSD": b"8BPS\x00\x01" + bytes(60),
-        "HEIC": b"\x00\x00\x00\x18ftypheic" + bytes(60),
+        "HEIC, header only": b"\x00\x00\x00\x18ftypheic" + bytes(60),
         "MP4": b"\x00\x00\x00\x18ftypisom" + bytes(60),
         "PDF": b"%PDF-1.7\n",
-        "JPEG XL": b"\xff\x0a" + bytes(60),
+        "JPEG XL, header only": b"\xff\x0a" + bytes(60),
+        "DICOM": bytes(128) + b"DICM" + bytes(60),
+        "FITS": b"SIMPLE  =                    T" + bytes(60),
         "camera raw (CR3)": b"\x00\x00\x00\x18ftypcrx " + bytes(60),
     }
 
@@ -134,6 +144,18 @@ def save(image: Image.Image, format: str, **options: Any) -> bytes:
     """By Pillow."""
     out = BytesIO()
     image.save(out, format, **options)
+    return out.getvalue()
+
+
+def heic(planes: np.ndarray, **options: Any) -> bytes:
+    """By pillow-heif, without loss; 16 bits become 10. Wheels of it hold GPL code: tests alone."""
+    mode = ("L" if planes.ndim == 2 else "RGB") + (";16" if planes.itemsize > 1 else "")
+    made = pillow_heif.from_bytes(mode, planes.shape[1::-1], np.ascontiguousarray(planes).tobytes())
+    out = BytesIO()
+    lossless = {"quality": -1, "chroma": 444} | (
+        {"matrix_coefficients": 0} if planes.ndim > 2 else {}
+    )
+    made.save(out, **lossless, **options)
     return out.getvalue()
 
 

@@ -26,7 +26,7 @@ from denoise.storage import files
 from denoise.verbs import bulk
 from denoise.verbs.infer import job_of, prepared
 from denoise.verbs.noise import NoiseConfig, noise
-from denoise.verbs.save import file_of
+from denoise.verbs.save import file_of, shortened
 from denoise.verbs.save import save as save_picture
 
 
@@ -394,3 +394,27 @@ def test_no_two_paths_share_a_file():
 def _kind(name: str) -> str:
     """The suffix that `--format same` writes such a file with, if the name tells the truth."""
     return ".jpg" if name.endswith((".jpg", ".jpeg")) else ".png"
+
+
+def test_a_name_of_any_length_is_a_files_and_no_two_become_one():
+    for longest in (241, 251, 252, 255, 300, 1024):
+        for letter in "aé漢":
+            stem = (letter * longest).encode()[:longest].decode(errors="ignore")
+            made = {shortened(f"{stem}{end}.jpg.png") for end in ("", "1", "2")}
+            assert len(made) == 3
+            for name in made:
+                assert len(name.encode()) <= 255 and name.endswith(".png")
+    assert shortened("x/a.jpg.png") == "x/a.jpg.png"
+    assert len(shortened("d" * 300 + "/" + "." * 300).split("/")[0]) == 255
+
+
+def test_an_image_whose_name_leaves_no_room_for_a_suffix_is_saved_under_a_shorter_one(
+    tmp_path: Path,
+):
+    config = NoiseConfig(images="a", output=str(tmp_path / "out"), save="files")
+    names = ["n" * 251 + ".jpg", "n" * 250 + "m.jpg"]
+    saved = [save_picture(Picture(photo(8, 8)), name, config, config.output) for name in names]
+    assert saved[0].file != saved[1].file
+    for one in saved:
+        assert one.file is not None
+        assert np.array_equal(decode((tmp_path / "out" / one.file).read_bytes()).pixels, one.pixels)

@@ -9,13 +9,29 @@ from io import BytesIO
 
 import imagecodecs
 import numpy as np
+import pillow_heif
 import pytest
 import tifffile
 from PIL import Image
 
 from denoise.errors import ImageError
-from denoise.images.codec import Picture, decode, encode
-from tests.pictures import ALPHA, DEEP, GRAY, HEIGHT, RGB, WIDTH, exif, png_of, save, tiff
+from denoise.images.codec import Picture, decode, encode, looks_like_image
+from denoise.images.exif import orientation_of
+from tests.hostile import exif_in_circles
+from tests.pictures import (
+    ALPHA,
+    DEEP,
+    GRAY,
+    HEIGHT,
+    RGB,
+    WIDTH,
+    bad,
+    exif,
+    heic,
+    png_of,
+    save,
+    tiff,
+)
 
 COMPRESSIONS = "none lzw zlib packbits lzma zstd webp jpeg2000 png jpegxl jpegxr lerc".split()
 PIXELS = {  # kind of colours, what is written
@@ -157,15 +173,58 @@ def test_what_is_not_compressed_is_as_long_as_its_pixels_whatever_its_tag_says(p
         decode(bytes(encoded[:-100]))
 
 
-def test_subsampled_colours_outside_of_a_jpeg_are_called_so():
-    encoded = bytearray(save(Image.fromarray(RGB).convert("YCbCr"), "TIFF"))
-    assert decode(bytes(encoded)).pixels.shape == RGB.shape
-    with tifffile.TiffFile(BytesIO(bytes(encoded))) as file:
-        tag = file.pages[0].tags.get(530)
-    assert tag is not None
-    struct.pack_into("<HH", encoded, tag.valueoffset, 2, 2)
-    with pytest.raises(ImageError, match="subsampled colours outside of a JPEG"):
-        decode(bytes(encoded))
+def subsampled_tiff(across: int, down: int, orientation: int = 1) -> tuple[bytes, np.ndarray]:
+    """Brightness of every pixel, and one pair of colours for each of so many; and its RGB."""
+    ycbcr = np.asarray(Image.fromarray(RGB).convert("YCbCr"))
+    blocks = ycbcr.reshape(HEIGHT // down, down, WIDTH // across, across, 3).swapaxes(1, 2)
+    colours = blocks[:, :, 0, 0, 1:]
+    light = blocks[..., 0].reshape(*blocks.shape[:2], -1)
+    content = np.concatenate([light, colours], axis=2).tobytes()
+    tags = [(256, 4, WIDTH), (257, 4, HEIGHT), (258, 3, 8), (259, 3, 1), (262, 3, 6)]
+    tags += [(273, 4, 0), (274, 3, orientation), (277, 3, 3), (278, 4, HEIGHT)]
+    tags += [(279, 4, len(content)), (530, 3, across | down << 16)]
+    start = 8 + 2 + 12 * len(tags) + 4
+    head = struct.pack("<2sHLH", b"II", 42, 8, len(tags))
+    for tag, kind, value in tags:
+        count = 3 if tag == 258 else 2 if tag == 530 else 1
+        value = {258: start, 273: start + 6}.get(tag, value)
+        head += struct.pack("<HHLL", tag, kind, count, value)
+    wide = colours.repeat(down, 0).repeat(across, 1)
+    expected = np.asarray(Image.fromarray(np.dstack([ycbcr[..., 0], wide]), "YCbCr").convert("RGB"))
+    return head + bytes(4) + struct.pack("<3H", 8, 8, 8) + content, expected
+
+
+@pytest.mark.parametrize("sampling", [(2, 2), (2, 1), (1, 2), (4, 1), (4, 2), (4, 4)])
+def test_subsampled_colours_outside_of_a_jpeg_are_those_that_were_written(sampling: tuple):
+    encoded, expected = subsampled_tiff(*sampling)
+    found = decode(encoded).pixels
+    assert np.abs(found.astype(int) - expected).max() <= 2  # of rounding in the two conversions
+
+
+@pytest.mark.parametrize("codec", [5, 8, 32773])
+def test_subsampled_colours_of_any_compression_are_whole_or_an_error(codec: int):
+    plain, _ = subsampled_tiff(2, 2)
+    length = HEIGHT * WIDTH * 3 // 2
+    packed = {5: imagecodecs.lzw_encode, 8: zlib.compress, 32773: imagecodecs.packbits_encode}
+    content = packed[codec](plain[-length:])
+    for cut in (0, 1, 30, len(content) // 2):
+        encoded = bytearray(plain[:-length] + content[: len(content) - cut])
+        for tag, kind, value in ((259, 3, codec), (279, 4, len(content) - cut)):
+            struct.pack_into("<L", encoded, plain.index(struct.pack("<HH", tag, kind)) + 8, value)
+        try:
+            picture = decode(bytes(encoded))
+        except ImageError as error:
+            assert cut and str(error) == "truncated or damaged TIFF"
+        else:
+            assert np.array_equal(picture.pixels, decode(plain).pixels)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_subsampled_colours_are_turned_as_all_others(orientation: int):
+    plain = decode(subsampled_tiff(2, 2)[0]).pixels
+    turned = decode(subsampled_tiff(2, 2, orientation)[0]).pixels
+    by_pillow = decode(save(Image.fromarray(plain), "TIFF", tiffinfo={274: orientation})).pixels
+    assert np.array_equal(turned, by_pillow)
 
 
 # --- JPEG 2000 ---
@@ -291,3 +350,88 @@ def test_exif_in_imagemagicks_text_is_exif():
 def test_a_monochrome_avif_is_gray(pixels: np.ndarray):
     encoded = imagecodecs.avif_encode(pixels, level=100)
     assert decode(encoded).pixels.shape[2] == (1 if pixels.ndim == 2 else 3)
+
+
+# --- HEIF, JPEG XL, and what is not read ---
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_heic_is_turned_once_as_its_boxes_say(orientation: int):
+    picture = decode(heic(RGB, exif=exif(orientation)))
+    by_pillow = decode(save(Image.fromarray(RGB), "PNG", exif=exif(orientation)))
+    assert np.array_equal(picture.pixels, by_pillow.pixels)
+    assert picture.exif is not None and orientation_of(picture.exif) == 1
+
+
+def test_ten_bits_of_a_heic_fill_sixteen_and_are_what_another_library_reads():
+    encoded = heic(DEEP)
+    other = pillow_heif.open_heif(encoded, convert_hdr_to_8bit=False, hdr_to_16bit=False)
+    expected = np.rint(np.asarray(other) * (65535 / 1023))
+    assert np.array_equal(decode(encoded).pixels, expected)
+
+
+@pytest.mark.parametrize("bits", range(2, 17))
+@pytest.mark.parametrize("pixels", [GRAY[..., 0], RGB])
+def test_every_depth_of_a_jpeg_xl_fills_its_type(bits: int, pixels: np.ndarray):
+    most = 2**bits - 1
+    values = (pixels.astype(int) * most // 255).astype(np.uint8 if bits <= 8 else np.uint16)
+    values.flat[0], values.flat[1] = 0, most
+    encoded = imagecodecs.jpegxl_encode(values, lossless=True, bitspersample=bits)
+    full = 255 if bits <= 8 else 65535
+    expected = np.rint(values.reshape(HEIGHT, WIDTH, -1) * (full / most))
+    assert np.array_equal(decode(encoded).pixels, expected)
+
+
+@pytest.mark.parametrize(
+    "shape", [(1, 1), (8, 8), (24, 32), (7, 300), (600, 9), (1, 1000), (64, 48)]
+)
+def test_the_size_of_a_jpeg_xl_is_known_before_it_is_decoded(shape: tuple):
+    height, width = shape
+    encoded = imagecodecs.jpegxl_encode(np.zeros((*shape, 3), np.uint8), lossless=True)
+    assert decode(encoded, max_pixels=height * width).pixels.shape == (*shape, 3)
+    if height * width > 1:
+        with pytest.raises(ImageError, match="the limit is --max-pixels"):
+            decode(encoded, max_pixels=height * width - 1)
+
+
+def test_the_size_of_a_heic_is_known_before_it_is_decoded():
+    with pytest.raises(ImageError, match="more than 700 pixels"):
+        decode(heic(RGB), max_pixels=700)
+
+
+@pytest.mark.parametrize("format", ["AVIF", "HEIC"])
+def test_exif_that_claims_more_than_it_holds_is_left_out(format: str):
+    bomb = exif_in_circles(5000)
+    if format == "AVIF":
+        encoded = save(Image.fromarray(RGB), "AVIF", exif=placeholder(len(bomb)))
+    else:
+        encoded = heic(RGB, exif=placeholder(len(bomb)))
+    encoded = encoded.replace(placeholder(len(bomb)), bomb)
+    assert bomb in encoded
+    picture = decode(encoded)
+    assert (picture.exif, picture.note) == (None, "unreadable EXIF left out")
+    assert picture.pixels.shape == RGB.shape
+
+
+def placeholder(length: int) -> bytes:
+    """EXIF without an entry, of so many bytes."""
+    return (b"II\x2a\x00" + struct.pack("<LHL", 8, 0, 0)).ljust(length, b"\x55")
+
+
+@pytest.mark.parametrize(
+    ("kind", "way_out"),
+    [("DICOM", "dcm2img"), ("FITS", "astropy"), ("camera raw (CR3)", "darktable")],
+)
+def test_what_is_not_read_says_what_to_convert_it_with(kind: str, way_out: str):
+    with pytest.raises(ImageError, match=f"unsupported kind: .*{way_out}"):
+        decode(bad()[kind])
+    assert looks_like_image(bad()[kind])  # a row, and not left out
+
+
+@pytest.mark.parametrize("photometric", [32803, 34892])
+def test_the_mosaic_of_a_sensor_in_a_tiff_is_camera_raw(photometric: int):
+    encoded = bytearray(tiff(DEEP[..., 0], photometric="minisblack"))
+    place = encoded.index(struct.pack("<HH", 262, 3)) + 8
+    struct.pack_into("<H", encoded, place, photometric)
+    with pytest.raises(ImageError, match="unsupported kind: camera raw: develop it"):
+        decode(bytes(encoded))

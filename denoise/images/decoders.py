@@ -13,10 +13,13 @@ from PIL.ImageFile import ImageFile
 
 from denoise.errors import ImageError
 from denoise.images import sniff
+from denoise.images.boxes import meta_of, without_bombs
 from denoise.images.exif import without_prefix
 from denoise.images.gif import frames_of_gif
+from denoise.images.heif import scan_of_heif
 from denoise.images.jpeg import check_jpeg, planes_of_jpeg
 from denoise.images.jpeg2000 import check_codestream, planes_of_jpeg2000
+from denoise.images.jpegxl import scan_of_jpegxl
 from denoise.images.planes import (
     DECODER_ERRORS,
     Scan,
@@ -41,7 +44,7 @@ def scan(encoded: bytes, max_pixels: int) -> Scan:
         raise ImageError("empty file")
     kind = sniff.kind_of(encoded[: sniff.HEAD])
     if kind is not None and not sniff.is_supported(kind):
-        raise ImageError(f"unsupported kind: {kind}")
+        raise ImageError(sniff.unsupported(kind))
     with _in_own_words(kind, max_pixels), pillow_limited(max_pixels):
         if size := sniff.size_of(kind, encoded[: sniff.HEAD]):
             check_size(*size, max_pixels)
@@ -57,10 +60,14 @@ def _scan_of(kind: str | None, encoded: bytes, max_pixels: int) -> Scan:
         return scan_of_tiff(encoded, max_pixels)
     if kind == "PNG":
         return _scan_of_png(encoded)
+    if kind in ("HEIF", "JXL"):
+        return (scan_of_heif if kind == "HEIF" else scan_of_jpegxl)(encoded, max_pixels)
     if kind == "JPEG":
         encoded = check_jpeg(encoded)
     if kind == "JPEG2000":
         check_codestream(encoded, max_pixels)  # before Pillow reads any of it
+    if kind == "AVIF":
+        encoded = _checked_avif(encoded, max_pixels)
     note = note_of(lambda: frames_of_gif(encoded)) if kind == "GIF" else None
     image = opened(encoded, kind or "TGA")  # the one format without a magic number
     check_size(*image.size, max_pixels)
@@ -70,6 +77,14 @@ def _scan_of(kind: str | None, encoded: bytes, max_pixels: int) -> Scan:
     icc, dpi = image.info.get("icc_profile"), plausible_dpi(image.info.get("dpi"))
     note = note if kind == "GIF" else note_of(lambda: getattr(image, "n_frames", 1))
     return Scan(planes, format, exif and without_prefix(exif), icc, dpi, note)
+
+
+def _checked_avif(encoded: bytes, max_pixels: int) -> bytes:
+    """The file without EXIF that claims too much. ImageError for one of too many pixels."""
+    meta = meta_of(encoded)
+    for width, height in meta.sizes:
+        check_size(width, height, max_pixels)
+    return without_bombs(encoded, meta)
 
 
 def _scan_of_png(encoded: bytes) -> Scan:

@@ -210,13 +210,13 @@ def _scaled(values: npt.NDArray[Any], factor: float, kind: type[np.integer[Any]]
     return scaled
 
 
-def extra(module: str, format: str) -> Any:
-    """An optional library; ImageError says how to get it."""
+def extra(module: str, format: str, needs: str = "") -> Any:
+    """An optional library; ImageError says how to get it, and what needs it."""
     try:
         return import_module(module)
     except ImportError as error:
-        needs = f"16-bit colour in {format} files needs pip install 'bulk-denoise[formats]'"
-        raise ImageError(needs) from error
+        needs = needs or f"16-bit colour in {format} files needs"
+        raise ImageError(f"{needs} pip install 'bulk-denoise[formats]'") from error
 
 
 def note_of(frames: Callable[[], int]) -> str | None:

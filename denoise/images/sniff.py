@@ -13,6 +13,8 @@ _MAGIC = {
     "GIF": rb"GIF8[79]a",
     "BMP": rb"BM.{12}[\x0c\x28\x34\x38\x40\x6c\x7c]\x00\x00\x00",
     "AVIF": rb"....ftypavi[fs]|....ftypmi[fa][1f].{4,20}avif",
+    "HEIF": rb"....ftyp(hei[cxms]|hev[cxms]|mif1|msf1)",
+    "JXL": rb"\x00\x00\x00\x0cJXL \r\n\x87\n|\xff\x0a",
     "JPEG2000": rb"\x00\x00\x00\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51",
     "PPM": rb"P[1-6][\s#]+[\d#]",
     "QOI": rb"qoif",
@@ -25,15 +27,20 @@ _MAGIC = {
 _UNSUPPORTED_IMAGE = {
     "SVG": rb"\s*<(svg|[?!].*?<svg)[\s>]",
     "PSD": rb"8BPS",
-    "HEIC": rb"....ftyp(hei[cxms]|hev[cxms]|mif1|msf1)",
     "camera raw": rb"....ftypcrx |II\x2a\x00.{4}CR\x02|II\x1a\x00\x00\x00HEAPCCDR|FUJIFILMCCD-RAW"
     rb"|IIU\x00|IIR[OS]|MMOR",
-    "JPEG XL": rb"\x00\x00\x00\x0cJXL |\xff\x0a",
     "OpenEXR": rb"\x76\x2f\x31\x01",
     "Radiance HDR": rb"#\?R(ADIANCE|GBE)",
     "EPS": rb"%!PS|\xc5\xd0\xd3\xc6",
     "XCF": rb"gimp xcf",
     "DICOM": rb".{128}DICM",
+    "FITS": rb"SIMPLE  = {20}T",
+}
+# What makes of a kind something that is read here, in words for the row of such a file
+_ADVICE = {
+    "camera raw": "develop it to a 16-bit TIFF (darktable-cli, dcraw -T -6)",
+    "DICOM": "convert it to a 16-bit PNG (DCMTK's dcm2img, GDCM)",
+    "FITS": "convert it to a 16-bit TIFF (astropy and tifffile, Siril)",
 }
 _UNSUPPORTED = {
     "PDF": rb"%PDF",
@@ -42,7 +49,8 @@ _UNSUPPORTED = {
 }
 IMAGE_SUFFIXES = frozenset(
     ".jpg .jpeg .jpe .jfif .png .webp .tif .tiff .gif .bmp .dib .avif .jp2 .j2k .jpx .ppm .pgm .pbm"
-    " .pnm .qoi .ico .pcx .sgi .ras .dds .tga .svg .psd .heic .heif .jxl".split()
+    " .pnm .qoi .ico .pcx .sgi .ras .dds .tga .svg .psd .heic .heif .hif .jxl .exr"
+    " .cr2 .cr3 .nef .nrw .arw .dng .raf .orf .rw2 .pef .srw .dcm .fits".split()
 )
 HEAD = 512  # bytes that suffice for every function of this module
 
@@ -75,6 +83,12 @@ def size_of(kind: str | None, head: bytes) -> tuple[int, int] | None:
 def is_supported(kind: str) -> bool:
     """Whether image.decode knows what to do with it."""
     return kind in _MAGIC
+
+
+def unsupported(kind: str) -> str:
+    """Words for a kind that cannot be decoded here, with the way out where there is one."""
+    advice = _ADVICE.get(kind)
+    return f"unsupported kind: {kind}" + (f": {advice}" if advice else "")
 
 
 def looks_like_image(head: bytes) -> bool:

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from denoise.errors import ImageError
+from denoise.images import sniff
 from denoise.images.exif import check_claims, without_prefix
 from denoise.images.planes import (
     DECODER_ERRORS,
@@ -25,20 +26,21 @@ from denoise.images.planes import (
     stretched,
     to_rgb,
 )
+from denoise.images.subsampled import is_subsampled, subsampled_planes
 from denoise.images.writers import Planes, descriptive
 
 # TIFF's tags, by number
 _SUBFILE_TYPE, _WIDTH, _HEIGHT, _BITS, _PHOTOMETRIC, _ORIENTATION = 254, 256, 257, 258, 262, 274
 _SAMPLES, _PLANAR, _BESIDE, _SAMPLE_FORMAT = 277, 284, 338, 339
-_COMPRESSION, _COLOUR_MAP, _SUB_PAGES, _SUBSAMPLING = 259, 320, 330, 530
+_COMPRESSION, _COLOUR_MAP, _SUB_PAGES = 259, 320, 330
 _ICC, _DNG_VERSION = 34675, 50706
 _STRIP_STARTS, _ROWS_PER_STRIP, _STRIP_LENGTHS = 273, 278, 279
 _TILE_WIDTH, _TILE_HEIGHT, _TILE_STARTS, _TILE_LENGTHS = 322, 323, 324, 325
 
 _PALETTE, _CMYK, _YCBCR = 3, 5, 6  # photometric interpretations
+_MOSAICS = (32803, 34892)  # one colour a pixel, as sensors have, or made of it and still linear
 # Compressions of 8 bits that Pillow reads: none, CCITT's, LZW, JPEG, deflate, PackBits
 _OF_PILLOW = {1, 2, 3, 4, 5, 7, 8, 32773, 32946}
-_OF_JPEG = {6, 7, 33003, 33004, 33005, 34712}  # which know subsampled colours, JPEG 2000 included
 _MOST_PREVIEWS = 100
 _DAMAGED = "truncated or damaged TIFF"
 
@@ -53,8 +55,11 @@ def scan_of_tiff(encoded: bytes, max_pixels: int) -> Scan:
     note = note_of(lambda: sum(1 for _ in islice(_page_starts(encoded), MANY_FRAMES + 1)))
     if number:
         note = f"frame {number + 1}: those before are previews"
-    if _needs_tifffile(tags):
-        planes = _tifffile_planes(encoded, number, lengths, tags)
+    if is_subsampled(tags) or _needs_tifffile(tags):
+        if is_subsampled(tags):
+            planes = subsampled_planes(encoded, number, lengths, tags)
+        else:
+            planes = _tifffile_planes(encoded, number, lengths, tags)
         per_inch = {2: 1, 3: 2.54}.get(tags.get(296, 2), 0)
         dpi = plausible_dpi([per_inch * tags.get(side, 0) for side in (282, 283)])
         return Scan(planes, "TIFF", _exif_of_tiff(tags), tags.get(_ICC), dpi, note)
@@ -77,8 +82,9 @@ def _main_page(encoded: bytes) -> tuple[int, Image.Exif]:
     first = _tags_of(encoded, next(_page_starts(encoded), 0))
     is_reduced = bool(first.get(_SUBFILE_TYPE, 0) & 1)
     is_cr2 = encoded[4:10] == b"\x10\x00\x00\x00CR"
-    if _DNG_VERSION in first or is_cr2 or (is_reduced and _SUB_PAGES in first):
-        raise ImageError("unsupported kind: camera raw")
+    is_mosaic = first.get(_PHOTOMETRIC) in _MOSAICS
+    if _DNG_VERSION in first or is_mosaic or is_cr2 or (is_reduced and _SUB_PAGES in first):
+        raise ImageError(sniff.unsupported("camera raw"))
     if is_reduced:
         for number, start in enumerate(islice(_page_starts(encoded), _MOST_PREVIEWS)):
             tags = _tags_of(encoded, start)
@@ -154,10 +160,6 @@ def _needs_tifffile(tags: Image.Exif) -> bool:
     bits, samples = np.atleast_1d(tags.get(_BITS, 1)), tags.get(_SAMPLES, 1)
     kind, compression = tags.get(_PHOTOMETRIC, -1), tags.get(_COMPRESSION, 1)
     formats = np.atleast_1d(tags.get(_SAMPLE_FORMAT, 1))
-    if kind == _YCBCR and compression not in _OF_JPEG:
-        across, down = tags.get(_SUBSAMPLING, (2, 2))
-        if (across, down) != (1, 1):
-            raise ImageError("unsupported variant of TIFF: subsampled colours outside of a JPEG")
     if bits.max() > 8:
         is_half = bits[0] == 16 and 3 in formats
         simple = samples == 1 and kind == 1  # gray, 0 is black

@@ -17,7 +17,11 @@ from denoise.storage import files, uris
 
 _NEEDED = ("ray", "torch", "numpy", "pyarrow", "pillow", "fsspec", "isal", "simplejpeg", "tyro")
 _STORES = {"s3://": ("s3fs", "s3"), "gs://": ("gcsfs", "gcs"), "az://": ("adlfs", "azure")}
-_MORE = {"16-bit PNG and TIFF": ("imagecodecs", "formats"), "SSIM": ("skimage", "ssim")}
+_MORE = {
+    "16-bit PNG and TIFF, JPEG XL": ("imagecodecs", "formats"),
+    "HEIC": ("pi_heif", "formats"),
+    "SSIM": ("skimage", "ssim"),
+}
 _GIB = 1 << 30
 
 

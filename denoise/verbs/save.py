@@ -2,6 +2,7 @@
 
 import errno
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Any
 
 from numpy.typing import NDArray
@@ -13,6 +14,8 @@ from denoise.storage import files, uris
 from denoise.verbs.bulk import BulkConfig
 
 _UPLOADERS = 4
+_LONGEST_NAME = 255  # bytes of one part of a path
+_LONGEST_SUFFIX = 8
 _NO_NAME = "its name cannot be a file's in the output folder"
 
 
@@ -42,7 +45,8 @@ def save(picture: Picture, path: str, config: BulkConfig, output: str) -> Saved:
     if config.save in ("parquet", "both"):
         image = {"bytes": encoded, "path": path + suffix_of(kind)}
     if config.save in ("files", "both"):
-        file = "images/" + file_of(path, suffix_of(kind), keep_name=config.format == "same")
+        name = file_of(path, suffix_of(kind), keep_name=config.format == "same")
+        file = "images/" + shortened(name)
         _write_file(output, file, encoded)
     stored = decode(encoded, max_pixels=config.max_pixels).pixels if is_lossy else picture.pixels
     return Saved(image, file, stored)
@@ -69,6 +73,25 @@ def file_of(path: str, suffix: str, *, keep_name: bool) -> str:
     twice = f".{stem.rpartition('.')[2]}".lower() in IMAGE_SUFFIXES and "." in stem
     same = {".jpeg": ".jpg", ".tiff": ".tif"}.get(f".{last}".lower(), f".{last}".lower())
     return path if same == suffix and not twice else path + suffix
+
+
+def shortened(name: str) -> str:
+    """The name with each of its parts no longer than file systems take, 255 bytes.
+
+    A longer part ends in a hash of all of it, and in its suffix: no two become one.
+    """
+    return "/".join(_shortened_part(part) for part in name.split("/"))
+
+
+def _shortened_part(part: str) -> str:
+    raw = part.encode(errors="surrogateescape")
+    if len(raw) <= _LONGEST_NAME:
+        return part
+    end = b"~" + blake2b(raw, digest_size=8).hexdigest().encode()
+    dot = raw.rfind(b".")
+    end += raw[dot:] if 0 < len(raw) - dot <= _LONGEST_SUFFIX else b""
+    begin = raw[: _LONGEST_NAME - len(end)].decode(errors="ignore")  # no half of a letter
+    return begin + end.decode(errors="surrogateescape")
 
 
 def _write_file(output: str, name: str, encoded: bytes) -> None:

@@ -1,0 +1,139 @@
+"""JPEG XL files: their head is read here, before imagecodecs decodes them; every depth is kept.
+
+The head is that of ISO/IEC 18181-1, annex D; the boxes around a codestream are those of 18181-2.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from denoise.errors import ImageError
+from denoise.images.boxes import boxes
+from denoise.images.exif import check_claims, upright
+from denoise.images.planes import Scan, check_size, extra, from_floats, stretched
+
+_START = b"\xff\x0a"  # of a codestream without boxes
+_BYTES = 20  # for each pixel: libjxl decodes to floats
+_DAMAGED = "truncated or damaged JXL"
+_RATIOS = ((1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))
+
+
+def scan_of_jpegxl(encoded: bytes, max_pixels: int) -> Scan:
+    """The first frame, upright as its head says. Raises ImageError."""
+    codestream, exif = _parts(encoded)
+    bits = _Bits(codestream[:64])
+    width, height = _size(bits)
+    check_size(width, height, max_pixels, each=_BYTES)
+    depth, is_animated = _depth(bits)
+    library = extra("imagecodecs", "JXL", "JPEG XL files need")
+    planes: Any = library.jpegxl_decode(encoded, index=0 if is_animated else None, numthreads=1)
+    if planes.ndim not in (2, 3):
+        raise ImageError("unsupported variant of JXL: not a flat image")
+    planes = planes.reshape(*planes.shape[:2], -1)
+    if planes.shape[2] > 4:
+        raise ImageError("unsupported variant of JXL: more than four planes")
+    planes = from_floats(planes) if planes.dtype.kind == "f" else stretched(planes, depth)
+    note = "first of several frames" if is_animated else None
+    return Scan(np.array(planes), "JXL", _turned_already(exif, planes), None, None, note)
+
+
+def _parts(encoded: bytes) -> tuple[bytes, bytes | None]:
+    """The codestream's begin, and the EXIF of the boxes around it."""
+    if encoded.startswith(_START):
+        return encoded, None
+    head, exif = b"", None
+    for box in boxes(encoded):
+        if box.name in (b"jxlc", b"jxlp") and len(head) < 64:
+            head += encoded[box.start + 4 * (box.name == b"jxlp") : box.end][:64]
+        elif box.name == b"Exif":
+            begin = box.start + 4 + int.from_bytes(encoded[box.start : box.start + 4])
+            exif = exif or encoded[begin : box.end]
+    if not head.startswith(_START):
+        raise ImageError(_DAMAGED)
+    return head, exif
+
+
+def _turned_already(exif: bytes | None, planes: Any) -> bytes | None:
+    """The EXIF of pixels that the library has turned; as it is where it cannot be read."""
+    try:
+        if exif:
+            check_claims(exif)
+            return upright(exif, planes.shape[1], planes.shape[0])
+    except ValueError:
+        return b"unreadable"
+    return None
+
+
+class _Bits:
+    """A codestream's head as bits, the lowest of each byte first."""
+
+    def __init__(self, head: bytes) -> None:
+        self._number, self._left = int.from_bytes(head[2:], "little"), 8 * (len(head) - 2)
+
+    def take(self, count: int) -> int:
+        if count > self._left:
+            raise ImageError(_DAMAGED)
+        taken = self._number & ((1 << count) - 1)
+        self._number >>= count
+        self._left -= count
+        return taken
+
+    def one_of(self, *choices: tuple[int, int]) -> int:
+        """A number in one of four forms: what is added, and how many bits follow."""
+        added, count = choices[self.take(2)]
+        return added + self.take(count)
+
+
+def _size(bits: _Bits) -> tuple[int, int]:
+    """Width and height (SizeHeader)."""
+    is_small = bits.take(1)
+
+    def side() -> int:
+        if is_small:
+            return 8 * (1 + bits.take(5))
+        return 1 + bits.one_of((0, 9), (0, 13), (0, 18), (0, 30))
+
+    height = side()
+    ratio = bits.take(3)
+    if ratio == 0:
+        return side(), height
+    across, down = _RATIOS[ratio - 1]
+    return height * across // down, height
+
+
+def _depth(bits: _Bits) -> tuple[int, bool]:
+    """Bits a channel, and whether it is an animation (ImageMetadata)."""
+    if bits.take(1):
+        return 8, False
+    is_animated = False
+    if bits.take(1):
+        bits.take(3)  # orientation
+        if bits.take(1):
+            _size(bits)  # as it is meant to be shown
+        if bits.take(1):
+            _skip_preview(bits)
+        is_animated = bool(bits.take(1))
+        if is_animated:
+            _skip_animation(bits)
+    if bits.take(1):  # floats
+        return bits.one_of((32, 0), (16, 0), (24, 0), (1, 6)), is_animated
+    return bits.one_of((8, 0), (10, 0), (12, 0), (1, 6)), is_animated
+
+
+def _skip_preview(bits: _Bits) -> None:
+    is_of_eights = bits.take(1)
+    forms = (
+        ((16, 0), (32, 0), (1, 5), (33, 9))
+        if is_of_eights
+        else ((1, 6), (65, 8), (321, 10), (1345, 12))
+    )
+    bits.one_of(*forms)
+    if bits.take(3) == 0:
+        bits.one_of(*forms)
+
+
+def _skip_animation(bits: _Bits) -> None:
+    bits.one_of((100, 0), (1000, 0), (1, 10), (1, 30))
+    bits.one_of((1, 0), (1001, 0), (1, 8), (1, 10))
+    bits.one_of((0, 0), (0, 3), (0, 16), (0, 32))
+    bits.take(1)
