@@ -5,6 +5,7 @@ places: its bytes are those of the stream that it decompresses to, which every w
 some of them reads from the beginning, once, as long as it asks in their order.
 """
 
+import re
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,6 +23,7 @@ from denoise.storage.zips import DAMAGED
 # the endings of names -> what is expected; the first bytes decide
 SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.zst", ".tzst", ".zip")
 OTHERS = (".7z", ".rar", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.lz4", ".cpio")
+_NAME = re.compile(r"(.*?\.(?:tar|tar\.gz|tgz|tar\.zst|tzst|zip))/", re.IGNORECASE | re.DOTALL)
 _AHEAD = 16  # archives that are listed at a time
 _PAGE = 1000  # members listed ahead of each
 _HOLD = 64 << 20  # bytes of a stream behind the one read last: a shard's images are among them
@@ -41,6 +43,12 @@ class Place:
 def is_archive(name: str) -> bool:
     """Whether a file is one that is read, by its name."""
     return name.lower().endswith(SUFFIXES)
+
+
+def name_in(path: str) -> str:
+    """The part of a path that is called like an archive, with all before it; empty where none."""
+    part = _NAME.match(path)
+    return part[1] if part else ""
 
 
 def members(
@@ -95,6 +103,8 @@ class _Listing:
 
     def _listed(self, found: Found, wants_head: Callable[[str], int]) -> Iterator[Member]:
         try:
+            if found.size <= 0:  # not known, or not there
+                found = files.info(found.uri)
             ranges = Ranges(found.uri, found.size)
             start = ranges.read(0, 4)
             self.kind = "zip" if start[:2] == b"PK" else _streams_as(start) or "tar"

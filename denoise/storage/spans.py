@@ -3,21 +3,21 @@
 Both kinds have `read(start, size)`, which gives fewer bytes at the end, and `reaches(end)`.
 """
 
-import zlib
+from collections.abc import Iterator
 from contextlib import ExitStack
-from typing import IO, Any, Protocol, Self
+from typing import IO, Protocol, Self
 
 import pyarrow as pa
-from isal import igzip, isal_zlib
+from isal import isal_zlib
+from isal.igzip_lib import IsalError
 
 from denoise.errors import SettingsError
 from denoise.storage import files, uris
 
 _LOCAL, _REMOTE = 16 << 10, 1 << 20  # bytes of a range: what a store needs a round trip for
-_CHUNK = 1 << 20
+_CHUNK = 1 << 18
 # A stream may decompress to so much and no more: deflate cannot reach it, a bomb of zstd can
 _MOST_TIMES, _MOST_MORE = 1200, 1 << 30
-_BROKEN = (EOFError, zlib.error, isal_zlib.error, igzip.BadGzipFile, pa.ArrowException)
 MAGIC = {b"\x1f\x8b": "tar.gz", b"\x28\xb5\x2f\xfd": "tar.zst"}  # of what is a stream
 
 
@@ -64,7 +64,7 @@ class Stream:
         self._uri, self._kind, self._hold = uri, kind, hold
         self._most = _MOST_TIMES * size + _MOST_MORE
         self._open = ExitStack()
-        self._file: IO[bytes] | Any = None
+        self._chunks: Iterator[bytes] | None = None
         self._first, self._held = 0, bytearray()
         self._is_at_end = False
 
@@ -76,11 +76,11 @@ class Stream:
 
     def close(self) -> None:
         self._open.close()
-        self._file = None
+        self._chunks = None
 
     def read(self, start: int, size: int) -> bytes:
         """Raises OSError, and DamagedError where it does not decompress."""
-        if self._file is None or start < self._first:
+        if self._chunks is None or start < self._first:
             self._begin()
         self._advance(start, start + size)
         at = start - self._first
@@ -88,7 +88,7 @@ class Stream:
 
     def reaches(self, end: int) -> bool:
         """Whether there are so many bytes: it decompresses up to there."""
-        if self._file is None:
+        if self._chunks is None:
             self._begin()
         try:
             self._advance(end, end)
@@ -100,18 +100,13 @@ class Stream:
         self.close()
         self._first, self._held, self._is_at_end = 0, bytearray(), False
         file = self._open.enter_context(files.open_input(self._uri))
-        if self._kind == "tar.gz":
-            self._file = igzip.IGzipFile(fileobj=file)
-        else:
-            self._file = pa.CompressedInputStream(pa.PythonFile(file, mode="r"), "zstd")
+        self._chunks = _gunzipped(file) if self._kind == "tar.gz" else _unpacked_zstd(file)
 
     def _advance(self, start: int, stop: int) -> None:
         """Read on until `stop`; what lies before `start` need not stay."""
+        assert self._chunks is not None
         while not self._is_at_end and self._first + len(self._held) < stop:
-            try:
-                chunk = self._file.read(_CHUNK)
-            except _BROKEN as error:
-                raise DamagedError from error
+            chunk = next(self._chunks, b"")
             if not chunk:
                 self._is_at_end = True
             self._held += chunk
@@ -121,6 +116,41 @@ class Stream:
                 self._first += spare
             if self._first > self._most:
                 raise DamagedError  # it claims to hold what nobody packs
+
+
+def _gunzipped(file: IO[bytes]) -> Iterator[bytes]:
+    """What a gzip file decompresses to, as far as it goes. Raises DamagedError where it breaks."""
+    inflate, packed = isal_zlib.decompressobj(wbits=31), b""
+    while True:
+        packed = packed or file.read(_CHUNK)
+        if inflate.eof:
+            if not packed.strip(b"\0"):
+                return
+            inflate = isal_zlib.decompressobj(wbits=31)  # one file behind the other
+        elif not packed:
+            raise DamagedError
+        try:
+            chunk = inflate.decompress(packed, _CHUNK)
+        except IsalError as error:  # type: ignore[misc]  # its stub says no exception
+            raise DamagedError from error
+        packed = inflate.unused_data if inflate.eof else inflate.unconsumed_tail
+        if chunk:
+            yield chunk
+
+
+def _unpacked_zstd(file: IO[bytes]) -> Iterator[bytes]:
+    """As `_gunzipped`, of a zstd file."""
+    with pa.CompressedInputStream(pa.PythonFile(file, mode="r"), "zstd") as stream:
+        while True:
+            try:
+                chunk = stream.read(_CHUNK)
+            except (OSError, pa.ArrowException) as error:
+                if isinstance(error, OSError) and error.errno is not None:
+                    raise  # of the disk
+                raise DamagedError from error
+            if not chunk:
+                return
+            yield bytes(chunk)
 
 
 def check_kind(kind: str) -> None:

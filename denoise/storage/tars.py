@@ -34,7 +34,8 @@ def members(span: Span, wants_head: Callable[[str], int]) -> Iterator[Member]:
     at, name, size, is_sparse = 0, None, None, False
     while True:
         header = span.read(at, _BLOCK)
-        if header == bytes(_BLOCK) or (not header and at):
+        # some programs leave the zeros at the end out
+        if header == bytes(_BLOCK) or (not header and at and span.reaches(at)):
             return
         kind, own_name, own_size = _parsed(header)
         at += _BLOCK
@@ -127,10 +128,10 @@ def _fields(said: bytes) -> dict[str, str]:
         digits, blank, _ = said.partition(b" ")
         if not blank or not digits.isdigit() or len(digits) > 8:
             raise DamagedError
-        length = int(digits)
+        length, whole = int(digits), len(said)
         record, said = said[len(digits) + 1 : length], said[length:]
         key, equals, value = record.rstrip(b"\n").partition(b"=")
-        if not equals or length <= len(digits):
+        if not equals or length <= len(digits) or length > whole:
             raise DamagedError
         fields[_text(key)] = _text(value)
     return fields

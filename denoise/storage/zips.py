@@ -1,10 +1,10 @@
 """What lies in a zip archive: its directory, read bit by bit, and one member by its place."""
 
 import struct
-import zlib
 from collections.abc import Callable, Iterator
 
 from isal import isal_zlib
+from isal.igzip_lib import IsalError
 
 from denoise.errors import ImageError
 from denoise.images.sniff import HEAD, kind_of
@@ -89,7 +89,7 @@ def _inflated(body: memoryview, size: int) -> bytes:
         if size > 1 << 26 and kind_of(head) is None:  # so much of what is no image: a bomb
             raise ImageError("no image, or of a format that is not read")
         return head + inflate.decompress(inflate.unconsumed_tail, max(1, size + 1 - len(head)))
-    except (isal_zlib.error, zlib.error, EOFError) as error:
+    except IsalError as error:  # type: ignore[misc]  # its stub says no exception
         raise ImageError(DAMAGED) from error
 
 
@@ -163,7 +163,7 @@ def _head(span: Span, found: Member, size: int) -> bytes:
         return packed[:size]
     try:
         return bytes(isal_zlib.decompressobj(wbits=-15).decompress(packed, size))
-    except isal_zlib.error:
+    except IsalError:  # type: ignore[misc]
         return b""
 
 
