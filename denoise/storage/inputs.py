@@ -107,12 +107,15 @@ def columns_of(
     images: str, *, output: str | None = None, column: str | None = None
 ) -> pa.Schema | None:
     """The columns that stand beside the images in the first of the tables or lists that a URI
-    stands for; None where the images are files by themselves. Raises SettingsError."""
-    first = next(entries(images, Counter(), output=output, column=column))
+    stands for; None where the images are files by themselves, or there is none. Raises
+    SettingsError."""
+    chosen = _Chosen(column, NO_COLUMNS, output)
     try:
-        if first.listed_in:
+        first = next(_entries_of(images, Counter(), chosen), None)
+        if first is not None and first.listed_in:
             return lists.schema_of(first.listed_in, column)
-        return rows.schema_beside(first.uri, first.column) if first.row >= 0 else None
+        is_in_table = first is not None and first.row >= 0
+        return rows.schema_beside(first.uri, first.column) if first and is_in_table else None
     except _UNREADABLE as error:
         raise SettingsError(
             f"cannot list {uris.shown(images)}: {errors.words_of(error)}"
