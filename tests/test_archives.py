@@ -17,6 +17,7 @@ from denoise.output import manifest, tables
 from denoise.storage import inputs, uris
 from denoise.storage.fetch import load_pair
 from denoise.storage.inputs import Entry, source_of
+from denoise.training.photos import decode_photos
 from denoise.verbs.infer import InferConfig, infer
 from denoise.verbs.noise import NoiseConfig, noise
 from denoise.verbs.plan import PlanConfig, plan
@@ -304,3 +305,10 @@ def test_the_manifest_says_where_a_member_lies(tmp_path: Path):
     for entry in shard.entries(output):
         assert entry.uri == str(place)
         assert whole[entry.offset :][: entry.size] == pictures(3)[entry.path.rsplit("/")[-1]]
+
+
+def test_training_takes_members_as_it_takes_files(tmp_path: Path):
+    listed, _ = found(pack(tmp_path / "a.tar", pictures(3)))
+    photos, statistics = decode_photos(list(listed.values()), 16)
+    assert statistics.photos == 3 and [one.path for one in photos] == [*listed]
+    assert (photos[1].pixels == photo(24, 32, seed=1)).all()

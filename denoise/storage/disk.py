@@ -62,10 +62,12 @@ def read(path: str) -> bytes:
 
 def read_range(path: str, start: int, stop: int) -> bytes:
     """Bytes of a file from one place to another, fewer where it ends."""
-    with open(path, "rb", buffering=0) as file:
-        size = os.fstat(file.fileno()).st_size
-        file.seek(start)
-        return file.read(max(0, min(stop, size) - start)) or b""
+    file = os.open(path, os.O_RDONLY)
+    try:
+        size = min(stop, os.fstat(file).st_size) - start  # as much as is asked for is allocated
+        return os.pread(file, max(0, size), start)
+    finally:
+        os.close(file)
 
 
 @contextmanager

@@ -40,8 +40,8 @@ _UNFINISHED = {".crdownload", ".part", ".partial", ".download", ".opdownload", "
 # What stands beside an image in WebDataset's archives, and is known by its name: a million of them
 # need no look.
 _BESIDE = frozenset(
-    ".json .jsonl .txt .cls .cls2 .csv .tsv .xml .yaml .yml .html .md .npy .npz .pt .pth .pkl .index"
-    " .parquet .safetensors .mp3 .wav .flac .mp4".split()
+    ".json .jsonl .txt .cls .cls2 .csv .tsv .xml .yaml .yml .html .md .npy .npz .pt .pth .pkl"
+    " .index .parquet .safetensors .mp3 .wav .flac .mp4".split()
 )
 _CHAIN = re.compile(r"(zip|tar)://(.*?)::(.+)", re.DOTALL)  # an archive by fsspec's words
 _UNSURE = "its name does not tell"
