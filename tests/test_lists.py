@@ -16,6 +16,7 @@ from conftest import encoded, photo
 from denoise.errors import SettingsError
 from denoise.images.pairs import PairConfig
 from denoise.storage import arrow, lists, pieces, uris
+from denoise.storage import rows as lists_of_rows
 from denoise.storage.fetch import load_pair
 from denoise.storage.inputs import Entry, columns_of, entries, source_of
 from denoise.training.split import split_of
@@ -255,6 +256,20 @@ def test_a_table_that_changed_since_is_its_rows_error(tmp_path: Path):
     write(tmp_path / "t.parquet", pa.table({"images": [[PICTURES[0]]]}))
     pair = load_pair(entry, PairConfig())
     assert pair.error == "the table's row holds no image"
+
+
+@pytest.mark.parametrize("rows", [1, 4])
+def test_row_groups_that_no_worker_has_the_memory_for_are_refused(
+    tmp_path: Path, monkeypatch, rows: int
+):
+    monkeypatch.setattr(lists_of_rows, "_LARGEST_PAGE", 3 * max(map(len, PICTURES)))
+    table = pa.table({"image": images()})
+    pq.write_table(table, tmp_path / "t.parquet", row_group_size=rows, write_statistics=False)
+    if rows == 1:
+        assert len(bytes_of(tmp_path)) == 4
+        return
+    with pytest.raises(SettingsError, match=r"t.parquet: its row groups.*row_group_size=100"):
+        plan(PlanConfig(images=str(tmp_path), output=str(tmp_path / "out"), model="classic"))
 
 
 def test_pixels_of_a_table_of_bytes_are_those_of_the_files(tmp_path: Path):

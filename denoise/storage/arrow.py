@@ -50,6 +50,10 @@ class Table:
         """Whether the images of a column are in the table: as far as anybody counted them."""
         return True
 
+    def largest_page(self, column: str) -> int:
+        """Bytes that are read at once for one image: of files of this machine its own alone."""
+        return 0
+
     def batches(self, column: str, *, inner: str = "", rows: int = 0) -> Iterator[pa.Array]:
         """A column's values, a batch at a time, and with `rows` the first so many. Raises OSError,
         ArrowException."""

@@ -26,6 +26,10 @@ Names = tuple[tuple[str, str], ...]  # of columns, in the input and in the outpu
 FirstValues = Callable[[str], Sequence[object]]  # a column's name -> some of its values
 
 
+class NoImagesError(SettingsError):
+    """A table in which no column holds images, or the wanted one holds none."""
+
+
 @dataclass(frozen=True)
 class Columns:
     """Columns of input tables and lists that are carried along into the output."""
@@ -50,14 +54,14 @@ def image_column(schema: pa.Schema, wanted: str | None, first_values: FirstValue
     """The column of a table that holds the images: the one that is wanted, else `noisy`, `image`,
     the first of image structs, the first of lists of them, the first whose bytes are images.
 
-    Raises SettingsError where there is none, or the wanted one holds something else.
+    Raises NoImagesError where there is none, or the wanted one holds something else.
     """
     if wanted is not None:
         if wanted not in schema.names:
-            raise SettingsError(f"no column `{wanted}` among {sorted(schema.names)}")
+            raise NoImagesError(f"no column `{wanted}` among {sorted(schema.names)}")
         kind = schema.field(wanted).type
         if not (is_struct(element(kind)) or _is_binary(element(kind))):
-            raise SettingsError(f"its column `{wanted}` holds {kind}, no images")
+            raise NoImagesError(f"its column `{wanted}` holds {kind}, no images")
         return wanted
     candidates = image_columns(schema)
     for name in (*(one for one in _PREFERRED if one in candidates), *candidates):
@@ -66,7 +70,7 @@ def image_column(schema: pa.Schema, wanted: str | None, first_values: FirstValue
         if _is_binary(element(one.type)) and _are_images(first_values(one.name)):
             return one.name
     known = sorted(schema.names)
-    raise SettingsError(f"no image column (a struct of bytes and path, or bytes) among {known}")
+    raise NoImagesError(f"no image column (a struct of bytes and path, or bytes) among {known}")
 
 
 def image_columns(schema: pa.Schema) -> list[str]:

@@ -20,7 +20,7 @@ from denoise.images.codec import IMAGE_SUFFIXES, looks_like_image
 from denoise.images.pairs import Source
 from denoise.images.sniff import HEAD
 from denoise.storage import archives, arrow, columns, files, listing, lists, pages, rows, uris
-from denoise.storage.columns import NO_COLUMNS, Columns
+from denoise.storage.columns import NO_COLUMNS, Columns, NoImagesError
 from denoise.storage.disk import Found
 from denoise.storage.stores import ask, filesystem, pattern
 from denoise.storage.tars import Member
@@ -453,7 +453,7 @@ def _tables(
         images = _images_in(one, left_out, chosen.column)
         try:
             first = next(images, None)
-        except SettingsError as error:
+        except NoImagesError as error:
             refused = refused or f"{uris.shown(one.uri)}: {error}"
             without.append(one)
             continue
@@ -470,14 +470,15 @@ def _tables(
 
 
 def _images_in(table: Found, left_out: Counter[str], column: str | None) -> Iterator[Entry]:
-    """The entries of one table. Raises OSError, SettingsError."""
+    """The entries of one table. Raises OSError, and SettingsError where it is no whole table, has
+    no images, or is written so that no worker had the memory for it."""
     try:
         for image in rows.images_in(table, column, left_out):
             path, mark = uris.key(image.path), table.mark
             yield Entry(path, table.uri, image.size, mark, image.row, image.column, image.item)
     except pa.ArrowException as error:
         words = errors.words_of(error)
-        raise OSError(f"{uris.shown(table.uri)} is no whole table ({words})") from error
+        raise SettingsError(f"{uris.shown(table.uri)} is no whole table ({words})") from error
 
 
 def _saved(found: Iterator[Found]) -> Iterator[Found]:

@@ -17,6 +17,7 @@ _LEAST = 64  # bytes of an image file: a column of nothing takes less a row
 _MOST_KEPT = 64 << 20  # bytes of row groups, beside the last two, however large these are
 _LARGE = 256 << 20  # bytes of a row group: a larger one is read in pieces
 _PIECE = 32 << 20
+_PAGE_ROWS = 1024
 _kept: dict[tuple[str, str, int, tuple[str, ...]], pa.Table] = {}  # what was asked for last is last
 _reading = Lock()  # else all threads that fetch ahead read the same rows at once
 
@@ -40,6 +41,21 @@ class Table:
             and not one.path_in_schema.endswith(".path")
         )
         return bool(size >= _LEAST * self.rows)
+
+    def largest_page(self, column: str) -> int:
+        """Bytes that are read at once for one image, about: writers make pages, and dictionaries,
+        of whole thousands of rows, however large these are."""
+        found = 0
+        for number in range(self._file.metadata.num_row_groups):
+            group = self._file.metadata.row_group(number)
+            chunks = map(group.column, range(group.num_columns))
+            size = sum(
+                one.total_uncompressed_size
+                for one in chunks
+                if one.path_in_schema.partition(".")[0] == column
+            )
+            found = max(found, size * min(_PAGE_ROWS, group.num_rows) // max(1, group.num_rows))
+        return found
 
     def batches(self, column: str, *, inner: str = "", rows: int = 0) -> Iterator[pa.Array]:
         """A column's values, a batch at a time: of structs the field `inner` alone, if they have

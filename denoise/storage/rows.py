@@ -11,13 +11,14 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from denoise.errors import ImageError
+from denoise.errors import ImageError, SettingsError
 from denoise.images.pairs import Source
 from denoise.storage import arrow, columns, files, parquet, uris
 from denoise.storage.disk import Found
 
 SUFFIXES = (*parquet.SUFFIXES, *arrow.SUFFIXES)
 _OURS = ("sigma", "seed", "file", "error")  # columns by which a table of a job of ours is known
+_LARGEST_PAGE = 1 << 30  # bytes: reading takes twice that
 _LOOKED_AT = 16  # rows by which a column of bytes is known
 _Table = parquet.Table | arrow.Table
 
@@ -50,6 +51,12 @@ def images_in(
     left_out = Counter() if left_out is None else left_out
     with _module_of(found.uri).opened(found.uri) as table:
         taken = _image_column(table, column)
+        if (page := table.largest_page(taken)) > _LARGEST_PAGE:
+            raise SettingsError(
+                f"{uris.shown(found.uri)}: its row groups have {page / 2**30:.1f} GiB of images "
+                "that are read at once, by each worker, which takes twice that: write it with "
+                "smaller ones, as by pyarrow.parquet.write_table(..., row_group_size=100)"
+            )
         for other in columns.image_columns(table.schema):
             if other not in (taken, "clean"):
                 reason = f"in column `{other}`, beside the images of `{taken}` (--column chooses)"

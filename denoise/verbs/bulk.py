@@ -20,6 +20,7 @@ from denoise.output import manifest, tables
 from denoise.output.folder import Output
 from denoise.output.manifest import Shard
 from denoise.output.shard import Counts
+from denoise.report.closing import closing_words
 from denoise.report.progress import Progress
 from denoise.runners import Job, open_runner, runs_here
 from denoise.storage import files, inputs, references, uris
@@ -129,9 +130,14 @@ def run(
     job = replace(job, worker=partial(job.worker, columns=columns))
     settings = {**settings, **columns.settings()}
     looked = _checked_first(config, uri, job) if config.overwrite else nullcontext()
-    with looked, Output(uri, verb, settings, overwrite=config.overwrite) as output:
+    with (
+        looked,
+        Output(uri, verb, settings, overwrite=config.overwrite) as output,
+        Progress(verb, log=output.log) as progress,
+    ):
         left_out: Counter[str] = Counter()
-        found = listed(config, left_out, columns)
+        progress.begin("listing")
+        found = progress.count_found(listed(config, left_out, columns))
         listing = manifest.update(uri, found, left_out, columns.schema)
         _log_listing(listing, is_chosen=bool(config.include or config.exclude or config.limit))
         pending = manifest.pending(uri)
@@ -140,17 +146,20 @@ def run(
             return _summary(uri) | {"nothing_to_do": True}
         output.begin(listing, flags_of(config))
         if listing.new or pending or failed:
-            start_up = _work(output, verb, pending, failed, listing, job, sizes)
+            start_up = _work(output, progress, pending, failed, listing, job, sizes)
         output.end()
+        progress.begin("writing the report")
         summary = _report(uri)
-        output.finish()
         spent = {"elapsed_seconds": time.monotonic() - start, "start_up_seconds": start_up}
+        for words in closing_words(summary | spent, uri):
+            output.log.line(words)
+        output.finish()
         return summary | spent | {"nothing_to_do": False}
 
 
 def _work(
     output: Output,
-    verb: str,
+    first: Progress,
     pending: list[Shard],
     failed: list[Shard],
     listing: manifest.Listing,
@@ -168,13 +177,13 @@ def _work(
     output.record(runner="this process" if is_here else "ray")
     known = sum(map(len, pending)) + (new.rows if new else 0)
     before = max(0, listing.inputs - known)
-    first = Progress(verb, before + known, before=before)
-    again = Progress(verb, sum(map(len, failed)))
+    first.expect(before + known, before=before)
+    again = Progress(first.verb, sum(map(len, failed)), log=output.log)
     (first if known else again).begin("starting" if is_here else "starting Ray")
     job = replace(job, needed=(*job.needed, manifest.first_uri(output.uri)))
     verbose = _log.isEnabledFor(logging.DEBUG)
     opened = open_runner(job, output.uri, here=is_here, verbose=verbose)
-    with first, again, opened as runner:
+    with again, opened as runner:
         start_up = time.monotonic() - start
         if new is not None:
             shard_bytes = sizes.gpu if runner.on_gpus else sizes.cpu
