@@ -3,17 +3,21 @@
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from denoise import errors
 from denoise.errors import ImageError
-from denoise.storage import files, listing, pages, references, stores, uris
+from denoise.storage import files, inputs, listing, pages, references, stores, uris
 from tests import running, servers
+from tests.conftest import encoded, photo
+from tests.test_archives import pack
 
 pytestmark = pytest.mark.stores
 
@@ -312,3 +316,20 @@ def test_a_store_that_is_not_there_is_an_error_without_its_secret(monkeypatch):
 def test_a_uri_with_a_password_is_shown_without_it():
     assert uris.shown("sftp://user:pass-word@host/a") == "sftp://host/a"
     assert "abc123" not in uris.shown("https://x.blob.core.windows.net/a?sv=1&sig=abc123")
+
+
+def test_archives_are_listed_and_read_by_ranges(store: servers.Store, tmp_path: Path):
+    top = f"{store.root}/archives"
+    inside = {f"{k}.png": encoded(photo(seed=k)) for k in range(4)} | {"0.json": b"{}"}
+    for kind in (".tar", ".tar.gz", ".zip"):
+        files.write(f"{top}/00000{kind}", pack(tmp_path / f"a{kind}", inside).read_bytes())
+    files.write(f"{top}/00001.tar", files.read(f"{top}/00000.tar")[:300])
+    left_out: Counter[str] = Counter()
+    listed = {entry.path: entry for entry in inputs.entries(top, left_out)}
+    assert listed.pop("00001.tar").error and left_out == {"no image": 3}
+    assert len(listed) == 12
+    for path, entry in listed.items():
+        assert inputs.source_of(entry).encoded == inside[path.rpartition("/")[2]]
+    braced = list(inputs.entries(f"{top}/{{00000..00002}}.tar", left_out))
+    errors = [entry.path for entry in braced if entry.error]
+    assert len(braced) == 6 and errors == ["00001.tar", "00002.tar"]

@@ -44,6 +44,10 @@ _MANIFEST = pa.schema(
         ("row", pa.int64()),
         ("column", pa.string()),
         ("item", pa.int32()),
+        ("archive", pa.string()),
+        ("offset", pa.int64()),
+        ("stored", pa.int64()),
+        ("error", pa.string()),
     ]
 )
 _VERSIONED = ["path", "uri", "size", "mark", "row"]

@@ -36,6 +36,17 @@ def head(uri: str, size: int) -> bytes:
     return bytes(ask(fs, uri, fs.cat_file, path, start=0, end=size))
 
 
+def read_range(uri: str, start: int, stop: int) -> bytes:
+    """The bytes of a file from one place to another, fewer where it ends. Raises OSError."""
+    fs, path = filesystem(uri)
+    if is_disk(fs):
+        return ask(fs, uri, disk.read_range, path, start, stop)
+    found = bytes(ask(fs, uri, fs.cat_file, path, start=start, end=stop))
+    if len(found) > stop - start:  # a web server that does not know ranges sends all of it
+        raise OSError("the store gives no parts of a file")
+    return found
+
+
 def object_in(uri: str) -> dict[str, Any]:
     """What a JSON file holds. Raises OSError, and ValueError where that is no object."""
     try:

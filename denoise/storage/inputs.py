@@ -8,21 +8,22 @@ from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from hashlib import blake2b
-from itertools import chain, islice
+from itertools import chain, groupby, islice
 from typing import Any
 from unicodedata import normalize
 
 import pyarrow as pa
 
 from denoise import errors
-from denoise.errors import SettingsError
+from denoise.errors import ImageError, SettingsError
 from denoise.images.codec import IMAGE_SUFFIXES, looks_like_image
 from denoise.images.pairs import Source
 from denoise.images.sniff import HEAD
-from denoise.storage import arrow, columns, files, listing, lists, pages, rows, uris
+from denoise.storage import archives, arrow, columns, files, listing, lists, pages, rows, uris
 from denoise.storage.columns import NO_COLUMNS, Columns, NoImagesError
 from denoise.storage.disk import Found
 from denoise.storage.stores import ask, filesystem, pattern
+from denoise.storage.tars import Member
 
 _UNKNOWN = 2 << 20  # bytes that an image of unknown size counts as
 # Files and folders of thumbnails, deleted files and such, in small letters: what Windows, macOS,
@@ -36,6 +37,12 @@ _OF_A_SYSTEM = frozenset(
     )
 )
 _UNFINISHED = {".crdownload", ".part", ".partial", ".download", ".opdownload", ".filepart"}
+# What stands beside an image in WebDataset's archives, and is known by its name: a million of them
+# need no look.
+_BESIDE = frozenset(
+    ".json .jsonl .txt .cls .cls2 .csv .tsv .xml .yaml .yml .html .md .npy .npz .pt .pth .pkl"
+    " .index .parquet .safetensors .mp3 .wav .flac .mp4".split()
+)
 _CHAIN = re.compile(r"(zip|tar)://(.*?)::(.+)", re.DOTALL)  # an archive by fsspec's words
 _UNSURE = "its name does not tell"
 _UNREADABLE = (OSError, EOFError, UnicodeError, zlib.error, pa.ArrowException, csv.Error)
@@ -43,7 +50,7 @@ _UNREADABLE = (OSError, EOFError, UnicodeError, zlib.error, pa.ArrowException, c
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One input image: a file, or one in a row of a table."""
+    """One input image: a file, one in a row of a table, or a member of an archive."""
 
     path: str  # its name relative to the input root: the key of every table, the seed of its noise
     uri: str  # where its bytes lie
@@ -54,6 +61,10 @@ class Entry:
     item: int = -1  # its number in the row's list of images, -1 where that is one image
     listed_in: str = ""  # the URI of the list that names it, if any
     beside: dict[str, Any] | None = None  # what is carried along of that list
+    archive: str = ""  # the kind of archive that it is a member of, if of any
+    offset: int = -1  # bytes of the archive before it
+    stored: int = 0  # bytes that it takes there
+    error: str = ""  # why it cannot be read, where the listing has shown that
 
     @property
     def likely_size(self) -> int:
@@ -122,6 +133,12 @@ def source_of(
 ) -> Source:
     """Fetch the bytes of an entry. Raises OSError, or ImageError where a table's row has none, or
     names a file elsewhere. Of a table's row the columns `beside` are read too, for `beside_of`."""
+    if entry.error:
+        raise ImageError(entry.error)
+    if entry.archive:
+        place = archives.Place(entry.archive, entry.offset, entry.stored)
+        mark = entry.mark.rpartition("@")[0]
+        return Source(archives.content(entry.uri, mark, place, entry.size))
     if entry.row < 0:
         return Source(files.read(entry.uri))
     image = entry.column, entry.row, entry.item
@@ -159,6 +176,10 @@ def _entries_of(images: str, left_out: Counter[str], chosen: _Chosen) -> Iterato
     """Tells the kinds of inputs apart."""
     if chained := _CHAIN.fullmatch(images):
         return _members(chained[1], chained[2], chained[3], left_out)
+    if (braced := uris.expand_braces(images)) and not files.exists(images):
+        base = uris.glob_base(images.partition("{")[0])
+        found = _each(braced, base, left_out)
+        return _searched(found, base, left_out, chosen.seen_from(base))
     if _is_glob(images):
         base = uris.glob_base(images)
         found = listing.matches(images, left_out)
@@ -173,6 +194,13 @@ def _entries_of(images: str, left_out: Counter[str], chosen: _Chosen) -> Iterato
         return _once(_tables(found, left_out, chosen, alone=True), folder, left_out)
     name = uris.shown(images).rsplit("/", 1)[-1]
     one = replace(files.info(images), path=name)
+    if archives.is_archive(name):
+        return _unpacked(iter([one]), folder, left_out)
+    if name.lower().endswith(archives.OTHERS):
+        raise SettingsError(
+            f"{uris.shown(images)}: archives are read that are {', '.join(archives.SUFFIXES)}; "
+            "unpack it, or pack it as one of them"
+        )
     # also a hidden one: somebody has named it
     if uris.suffix(name) in IMAGE_SUFFIXES and not one.is_special:
         return iter([Entry(uris.key(name), one.uri, one.size, one.mark)])
@@ -221,12 +249,25 @@ def _looks_escaped(path: str) -> bool:
 def _searched(
     found: Iterator[Found], root: str, left_out: Counter[str], chosen: _Chosen
 ) -> Iterator[Entry]:
-    """The images among what was found; the rows of its tables where it holds no images."""
+    """The images among what was found, then those in its archives; the rows of its tables where it
+    holds neither."""
     tables: list[Found] = []
-    images = _images_among(_without_tables(found, tables, chosen.output), left_out, chosen.output)
+    packed: list[Found] = []
+    loose = _without(found, tables, packed, chosen.output)
+    images = _images_among(loose, left_out, chosen.output)
+    unpacked = _unpacked(iter(packed), root, left_out)  # of the list as it is when it is asked for
+    folders: set[str] = set()  # of loose images, that are called like archives
     anything = False
-    # of a folder's paths those alone that are escaped, or look so, may be called alike
-    for entry in _once(images, root, left_out, may_collide=_looks_escaped):
+
+    def may_collide(entry: Entry) -> bool:
+        """Of a folder's paths those alone that are escaped, or look so, and those in archives that
+        have a folder's name, may be called alike."""
+        folder = archives.name_in(entry.path)
+        if folder and not entry.archive:
+            folders.add(folder)
+        return folder in folders or _looks_escaped(entry.path)
+
+    for entry in _once(chain(images, unpacked), root, left_out, may_collide=may_collide):
         anything = True
         yield entry
     if not anything:
@@ -235,16 +276,95 @@ def _searched(
         left_out["no image"] += len(tables)
 
 
-def _without_tables(
-    found: Iterator[Found], tables: list[Found], output: str | None
+def _without(
+    found: Iterator[Found], tables: list[Found], packed: list[Found], output: str | None
 ) -> Iterator[Found]:
-    """All but the tables, which are put aside."""
+    """All but the tables and the archives, which are put aside."""
     for one in found:
-        is_table = rows.is_table(one.path) and _reason_by_name(one) is _UNSURE
-        if is_table and not _is_inside(one.uri, output):
-            tables.append(one)
+        aside: list[Found] | None = None
+        if rows.is_table(one.path):
+            aside = tables
+        elif archives.is_archive(one.path):
+            aside = packed
+        is_wanted = aside is not None and _reason_by_name(one) is _UNSURE
+        if aside is not None and is_wanted and not _is_inside(one.uri, output):
+            aside.append(one)
         else:
             yield one
+
+
+def _each(named: list[str], base: str, left_out: Counter[str]) -> Iterator[Found]:
+    """What each of several URIs below a folder stands for; of a file that is missing its row will
+    tell. Raises FileNotFoundError where none is there."""
+
+    def look(uri: str) -> list[Found]:
+        path = uri[len(uris.join(base, "")) :]
+        if _is_glob(uri):
+            inside = uris.glob_base(uri)[len(uris.join(base, "")) :]
+            there = listing.matches(uri, left_out)
+            return [replace(one, path=f"{inside}/{one.path}".lstrip("/")) for one in there]
+        try:
+            one = replace(files.info(uri), path=path)
+        except FileNotFoundError:
+            return [Found(path, uri, -1, "")]
+        if not one.is_folder:
+            return [one]
+        below = listing.listing(uri, left_out)
+        return [replace(each, path=f"{path}/{each.path}") for each in below]
+
+    with ThreadPoolExecutor(16) as pool:
+        some = [one for found in pool.map(look, named) for one in found]
+    if not any(one.size >= 0 for one in some):
+        raise FileNotFoundError(named[0])
+    return (replace(one, size=max(0, one.size)) for one in some)
+
+
+def _unpacked(packed: Iterator[Found], root: str, left_out: Counter[str]) -> Iterator[Entry]:
+    """The images in archives, each archive's in its own order and each under a path of its own. One
+    that cannot be listed is an entry itself, and its error says why."""
+
+    def wants_head(name: str) -> int:
+        return HEAD if _reason_of_member(uris.key(name)) is _UNSURE else 0
+
+    listed = archives.members(packed, wants_head)
+    for _, of_one in groupby(listed, key=lambda each: each[0].uri):
+        yield from _once(_images_of(of_one, left_out), root, left_out)
+
+
+def _images_of(
+    listed: Iterator[tuple[Found, str, Member]], left_out: Counter[str]
+) -> Iterator[Entry]:
+    """The images among the members of an archive: by their names, and by their first bytes where
+    these tell nothing."""
+    for archive, kind, one in listed:
+        if not one.name:
+            yield Entry(uris.key(archive.path), archive.uri, 0, archive.mark, error=one.error)
+            continue
+        name = uris.key(one.name)
+        reason = one.left_out or _reason_of_member(name)
+        if reason is _UNSURE:
+            reason = None if looks_like_image(one.head) else "no image"
+        if reason is not None:
+            left_out[reason] += 1
+            continue
+        mark, path = f"{archive.mark}@{one.offset}", uris.key(f"{archive.path}/{name}")
+        yield Entry(
+            path,
+            archive.uri,
+            one.size,
+            mark,
+            archive=kind,
+            offset=one.offset,
+            stored=one.stored,
+            error=one.error,
+        )
+
+
+def _reason_of_member(name: str) -> str | None:
+    if archives.is_archive(name):
+        return "an archive in an archive"
+    reason = _reason_by_name(Found(name, name, 0, ""))
+    return "no image" if reason is _UNSURE and uris.suffix(name) in _BESIDE else reason
 
 
 def _images_among(
@@ -382,7 +502,7 @@ def _once(
     root: str,
     left_out: Counter[str],
     *,
-    may_collide: Callable[[str], bool] = lambda path: True,
+    may_collide: Callable[[Entry], bool] = lambda entry: True,
 ) -> Iterator[Entry]:
     """Each image once, each under a path of its own: manifests and tables may name one twice, and
     two that differ only in what the path leaves out, where a listing cannot. Of two that are called
@@ -390,10 +510,12 @@ def _once(
     root = uris.absolute(root)
     seen: dict[int, int] = {}  # hashes: of a hundred million names they fit into memory
     for entry in found:
-        if not may_collide(entry.path):
+        if not may_collide(entry):
             yield entry
             continue
         place = repr((uris.identity(entry.uri, root), entry.row, entry.item))
+        if entry.archive:
+            place += str(entry.offset)
         key, home = _hash(entry.path), _hash(place)
         while seen.get(key, home) != home:
             entry = replace(entry, path=f"{entry.path}~{home & 0xFFFFFFFF:08x}")

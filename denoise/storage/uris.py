@@ -10,7 +10,7 @@ from posixpath import normpath, relpath
 from typing import TypeGuard
 from urllib.parse import unquote
 
-from denoise.errors import SECRETS, ElsewhereError, without_user
+from denoise.errors import SECRETS, ElsewhereError, SettingsError, without_user
 
 _SIGNATURE = r"sig|signature|x-[a-z]+-signature"
 # a signature, and what S3, Google, CloudFront and Azure put beside one: the next one changes it
@@ -18,6 +18,7 @@ _SIGNED = (
     rf"{_SIGNATURE}|x-(?:amz|goog)-.+|awsaccesskeyid|googleaccessid|key-pair-id|expires|policy"
     r"|s[veptrsi]|spr|sip|srt|sdd|ses|skoid|sktid|sk[tesv]|saoid|suoid|scid"
 )
+_MOST_BRACED = 1_000_000  # URIs that one with braces may stand for
 
 
 def to_bytes(text: str) -> bytes:
@@ -153,6 +154,28 @@ def by_way_of(root: str, uri: str) -> str:
     if not (is_local(root) and is_local(uri) and lies_in(uri, root)):
         return uri
     return absolute(join(root, os.path.relpath(os.path.realpath(uri), os.path.realpath(root))))
+
+
+def expand_braces(uri: str) -> list[str]:
+    """The URIs that one with `{000..123}` or `{a,b}` in it stands for, as a shell writes them; none
+    where it has neither. Raises SettingsError where they are too many."""
+    part = re.search(r"\{(?:(\d{1,18})\.\.(\d{1,18})|([^{}/]*,[^{}/]*))\}", uri)
+    if part is None:
+        return []
+    first, last, named = part.groups()
+    if named is not None:
+        values = named.split(",")
+    else:
+        low, high = int(first), int(last)
+        if abs(high - low) >= _MOST_BRACED:
+            raise SettingsError(f"{shown(uri)} stands for more than {_MOST_BRACED:,} names")
+        width = max(len(first), len(last)) if "0" in (first[0], last[0]) else 0
+        step = 1 if low <= high else -1
+        values = [f"{value:0{width}d}" for value in range(low, high + step, step)]
+    after = expand_braces(uri[part.end() :]) or [uri[part.end() :]]
+    if len(values) * len(after) > _MOST_BRACED:
+        raise SettingsError(f"{shown(uri)} stands for more than {_MOST_BRACED:,} names")
+    return [uri[: part.start()] + value + rest for value in values for rest in after]
 
 
 def glob_base(pattern: str) -> str:

@@ -1,0 +1,150 @@
+"""Images that lie in archives: `.tar`, `.zip`, and `.tar` compressed as a whole.
+
+A member is read by its place, and no archive is ever unpacked. What is compressed as a whole has no
+places: its bytes are those of the stream that it decompresses to, which every worker that needs
+some of them reads from the beginning, once, as long as it asks in their order.
+"""
+
+import re
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from threading import Lock
+
+from denoise.errors import ImageError, SettingsError, words_of
+from denoise.storage import files, tars, zips
+from denoise.storage.disk import Found
+from denoise.storage.spans import MAGIC, DamagedError, Ranges, Stream, check_kind
+from denoise.storage.tars import Member
+from denoise.storage.zips import DAMAGED
+
+# the endings of names -> what is expected; the first bytes decide
+SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.zst", ".tzst", ".zip")
+OTHERS = (".7z", ".rar", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.lz4", ".cpio")
+_NAME = re.compile(r"(.*?\.(?:tar|tar\.gz|tgz|tar\.zst|tzst|zip))/", re.IGNORECASE | re.DOTALL)
+_AHEAD = 16  # archives that are listed at a time
+_PAGE = 1000  # members listed ahead of each
+_HOLD = 64 << 20  # bytes of a stream behind the one read last: a shard's images are among them
+_streams: dict[tuple[str, str], Stream] = {}  # the one that was read last, if any
+_reading = Lock()
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where in an archive a member lies."""
+
+    kind: str  # of archive: tar, zip, tar.gz, tar.zst
+    offset: int
+    stored: int  # bytes that it takes there
+
+
+def is_archive(name: str) -> bool:
+    """Whether a file is one that is read, by its name."""
+    return name.lower().endswith(SUFFIXES)
+
+
+def name_in(path: str) -> str:
+    """The part of a path that is called like an archive, with all before it; empty where none."""
+    part = _NAME.match(path)
+    return part[1] if part else ""
+
+
+def members(
+    found: Iterator[Found], wants_head: Callable[[str], int]
+) -> Iterator[tuple[Found, str, Member]]:
+    """Each archive with its kind and its members in their order, some archives listed ahead.
+
+    An archive that cannot be listed, or from some place on cannot, has a member without a name that
+    says why. Raises OSError where a store does not answer.
+    """
+    with ThreadPoolExecutor(_AHEAD) as pool:
+        waiting: deque[tuple[Found, _Listing, Future[list[Member]]]] = deque()
+        while True:
+            for one in islice(found, _AHEAD - len(waiting)):
+                listing = _Listing(one, wants_head)
+                waiting.append((one, listing, pool.submit(listing.page)))
+            if not waiting:
+                return
+            one, listing, page = waiting.popleft()
+            while some := page.result():
+                page = pool.submit(listing.page)
+                yield from ((one, listing.kind, member) for member in some)
+
+
+def content(uri: str, mark: str, place: Place, size: int) -> bytes:
+    """The bytes of a member. Raises OSError, and ImageError where the archive is damaged."""
+
+    def read(start: int, stop: int) -> bytes:
+        return files.read_range(uri, start, stop)
+
+    if place.kind == "zip":
+        return zips.content(read, Member("", place.offset, place.stored, size))
+    if place.kind == "tar":
+        whole = read(place.offset, place.offset + size)
+    else:
+        whole = _streamed(uri, mark, place, size)
+    if len(whole) != size:
+        raise ImageError(DAMAGED)
+    return whole
+
+
+class _Listing:
+    """One archive on its way of being listed."""
+
+    def __init__(self, found: Found, wants_head: Callable[[str], int]) -> None:
+        self.kind = ""
+        self._members = self._listed(found, wants_head)
+
+    def page(self) -> list[Member]:
+        """Some more of its members, none at the end."""
+        return list(islice(self._members, _PAGE))
+
+    def _listed(self, found: Found, wants_head: Callable[[str], int]) -> Iterator[Member]:
+        try:
+            if found.size <= 0:  # not known, or not there
+                found = files.info(found.uri)
+            ranges = Ranges(found.uri, found.size)
+            start = ranges.read(0, 4)
+            self.kind = "zip" if start[:2] == b"PK" else _streams_as(start) or "tar"
+            if self.kind in MAGIC.values():
+                check_kind(self.kind)
+                with Stream(found.uri, found.size, self.kind, 1 << 20) as stream:
+                    yield from tars.members(stream, wants_head)
+            elif self.kind == "zip":
+                yield from zips.members(ranges, found.size, wants_head)
+            else:
+                yield from tars.members(ranges, wants_head)
+        except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
+            yield Member("", error=words_of(error))
+        except SettingsError as error:
+            yield Member("", error=str(error))
+        except DamagedError:
+            yield Member("", error=DAMAGED)
+
+
+def _streams_as(start: bytes) -> str | None:
+    return next((kind for magic, kind in MAGIC.items() if start.startswith(magic)), None)
+
+
+def _streamed(uri: str, mark: str, place: Place, size: int) -> bytes:
+    """The bytes of a member of a stream, which stays open for those that follow."""
+    key = uri, mark
+    with _reading:
+        stream = _streams.pop(key, None)
+        if stream is None:
+            for other in _streams.values():
+                other.close()
+            _streams.clear()
+            stream = Stream(uri, files.info(uri).size, place.kind, _HOLD)
+        try:
+            whole = stream.read(place.offset, size)
+        except DamagedError as error:
+            stream.close()
+            raise ImageError(DAMAGED) from error
+        except BaseException:
+            stream.close()
+            raise
+        _streams[key] = stream
+        return whole

@@ -1,0 +1,159 @@
+"""The bytes of an archive by their place in it: read by ranges, or decompressed from the beginning.
+
+Both kinds have `read(start, size)`, which gives fewer bytes at the end, and `reaches(end)`.
+"""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import IO, Protocol, Self
+
+import pyarrow as pa
+from isal import isal_zlib
+from isal.igzip_lib import IsalError
+
+from denoise.errors import SettingsError
+from denoise.storage import files, uris
+
+_LOCAL, _REMOTE = 16 << 10, 1 << 20  # bytes of a range: what a store needs a round trip for
+_CHUNK = 1 << 18
+# A stream may decompress to so much and no more: deflate cannot reach it, a bomb of zstd can
+_MOST_TIMES, _MOST_MORE = 1200, 1 << 30
+MAGIC = {b"\x1f\x8b": "tar.gz", b"\x28\xb5\x2f\xfd": "tar.zst"}  # of what is a stream
+
+
+class DamagedError(Exception):
+    """An archive that does not hold what it says."""
+
+
+class Span(Protocol):
+    """Bytes of an archive, or of what it decompresses to, by their place."""
+
+    def read(self, start: int, size: int) -> bytes: ...
+
+    def reaches(self, end: int) -> bool: ...
+
+
+class Ranges:
+    """A file that is read by ranges; what lies close to the last one read is there already."""
+
+    def __init__(self, uri: str, size: int) -> None:
+        self._uri, self._size = uri, size
+        self._block = _LOCAL if uris.is_local(uri) else _REMOTE
+        self._first, self._held = 0, b""
+
+    def read(self, start: int, size: int) -> bytes:
+        """Raises OSError."""
+        size = max(0, min(size, self._size - start))
+        if not size:
+            return b""
+        at = start - self._first
+        if at < 0 or at + size > len(self._held):
+            stop = min(self._size, start + max(size, self._block))
+            self._first, self._held, at = start, files.read_range(self._uri, start, stop), 0
+        return self._held[at : at + size]
+
+    def reaches(self, end: int) -> bool:
+        return end <= self._size
+
+
+class Stream:
+    """What a compressed file decompresses to; the bytes read last are held, as so many may be asked
+    for again. Whoever asks for earlier ones has all of it decompressed again."""
+
+    def __init__(self, uri: str, size: int, kind: str, hold: int) -> None:
+        self._uri, self._kind, self._hold = uri, kind, hold
+        self._most = _MOST_TIMES * size + _MOST_MORE
+        self._open = ExitStack()
+        self._chunks: Iterator[bytes] | None = None
+        self._first, self._held = 0, bytearray()
+        self._is_at_end = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._open.close()
+        self._chunks = None
+
+    def read(self, start: int, size: int) -> bytes:
+        """Raises OSError, and DamagedError where it does not decompress."""
+        if self._chunks is None or start < self._first:
+            self._begin()
+        self._advance(start, start + size)
+        at = start - self._first
+        return bytes(self._held[at : at + size]) if at >= 0 else b""
+
+    def reaches(self, end: int) -> bool:
+        """Whether there are so many bytes: it decompresses up to there."""
+        if self._chunks is None:
+            self._begin()
+        try:
+            self._advance(end, end)
+        except DamagedError:
+            return False
+        return self._first + len(self._held) >= end
+
+    def _begin(self) -> None:
+        self.close()
+        self._first, self._held, self._is_at_end = 0, bytearray(), False
+        file = self._open.enter_context(files.open_input(self._uri))
+        self._chunks = _gunzipped(file) if self._kind == "tar.gz" else _unpacked_zstd(file)
+
+    def _advance(self, start: int, stop: int) -> None:
+        """Read on until `stop`; what lies before `start` need not stay."""
+        assert self._chunks is not None
+        while not self._is_at_end and self._first + len(self._held) < stop:
+            chunk = next(self._chunks, b"")
+            if not chunk:
+                self._is_at_end = True
+            self._held += chunk
+            spare = min(len(self._held) - self._hold, start - self._first)
+            if spare > 0:
+                del self._held[:spare]
+                self._first += spare
+            if self._first > self._most:
+                raise DamagedError  # it claims to hold what nobody packs
+
+
+def _gunzipped(file: IO[bytes]) -> Iterator[bytes]:
+    """What a gzip file decompresses to, as far as it goes. Raises DamagedError where it breaks."""
+    inflate, packed = isal_zlib.decompressobj(wbits=31), b""
+    while True:
+        packed = packed or file.read(_CHUNK)
+        if inflate.eof:
+            if not packed.strip(b"\0"):
+                return
+            inflate = isal_zlib.decompressobj(wbits=31)  # one file behind the other
+        elif not packed:
+            raise DamagedError
+        try:
+            chunk = inflate.decompress(packed, _CHUNK)
+        except IsalError as error:  # type: ignore[misc]  # its stub says no exception
+            raise DamagedError from error
+        packed = inflate.unused_data if inflate.eof else inflate.unconsumed_tail
+        if chunk:
+            yield chunk
+
+
+def _unpacked_zstd(file: IO[bytes]) -> Iterator[bytes]:
+    """As `_gunzipped`, of a zstd file."""
+    with pa.CompressedInputStream(pa.PythonFile(file, mode="r"), "zstd") as stream:
+        while True:
+            try:
+                chunk = stream.read(_CHUNK)
+            except (OSError, pa.ArrowException) as error:
+                if isinstance(error, OSError) and error.errno is not None:
+                    raise  # of the disk
+                raise DamagedError from error
+            if not chunk:
+                return
+            yield bytes(chunk)
+
+
+def check_kind(kind: str) -> None:
+    """Raise SettingsError where no library here decompresses archives of a kind."""
+    if kind == "tar.zst" and not pa.Codec.is_available("zstd"):
+        raise SettingsError("this pyarrow reads no zstd: unpack .tar.zst archives to .tar first")

@@ -1,0 +1,153 @@
+"""What lies in a tar archive: its headers, walked one by one and never held all together."""
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from denoise.storage.spans import DamagedError, Span
+
+_BLOCK = 512
+_LONGEST = 1 << 20  # bytes of a long name or of what pax says of a member
+_REGULAR = b"\0" + b"07"
+_LINKS, _SPECIAL = b"12", b"346"
+_TO_A_NAME = b"L"  # GNU: the next member's name, where it is long
+
+
+class Member(NamedTuple):
+    """A file in an archive."""
+
+    name: str
+    offset: int = 0  # in bytes, of its content; of its local header in a zip
+    stored: int = 0  # bytes that it takes there
+    size: int = 0  # bytes that it has
+    head: bytes = b""  # its first bytes, where they were asked for
+    left_out: str = ""  # why it is no file at all
+    error: str = ""  # why it cannot be read
+
+
+def members(span: Span, wants_head: Callable[[str], int]) -> Iterator[Member]:
+    """The members of a tar in their order, folders left out. Of each `wants_head` says how many of
+    its first bytes are needed to know it.
+
+    A member that the file ends in has an error. Raises OSError, and DamagedError where what follows
+    is no tar.
+    """
+    at, name, size, is_sparse = 0, None, None, False
+    while True:
+        header = span.read(at, _BLOCK)
+        # some programs leave the zeros at the end out
+        if header == bytes(_BLOCK) or (not header and at and span.reaches(at)):
+            return
+        kind, own_name, own_size = _parsed(header)
+        at += _BLOCK
+        if kind in b"xgLK":
+            said = _said(span, at, own_size)
+            if kind == _TO_A_NAME:
+                name = _text(said)
+            elif kind == b"x":
+                fields = _fields(said)
+                name, size = fields.get("path", name), _size_in(fields, size)
+                is_sparse = any(key.startswith("GNU.sparse") for key in fields)
+            at += _padded(own_size)
+            continue
+        called = own_name if name is None else name
+        length = own_size if size is None else size
+        more = header[482:483] if kind == b"S" else b"\0"  # whether its map goes on
+        while more not in (b"", b"\0"):
+            more = span.read(at, _BLOCK)[504:505]
+            at += _BLOCK
+        holds = 0 if kind in _LINKS + b"3456" else length
+        yield from _member(span, (kind, called, at, holds), wants_head, is_sparse or kind == b"S")
+        if not span.reaches(at + holds):
+            return
+        at += _padded(holds)
+        name, size, is_sparse = None, None, False
+
+
+def _member(
+    span: Span,
+    found: tuple[bytes, str, int, int],
+    wants_head: Callable[[str], int],
+    is_sparse: bool,
+) -> Iterator[Member]:
+    """A member, unless it is a folder or what only some tar programs know."""
+    kind, name, at, size = found
+    if kind in _LINKS:
+        yield Member(name, left_out="link in an archive")
+    elif kind in _SPECIAL:
+        yield Member(name, left_out="neither file nor folder")
+    elif kind in _REGULAR + b"S" and not name.endswith("/"):
+        head = span.read(at, min(size, wants_head(name))) if size else b""
+        error = ""
+        if is_sparse:
+            error = "a sparse file in its archive, which is not read in place: unpack it"
+        elif not span.reaches(at + size):
+            error = "truncated or damaged archive"
+        yield Member(name, at, size, size, head, error=error)
+
+
+def _parsed(header: bytes) -> tuple[bytes, str, int]:
+    """Type, name and size of a header. Raises DamagedError where it is none."""
+    if len(header) < _BLOCK:
+        raise DamagedError
+    total = sum(header) - sum(header[148:156]) + 8 * 32
+    if _number(header[148:156]) != total:
+        raise DamagedError
+    name = header[:100].partition(b"\0")[0]
+    if header[257:263] == b"ustar\0" and header[345]:
+        name = header[345:500].partition(b"\0")[0] + b"/" + name
+    size = _number(header[124:136])
+    if size < 0:
+        raise DamagedError
+    return header[156:157], _text(name), size
+
+
+def _number(field: bytes) -> int:
+    """A number in octal digits, or in GNU's binary form."""
+    if field[0] == 0x80:
+        return int.from_bytes(field[1:], "big")
+    if field[0] == 0xFF:
+        return -1
+    digits = field.partition(b"\0")[0].strip()
+    try:
+        return int(digits, 8) if digits else 0
+    except ValueError as error:
+        raise DamagedError from error
+
+
+def _said(span: Span, at: int, size: int) -> bytes:
+    """What is said of the members that follow."""
+    if size > _LONGEST or len(said := span.read(at, size)) < size:
+        raise DamagedError
+    return said
+
+
+def _fields(said: bytes) -> dict[str, str]:
+    """The records `LENGTH KEY=VALUE` of a pax header."""
+    fields: dict[str, str] = {}
+    while said:
+        digits, blank, _ = said.partition(b" ")
+        if not blank or not digits.isdigit() or len(digits) > 8:
+            raise DamagedError
+        length, whole = int(digits), len(said)
+        record, said = said[len(digits) + 1 : length], said[length:]
+        key, equals, value = record.rstrip(b"\n").partition(b"=")
+        if not equals or length <= len(digits) or length > whole:
+            raise DamagedError
+        fields[_text(key)] = _text(value)
+    return fields
+
+
+def _size_in(fields: dict[str, str], size: int | None) -> int | None:
+    if "size" not in fields:
+        return size
+    if not (fields["size"].isascii() and fields["size"].isdigit() and len(fields["size"]) < 20):
+        raise DamagedError
+    return int(fields["size"])
+
+
+def _text(name: bytes) -> str:
+    return name.partition(b"\0")[0].decode("utf-8", "surrogateescape")
+
+
+def _padded(size: int) -> int:
+    return -(-size // _BLOCK) * _BLOCK

@@ -1,0 +1,113 @@
+"""What listing archives costs, and how fast their members are read against loose files.
+
+python -m tests.bench.archives [MEMBERS [IN_AN_ARCHIVE [BYTES]]]   (1,000,000 images of 2,000 bytes,
+                                                                    1,000 to an archive)
+
+Beside each image lie a json and a txt, as img2dataset writes them. `--s3` after the numbers puts
+them into moto's S3 server on this machine, which says how many requests and bytes a listing takes.
+"""
+
+import io
+import json
+import shutil
+import sys
+import tarfile
+import tempfile
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from denoise.storage import files, inputs
+from denoise.storage.inputs import Entry, source_of
+from denoise.verbs.noise import NoiseConfig, noise
+from tests import servers
+from tests.bench.listing import timed, update
+from tests.conftest import encoded, photo
+
+
+def main() -> None:
+    is_remote = "--s3" in sys.argv
+    asked = [int(number) for number in sys.argv[1:] if number.isdigit()]
+    members, in_one, size = asked + [1_000_000, 1_000, 2_000][len(asked) :]
+    with tempfile.TemporaryDirectory(prefix="archives-") as home:
+        folder, output = Path(home, "tars"), Path(home, "output")
+        timed("make the archives", members, lambda: make(folder, members, in_one, size))
+        if is_remote:
+            with servers.s3() as store, servers.visible(store):
+                remote(store.root, folder, members)
+            return
+        timed("list into a new manifest", members, lambda: update(folder, str(output)))
+        timed("list and compare, nothing new", members, lambda: update(folder, str(output)))
+    rates(Path(tempfile.mkdtemp(prefix="archives-")))
+
+
+def make(folder: Path, members: int, in_one: int, size: int) -> int:
+    folder.mkdir()
+    about = json.dumps({"caption": "a cat", "url": "http://host/cat.jpg", "width": 256}).encode()
+    contents = ((".jpg", b"\xff\xd8\xff" + bytes(size - 3)), (".json", about), (".txt", b"a cat"))
+    for number in range(-(-members // in_one)):
+        with tarfile.open(folder / f"{number:05d}.tar", "w") as tar:
+            for key in range(min(in_one, members - number * in_one)):
+                for suffix, content in contents:
+                    member = tarfile.TarInfo(f"{number:05d}{key:04d}{suffix}")
+                    member.size = len(content)
+                    tar.addfile(member, io.BytesIO(content))
+            tar.members = []
+    return members
+
+
+def remote(root: str, folder: Path, members: int) -> None:
+    places = sorted(folder.iterdir())
+    for place in places:
+        files.write(f"{root}/tars/{place.name}", place.read_bytes())
+    asked: Counter[str] = Counter()
+    ranged = files.read_range
+
+    def counted(uri: str, start: int, stop: int) -> bytes:
+        asked["requests"] += 1
+        asked["bytes"] += stop - start
+        return ranged(uri, start, stop)
+
+    files.read_range = counted
+    names = f"{root}/tars/{{00000..{len(places) - 1:05d}}}.tar"
+    timed("list from S3", members, lambda: sum(1 for _ in inputs.entries(names, Counter())))
+    whole = sum(place.stat().st_size for place in places)
+    read = f"{asked['bytes'] / 1e6:,.0f} MB of {whole / 1e6:,.0f}"
+    print(f"{asked['requests']:,} requests for {read}")
+
+
+def rates(home: Path) -> None:
+    """The same pictures as loose files and in tars, in turns: read alone, and by the noise job."""
+    made = [encoded(photo(256, 256, seed=k), "JPEG", quality=90) for k in range(16)]
+    for number in range(2000):
+        place = home / "loose" / f"{number // 500:05d}" / f"{number:06d}.jpg"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(made[number % 16])
+    (home / "tars").mkdir()
+    for folder in sorted((home / "loose").iterdir()):
+        with tarfile.open(home / "tars" / f"{folder.name}.tar", "w") as tar:
+            for place in sorted(folder.iterdir()):
+                tar.add(place, place.name)
+    best: dict[tuple[str, str], float] = {}
+    for turn in range(3):
+        for kind in ("loose", "tars"):
+            listed: list[Entry] = list(inputs.entries(str(home / kind), Counter()))
+            start = time.perf_counter()
+            with ThreadPoolExecutor(8) as pool:
+                list(pool.map(source_of, listed))
+            read = time.perf_counter() - start
+            start = time.perf_counter()
+            flags = {"images": str(home / kind), "output": str(home / f"out-{kind}-{turn}")}
+            noise(NoiseConfig(**flags, limit=500, save="none"))
+            spent = time.perf_counter() - start
+            for what, seconds in (("read", read), ("noise", spent)):
+                best[what, kind] = min(seconds, best.get((what, kind), seconds))
+    for what, count in (("read", 2000), ("noise", 500)):
+        loose, packed = count / best[what, "loose"], count / best[what, "tars"]
+        print(f"{what:6} loose {loose:8,.0f}/s, in tars {packed:8,.0f}/s: {packed / loose:.2f}")
+    shutil.rmtree(home)
+
+
+if __name__ == "__main__":
+    main()

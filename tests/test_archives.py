@@ -1,0 +1,314 @@
+"""Images in archives are inputs as loose ones are: same pixels, same numbers, any archive."""
+
+import io
+import struct
+import tarfile
+import zipfile
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from denoise.errors import SettingsError
+from denoise.images.pairs import PairConfig
+from denoise.output import manifest, tables
+from denoise.storage import inputs, uris
+from denoise.storage.fetch import load_pair
+from denoise.storage.inputs import Entry, source_of
+from denoise.training.photos import decode_photos
+from denoise.verbs.infer import InferConfig, infer
+from denoise.verbs.noise import NoiseConfig, noise
+from denoise.verbs.plan import PlanConfig, plan
+from tests.conftest import encoded, photo
+from tests.running import rows_of, same, tiny_model
+
+DAMAGED = "truncated or damaged archive"
+KINDS = (".tar", ".tar.gz", ".tgz", ".tar.zst", ".zip", "-stored.zip")
+
+
+def found(images: object) -> tuple[dict[str, Entry], Counter[str]]:
+    left_out: Counter[str] = Counter()
+    listed = list(inputs.entries(str(images), left_out))
+    by_path = {entry.path: entry for entry in listed}
+    assert len(by_path) == len(listed), "a path was listed twice"
+    return by_path, left_out
+
+
+def pack(place: Path, contents: dict[str, bytes] | list[tuple[str, bytes]]) -> Path:
+    """An archive of the kind that its name says."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    pairs = contents.items() if isinstance(contents, dict) else contents
+    if place.suffix == ".zip":
+        how = zipfile.ZIP_STORED if "stored" in place.name else zipfile.ZIP_DEFLATED
+        with zipfile.ZipFile(place, "w", how) as archive:
+            for name, content in pairs:
+                archive.writestr(name, content)
+        return place
+    plain = io.BytesIO()
+    mode = "w:gz" if place.name.endswith(("gz",)) else "w"
+    with tarfile.open(fileobj=plain, mode=mode) as tar:
+        for name, content in pairs:
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    whole = plain.getvalue()
+    if place.name.endswith(".zst"):
+        whole = pa.compress(whole, "zstd", asbytes=True)
+    place.write_bytes(whole)
+    return place
+
+
+def pictures(count: int) -> dict[str, bytes]:
+    return {f"{k:05d}.png": encoded(photo(24, 32, seed=k)) for k in range(count)}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_members_are_read_by_their_place_in_any_order(tmp_path: Path, kind: str):
+    inside = pictures(9) | {"deep/er/x.jpg": encoded(photo(seed=9), "JPEG")}
+    inside["a" * 150 + "/ü.png"] = encoded(photo(seed=10))  # a long name, and not of ASCII
+    place = pack(tmp_path / f"some{kind}", inside)
+    listed, left_out = found(place)
+    assert list(listed) == [f"{place.name}/{name}" for name in inside] and not left_out
+    for name in sorted(inside, reverse=True):
+        assert source_of(listed[f"{place.name}/{name}"]).encoded == inside[name]
+
+
+def test_a_tar_as_webdataset_writes_it_gives_its_images_alone(tmp_path: Path):
+    inside = {}
+    for key, picture in pictures(3).items():
+        inside |= {key: picture, key[:-4] + ".json": b"{}", key[:-4] + ".txt": b"a cat"}
+    inside |= {"._a.png": b"x", "__MACOSX/a.png": b"x", ".hidden/b.png": b"x", "c.cls": b"7"}
+    inside |= {"no_suffix": encoded(photo(seed=5)), "inner.zip": b"PK"}
+    listed, left_out = found(pack(tmp_path / "00000.tar", inside))
+    names = [*pictures(3), "no_suffix"]
+    assert [*listed] == [f"00000.tar/{name}" for name in names]
+    assert left_out == {
+        "no image": 7,
+        "hidden": 2,
+        "made by a system (thumbnails, deleted files)": 1,
+        "an archive in an archive": 1,
+    }
+
+
+def test_a_folder_holds_loose_images_and_archives(tmp_path: Path):
+    (tmp_path / "a.png").write_bytes(encoded(photo()))
+    for number in range(3):
+        pack(tmp_path / "sub" / f"{number}.tar", pictures(2))
+    pack(tmp_path / "b.zip", pictures(1))
+    whole, _ = found(tmp_path)
+    tars = {f"sub/{k}.tar/{name}" for k in range(3) for name in pictures(2)}
+    assert set(whole) == {"a.png", "b.zip/00000.png"} | tars
+    by_glob, _ = found(tmp_path / "sub" / "[01].tar")
+    assert set(by_glob) == {f"{k}.tar/{name}" for k in range(2) for name in pictures(2)}
+
+
+def test_braces_stand_for_each_archive_and_one_that_is_missing_is_a_row(tmp_path: Path):
+    for number in (8, 9, 11):
+        pack(tmp_path / f"{number:05d}.tar", pictures(1))
+    listed, _ = found(tmp_path / "{00008..00011}.tar")
+    errors = {path: entry.error for path, entry in listed.items()}
+    assert errors == {
+        **{f"{number:05d}.tar/00000.png": "" for number in (8, 9, 11)},
+        "00010.tar": "no such file",
+    }
+    with pytest.raises(SettingsError, match="no such file"):
+        found(tmp_path / "{1..3}.tar")
+
+
+@pytest.mark.parametrize(
+    ("uri", "named"),
+    [
+        ("s3://b/{08..11}.tar", ["08", "09", "10", "11"]),
+        ("s3://b/{3..1}.tar", ["3", "2", "1"]),
+        ("s3://b/{a,bc}.tar", ["a", "bc"]),
+    ],
+)
+def test_braces_are_expanded_as_a_shell_does(uri: str, named: list[str]):
+    assert uris.expand_braces(uri) == [f"s3://b/{name}.tar" for name in named]
+    assert uris.expand_braces("s3://b/{x}/a.tar") == []
+    assert len(uris.expand_braces("{0..9}/{a,b}{1..3}")) == 60
+    with pytest.raises(SettingsError, match="more than"):
+        uris.expand_braces("{0..999}{0..99999}")
+
+
+def test_links_folders_and_devices_in_a_tar_are_no_inputs(tmp_path: Path):
+    place = tmp_path / "a.tar"
+    with tarfile.open(place, "w") as tar:
+        for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.DIRTYPE, tarfile.FIFOTYPE):
+            member = tarfile.TarInfo(f"{kind.decode()}.png")
+            member.type, member.linkname = kind, "/etc/passwd"
+            tar.addfile(member)
+        member = tarfile.TarInfo("last.png")
+        member.size = len(content := encoded(photo()))
+        tar.addfile(member, io.BytesIO(content))
+    listed, left_out = found(place)
+    assert [*listed] == ["a.tar/last.png"] and source_of(listed["a.tar/last.png"]).encoded
+    assert left_out == {"link in an archive": 2, "neither file nor folder": 1}
+
+
+@pytest.mark.parametrize("kind", [".tar", ".zip"])
+def test_names_that_lead_out_or_come_twice_are_paths_below(tmp_path: Path, kind: str):
+    one, two = encoded(photo(seed=1)), encoded(photo(seed=2))
+    names = ["../../x.png", "/etc/y.png", "./z.png", "twice.png", "twice.png"]
+    with pytest.warns(UserWarning) if kind == ".zip" else io.StringIO():
+        contents = [one] * 4 + [two]
+        place = pack(tmp_path / f"a{kind}", list(zip(names, contents, strict=True)))
+    listed, _ = found(place)
+    top = place.name
+    first = [f"{top}/__/__/x.png", f"{top}/etc/y.png", f"{top}/z.png", f"{top}/twice.png"]
+    assert [*listed][:4] == first and [*listed][4].startswith(f"{top}/twice.png~")
+    assert [source_of(entry).encoded for entry in listed.values()] == [one] * 4 + [two]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_truncated_archive_costs_its_own_row_and_what_is_whole_stays(tmp_path: Path, kind: str):
+    place = pack(tmp_path / f"a{kind}", pictures(20))
+    place.write_bytes(place.read_bytes()[: place.stat().st_size // 2 - 99])
+    pack(tmp_path / "b.tar", pictures(1))
+    listed, _ = found(tmp_path)
+    failed = [entry for entry in listed.values() if entry.error]
+    assert [entry.error for entry in failed] == [DAMAGED]
+    assert "b.tar/00000.png" in listed
+    if kind in (".tar", ".tgz"):  # a zip's directory stands at the end, zstd's are large blocks
+        fine = [path for path, entry in listed.items() if not entry.error]
+        assert 5 < len(fine) < 20
+    for entry in listed.values():
+        assert load_pair(entry, PairConfig()).error == (entry.error or None)
+
+
+@pytest.mark.parametrize("content", [b"", b"no archive" * 100, b"PK\3\4", b"\x1f\x8b\x08junk"])
+def test_what_only_is_called_an_archive_is_one_row(tmp_path: Path, content: bytes):
+    (tmp_path / "a.tar").write_bytes(content)
+    listed, _ = found(tmp_path / "a.tar")
+    assert {path: entry.error for path, entry in listed.items()} == {"a.tar": DAMAGED}
+
+
+def header(name: bytes, size: bytes, kind: bytes = b"0") -> bytes:
+    """A tar header with this text as its size, its checksum right."""
+    block = bytearray(name.ljust(100, b"\0") + bytes(412))
+    block[124:136], block[156:157], block[148:156] = size.ljust(12, b"\0"), kind, b" " * 8
+    block[148:156] = b"%06o\0 " % sum(block)
+    return bytes(block)
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        header(b"a.png", b"\xff" * 12),  # a negative size
+        header(b"a.png", b"99999999999"),  # no octal number
+        header(b"x", b"77777777777", b"x"),  # what is said of a member is 8 GiB
+        header(b"x", b"77777777777", b"L"),
+        header(b"x", b"%o" % 9, b"x") + b"99 path=a".ljust(512, b"\0"),
+        header(b"x", b"%o" % 9, b"x") + b"-1 path=a".ljust(512, b"\0"),
+    ],
+)
+def test_a_hostile_header_ends_its_archive(tmp_path: Path, block: bytes):
+    whole = pack(tmp_path / "a.tar", pictures(1)).read_bytes()
+    (tmp_path / "a.tar").write_bytes(whole.rstrip(b"\0").ljust(-(-len(whole) // 512) * 512, b"\0"))
+    end = next(k for k in range(512, len(whole), 512) if whole[k : k + 512] == bytes(512))
+    (tmp_path / "a.tar").write_bytes(whole[:end] + block + bytes(1024))
+    listed, _ = found(tmp_path / "a.tar")
+    errors = {path: entry.error for path, entry in listed.items()}
+    assert errors == {"a.tar/00000.png": "", "a.tar": DAMAGED}
+
+
+def test_a_size_beyond_the_file_is_that_members_error(tmp_path: Path):
+    (tmp_path / "a.tar").write_bytes(header(b"a.png", b"77777777777") + bytes(1024))
+    listed, _ = found(tmp_path / "a.tar")
+    assert {path: entry.error for path, entry in listed.items()} == {"a.tar/a.png": DAMAGED}
+
+
+def test_a_zip_that_claims_what_it_does_not_hold_is_an_error_of_its_member(tmp_path: Path):
+    place = pack(tmp_path / "a.zip", {"a.png": bytes(1 << 20), "b.png": encoded(photo())})
+    whole = place.read_bytes()
+    for claimed in (10, 1 << 21, 1 << 30):  # inflates to more, or to less
+        sized = whole.replace(struct.pack("<L", 1 << 20), struct.pack("<L", claimed))
+        place.write_bytes(sized)
+        listed, _ = found(place)
+        assert load_pair(listed["a.zip/a.png"], PairConfig()).error is not None
+        assert load_pair(listed["a.zip/b.png"], PairConfig()).error is None
+
+
+def test_a_member_whose_bytes_were_changed_is_an_error_of_a_zip(tmp_path: Path):
+    place = pack(tmp_path / "a-stored.zip", {"a.bmp": (content := encoded(photo(), "BMP"))})
+    place.write_bytes(place.read_bytes().replace(content[-50:], bytes(50)))
+    listed, _ = found(place)
+    assert load_pair(listed["a-stored.zip/a.bmp"], PairConfig()).error == DAMAGED
+
+
+def test_an_archive_that_is_not_read_says_what_to_do(tmp_path: Path):
+    (tmp_path / "a.rar").write_bytes(b"Rar!")
+    with pytest.raises(SettingsError, match="unpack it"):
+        found(tmp_path / "a.rar")
+
+
+def test_a_folder_called_like_an_archive_beside_it_takes_no_path_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    place = pack(tmp_path / "a.tar", pictures(1))
+    loose = inputs.Found("a.tar/00000.png", str(tmp_path / "loose.png"), 5, "1")  # as on a store
+    packed = inputs.Found("a.tar", str(place), place.stat().st_size, "1")
+    monkeypatch.setattr(inputs.listing, "listing", lambda *args: iter([packed, loose]))
+    assert len(found(tmp_path)[0]) == 2
+
+
+def infer_all(images: Path, output: Path, model: str, **more: Any) -> list[dict[str, Any]]:
+    infer(InferConfig(images=str(images), output=str(output), model=model, **more))
+    return rows_of(output)
+
+
+def test_pixels_and_numbers_are_those_of_the_same_images_in_a_folder(tmp_path: Path):
+    model = tiny_model(tmp_path / "model")
+    for name, content in (inside := pictures(2)).items():
+        (tmp_path / "loose" / "in.tar").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "loose" / "in.tar" / name).write_bytes(content)
+    pack(tmp_path / "packed" / "in.tar", inside)
+    both = (
+        infer_all(tmp_path / kind, tmp_path / f"out-{kind}", model, add_noise=0.1, save="both")
+        for kind in ("loose", "packed")
+    )
+    assert not same(*both)  # the same paths, so the same noise
+    assert (tmp_path / "out-packed" / "images" / "in.tar" / "00000.png.png").exists()
+
+
+def test_a_run_goes_on_in_an_archive(tmp_path: Path):
+    place, output = pack(tmp_path / "in" / "a.tar", pictures(12)), tmp_path / "out"
+    config = NoiseConfig(images=str(place), output=str(output))
+    noise(config)
+    whole = rows_of(output)
+    killed = tables.parts(str(output))[1:]
+    for part in killed:  # as a kill leaves it
+        Path(part).unlink()
+    (output / "_SUCCESS").unlink()
+    assert len(manifest.pending(str(output))) == len(killed) > 0
+    noise(config)
+    assert not same(rows_of(output), whole)
+    assert noise(config)["nothing_to_do"]
+
+
+def test_plan_counts_members(tmp_path: Path):
+    pack(tmp_path / "a.tar", pictures(7))
+    model = tiny_model(tmp_path / "model")
+    flags = {"images": str(tmp_path / "a.tar"), "output": str(tmp_path / "out"), "model": model}
+    assert plan(PlanConfig(**flags))["images"] == 7
+
+
+def test_the_manifest_says_where_a_member_lies(tmp_path: Path):
+    place = pack(tmp_path / "a.tar", pictures(3))
+    output = str(tmp_path / "out")
+    listing = manifest.update(output, inputs.entries(str(place), Counter()), Counter())
+    assert listing.new is not None
+    (shard,) = manifest.cut(output, listing.new)
+    whole = place.read_bytes()
+    for entry in shard.entries(output):
+        assert entry.uri == str(place)
+        assert whole[entry.offset :][: entry.size] == pictures(3)[entry.path.rsplit("/")[-1]]
+
+
+def test_training_takes_members_as_it_takes_files(tmp_path: Path):
+    listed, _ = found(pack(tmp_path / "a.tar", pictures(3)))
+    photos, statistics = decode_photos(list(listed.values()), 16)
+    assert statistics.photos == 3 and [one.path for one in photos] == [*listed]
+    assert (photos[1].pixels == photo(24, 32, seed=1)).all()
