@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from hashlib import blake2b
 from io import TextIOWrapper
 from itertools import chain, islice
-from unicodedata import normalize
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -50,6 +49,7 @@ class Entry:
     size: int  # in bytes, 0 where it is not known
     mark: str  # tells one version of the file from another, empty where it is not known
     row: int = -1  # the row of the Parquet file, -1 where the file itself is the image
+    stem: str = ""  # of its file's name, where another input has the usual name
 
     @property
     def likely_size(self) -> int:
@@ -345,18 +345,6 @@ def _once(
             left_out["named twice"] += 1
             continue
         seen[key] = home
-        yield entry
-
-
-def separate_folded(found: Iterator[Entry]) -> Iterator[Entry]:
-    """Give paths that differ by case or Unicode normalisation alone paths that a disk of such names
-    tells apart: the first keeps its own, the others get a hash of theirs."""
-    seen: set[int] = set()
-    for entry in found:
-        path = entry.path
-        while (key := _hash(normalize("NFD", normalize("NFD", entry.path).casefold()))) in seen:
-            entry = replace(entry, path=f"{entry.path}~{_hash(path) & 0xFFFFFFFF:08x}")
-        seen.add(key)
         yield entry
 
 

@@ -16,6 +16,7 @@ from denoise.images.noise import check_seed
 from denoise.output import manifest
 from denoise.output.folder import Output
 from denoise.output.manifest import Shard
+from denoise.output.names import Names
 from denoise.output.shard import Counts
 from denoise.report.progress import Progress
 from denoise.runners import Job, open_runner, runs_here
@@ -113,7 +114,7 @@ def run(
     with looked, Output(uri, verb, settings, overwrite=config.overwrite) as output:
         left_out: Counter[str] = Counter()
         found = listed(config, left_out)
-        listing = manifest.update(uri, found, left_out)
+        listing = manifest.update(uri, found, left_out, _names(config, uri))
         _log_listing(listing, is_chosen=bool(config.include or config.exclude or config.limit))
         pending = manifest.pending(uri)
         failed = manifest.with_errors(uri) if config.retry_errors else []
@@ -199,9 +200,14 @@ def listed(config: BulkConfig, left_out: Counter[str]) -> Iterator[Entry]:
     """The inputs of a job; what is no image is counted by reason. Raises SettingsError."""
     output = uris.absolute(config.output)
     found: Iterator[Entry] = inputs.entries(uris.absolute(config.images), left_out, output=output)
-    if config.save in ("files", "both") and files.folds_names(files.standing(output)):
-        found = inputs.separate_folded(found)
     return islice(_chosen(found, config, left_out), config.limit)
+
+
+def _names(config: BulkConfig, output: str) -> Names | None:
+    """The names of the files that a job writes, if it writes any."""
+    if config.save not in ("files", "both"):
+        return None
+    return Names(config.format, folds=files.folds_names(files.standing(output)))
 
 
 def _chosen(

@@ -7,8 +7,9 @@ from typing import Any
 from numpy.typing import NDArray
 
 from denoise.errors import ImageError, WriteError, words_of
-from denoise.images.codec import IMAGE_SUFFIXES, Picture, decode, encode, format_for, suffix_of
+from denoise.images.codec import Picture, decode, encode, format_for, suffix_of
 from denoise.output.folder import UNFINISHED
+from denoise.output.names import file_of
 from denoise.storage import files, uris
 from denoise.verbs.bulk import BulkConfig
 
@@ -25,8 +26,8 @@ class Saved:
     pixels: NDArray[Any]  # [H, W, C] as stored: other than the picture's if the format is lossy
 
 
-def save(picture: Picture, path: str, config: BulkConfig, output: str) -> Saved:
-    """Encode a picture, and write its file if asked to.
+def save(picture: Picture, path: str, config: BulkConfig, output: str, *, stem: str = "") -> Saved:
+    """Encode a picture, and write its file if asked to; `stem` where another has its usual name.
 
     Raises ImageError where the format has to hold the picture and cannot, WriteError where nothing
     can be written.
@@ -39,10 +40,11 @@ def save(picture: Picture, path: str, config: BulkConfig, output: str) -> Saved:
         picture, format=kind, quality=config.quality, metadata=not config.strip_metadata
     )
     image, file = None, None
+    name = file_of(path, suffix_of(kind), keep_name=config.format == "same", stem=stem)
     if config.save in ("parquet", "both"):
-        image = {"bytes": encoded, "path": path + suffix_of(kind)}
+        image = {"bytes": encoded, "path": name}
     if config.save in ("files", "both"):
-        file = "images/" + file_of(path, suffix_of(kind), keep_name=config.format == "same")
+        file = f"images/{name}"
         _write_file(output, file, encoded)
     stored = decode(encoded, max_pixels=config.max_pixels).pixels if is_lossy else picture.pixels
     return Saved(image, file, stored)
@@ -52,23 +54,6 @@ def uploaders(config: BulkConfig, output: str) -> int:
     """Threads that wait for a store to take the files of images while the next ones are made."""
     has_files = config.save in ("files", "both")
     return _UPLOADERS if has_files and not uris.is_local(output) else 0
-
-
-def file_of(path: str, suffix: str, *, keep_name: bool) -> str:
-    """The name of an image's file under OUTPUT/images: its path with the format's suffix behind.
-
-    With `keep_name` (`--format same`) `a.jpg` stays `a.jpg` where that is what it holds. No two
-    paths share a name: what keeps its name has one image suffix, the others get two or more.
-    """
-    stem, dot, last = path.rpartition(".")
-    known = dot and f".{last}".lower() in IMAGE_SUFFIXES
-    if not keep_name:
-        return path + suffix
-    if not known:
-        return path + suffix + suffix
-    twice = f".{stem.rpartition('.')[2]}".lower() in IMAGE_SUFFIXES and "." in stem
-    same = {".jpeg": ".jpg", ".tiff": ".tif"}.get(f".{last}".lower(), f".{last}".lower())
-    return path if same == suffix and not twice else path + suffix
 
 
 def _write_file(output: str, name: str, encoded: bytes) -> None:
