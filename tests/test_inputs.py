@@ -26,7 +26,6 @@ from denoise.storage.fetch import load_pair
 from denoise.storage.inputs import Entry, entries, source_of
 from denoise.storage.references import reference_of
 from denoise.training.photos import decode_photos
-from denoise.verbs.bulk import BulkConfig, listed
 
 
 def found(images: object, output: str | None = None) -> tuple[dict[str, Entry], Counter[str]]:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from hashlib import blake2b
+from itertools import chain, islice
 from unicodedata import normalize
 
 import numpy as np
@@ -62,13 +63,21 @@ class Names:
 
     def give(self, entries: Iterator[Entry]) -> Iterator[Entry]:
         """Yield the entries; those whose usual name is taken with another `stem`."""
-        for entry in entries:
-            stem = self._stem_of(uris.key(entry.path))
-            yield replace(entry, stem=stem) if stem else entry
+        while batch := list(islice(entries, _RUN)):
+            usual = [self._keys(uris.key(entry.path)) for entry in batch]
+            known = self._known(usual)  # of all at once: each by itself would take ten times longer
+            for entry, keys in zip(batch, usual, strict=True):
+                if keys.isdisjoint(known) and keys.isdisjoint(self._latest):
+                    self._latest |= keys
+                    yield entry
+                else:
+                    yield replace(entry, stem=self._stem_of(uris.key(entry.path)))
+            self._settle()
 
     def claim(self, entry: Entry) -> None:
         """Note the names of an entry that has been given one."""
-        self._add({self._key(name) for name in self._names(uris.key(entry.path), entry.stem)})
+        self._latest |= self._keys(uris.key(entry.path), entry.stem)
+        self._settle()
 
     def name_of(self, path: str, usual: str) -> str:
         """A name for the file of a path: the usual one unless another file has that."""
@@ -76,16 +85,17 @@ class Names:
         for name in (usual, *(stem + suffix for stem in self._stems(uris.key(path)))):
             if not self._is_taken(key := self._key(name)):
                 break
-        self._add({key})
+        self._latest.add(key)
+        self._settle()
         return name
 
     def _stem_of(self, path: str) -> str:
-        """Empty where an image gets its usual name."""
-        for stem in ("", *self._stems(path)):
-            keys = {self._key(name) for name in self._names(path, stem)}
+        """What the file of a path is called whose usual name is taken."""
+        for stem in self._stems(path):
+            keys = self._keys(path, stem)
             if not any(map(self._is_taken, keys)):
                 break
-        self._add(keys)
+        self._latest |= keys
         return stem
 
     @staticmethod
@@ -105,6 +115,9 @@ class Names:
         # where its name says something else than it holds: only folded another may be called so
         return names + [path + suffix for suffix in FORMATS.values() if self._folds]
 
+    def _keys(self, path: str, stem: str = "") -> set[int]:
+        return {self._key(name) for name in self._names(path, stem)}
+
     def _key(self, name: str) -> int:
         if self._folds:
             name = normalize("NFD", normalize("NFD", name).casefold())
@@ -113,9 +126,17 @@ class Names:
     def _is_taken(self, key: int) -> bool:
         return key in self._latest or any(_holds(run, key) for run in self._runs)
 
-    def _add(self, keys: set[int]) -> None:
-        """Note names; put many into a run, and runs of similar length into one."""
-        self._latest |= keys
+    def _known(self, wanted: list[set[int]]) -> set[int]:
+        """Those of many keys that are in the runs."""
+        keys = np.fromiter(chain.from_iterable(wanted), np.uint64)
+        found: set[int] = set()
+        for run in self._runs:
+            there = np.minimum(np.searchsorted(run, keys), len(run) - 1)
+            found.update(keys[run[there] == keys].tolist())
+        return found
+
+    def _settle(self) -> None:
+        """Put many latest names into a run, and runs of similar length into one."""
         if len(self._latest) < _RUN:
             return
         run = np.sort(np.fromiter(self._latest, np.uint64, len(self._latest)))
