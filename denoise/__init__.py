@@ -4,14 +4,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from denoise.nets.batch_denoiser import BatchDenoiser
     from denoise.nets.denoiser import Denoiser
     from denoise.verbs.infer import InferConfig, infer
     from denoise.verbs.train import TrainConfig, train
 
 __version__ = "0.1.0"
-__all__ = ["Denoiser", "InferConfig", "TrainConfig", "infer", "train"]
+__all__ = ["BatchDenoiser", "Denoiser", "InferConfig", "TrainConfig", "infer", "train"]
 
 _HOMES = {
+    "BatchDenoiser": "denoise.nets.batch_denoiser",
     "Denoiser": "denoise.nets.denoiser",
     "InferConfig": "denoise.verbs.infer",
     "infer": "denoise.verbs.infer",

@@ -345,9 +345,8 @@ def test_a_model_that_is_replaced_during_a_run_ends_it(pictures: Path, tmp_path:
     package.save(place, networks.build("classic"), {"architecture": "classic"})
     job = job_of(config, name, needed)
     with pytest.raises(SettingsError, match=f"this run's is {name}: it was replaced"):
-        bulk.run(
-            config, "infer", config.settings() | {"model": name}, job, bulk.Sizes(here=1 << 30)
-        )
+        sizes, schema = bulk.Sizes(here=1 << 30), tables.INFER_SCHEMA
+        bulk.run(config, "infer", config.settings() | {"model": name}, job, sizes, schema)
     assert not tables.parts(config.output)
 
 

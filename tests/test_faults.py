@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -134,6 +135,23 @@ def test_a_training_on_a_full_disk_ends_at_once_in_plain_words(images: Path, sma
     assert done.code == 1
     said = f"denoise train: no space left for {small_disk}/out (-v shows where)"
     assert _last_line(done) == said
+
+
+def test_what_would_only_happen_again_is_tried_no_eight_times_by_several_workers(
+    images: Path, small_disk: Path
+):
+    """Of a worker that runs out of memory the same is true, which is harder to bring about."""
+    flags = ["--images", str(images), "--output", str(small_disk / "out"), "--workers", "2"]
+    recipe = ["--architecture", "cae-s", "--steps", "4", "--save-every", "2", "--batch-size", "2"]
+    job, seen = Job("train", *flags, *recipe), set[int]()
+    while job.process.poll() is None:
+        seen |= job.processes("RayTrainWorker").keys()
+        time.sleep(0.05)
+    done = job.done()
+    assert done.code == 1
+    said = f"denoise train: no space left for {small_disk}/out (-v shows where)"
+    assert _last_line(done) == said
+    assert len(seen) <= 4, "two that met it, and two that were told"
 
 
 @pytest.mark.parametrize("fault", ["cut", "stall"])

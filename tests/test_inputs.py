@@ -21,7 +21,7 @@ from conftest import encoded, photo
 
 from denoise.errors import ImageError, SettingsError
 from denoise.images.pairs import PairConfig
-from denoise.storage import disk, files, parquet
+from denoise.storage import disk, files, parquet, pieces
 from denoise.storage.fetch import load_pair
 from denoise.storage.inputs import Entry, entries, source_of
 from denoise.storage.references import reference_of
@@ -136,8 +136,8 @@ def test_an_output_folder_inside_a_folder_of_tables_is_none_of_them(tmp_path: Pa
 
 
 def test_a_csv_without_the_column_says_which_it_has(tmp_path: Path):
-    (tmp_path / "list.csv").write_text("url,label\na.png,1\n")
-    with pytest.raises(SettingsError, match=r"no column `uri`.*url.*label"):
+    (tmp_path / "list.csv").write_text("photo,label\na.png,1\n")
+    with pytest.raises(SettingsError, match=r"list.csv: no column `uri`.*photo.*label.*--column"):
         found(tmp_path / "list.csv")
 
 
@@ -395,7 +395,7 @@ def test_a_name_with_a_nul_byte_is_its_rows_error(tmp_path: Path, kind: str):
 
 
 def test_a_list_that_is_no_text_is_refused(tmp_path: Path):
-    (tmp_path / "list.txt").write_text("a.png\n", encoding="utf-16")  # as PowerShell's `>` does
+    (tmp_path / "list.txt").write_text("a.png\n", encoding="utf-16-le")  # and no mark of it
     with pytest.raises(SettingsError, match="save it as UTF-8"):
         found(tmp_path / "list.txt")
 
@@ -648,7 +648,7 @@ def test_of_two_image_columns_the_other_is_counted(tmp_path: Path):
     )
     listed, left_out = found(tmp_path)
     assert len(listed) == 3
-    assert left_out == {"in column `target`, beside the images of `source`": 3}
+    assert left_out == {"in column `target`, beside the images of `source` (--column chooses)": 3}
 
 
 def test_of_a_table_the_needed_columns_alone_are_read(tmp_path: Path):
@@ -656,8 +656,6 @@ def test_of_a_table_the_needed_columns_alone_are_read(tmp_path: Path):
     pq.write_table(table, tmp_path / "t.parquet")
     for path, entry in found(tmp_path)[0].items():
         assert source_of(entry).encoded == encoded(photo(seed=int(path[0])))
-    (group,) = parquet._groups(str(tmp_path / "t.parquet"), entry.mark)
-    assert group.columns == ["image"]
     (rows,) = (one for key, one in parquet._kept.items() if key[0] == entry.uri)
     assert rows.schema.names == ["image"]
 
@@ -676,8 +674,8 @@ def test_a_large_row_group_is_read_in_pieces_in_any_order(tmp_path: Path, order:
     for path, entry in listed:
         number = int(path.removesuffix(".png"))
         assert source_of(entry).encoded == encoded(photo(seed=number))
-        assert not parquet._kept.keys() & {(entry.uri, entry.mark, k) for k in range(2)}
-        assert parquet._large[0].piece.nbytes < 60_000
+        assert not any(key[:2] == (entry.uri, entry.mark) for key in parquet._kept)
+        assert pieces.at_hand[0].piece.nbytes < 60_000
 
 
 @pytest.mark.parametrize(

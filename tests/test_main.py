@@ -67,15 +67,15 @@ def test_the_completion_is_a_script_of_its_shell(scripts: dict[str, Path], shell
 
 
 BULK = """images output seed save format quality strip_metadata include exclude limit max_pixels
-    max_seconds workers allow_elsewhere max_error_rate retry_errors overwrite"""
+    max_seconds workers allow_elsewhere column keep_columns max_error_rate retry_errors overwrite"""
 INFER = f"""{BULK} model add_noise float_noise reference strength
     precision ssim tile device gpus_per_worker"""
 FLAGS = {
     "demo": "output overwrite sigma steps",
     "noise": f"{BULK} kind sigma iso",
-    "train": """images output validation architecture init workers memory max_error_rate compile
-        kind sigma steps batch_size patch seed learning_rate loss optimizer precision accumulate
-        save_every patience""",
+    "train": """images column output validation architecture init workers memory max_error_rate
+        compile kind sigma steps batch_size patch seed learning_rate loss optimizer precision
+        accumulate save_every patience""",
     "infer": INFER,
     "plan": INFER,
     "extract": "output into",

@@ -40,6 +40,7 @@ def test_a_run_is_recorded_from_start_to_end(tmp_path: Path):
     assert run["started"] <= run["ended"] and run["seconds"] >= 0 and run["versions"]["denoise"]
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "_SUCCESS",
+        "_log.txt",
         "_manifest",
         "_run.json",
     ]

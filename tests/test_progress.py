@@ -6,6 +6,7 @@ from io import StringIO
 
 import pytest
 
+from denoise.output.run_log import RunLog
 from denoise.report.closing import closing_words
 from denoise.report.progress import Progress, words_of_time
 
@@ -52,12 +53,13 @@ def test_a_terminal_has_one_live_bar_over_the_whole_job(clock: Clock):
 
 
 def test_what_an_earlier_run_did_is_said_once_and_is_no_part_of_the_rate(clock: Clock):
-    shown = Progress("infer", 299, stream=StringIO(), clock=clock, before=12)
+    shown = Progress("infer", stream=StringIO(), clock=clock)
     with shown:
-        shown.begin("starting Ray")
+        shown.begin("listing")
+        shown.expect(299, before=12)
         shown.begin("starting workers")
     assert shown.stream.getvalue() == (
-        "infer: 12 of 299 were done before\ninfer: starting Ray\ninfer: starting workers\n"
+        "infer: listing\ninfer: 12 of 299 were done before\ninfer: starting workers\n"
     )
     shown.line(0, 0, 0, {})
     clock.now += 1
@@ -81,16 +83,57 @@ def test_a_log_has_a_line_at_each_phase_and_then_one_every_half_minute(clock: Cl
         for _ in range(31):
             clock.now += 1
             shown.tick()
-        for done in range(61):
+        for done in range(1, 62):
             shown.show(done, 0, 0, {})
             clock.now += 1
     lines = shown.stream.getvalue().splitlines()
-    assert lines[:2] == ["infer: starting workers", "infer 0/100 images, starting workers, 30 s"]
-    assert [line.partition(",")[0] for line in lines[2:]] == [
-        "infer 29/100 images",
-        "infer 59/100 images",
+    assert lines[:3] == [
+        "infer: starting workers",
+        "infer 0/100 images, starting workers, 30 s",
+        "infer: the first images are done",
+    ]
+    assert [line.partition(",")[0] for line in lines[3:]] == [
+        "infer 31/100 images",
+        "infer 61/100 images",
     ]
     assert "\x1b" not in shown.stream.getvalue() and "\r" not in shown.stream.getvalue()
+
+
+def test_listing_says_how_many_images_were_found_so_far(clock: Clock):
+    with Progress("infer", stream=StringIO(), clock=clock) as shown:
+        shown.begin("listing")
+        for _ in shown.count_found(range(1200)):
+            clock.now += 0.05
+        shown.tick()
+    assert shown.stream.getvalue().splitlines() == [
+        "infer: listing",
+        "infer: listing, 1,200 images, 1 min 00 s",
+    ]
+
+
+def test_the_log_of_a_run_on_a_terminal_has_the_lines_that_a_job_would_have_had(clock: Clock):
+    logs = []
+    for stream in (StringIO(), Terminal()):
+        log = RunLog()
+        with Progress("infer", stream=stream, clock=clock, log=log) as shown:
+            shown.begin("listing")
+            shown.expect(100, before=0)
+            shown.begin("starting workers")
+            for done in range(1, 100):
+                clock.now += 1
+                shown.show(done, 0, 0, {})
+            shown.failed("a.png", "empty file")
+        logs.append([line[20:] for line in log.lines()])
+    assert logs[0] == logs[1]
+    assert [line.partition(",")[0] for line in logs[0]] == [
+        "infer: listing\n",
+        "infer: starting workers\n",
+        "infer: the first images are done\n",
+        "infer 31/100 images",
+        "infer 61/100 images",
+        "infer 91/100 images",
+        "infer: failed: a.png: empty file\n",
+    ]
 
 
 def test_a_failure_is_named_as_it_happens_and_the_bar_stays_below(clock: Clock):

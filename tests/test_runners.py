@@ -17,7 +17,6 @@ import pytest
 from conftest import encoded, make_photos, photo
 from running import (
     ROOT,
-    Job,
     clean_environment,
     parts_in,
     rows_of,
@@ -26,12 +25,17 @@ from running import (
     tiny_model,
     wait_until,
 )
+from running import (
+    Job as Process,
+)
 
 from denoise import InferConfig, infer
 from denoise.errors import CRASHED, WriteError
 from denoise.output import tables
+from denoise.output.manifest import Shard
 from denoise.output.shard import ShardTask, task_of
-from denoise.runners import Allocation
+from denoise.runners import Allocation, Job, open_runner
+from denoise.runners.resources import Resources
 from denoise.storage.inputs import Entry, entries
 from denoise.verbs import stages
 from denoise.verbs.infer import prepared
@@ -149,7 +153,7 @@ def test_an_interrupted_run_in_this_process_says_so_and_resumes(
     for number in range(60):
         (images / f"{number:03d}.png").write_bytes(encoded(photo(360, 480, seed=number % 3)))
     flags = ["--images", str(images), "--output", str(tmp_path / "out"), "--model", model]
-    job = Job("infer", *flags)
+    job = Process("infer", *flags)
     wait_until(lambda: parts_in(tmp_path / "out") >= 2 or job.process.poll() is not None, 120)
     os.kill(job.process.pid, sign)
     done = job.done(60)
@@ -216,6 +220,28 @@ def workers_of(_: object) -> list[int]:
 
     children = psutil.Process().children(recursive=True)
     return [one.pid for one in children if "MapWorker" in " ".join(one.cmdline())]
+
+
+@pytest.mark.ray
+def test_a_job_that_failed_gives_its_cpus_back_while_its_error_is_still_there(
+    ray_session: Resources, tmp_path: Path
+):
+    """As in a notebook, where a training may come next and would wait for them."""
+    import ray
+
+    shards = [Shard(number, 0, number, number + 1, 10) for number in range(4)]
+    with (
+        pytest.raises(OSError) as raised,
+        open_runner(
+            Job(worker=lambda allocation: None, workers=(2,)),
+            str(tmp_path),
+            here=False,
+            verbose=False,
+        ) as runner,
+    ):
+        list(runner.run(shards, False))  # nothing was listed there: no worker finds its inputs
+    wait_until(lambda: ray.available_resources().get("CPU") == ray_session.cpus, 30)
+    assert str(tmp_path) in str(raised.value)
 
 
 def shard_of(images: Path, output: Path) -> ShardTask:

@@ -39,6 +39,7 @@ from denoise.training.loop import (
     threads,
     without_denormals,
 )
+from denoise.training.packed import packed
 from denoise.training.photo_store import (
     Limits,
     PhotoStore,
@@ -120,6 +121,20 @@ def test_patches_come_in_all_eight_orientations_and_from_everywhere():
     corners = {crop(pixels, 16, u).tobytes() for u in ([0, 0, 0, 0], [0, 0.999, 0.999, 0])}
     expected = {pixels[:16, :16].tobytes(), pixels[4:, 14:].tobytes()}
     assert corners == expected
+
+
+@pytest.mark.parametrize("channels", [3, 6])
+def test_patches_cut_on_the_device_are_the_same_to_the_last_byte(channels: int):
+    """A GPU cuts a whole batch by index; here the same code runs on the CPU."""
+    photos = [replace(one, pixels=np.tile(one.pixels, channels // 3)) for one in PHOTOS]
+    for first, count in ((0, 200), (7, 1)):
+        as_views = sampler(photos=photos).patches(first, count)
+        there = replace(sampler(photos=photos), packed=packed(photos, torch.device("cpu")))
+        by_index = there.patches(first, count)
+        assert isinstance(by_index.pixels, torch.Tensor)
+        assert np.array_equal(by_index.pixels.numpy(), as_views.pixels)
+        for ours, theirs in zip(pairs_of(by_index), pairs_of(as_views), strict=True):
+            assert torch.equal(ours, theirs)
 
 
 def test_the_kinds_of_samples_have_their_shares():

@@ -33,6 +33,8 @@ class PairConfig:
     reference: str | None = None  # where the clean images lie, if the images are noisy
     max_pixels: int = MAX_PIXELS
     allow_elsewhere: bool = False  # tables may name images that lie outside of their own folder
+    # columns of an input table to carry along: their names there, and in the output
+    beside: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
         if self.kind == "camera" and (self.sigma is not None or self.float_noise):
@@ -63,6 +65,7 @@ class Pair:
     seed: int | None = None
     noise: str | None = None  # kind and parameters of what was added
     error: str | None = None
+    beside: dict[str, Any] = field(default_factory=dict)  # columns of its input table or list
     seconds: dict[str, float] = field(default_factory=dict)  # by stage
 
     @contextmanager
@@ -88,7 +91,7 @@ class Pair:
                 "format": self.picture.format,
                 "note": self.picture.note,
             }
-        return row | {"sigma": self.sigma, "seed": self.seed, "noise": self.noise}
+        return self.beside | row | {"sigma": self.sigma, "seed": self.seed, "noise": self.noise}
 
     def _fail(self, error: str) -> None:
         self.error = error

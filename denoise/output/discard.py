@@ -11,7 +11,7 @@ from functools import partial
 import pyarrow as pa
 
 from denoise.errors import SettingsError
-from denoise.output import tables
+from denoise.output import run_log, tables
 from denoise.storage import disk, files, listing, uris
 from denoise.storage.uris import join
 
@@ -19,7 +19,7 @@ UNFINISHED = "_unfinished"
 _FOLDERS = ("data", "images", "_manifest", UNFINISHED)
 # _run.json goes last: after a kill in between the folder is still known as ours
 CHECKPOINT, SPLIT = "checkpoint.pt", "_split.parquet"  # of a training
-_OURS = ("_SUCCESS", "summary.json", "report.html", CHECKPOINT, SPLIT, "_run.json")
+_OURS = ("_SUCCESS", "summary.json", "report.html", CHECKPOINT, SPLIT, run_log.NAME, "_run.json")
 _PACKAGE = ("config.json", "model.safetensors", "README.md")  # what `train` writes at its end
 _REMOVERS = 16  # threads: enough to hide a store's latency
 

@@ -5,6 +5,7 @@ OUTPUT/_manifest/           what was listed, see `manifest`; only its owner may 
 OUTPUT/data/part-*.parquet  one file a shard, written whole: it is there or not, and that is all
 OUTPUT/_unfinished/         image files on their way: a rename puts each where it belongs
 OUTPUT/_lock.json           which driver is at work, and a heartbeat
+OUTPUT/_log.txt             what drivers said, see `run_log`
 OUTPUT/_SUCCESS             empty, written last
 """
 
@@ -25,11 +26,12 @@ from denoise.output import discard, tables
 from denoise.output.discard import UNFINISHED
 from denoise.output.lock import Lock
 from denoise.output.manifest import Listing
+from denoise.output.run_log import RunLog
 from denoise.storage import disk, files, uris
 from denoise.storage.uris import join
 
 __all__ = ["FORMAT", "UNFINISHED", "Output", "check_same", "run_of", "run_to_resume", "versions"]
-_log = logging.getLogger(__name__)
+_log, _OURS = logging.getLogger(__name__), logging.getLogger("denoise")
 FORMAT = 1  # of an output folder; the next one is refused by this version, and the other way round
 
 
@@ -51,6 +53,7 @@ class Output:
         }
         self._overwrite = overwrite
         self._lock = Lock(uri)
+        self.log = RunLog()  # written at the end of a run that had begun
         self._is_new = True  # nobody worked here before
         self.has_died = False  # the process that worked here before ended without a word
         self._began: float | None = None  # on the monotonic clock
@@ -66,13 +69,18 @@ class Output:
             self._adopt()
             files.sweep(self.uri)  # before the heartbeat, which writes there, begins
             self._at_exit = undone.pop_all()
+        _OURS.addHandler(self.log)
         self._lock.keep()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: object
+    ) -> None:
+        _OURS.removeHandler(self.log)
         self._lock.rest()
         with self._at_exit:
-            if kind is not None:
+            if kind is not None and error is not None:
+                self.log.line(f"{self._run['verb']}: ended by {kind.__name__}: {error}")
                 self._leave(kind)
 
     def check(self) -> None:
@@ -95,13 +103,15 @@ class Output:
         files.remove(join(self.uri, "_SUCCESS"))
         self._sweep()
         self._began = time.monotonic()
+        known = versions()
+        self.log.line(f"{self._run['verb']}: denoise {known['denoise']} on {platform.node()}")
         self._run.setdefault("started", _now())
         self._run["model"] = self._run["settings"].get("model")
         self.record(
             state="running",
             ended=None,
             flags=dict(flags),
-            versions=versions(),
+            versions=known,
             inputs=listing.inputs,
             left_out=dict(listing.left_out),
         )
@@ -115,6 +125,7 @@ class Output:
         """Record that every input has its row; _SUCCESS comes last."""
         self.record(state="done")
         self._sweep()
+        self.log.save(self.uri)
         files.write(join(self.uri, "_SUCCESS"), b"")
 
     def _sweep(self) -> None:
@@ -156,6 +167,7 @@ class Output:
                     files.remove(join(self.uri, name))
             elif self._is_new or self._began is not None:
                 self.end(state="failed")
+                self.log.save(self.uri)
         except (OSError, WriteError) as error:  # must not hide why the run ended
             self._warn("its end could not be noted", error)
 

@@ -44,9 +44,13 @@ _MANIFEST = pa.schema(
         ("size", pa.int64()),
         ("mark", pa.string()),
         ("row", pa.int64()),
+        ("column", pa.string()),
+        ("item", pa.int32()),
         ("stem", pa.string()),
     ]
 )
+_VERSIONED = ["path", "uri", "size", "mark", "row"]
+_NOTHING = pa.schema([])
 
 
 @dataclass(frozen=True)
@@ -117,14 +121,19 @@ class Shard:
 
 
 def update(
-    uri: str, entries: Iterator[Entry], left_out: Counter[str], names: Names | None = None
+    uri: str,
+    entries: Iterator[Entry],
+    left_out: Counter[str],
+    beside: pa.Schema = _NOTHING,
+    names: Names | None = None,
 ) -> Listing:
     """Compare a listing with the manifest, and note what is new in it.
 
     What is new becomes a generation, which `cut` makes shards of. What changed is to be done again.
     Rows of inputs that are gone are kept. Where an input only lies elsewhere than before (under a
-    new signature, say), that is noted and no more. `names` are for the files of images: the inputs
-    of the manifest keep theirs, and new ones get others.
+    new signature, say), that is noted and no more. `beside` are the types of what the entries of a
+    list carry along. `names` are for the files of images: the inputs of the manifest keep theirs,
+    and new ones get others.
     """
     listing = Listing(left_out=left_out)
     generations = generations_of(uri)
@@ -136,7 +145,7 @@ def update(
         _claim(uri, generations, names)
         fresh = names.give(fresh)
     while batch := list(islice(fresh, _CHUNK)):
-        _write_chunk(uri, number, chunk, batch)
+        _write_chunk(uri, number, chunk, batch, beside)
         chunk, rows = chunk + 1, rows + len(batch)
         size += sum(entry.likely_size for entry in batch)
     if rows or listing.changed:  # first of all: a kill must not leave it finished
@@ -377,13 +386,13 @@ class _Known:
         for made, start in self._starts.items():
             chunks = {(i - start) // _CHUNK for i in entries if start <= i < start + made.rows}
             for chunk in sorted(chunks):
-                held = _entries_in(_chunk_uri(self._uri, made.number, chunk))
+                held = _entries_in(name := _chunk_uri(self._uri, made.number, chunk))
                 first = start + chunk * _CHUNK
                 renewed = [
                     replace(entries.get(first + i, entry), stem=entry.stem)
                     for i, entry in enumerate(held)
                 ]
-                _write_chunk(self._uri, made.number, chunk, renewed)
+                _write_chunk(self._uri, made.number, chunk, renewed, _beside_in(name))
 
 
 def shard_rows(rows: int, size: int, shard_bytes: int = SHARD_BYTES) -> int:
@@ -394,12 +403,17 @@ def shard_rows(rows: int, size: int, shard_bytes: int = SHARD_BYTES) -> int:
     return max(1, wanted, min(-(-rows // _MANY), largest))
 
 
-def _write_chunk(uri: str, generation: int, chunk: int, entries: list[Entry]) -> None:
+def _write_chunk(
+    uri: str, generation: int, chunk: int, entries: list[Entry], beside: pa.Schema
+) -> None:
+    schema = _MANIFEST
+    if len(beside):
+        schema = schema.append(pa.field("beside", pa.struct(list(beside))))
     columns: dict[str, list[Any]] = {
-        name: [getattr(entry, name) for entry in entries] for name in _MANIFEST.names
+        name: [getattr(entry, name) for entry in entries] for name in schema.names
     }
     columns["uri"] = [to_bytes(uri) for uri in columns["uri"]]
-    table = pa.table(columns, schema=_MANIFEST)
+    table = pa.table(columns, schema=schema)
     buffer = BytesIO()
     pq.write_table(table, buffer, compression="zstd", row_group_size=_GROUP)
     files.write(_chunk_uri(uri, generation, chunk), buffer.getbuffer())
@@ -414,6 +428,13 @@ def _entries_in(uri: str, start: int = 0, stop: int = _CHUNK) -> list[Entry]:
         table = manifest.read_row_groups(list(groups))
     rows = table.slice(start - groups.start * _GROUP, stop - start).to_pylist()
     return [Entry(**row | {"uri": from_bytes(row["uri"])}) for row in rows]
+
+
+def _beside_in(uri: str) -> pa.Schema:
+    """The types of what the entries of a manifest file carry along."""
+    with files.open_input(uri) as file:
+        schema = pq.read_schema(file)
+    return pa.schema(list(schema.field("beside").type)) if "beside" in schema.names else _NOTHING
 
 
 def _hashes(uri: str) -> tuple[Any, Any]:

@@ -3,13 +3,17 @@
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from functools import lru_cache
+from io import BytesIO
 from typing import Any, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from denoise.storage import files, uris
-from denoise.storage.parquet import holds_image
+from denoise.errors import SettingsError
+from denoise.storage import columns, files, uris
+from denoise.storage.columns import NO_COLUMNS, Columns
+from denoise.storage.rows import holds_image
 
 _IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 _GROUP_ROWS, _GROUP_BYTES = 64, 16 << 20  # of a row group: what is in memory at once
@@ -73,6 +77,79 @@ INFER_SCHEMA = _schema(
 )
 
 
+_OURS = {"sigma", "seed", "file", "error"}  # columns by which a table of ours is known
+
+
+def carried(found: pa.Schema | None, keep: Sequence[str] | None, own: pa.Schema) -> Columns:
+    """The columns of an input table or list that are carried into an output of the schema `own`:
+    those that `keep` names; else all but images, bytes, and what a job of ours has measured there.
+
+    One that is called like a column of the output gets `_input` behind its name. Raises
+    SettingsError where `keep` names what is not there.
+    """
+    if found is None or keep is not None:
+        _check_keep(found, keep)
+    if found is None:
+        return NO_COLUMNS
+    ours = {*NOISE_SCHEMA.names, *INFER_SCHEMA.names} if {*found.names} >= _OURS else set()
+    fields = [
+        field
+        for field in found
+        if (field.name in keep if keep is not None else _is_company(field, ours))
+    ]
+    taken = {*own.names}
+    names, features = [], _features(found)
+    schema: list[pa.Field] = []
+    for field in fields:
+        name = field.name
+        while name in taken:
+            name += "_input"
+        taken.add(name)
+        names.append((field.name, name))
+        schema.append(pa.field(name, field.type))
+    kinds = {new: features[name] for name, new in names if name in features}
+    metadata = {"huggingface": json.dumps({"info": {"features": kinds}})}
+    return Columns(tuple(names), pa.schema(schema, metadata=metadata))
+
+
+def _check_keep(found: pa.Schema | None, keep: Sequence[str] | None) -> None:
+    if found is None and keep:
+        raise SettingsError(
+            f"keep-columns names {keep[0]}: there are columns in tables and lists alone, and the "
+            "images are files"
+        )
+    missing = [name for name in keep or () if found is not None and name not in found.names]
+    if missing and found is not None:
+        raise SettingsError(
+            f"keep-columns names {missing[0]}, which stands beside no image (there are "
+            f"{', '.join(found.names) or 'none'})"
+        )
+
+
+def _is_company(field: pa.Field, ours: set[str]) -> bool:
+    """Whether a column is carried along unasked."""
+    return field.name not in ours and not columns.holds_images(field.type)
+
+
+def with_columns(own: pa.Schema, carried: Columns) -> pa.Schema:
+    """The schema of an output with columns of its input behind its own."""
+    if not carried.names:
+        return own
+    features = _features(own) | _features(carried.schema)
+    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+    return pa.schema([*own, *carried.schema], metadata=metadata)
+
+
+def _features(schema: pa.Schema) -> dict[str, Any]:
+    """What Hugging Face `datasets` says of columns; nothing where it did not write the schema."""
+    try:
+        found = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+        features = found["info"]["features"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return {}
+    return features if isinstance(features, dict) else {}
+
+
 class PartFile:
     """A part file while it is written: a context manager that leaves it whole, or not at all.
 
@@ -118,7 +195,7 @@ class PartFile:
         """Write a row. It may stay in memory until its row group is full."""
         assert row["path"] > self._last or not self._last, f"{row['path']} after {self._last}"
         self._rows.append(row)
-        self._size += sum(len(one["bytes"] or b"") for one in row.values() if holds_image(one))
+        self._size += sum(map(_size, row.values()))
         self._last = row["path"]
         if len(self._rows) == _GROUP_ROWS or self._size >= _GROUP_BYTES:
             self.flush()
@@ -181,10 +258,17 @@ def rows_in(uri: str, columns: Sequence[str] | None = None) -> Iterator[dict[str
             yield from batch.to_pylist()
 
 
+@lru_cache(maxsize=8)
 def _leaves(schema: pa.Schema) -> list[str]:
     """The columns as Parquet stores them: a struct's fields one by one."""
-    return [
-        f"{field.name}.{field.type.field(i).name}" if field.type == _IMAGE else field.name
-        for field in schema
-        for i in range(field.type.num_fields if field.type == _IMAGE else 1)
-    ]
+    empty = BytesIO()
+    pq.ParquetWriter(empty, schema).close()
+    stored = pq.ParquetFile(empty).schema
+    return [stored.column(number).path for number in range(len(stored.names))]
+
+
+def _size(value: Any) -> int:
+    """Bytes of a value, of those that may have many."""
+    if holds_image(value):
+        value = value["bytes"] or b""
+    return len(value) if isinstance(value, bytes | str) else 0

@@ -5,19 +5,21 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from shutil import get_terminal_size
 from types import TracebackType
-from typing import Self, TextIO
+from typing import Self, TextIO, TypeVar
 
 from denoise.errors import printable
+from denoise.output.run_log import RunLog
 
 _LIVE = 0.2  # seconds between drawings on a terminal
 _PLAIN = 30.0  # and between lines elsewhere
 _NAMED = 20  # failures of a run; a list of a million dead links names no more
 _TICK = 1.0  # seconds of the clock that runs while nothing can be counted
 _CLEAR = "\r\x1b[K"  # to the line's beginning, and what a longer one left behind goes
+_T = TypeVar("_T")
 _BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} {unit}{postfix}"
 
 
@@ -25,21 +27,24 @@ _BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} {unit}{postfix}"
 class Progress:
     """Count a job's images: on a terminal a bar, elsewhere a line a phase, then one every 30 s.
 
-    Rates are from the first count on: starting is no work.
+    `log` gets the lines in any case. Rates are from the first count on: starting is no work.
     `total` is of the whole job; `before` of them an earlier run did, and `show` counts this run's.
     The clock stops with `end`, at the end of a `with` block, or when nobody holds the object.
     """
 
     verb: str
-    total: int
+    total: int = 0  # 0: not known yet
     unit: str = "images"
     stream: TextIO = field(default_factory=lambda: sys.stderr)
     clock: Callable[[], float] = time.monotonic  # seconds, from anywhere
     before: int = 0
+    log: RunLog | None = None
     _phase: tuple[str, float] | None = None  # what takes a while, and since when
+    _found: int = 0  # images, while they are listed
     _text: str = ""  # what there is to say besides the counts
     _done: int = 0
     _first: tuple[float, int, int] | None = None  # when the first count came, and what it was
+    _drawn: float | None = None  # when the bar was
     _written: float | None = None  # when a line was
     _failures: int = 0  # that were named
     _stop: threading.Event | None = None  # of the clock
@@ -52,31 +57,50 @@ class Progress:
         self, _: type[BaseException] | None, __: BaseException | None, ___: TracebackType | None
     ) -> None:
         self._stop_clock()
+        with self._lock:
+            if self._phase is not None and is_live(self.stream):
+                self._put(_CLEAR)
 
     def begin(self, phase: str) -> None:
-        """Say what takes a while before there is anything to count, such as "starting Ray"."""
+        """Say what takes a while and is not counted, such as "starting Ray"."""
         with self._lock:
-            if self._phase is None and self.before and not self._done:
-                self._say(f"{self.before:,} of {self.total:,} were done before")
             self._phase = phase, self.clock()
+            self._write(f"{self.verb}: {phase}")
             if is_live(self.stream):
                 self._draw()
-            else:
-                self._say(phase)
         self._start_clock()
+
+    def count_found(self, entries: Iterable[_T]) -> Iterator[_T]:
+        """The same entries; how many there were so far is shown."""
+        for self._found, entry in enumerate(entries, 1):
+            yield entry
+
+    def expect(self, total: int, *, before: int) -> None:
+        """Set how many there are, of which an earlier run did some."""
+        with self._lock:
+            self.total, self.before = total, before
+            if before:
+                self._say(f"{before:,} of {total:,} were done before")
 
     def show(self, done: int, failed: int, pixels: int, seconds: Mapping[str, float]) -> None:
         """Count this run's images (`done` includes the failed), if it is time to say so."""
         with self._lock:
-            is_first, live = self._first is None, is_live(self.stream)
-            if is_first and self._phase is not None and done and not live:
-                self._say("the first images are done")
-            self._phase, self._done = None, done
-            self._text = self._rates(done, failed, pixels, seconds)
+            self.update(done, self._rates(done, failed, pixels, seconds))
+
+    def update(self, done: int, text: str) -> None:
+        """Count, and say a text besides that begins with a comma, if it is time to."""
+        with self._lock:
+            is_first, live = self._phase is not None or not self._text, is_live(self.stream)
+            if self._phase is not None and done:
+                self._write(f"{self.verb}: the first {self.unit} are done")
+            self._phase, self._done, self._text = None, done, text
             if self._written is None:
                 self._written = self.clock()
-            if (live and is_first) or self._is_time(live, is_last=self.before + done >= self.total):
+            is_last = self.before + done >= self.total
+            if live and (is_first or is_last or self._is_time_to_draw()):
                 self._draw()
+            if self._is_time_to_write():
+                self._write(self._line())
 
     def failed(self, path: str, error: str) -> None:
         """Name an image that failed, as it happens."""
@@ -90,8 +114,7 @@ class Progress:
         """Leave the bar standing and stop the clock."""
         self._stop_clock()
         if is_live(self.stream):
-            self.stream.write("\n")
-            self.stream.flush()
+            self._put("\n")
 
     def line(self, done: int, failed: int, pixels: int, seconds: Mapping[str, float]) -> str:
         """The counts in words, for what is no terminal."""
@@ -99,13 +122,13 @@ class Progress:
         return f"{self.verb} {self.before + done}/{self.total} {self.unit}{text}"
 
     def tick(self) -> None:
-        """Draw again what goes on while nothing is counted; a line elsewhere, if it is time to."""
+        """Draw again what goes on while nothing is counted; write a line, if it is time to."""
         with self._lock:
-            live = is_live(self.stream)
-            if live and self._phase is None:
-                return  # `show` draws
-            if self._is_time(live):
+            # what is counted `update` draws
+            if self._phase is not None and is_live(self.stream) and self._is_time_to_draw():
                 self._draw()
+            if self._is_time_to_write():
+                self._write(self._line())
 
     def _rates(self, done: int, failed: int, pixels: int, seconds: Mapping[str, float]) -> str:
         """Failures, rates, time left, and the stage that takes the most time; each with a comma."""
@@ -126,35 +149,57 @@ class Progress:
             parts.append(f"{slowest} takes {share:.0%}")
         return ", ".join(parts)
 
-    def _is_time(self, live: bool, *, is_last: bool = False) -> bool:
-        if self._written is None or (live and is_last):
-            return True
-        return self.clock() - self._written >= (_LIVE if live else _PLAIN)
+    def _is_time_to_draw(self) -> bool:
+        return self._drawn is None or self.clock() - self._drawn >= _LIVE
+
+    def _is_time_to_write(self) -> bool:
+        return self._written is None or self.clock() - self._written >= _PLAIN
+
+    def _line(self) -> str:
+        """How far it is, on one line."""
+        if self._phase is not None and not self.total:
+            return f"{self.verb}: {self._text_now().removeprefix(', ')}"
+        done = self.before + self._done
+        return f"{self.verb} {done}/{self.total} {self.unit}{self._text_now()}"
+
+    def _text_now(self) -> str:
+        """What there is to say besides the counts; in a phase, how long it has taken."""
+        if self._phase is None:
+            return self._text
+        phase, since = self._phase
+        found = "" if self.total or not self._found else f", {self._found:,} {self.unit}"
+        return f", {phase}{found}, {words_of_time(max(0.0, round(self.clock() - since)))}"
 
     def _draw(self) -> None:
-        """The bar on a terminal, a line elsewhere."""
-        self._written = self.clock()
-        text = self._text
-        if self._phase is not None:
-            phase, since = self._phase
-            text = f", {phase}, {words_of_time(max(0.0, round(self.clock() - since)))}"
+        """The bar on a terminal; a line where there is nothing to count against."""
+        self._drawn = self.clock()
         done = self.before + self._done
+        bar = _bar(self.verb, done, self.total, self.unit, self._text_now())
+        self._put(_CLEAR + (bar if self.total else self._line()))
+
+    def _write(self, line: str) -> None:
+        """A line for the log, and for what is no terminal."""
+        self._written = self.clock()
+        if self.log is not None:
+            self.log.line(line)
         if not is_live(self.stream):
-            self.stream.write(f"{self.verb} {done}/{self.total} {self.unit}{text}\n")
-        else:
-            self.stream.write(_CLEAR + _bar(self.verb, done, self.total, self.unit, text))
-        self.stream.flush()
+            self._put(f"{line}\n")
 
     def _say(self, words: str) -> None:
-        """A line that stays."""
+        """A line that stays, on a terminal above the bar."""
         with self._lock:
-            start = _CLEAR if is_live(self.stream) else ""
-            self.stream.write(f"{start}{self.verb}: {words}\n")
-            self.stream.flush()
-            if start:
-                self._draw()
-            elif self._written is None:
-                self._written = self.clock()
+            line = f"{self.verb}: {words}"
+            if self.log is not None:
+                self.log.line(line)
+            if not is_live(self.stream):
+                self._put(f"{line}\n")
+                return
+            self._put(f"{_CLEAR}{line}\n")
+            self._draw()
+
+    def _put(self, text: str) -> None:
+        self.stream.write(text)
+        self.stream.flush()
 
     def _start_clock(self) -> None:
         if self._stop is None:

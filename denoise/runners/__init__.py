@@ -40,7 +40,7 @@ class Allocation:
 class Job:
     """What a runner needs to know of a job."""
 
-    worker: Callable[[Allocation], Callable[[ShardTask], Counts]]  # called once in each worker
+    worker: Callable[..., Callable[[ShardTask], Counts]]  # called with an Allocation in each worker
     workers: tuple[int, ...] = ()  # N, or MIN MAX; empty: as many as there is room for
     device: Device = "cpu"  # what a worker computes on; auto: a GPU where there is one
     gpus_per_worker: float = 1.0

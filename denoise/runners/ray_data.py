@@ -4,6 +4,7 @@ Only descriptions of shards cross Ray, and counts come back. A shard's part file
 task that dies is done again from the start and writes the same file.
 """
 
+import gc
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -73,7 +74,21 @@ def _run(
             num_gpus=needs.get("GPU", 0),
             compute=actors(job.workers, len(some), there, needs),
         )
-        yield from _counts_of(done)
+        try:
+            yield from _counts_of(done)
+        except Exception as error:
+            _free_workers_of(error)
+            raise
+
+
+def _free_workers_of(error: Exception) -> None:
+    """Give back the CPUs of the workers of a job that failed, for what comes next in this session.
+
+    Ray Data holds an actor with a task by a cycle of references and by the frames of the error's
+    context: as long as that stays in memory, a training would wait for those CPUs.
+    """
+    error.__context__ = None
+    gc.collect()
 
 
 def _counts_of(done: Dataset) -> Iterator[Counts]:

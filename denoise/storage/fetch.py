@@ -3,7 +3,7 @@
 from denoise.errors import FAILURES, ImageError, why
 from denoise.images.pairs import Fetched, Pair, PairConfig, Source, decode_pair
 from denoise.storage.files import read
-from denoise.storage.inputs import Entry, source_of
+from denoise.storage.inputs import Entry, beside_of, source_of
 from denoise.storage.references import reference_of
 
 
@@ -16,12 +16,23 @@ def fetch(entry: Entry, config: PairConfig) -> Fetched:
     source = Source(b"")
     reference: bytes | str | None = None
     with pair.stage("fetch"):
-        source = source_of(entry, allow_elsewhere=config.allow_elsewhere)
+        pair.beside = beside_of(entry, config.beside)
+        names = tuple(name for name, _ in config.beside)
+        source = source_of(entry, beside=names, allow_elsewhere=config.allow_elsewhere)
         if source.error is not None:
             raise ImageError(source.error)
         if config.sigma is None and config.reference is not None:
             reference = _reference(entry.path, config.reference)
     return Fetched(pair, source, reference)
+
+
+def failed(entry: Entry, error: str, config: PairConfig) -> Pair:
+    """The pair of an image that is not to be touched: what stands beside it is fetched alone."""
+    pair = Pair(entry.path)
+    with pair.stage("fetch"):
+        pair.beside = beside_of(entry, config.beside, alone=True)
+    pair.error = error
+    return pair
 
 
 def load_pair(entry: Entry, config: PairConfig) -> Pair:

@@ -1,30 +1,29 @@
-"""What `--images` may be: folder, glob, file, manifest, Parquet table; as a stream of entries."""
+"""What `--images` may be: folder, glob, file, list, table; as a stream of entries."""
 
 import csv
 import re
+import zlib
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from hashlib import blake2b
-from io import TextIOWrapper
 from itertools import chain, islice
+from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from denoise import errors
 from denoise.errors import SettingsError
 from denoise.images.codec import IMAGE_SUFFIXES, looks_like_image
 from denoise.images.pairs import Source
 from denoise.images.sniff import HEAD
-from denoise.storage import files, listing, pages, uris
+from denoise.storage import arrow, columns, files, listing, lists, pages, rows, uris
+from denoise.storage.columns import NO_COLUMNS, Columns, NoImagesError
 from denoise.storage.disk import Found
-from denoise.storage.parquet import image_in, rows_in
 from denoise.storage.stores import ask, filesystem, pattern
 
 _UNKNOWN = 2 << 20  # bytes that an image of unknown size counts as
-_MANIFESTS = (".txt", ".csv", ".parquet")
 # Files and folders of thumbnails, deleted files and such, in small letters: what Windows, macOS,
 # Synology and QNAP leave behind. Those whose names begin with a dot are hidden anyway.
 _OF_A_SYSTEM = frozenset(
@@ -38,17 +37,22 @@ _OF_A_SYSTEM = frozenset(
 _UNFINISHED = {".crdownload", ".part", ".partial", ".download", ".opdownload", ".filepart"}
 _CHAIN = re.compile(r"(zip|tar)://(.*?)::(.+)", re.DOTALL)  # an archive by fsspec's words
 _UNSURE = "its name does not tell"
+_UNREADABLE = (OSError, EOFError, UnicodeError, zlib.error, pa.ArrowException, csv.Error)
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One input image: a file, or a row of a Parquet file."""
+    """One input image: a file, or one in a row of a table."""
 
     path: str  # its name relative to the input root: the key of every table, the seed of its noise
     uri: str  # where its bytes lie
     size: int  # in bytes, 0 where it is not known
     mark: str  # tells one version of the file from another, empty where it is not known
-    row: int = -1  # the row of the Parquet file, -1 where the file itself is the image
+    row: int = -1  # the row of the table, -1 where the file itself is the image
+    column: str = ""  # the table's column
+    item: int = -1  # its number in the row's list of images, -1 where that is one image
+    listed_in: str = ""  # the URI of the list that names it, if any
+    beside: dict[str, Any] | None = None  # what is carried along of that list
     stem: str = ""  # of its file's name, where another input has the usual name
 
     @property
@@ -58,19 +62,27 @@ class Entry:
 
 
 def entries(
-    images: str, left_out: Counter[str], *, output: str | None = None
+    images: str,
+    left_out: Counter[str],
+    *,
+    output: str | None = None,
+    column: str | None = None,
+    kept: Columns = NO_COLUMNS,
 ) -> Generator[Entry, None, None]:
     """Every input image that a URI stands for, each path once, in a stable order.
 
     What is no image is left out and counted by reason in `left_out`; so is what lies in the output
-    folder. Raises SettingsError where there is nothing to do, or the place cannot be listed.
+    folder. `column` is the one of tables that holds the images, or of lists that names them; `kept`
+    are those of lists to carry along. Raises SettingsError where there is nothing to do, or the
+    place cannot be listed.
     """
+    chosen = _Chosen(column, kept, output)
     try:
         anything = False
-        for entry in _entries_of(images, left_out, output):
+        for entry in _entries_of(images, left_out, chosen):
             anything = True
             yield entry
-    except (OSError, pa.ArrowException, csv.Error) as error:
+    except _UNREADABLE as error:
         raise SettingsError(
             f"cannot list {uris.shown(images)}: {errors.words_of(error)}"
         ) from error
@@ -86,32 +98,85 @@ def entries(
         )
 
 
-def source_of(entry: Entry, *, allow_elsewhere: bool = False) -> Source:
+def columns_of(
+    images: str, *, output: str | None = None, column: str | None = None
+) -> pa.Schema | None:
+    """The columns that stand beside the images in the first of the tables or lists that a URI
+    stands for; None where the images are files by themselves, or there is none. Raises
+    SettingsError."""
+    chosen = _Chosen(column, NO_COLUMNS, output)
+    try:
+        first = next(_entries_of(images, Counter(), chosen), None)
+        if first is not None and first.listed_in:
+            return lists.schema_of(first.listed_in, column)
+        is_in_table = first is not None and first.row >= 0
+        return rows.schema_beside(first.uri, first.column) if first and is_in_table else None
+    except _UNREADABLE as error:
+        raise SettingsError(
+            f"cannot list {uris.shown(images)}: {errors.words_of(error)}"
+        ) from error
+
+
+def source_of(
+    entry: Entry, *, beside: tuple[str, ...] = (), allow_elsewhere: bool = False
+) -> Source:
     """Fetch the bytes of an entry. Raises OSError, or ImageError where a table's row has none, or
-    names a file elsewhere."""
+    names a file elsewhere. Of a table's row the columns `beside` are read too, for `beside_of`."""
     if entry.row < 0:
         return Source(files.read(entry.uri))
-    return image_in(entry.uri, entry.mark, entry.row, allow_elsewhere=allow_elsewhere)
+    image = entry.column, entry.row, entry.item
+    return rows.image_in(
+        entry.uri, entry.mark, image, beside=beside, allow_elsewhere=allow_elsewhere
+    )
 
 
-def _entries_of(images: str, left_out: Counter[str], output: str | None) -> Iterator[Entry]:
+def beside_of(entry: Entry, names: columns.Names, *, alone: bool = False) -> dict[str, Any]:
+    """What stands beside an image in its table or list, as the output calls it.
+
+    With `alone` the image is not read with it. Raises OSError, ImageError.
+    """
+    if entry.row < 0 or not names:
+        return dict(entry.beside or {})
+    image, inner = (entry.column, entry.row, entry.item), tuple(name for name, _ in names)
+    found = rows.values_in(entry.uri, entry.mark, image, inner, alone=alone)
+    return {new: found[name] for name, new in names}
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """What was said of the inputs beside their URI."""
+
+    column: str | None
+    kept: Columns
+    output: str | None
+
+    def seen_from(self, root: str) -> "_Chosen":
+        """With the output folder as a listing of the root calls it."""
+        return replace(self, output=self.output and uris.by_way_of(root, self.output))
+
+
+def _entries_of(images: str, left_out: Counter[str], chosen: _Chosen) -> Iterator[Entry]:
     """Tells the kinds of inputs apart."""
     if chained := _CHAIN.fullmatch(images):
         return _members(chained[1], chained[2], chained[3], left_out)
     if _is_glob(images):
         base = uris.glob_base(images)
-        output = output and uris.by_way_of(base, output)
-        return _searched(listing.matches(images, left_out), base, left_out, output)
+        found = listing.matches(images, left_out)
+        return _searched(found, base, left_out, chosen.seen_from(base))
     if files.is_folder(images):
-        return _folder(images, left_out, output and uris.by_way_of(images, output))
-    if images.lower().endswith(_MANIFESTS):
-        return _once(_manifest(images, left_out), uris.folder_of(images), left_out)
+        return _folder(images, left_out, chosen.seen_from(images))
+    folder = uris.folder_of(images)
+    if lists.is_text_list(images):
+        return _once(_listed_in(images, left_out, chosen), folder, left_out)
+    if rows.is_table(images):
+        found = iter([files.info(images)])
+        return _once(_tables(found, left_out, chosen, alone=True), folder, left_out)
     name = uris.shown(images).rsplit("/", 1)[-1]
-    found = replace(files.info(images), path=name)
+    one = replace(files.info(images), path=name)
     # also a hidden one: somebody has named it
-    if uris.suffix(name) in IMAGE_SUFFIXES and not found.is_special:
-        return iter([Entry(uris.key(name), found.uri, found.size, found.mark)])
-    return _images_among(iter([found]), left_out, output)
+    if uris.suffix(name) in IMAGE_SUFFIXES and not one.is_special:
+        return iter([Entry(uris.key(name), one.uri, one.size, one.mark)])
+    return _images_among(iter([one]), left_out, chosen.output)
 
 
 def _members(kind: str, inner: str, archive: str, left_out: Counter[str]) -> Iterator[Entry]:
@@ -141,12 +206,12 @@ def _is_glob(images: str) -> bool:
     return bool(re.search(wildcards, images)) and not files.exists(images)
 
 
-def _folder(root: str, left_out: Counter[str], output: str | None) -> Iterator[Entry]:
+def _folder(root: str, left_out: Counter[str], chosen: _Chosen) -> Iterator[Entry]:
     """A folder, searched recursively; of what a job of ours has written the table alone."""
     if files.exists(uris.join(root, "_run.json")):
-        rows = _tables(listing.listing(uris.join(root, "data"), left_out), left_out)
-        return _once(rows, root, left_out)
-    return _searched(listing.listing(root, left_out), root, left_out, output)
+        found = _tables(listing.listing(uris.join(root, "data"), left_out), left_out, chosen)
+        return _once(found, root, left_out)
+    return _searched(listing.listing(root, left_out), root, left_out, chosen)
 
 
 def _looks_escaped(path: str) -> bool:
@@ -154,21 +219,18 @@ def _looks_escaped(path: str) -> bool:
 
 
 def _searched(
-    found: Iterator[Found],
-    root: str,
-    left_out: Counter[str],
-    output: str | None,
+    found: Iterator[Found], root: str, left_out: Counter[str], chosen: _Chosen
 ) -> Iterator[Entry]:
-    """The images among what was found; the rows of its Parquet tables where it holds no images."""
+    """The images among what was found; the rows of its tables where it holds no images."""
     tables: list[Found] = []
-    images = _images_among(_without_tables(found, tables, output), left_out, output)
+    images = _images_among(_without_tables(found, tables, chosen.output), left_out, chosen.output)
     anything = False
     # of a folder's paths those alone that are escaped, or look so, may be called alike
     for entry in _once(images, root, left_out, may_collide=_looks_escaped):
         anything = True
         yield entry
     if not anything:
-        yield from _once(_tables(iter(tables), left_out), root, left_out)
+        yield from _once(_tables(iter(tables), left_out, chosen), root, left_out)
     elif tables:
         left_out["no image"] += len(tables)
 
@@ -176,9 +238,9 @@ def _searched(
 def _without_tables(
     found: Iterator[Found], tables: list[Found], output: str | None
 ) -> Iterator[Found]:
-    """All but the Parquet tables, which are put aside."""
+    """All but the tables, which are put aside."""
     for one in found:
-        is_table = uris.suffix(one.path) == ".parquet" and _reason_by_name(one) is _UNSURE
+        is_table = rows.is_table(one.path) and _reason_by_name(one) is _UNSURE
         if is_table and not _is_inside(one.uri, output):
             tables.append(one)
         else:
@@ -236,15 +298,10 @@ def _is_inside(uri: str, folder: str | None) -> bool:
     return folder is not None and uris.join(uri, "").startswith(uris.join(folder, ""))
 
 
-def _manifest(uri: str, left_out: Counter[str]) -> Iterator[Entry]:
-    """The entries that a manifest names, relative ones resolved against the manifest's folder."""
-    if uri.lower().endswith(".parquet"):
-        with files.open_input(uri) as file:
-            if "uri" not in pq.read_schema(file).names:
-                yield from _tables(iter([files.info(uri)]), left_out)
-                return
+def _listed_in(uri: str, left_out: Counter[str], chosen: _Chosen) -> Iterator[Entry]:
+    """The entries that a list names, relative ones resolved against the list's folder."""
     folder = uris.folder_of(uri)
-    for named in _uris_in(uri):
+    for named, beside in lists.named_in(uri, chosen.column, chosen.kept, left_out):
         where = uris.resolved(folder, named)
         size, mark = 0, ""
         if uris.is_local(where):  # on a store this would be a request an image
@@ -256,68 +313,68 @@ def _manifest(uri: str, left_out: Counter[str]) -> Iterator[Entry]:
         called = uris.relative(where, folder)
         if called.startswith("../") and not uris.is_relative(named):
             called = uris.shown(where)
-        yield Entry(uris.key(called.split("://", 1)[-1]), where, size, mark)
+        path = uris.key(called.split("://", 1)[-1])
+        yield Entry(path, where, size, mark, listed_in=uri, beside=beside)
 
 
-def _uris_in(uri: str) -> Iterator[str]:
-    """The `uri` column of a manifest, or the lines of a text file."""
-    with files.open_input(uri) as file:
-        if uri.lower().endswith(".parquet"):
-            yield from _uris_in_table(uri, pq.ParquetFile(file))
-            return
-        lines = TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
-        if uri.lower().endswith(".csv"):
-            rows = csv.DictReader(lines)
-            if "uri" not in (rows.fieldnames or []):
-                raise SettingsError(
-                    f"{uris.shown(uri)} has no column `uri` (it has {rows.fieldnames})"
-                )
-            yield from (row["uri"] for row in rows if row["uri"])
-            return
-        for line in lines:
-            if "\0" in line:
-                raise SettingsError(f"{uris.shown(uri)} is no UTF-8 text: save it as UTF-8")
-            named = line.rstrip("\r\n")
-            if named.strip() and named != "uri":
-                yield named
+def _tables(
+    found: Iterator[Found], left_out: Counter[str], chosen: _Chosen, *, alone: bool = False
+) -> Iterator[Entry]:
+    """The images in the rows of tables. A table without any, among others, is counted; where all of
+    them are without, they are lists: of a file that was named, by `uri` even if it holds images.
 
-
-def _uris_in_table(uri: str, table: pq.ParquetFile) -> Iterator[str]:
-    """The `uri` column. Raises SettingsError where it holds anything but text."""
-    kind = table.schema_arrow.field("uri").type
-    if not _is_text(kind):
-        raise SettingsError(f"{uris.shown(uri)}: its column `uri` must hold text, not {kind}")
-    for batch in table.iter_batches(columns=["uri"]):
-        yield from filter(None, batch.column(0).to_pylist())
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    if pa.types.is_dictionary(kind):  # as pandas writes a categorical column
-        return _is_text(kind.value_type)
-    return kind in (pa.string(), pa.large_string(), pa.string_view(), pa.null())
-
-
-def _tables(found: Iterator[Found], left_out: Counter[str]) -> Iterator[Entry]:
-    """The rows of Parquet files that hold encoded images.
-
-    A table without images among others is counted. Raises SettingsError where none has any.
+    Raises SettingsError where there are neither images nor names of images.
     """
-    anything, without = False, ""
-    for one in found:
-        if uris.suffix(one.path) != ".parquet":
-            continue
-        rows = enumerate(rows_in(one, left_out))
+    anything, without, refused = False, list[Found](), ""
+    for one in _saved(found):
+        if alone and lists.names_uris(one.uri, chosen.column):
+            yield from _listed_in(one.uri, left_out, chosen)
+            return
+        images = _images_in(one, left_out, chosen.column)
         try:
-            first = next(rows, None)
-        except SettingsError as error:
-            without = without or f"{uris.shown(one.uri)}: {error}"
-            left_out["table without images"] += 1
+            first = next(images, None)
+        except NoImagesError as error:
+            refused = refused or f"{uris.shown(one.uri)}: {error}"
+            without.append(one)
             continue
         anything = True
-        for row, (name, size) in chain([first] if first else [], rows):
-            yield Entry(uris.key(name), one.uri, size, one.mark, row)
-    if without and not anything:
-        raise SettingsError(without)
+        yield from chain([first] if first else [], images)
+    named = [one for one in without if lists.names_images(one.uri, chosen.column)]
+    named = [] if anything else named
+    if without and not anything and not named:
+        raise SettingsError(refused)
+    if len(named) < len(without):
+        left_out["table without images"] += len(without) - len(named)
+    for one in named:
+        yield from _listed_in(one.uri, left_out, chosen)
+
+
+def _images_in(table: Found, left_out: Counter[str], column: str | None) -> Iterator[Entry]:
+    """The entries of one table. Raises OSError, and SettingsError where it is no whole table, has
+    no images, or is written so that no worker had the memory for it."""
+    try:
+        for image in rows.images_in(table, column, left_out):
+            path, mark = uris.key(image.path), table.mark
+            yield Entry(path, table.uri, image.size, mark, image.row, image.column, image.item)
+    except pa.ArrowException as error:
+        words = errors.words_of(error)
+        raise SettingsError(f"{uris.shown(table.uri)} is no whole table ({words})") from error
+
+
+def _saved(found: Iterator[Found]) -> Iterator[Found]:
+    """The tables among what was found; of a saved dataset its own files, not the caches beside."""
+    own: dict[str, set[str] | None] = {}
+    for one in found:
+        if not rows.is_table(one.path):
+            continue
+        folder, _, name = one.uri.rpartition("/")
+        if uris.suffix(name) in arrow.SUFFIXES:
+            if folder not in own:
+                own[folder] = arrow.data_files(folder)
+            named = own[folder]
+            if named is not None and name not in named:
+                continue
+        yield one
 
 
 def _once(
@@ -336,7 +393,7 @@ def _once(
         if not may_collide(entry.path):
             yield entry
             continue
-        place = repr((uris.identity(entry.uri, root), entry.row))
+        place = repr((uris.identity(entry.uri, root), entry.row, entry.item))
         key, home = _hash(entry.path), _hash(place)
         while seen.get(key, home) != home:
             entry = replace(entry, path=f"{entry.path}~{home & 0xFFFFFFFF:08x}")

@@ -75,7 +75,8 @@ def prefetch(steps: Iterator[list[Slice]], depth: int = 4) -> Iterator[list[Slic
 
 def pairs_of(patches: Patches) -> tuple[Tensor, Tensor, Tensor]:
     """Clean and noisy patches and the level the network is told, on the device."""
-    pixels = on_device(patches.pixels)  # [N, P, P, C]
+    cut = patches.pixels
+    pixels = cut if isinstance(cut, Tensor) else on_device(cut)  # [N, P, P, C]
     floats = pixels.permute(0, 3, 1, 2).float() / 255  # [N, C, P, P], channels last in memory
     if floats.shape[1] == 6:  # the pairs are fixed
         return floats[:, :3], floats[:, 3:], torch.full((len(floats),), UNTOLD, device=device())

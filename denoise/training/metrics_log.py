@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -14,9 +13,9 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from denoise.errors import SettingsError
-from denoise.report.progress import is_live, words_of_time
+from denoise.output.folder import UNFINISHED
+from denoise.report.progress import Progress, words_of_time
 from denoise.storage import files, uris
-from denoise.storage.disk import UNFINISHED
 from denoise.storage.uris import join
 from denoise.training.recipe import Recipe
 
@@ -43,8 +42,11 @@ class Recorder:
 
         with self.closing as closing:
             # TensorBoard writes to disks only; what a killed run leaves in the output is swept
-            near = self.place if os.path.isdir(self.place) else None
-            trial = TemporaryDirectory(dir=near, prefix=UNFINISHED)
+            near = None
+            if os.path.isdir(self.place):
+                near = join(self.place, UNFINISHED)
+                os.makedirs(near, exist_ok=True)
+            trial = TemporaryDirectory(dir=near)
             self.folder = closing.enter_context(trial)
             self.board = SummaryWriter(self.folder)
             closing.callback(self.board.close)
@@ -133,20 +135,17 @@ def _wandb(recorder: Recorder) -> Iterator[Callable[..., Any]]:
 
 
 @contextmanager
-def shown(read: Callable[[], Record], steps: int) -> Iterator[None]:
-    """A live line of the latest record; elsewhere than on a terminal, a line at times."""
+def shown(read: Callable[[], Record], progress: Progress) -> Iterator[None]:
+    """Let the latest record be shown as it changes; `progress` counts steps."""
     over = threading.Event()
-    live = is_live(sys.stderr)
 
     def show() -> None:
         last = 0.0
-        while not over.wait(1.0 if live else 10.0):
+        while not over.wait(1.0):
             record = read()
             if record and record["step"] != last:
                 last = record["step"]
-                line = line_of(record, steps)
-                sys.stderr.write(f"\r{line}\x1b[K" if live else f"{line}\n")
-                sys.stderr.flush()
+                progress.update(int(last), words_of(record, progress.total))
 
     thread = threading.Thread(target=show, daemon=True)
     thread.start()
@@ -155,19 +154,18 @@ def shown(read: Callable[[], Record], steps: int) -> Iterator[None]:
     finally:
         over.set()
         thread.join()
-        sys.stderr.write("\n" if live else "")
+        progress.end()
 
 
-def line_of(record: Record, steps: int) -> str:
-    """Step, loss, PSNR, rate and the time left."""
-    step = int(record["step"])
+def words_of(record: Record, steps: int) -> str:
+    """Loss, PSNR, rate and the time left, each after a comma."""
     quality = ""
     if "psnr" in record:
         quality = f", {record['psnr']:.2f} dB"
     if "psnr_noisy" in record:
         quality += f" (noisy {record['psnr_noisy']:.2f}, start {record['psnr_start']:.2f})"
-    left = (steps - step) * record["seconds_per_step"]
+    left = (steps - int(record["step"])) * record["seconds_per_step"]
     return (
-        f"train step {step}/{steps}, loss {record['loss']:.5f}{quality}, "
+        f", loss {record['loss']:.5f}{quality}, "
         f"{record['images_per_second']:.0f} images/s, {words_of_time(left)} left"
     )

@@ -146,13 +146,17 @@ def work(setup: dict[str, Any]) -> dict[str, str]:
     job: Job = ray.get(setup["job"][0])
     context = ray_train.get_context()
     worker = Worker(context.get_world_rank(), context.get_world_size())
-    if refusal := job.store.refusal():
+    board = setup["board"]
+    if refusal := job.store.refusal() or ray.get(board.read_failure.remote()):
         return {"failed": refusal}
     try:
-        train_worker(job, worker, setup["board"].write.remote, _preemption())
+        train_worker(job, worker, board.write.remote, _preemption())
     except Hopeless as error:
         if worker.world > 1 and not isinstance(error.__cause__, Diverged):
-            raise  # the others would wait for this one: Ray ends them all
+            # The others would wait for this one: Ray ends them all, and those that it starts next
+            # find the words on the board instead of failing of the same eight times
+            ray.get(board.fail.remote(str(error)))
+            raise
         return {"failed": str(error)}
     return {}
 

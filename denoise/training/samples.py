@@ -8,6 +8,7 @@ Shapes: photo [H, W, C] uint8, C 3, or 6 where a clean picture brings its own no
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,11 @@ from PIL import Image
 
 from denoise.training.photos import Photo
 from denoise.training.recipe import Recipe
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from denoise.training.packed import PackedPhotos
 
 UNCLIPPED = 0.4  # share of samples whose noise is neither clipped nor rounded, as the literature's
 TOLD = 0.3  # share of samples whose noise level the network is told
@@ -25,6 +31,7 @@ CAMERA, GAUSSIAN = 0.90, 0.03
 GAUSSIAN_SIGMA = (0.002, 0.1)
 AS_IT_IS, ENLARGED = 0.35, 0.45  # share of patches at the photo's own scale, and enlarged
 DIMMED = 0.3  # share of patches that get less light
+ORIENTATIONS = 8
 CROPS = 32  # taken of a photo before the next window of them, where not all fit into memory
 
 
@@ -33,7 +40,7 @@ class Patches:
     """Samples whose noise is still to be drawn, on the device."""
 
     paths: list[str]
-    pixels: NDArray[np.uint8]  # [N, P, P, C]
+    pixels: "NDArray[np.uint8] | Tensor"  # [N, P, P, C]; on the device where it cuts them
     sigma: NDArray[np.float32]  # [N]
     seeds: NDArray[np.int64]  # [N] of the noise
     clipped: NDArray[np.bool_]  # [N]
@@ -53,18 +60,17 @@ class Sampler:
     recipe: Recipe
     window: Window
     samples_a_window: int | None = None  # None: the only window never ends
+    packed: "PackedPhotos | None" = None  # the only window, where the device cuts the patches
 
     def patches(self, first: int, count: int) -> Patches:
         """Samples first, first + 1, ... first + count - 1."""
         low, high = self.recipe.sigmas
         is_camera = self.recipe.kind == "camera"
-        cut = scaled_crop if is_camera else crop
         u = draws(self.recipe.seed, first, count)
         photos = [self._photo(first + k, row[0]) for k, row in enumerate(u)]
-        crops = [cut(p.pixels, self.recipe.patch, row) for p, row in zip(photos, u, strict=True)]
         return Patches(
             paths=[photo.path for photo in photos],
-            pixels=np.stack(crops),
+            pixels=self._cut(photos, u),
             sigma=(low + (high - low) * u[:, 4]).astype(np.float32),
             seeds=(u[:, 5] * 2**53).astype(np.int64),
             clipped=u[:, 6] >= UNCLIPPED,
@@ -73,6 +79,13 @@ class Sampler:
             light=_light_of(u[:, 10]) if is_camera else None,
             source=u[:, 11] if is_camera else None,
         )
+
+    def _cut(self, photos: Sequence[Photo], u: NDArray[np.float64]) -> "NDArray[np.uint8] | Tensor":
+        side = self.recipe.patch
+        if self.packed is not None:
+            return self.packed.crops(side, u)
+        cut = scaled_crop if self.recipe.kind == "camera" else crop
+        return np.stack([cut(p.pixels, side, row) for p, row in zip(photos, u, strict=True)])
 
     def _photo(self, sample: int, u: float) -> Photo:
         photos = self.window(sample // self.samples_a_window if self.samples_a_window else 0)
@@ -94,8 +107,12 @@ def crop(pixels: NDArray[np.uint8], side: int, u: NDArray[np.float64]) -> NDArra
     """A patch [side, side, C] at a drawn place in one of the eight orientations, as a view."""
     height, width, _ = pixels.shape
     top, left = int(u[1] * (height - side + 1)), int(u[2] * (width - side + 1))
-    patch = pixels[top : top + side, left : left + side]
-    turns, mirrored = divmod(int(u[3] * 8), 2)
+    return turned(pixels[top : top + side, left : left + side], int(u[3] * ORIENTATIONS))
+
+
+def turned(patch: NDArray[Any], orientation: int) -> NDArray[Any]:
+    """A square [P, P, ...] in one of the eight orientations, as a view."""
+    turns, mirrored = divmod(orientation, 2)
     return np.rot90(patch[:, ::-1] if mirrored else patch, turns)
 
 

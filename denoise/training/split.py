@@ -72,14 +72,21 @@ class Split:
         }
 
 
-def split_of(images: str, validation: str | None, place: str, left_out: Counter[str]) -> Split:
+def split_of(
+    images: str,
+    validation: str | None,
+    place: str,
+    left_out: Counter[str],
+    column: str | None = None,
+) -> Split:
     """The photos at a URI, some of them to validate on, or those at another URI.
 
-    What validation does not look at is not decoded. Raises SettingsError as `inputs.entries` does.
+    `column` is the one of tables that holds them, or of lists that names them. What validation does
+    not look at is not decoded. Raises SettingsError as `inputs.entries` does.
     """
-    entries = _listed(images, place, left_out)
+    entries = _listed(images, place, left_out, column)
     if validation:
-        chosen, held = entries, _listed(validation, place, left_out)
+        chosen, held = entries, _listed(validation, place, left_out, column)
     else:
         out = set(held_out([entry.path for entry in entries]))
         held = [entry for entry in entries if entry.path in out]
@@ -94,8 +101,8 @@ def held_out(paths: Sequence[str]) -> list[str]:
     return [path for path in ranked if _share(path) < HELD_OUT] or ranked[:1]
 
 
-def _listed(images: str, place: str, left_out: Counter[str]) -> list[Entry]:
-    found = inputs.entries(uris.absolute(images), left_out, output=place)
+def _listed(images: str, place: str, left_out: Counter[str], column: str | None) -> list[Entry]:
+    found = inputs.entries(uris.absolute(images), left_out, output=place, column=column)
     return sorted(found, key=lambda entry: entry.path)
 
 

@@ -9,18 +9,20 @@ from typing import Any
 import torch
 
 from denoise.errors import SettingsError
+from denoise.nets.networks import device
 from denoise.storage import uris
 from denoise.training import checkpoint
 from denoise.training.batches import Worker
 from denoise.training.loop import Diverged, Learner, learn
 from denoise.training.metrics_log import Record, Recorder
+from denoise.training.packed import packed_for
 from denoise.training.photo_store import PhotoStore
 from denoise.training.recipe import Recipe
 from denoise.training.samples import Sampler
 from denoise.training.start import Start
 
 _TOO_LARGE = (
-    "a batch does not fit into the GPU's memory; a smaller --batch-size or --patch, or a larger "
+    "a batch does not fit into memory; a smaller --batch-size or --patch, or a larger "
     "--accumulate, needs less"
 )
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -40,16 +42,24 @@ class Job:
 
 
 class Board:
-    """Where the first worker writes how far it is, for the driver to show."""
+    """Where the first worker writes how far it is, for the driver to show, and any of several what
+    would only happen again, for those that Ray starts in their place."""
 
     def __init__(self) -> None:
         self.record: Record = {}
+        self.failure = ""
 
     def write(self, record: Record) -> None:
         self.record = record
 
     def read(self) -> Record:
         return self.record
+
+    def fail(self, failure: str) -> None:
+        self.failure = self.failure or failure
+
+    def read_failure(self) -> str:
+        return self.failure
 
 
 class Hopeless(RuntimeError):
@@ -72,7 +82,7 @@ def train_worker(
             learn(
                 job.recipe,
                 job.start.network(job.recipe.seed),
-                Sampler(job.recipe, job.store.window(), job.store.samples_a_window),
+                _sampler(job),
                 job.validation.photos(),
                 _saver(job, recorder),
                 state=checkpoint.load(job.output),
@@ -83,12 +93,21 @@ def train_worker(
             )
         except (Diverged, SettingsError) as error:
             raise Hopeless(str(error)) from error
-        except torch.OutOfMemoryError as error:
+        except (torch.OutOfMemoryError, MemoryError) as error:
             raise Hopeless(_TOO_LARGE) from error
         except OSError as error:
             if error.errno not in _FULL:
                 raise
             raise Hopeless(f"no space left for {uris.shown(job.output)}") from error
+
+
+def _sampler(job: Job) -> Sampler:
+    """Samples, cut on the GPU where all photos fit into it; camera noise scales and compresses
+    patches on the CPU."""
+    window, is_streamed = job.store.window(), job.store.stream is not None
+    is_cut_there = not is_streamed and job.recipe.kind == "gaussian"
+    there = packed_for(window(0), device()) if is_cut_there else None
+    return Sampler(job.recipe, window, job.store.samples_a_window, there)
 
 
 def _recorder(job: Job, show: Callable[[Record], Any]) -> Recorder:

@@ -7,20 +7,25 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import pyarrow as pa
 
 from denoise.errors import SettingsError
 from denoise.images.codec import MAX_PIXELS
 from denoise.images.noise import check_seed
-from denoise.output import manifest
+from denoise.output import manifest, tables
 from denoise.output.folder import Output
 from denoise.output.manifest import Shard
 from denoise.output.names import Names
 from denoise.output.shard import Counts
+from denoise.report.closing import closing_words
 from denoise.report.progress import Progress
 from denoise.runners import Job, open_runner, runs_here
 from denoise.storage import files, inputs, references, uris
+from denoise.storage.columns import NO_COLUMNS, Columns
 from denoise.storage.inputs import Entry
 
 if TYPE_CHECKING:
@@ -35,7 +40,8 @@ Format = Literal["png", "webp", "jpeg", "tiff", "same"]
 class BulkConfig:
     """What `noise` and `infer` have in common."""
 
-    images: str  # folder, glob, file, manifest (.txt, .csv, .parquet) or Parquet folder; any URI
+    # folder, glob, file, list (.txt, .csv, .tsv, .jsonl, also .gz, .parquet) or table; any URI
+    images: str
     output: str  # where the table, the files and the report go; run again, it resumes
     seed: int = 0  # of the noise; each image derives its own from this and its path
     save: Save = "parquet"  # images into the Parquet table, as files under OUTPUT/images, or both
@@ -44,6 +50,9 @@ class BulkConfig:
     strip_metadata: bool = False  # leave EXIF, ICC profile and resolution out
     include: tuple[str, ...] = ()  # globs of paths below `images`; only these are inputs
     exclude: tuple[str, ...] = ()  # globs of paths that are no inputs
+    column: str | None = None  # of a table the one of the images, of a list the one that names them
+    # columns of a table or list that the output gets too; all but images where not given
+    keep_columns: tuple[str, ...] | None = None
     limit: int | None = None  # the first so many images, to try it
     max_pixels: int = MAX_PIXELS  # a larger image is an error row
     max_seconds: float = 120.0  # an image that takes longer to decode is an error row
@@ -84,7 +93,7 @@ class BulkConfig:
 
     def settings(self) -> dict[str, Any]:
         """What decides the rows: with anything else here, the output folder is another one."""
-        named = ("seed", "save", "format", "quality", "strip_metadata", "max_pixels")
+        named = ("seed", "save", "format", "quality", "strip_metadata", "max_pixels", "column")
         return {"images": uris.recorded(uris.absolute(self.images))} | {
             name: getattr(self, name) for name in named
         }
@@ -100,9 +109,17 @@ class Sizes:
 
 
 def run(
-    config: BulkConfig, verb: str, settings: Mapping[str, Any], job: Job, sizes: Sizes
+    config: BulkConfig,
+    verb: str,
+    settings: Mapping[str, Any],
+    job: Job,
+    sizes: Sizes,
+    schema: pa.Schema,
 ) -> dict[str, Any]:
     """Do what is missing in an output folder and return its summary.
+
+    The worker of the job is also given the `columns` of the input that its rows, which otherwise
+    are of the schema, carry along.
 
     Raises SettingsError before any work where flags or locations are wrong.
     """
@@ -110,11 +127,19 @@ def run(
     uri = uris.absolute(config.output)
     references.forget()
     check_apart(uri, uris.absolute(config.images), *job.needed)
+    columns = columns_of(config, schema)
+    job = replace(job, worker=partial(job.worker, columns=columns))
+    settings = {**settings, **columns.settings()}
     looked = _checked_first(config, uri, job) if config.overwrite else nullcontext()
-    with looked, Output(uri, verb, settings, overwrite=config.overwrite) as output:
+    with (
+        looked,
+        Output(uri, verb, settings, overwrite=config.overwrite) as output,
+        Progress(verb, log=output.log) as progress,
+    ):
         left_out: Counter[str] = Counter()
-        found = listed(config, left_out)
-        listing = manifest.update(uri, found, left_out, _names(config, uri))
+        progress.begin("listing")
+        found = progress.count_found(listed(config, left_out, columns))
+        listing = manifest.update(uri, found, left_out, columns.schema, _names(config, uri))
         _log_listing(listing, is_chosen=bool(config.include or config.exclude or config.limit))
         pending = manifest.pending(uri)
         failed = manifest.with_errors(uri) if config.retry_errors else []
@@ -122,17 +147,20 @@ def run(
             return _summary(uri) | {"nothing_to_do": True}
         output.begin(listing, flags_of(config))
         if listing.new or pending or failed:
-            start_up = _work(output, verb, pending, failed, listing, job, sizes)
+            start_up = _work(output, progress, pending, failed, listing, job, sizes)
         output.end()
+        progress.begin("writing the report")
         summary = _report(uri)
-        output.finish()
         spent = {"elapsed_seconds": time.monotonic() - start, "start_up_seconds": start_up}
+        for words in closing_words(summary | spent, uri):
+            output.log.line(words)
+        output.finish()
         return summary | spent | {"nothing_to_do": False}
 
 
 def _work(
     output: Output,
-    verb: str,
+    first: Progress,
     pending: list[Shard],
     failed: list[Shard],
     listing: manifest.Listing,
@@ -150,13 +178,13 @@ def _work(
     output.record(runner="this process" if is_here else "ray")
     known = sum(map(len, pending)) + (new.rows if new else 0)
     before = max(0, listing.inputs - known)
-    first = Progress(verb, before + known, before=before)
-    again = Progress(verb, sum(map(len, failed)))
+    first.expect(before + known, before=before)
+    again = Progress(first.verb, sum(map(len, failed)), log=output.log)
     (first if known else again).begin("starting" if is_here else "starting Ray")
     job = replace(job, needed=(*job.needed, manifest.first_uri(output.uri)))
     verbose = _log.isEnabledFor(logging.DEBUG)
     opened = open_runner(job, output.uri, here=is_here, verbose=verbose)
-    with first, again, opened as runner:
+    with again, opened as runner:
         start_up = time.monotonic() - start
         if new is not None:
             shard_bytes = sizes.gpu if runner.on_gpus else sizes.cpu
@@ -196,10 +224,22 @@ def _checked_first(config: BulkConfig, uri: str, job: Job) -> Iterator[None]:
         yield
 
 
-def listed(config: BulkConfig, left_out: Counter[str]) -> Iterator[Entry]:
+def columns_of(config: BulkConfig, schema: pa.Schema) -> Columns:
+    """The columns of a job's input that its output, of a schema of its own, gets too. Raises
+    SettingsError."""
+    images, output = uris.absolute(config.images), uris.absolute(config.output)
+    found = inputs.columns_of(images, output=output, column=config.column)
+    return tables.carried(found, config.keep_columns, schema)
+
+
+def listed(
+    config: BulkConfig, left_out: Counter[str], columns: Columns = NO_COLUMNS
+) -> Iterator[Entry]:
     """The inputs of a job; what is no image is counted by reason. Raises SettingsError."""
     output = uris.absolute(config.output)
-    found: Iterator[Entry] = inputs.entries(uris.absolute(config.images), left_out, output=output)
+    found: Iterator[Entry] = inputs.entries(
+        uris.absolute(config.images), left_out, output=output, column=config.column, kept=columns
+    )
     return islice(_chosen(found, config, left_out), config.limit)
 
 

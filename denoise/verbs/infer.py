@@ -9,6 +9,7 @@ from denoise.errors import SettingsError
 from denoise.images.noise import check_sigma
 from denoise.nets import Asked, Precision, package
 from denoise.output import folder
+from denoise.output.tables import INFER_SCHEMA
 from denoise.runners import DEVICES, Device, Job, gpus_are_made_up, is_private
 from denoise.storage import files, uris
 from denoise.verbs import bulk
@@ -77,7 +78,7 @@ def infer(config: InferConfig) -> dict[str, Any]:
     config, model, needed = prepared(config)
     settings = config.settings() | {"model": model}
     job = job_of(config, model, needed)
-    return bulk.run(config, "infer", settings, job, bulk.Sizes(here=HERE))
+    return bulk.run(config, "infer", settings, job, bulk.Sizes(here=HERE), INFER_SCHEMA)
 
 
 def job_of(config: InferConfig, model: str, needed: tuple[str, ...]) -> Job:

@@ -42,7 +42,8 @@ def infer_file(config: "InferConfig", model: str) -> dict[str, Any]:
     uri, asked = uris.absolute(config.output), uris.suffix(config.output)
     if files.exists(uri) and not config.overwrite:
         raise SettingsError(f"{uris.shown(uri)} is there already; --overwrite replaces it")
-    entry, *more = islice(inputs.entries(uris.absolute(config.images), Counter()), 2)
+    found = inputs.entries(uris.absolute(config.images), Counter(), column=config.column)
+    entry, *more = islice(found, 2)
     if more:
         raise SettingsError(
             f"{config.output} is one image's file, and {uris.shown(config.images)} are several: "

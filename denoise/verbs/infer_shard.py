@@ -14,8 +14,9 @@ from denoise.images.codec import to_pixels
 from denoise.images.metrics import estimate_noise, ssim
 from denoise.images.pairs import Pair, PairConfig, errors_of
 from denoise.output.shard import Counts, ShardTask, ShardWriter
-from denoise.output.tables import INFER_SCHEMA
+from denoise.output.tables import INFER_SCHEMA, with_columns
 from denoise.runners import Allocation, gpus_are_made_up
+from denoise.storage.columns import NO_COLUMNS, Columns
 from denoise.verbs.save import save, uploaders
 from denoise.verbs.stages import decoded_pairs, in_order
 
@@ -29,13 +30,15 @@ _USUAL: Mapping[str, str] = {}  # every file has its usual name
 
 
 def worker(
-    allocation: Allocation, config: "InferConfig", model: str
+    allocation: Allocation, config: "InferConfig", model: str, columns: Columns = NO_COLUMNS
 ) -> Callable[[ShardTask], Counts]:
     """What a worker does with each shard, its model loaded. Raises SettingsError."""
     denoiser = denoiser_of(config, model, allocation.compute)
     if allocation.gpu and not denoiser.on_gpu and not gpus_are_made_up():
         raise SettingsError(no_gpu())
-    return partial(infer_shard, denoiser=denoiser, config=config, allocation=allocation)
+    return partial(
+        infer_shard, denoiser=denoiser, config=config, allocation=allocation, columns=columns
+    )
 
 
 def no_gpu() -> str:
@@ -79,12 +82,17 @@ def denoiser_of(config: "InferConfig", model: str, threads: int | None = None) -
 
 
 def infer_shard(
-    task: ShardTask, denoiser: "Denoiser", config: "InferConfig", allocation: Allocation
+    task: ShardTask,
+    denoiser: "Denoiser",
+    config: "InferConfig",
+    allocation: Allocation,
+    columns: Columns = NO_COLUMNS,
 ) -> Counts:
     """Denoise the images of a shard and write its part file."""
     batch_pixels = _GPU_BATCH if denoiser.on_gpu else _CPU_BATCH * denoiser.threads
-    with ShardWriter(task, INFER_SCHEMA) as out:
-        pairs = decoded_pairs(task, out.missing, pairing_of(config), allocation, config.max_seconds)
+    pairing = replace(pairing_of(config), beside=columns.names)
+    with ShardWriter(task, with_columns(INFER_SCHEMA, columns)) as out:
+        pairs = decoded_pairs(task, out.missing, pairing, allocation, config.max_seconds)
         denoised = denoised_pairs(pairs, denoiser, 0 if task.announce else batch_pixels)
         row = partial(
             row_of,
@@ -94,8 +102,8 @@ def infer_shard(
             stems=task.stems,
         )
         encoders = 0 if task.announce else allocation.encode or uploaders(config, task.output)
-        for pair, columns in in_order(row, denoised, encoders):
-            out.add(columns, pair.seconds)
+        for pair, made in in_order(row, denoised, encoders):
+            out.add(made, pair.seconds)
         out.notes |= denoiser.notes
     return out.counts
 

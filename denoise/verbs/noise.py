@@ -8,8 +8,9 @@ from typing import Any, get_args
 from denoise.images.noise import check_sigma
 from denoise.images.pairs import Kind, Pair, PairConfig, errors_of
 from denoise.output.shard import Counts, ShardTask, ShardWriter
-from denoise.output.tables import NOISE_SCHEMA
+from denoise.output.tables import NOISE_SCHEMA, with_columns
 from denoise.runners import Allocation, Job
+from denoise.storage.columns import NO_COLUMNS, Columns
 from denoise.verbs import bulk
 from denoise.verbs.bulk import BulkConfig, worker_counts
 from denoise.verbs.save import save, uploaders
@@ -62,22 +63,27 @@ def noise(config: NoiseConfig) -> dict[str, Any]:
     """
     job = Job(partial(worker, config=config), workers=worker_counts(config.workers))
     sizes = bulk.Sizes(here=_HERE, cpu=_SHARD_BYTES)
-    return bulk.run(config, "noise", config.settings(), job, sizes)
+    return bulk.run(config, "noise", config.settings(), job, sizes, NOISE_SCHEMA)
 
 
-def worker(allocation: Allocation, config: NoiseConfig) -> Callable[[ShardTask], Counts]:
+def worker(
+    allocation: Allocation, config: NoiseConfig, columns: Columns = NO_COLUMNS
+) -> Callable[[ShardTask], Counts]:
     """What a worker does with each shard."""
-    return partial(noise_shard, config=config, allocation=allocation)
+    return partial(noise_shard, config=config, allocation=allocation, columns=columns)
 
 
-def noise_shard(task: ShardTask, config: NoiseConfig, allocation: Allocation) -> Counts:
+def noise_shard(
+    task: ShardTask, config: NoiseConfig, allocation: Allocation, columns: Columns = NO_COLUMNS
+) -> Counts:
     """Add noise to the images of a shard and write its part file."""
-    with ShardWriter(task, NOISE_SCHEMA) as out:
-        pairs = decoded_pairs(task, out.missing, pairing_of(config), allocation, config.max_seconds)
+    pairing = replace(pairing_of(config), beside=columns.names)
+    with ShardWriter(task, with_columns(NOISE_SCHEMA, columns)) as out:
+        pairs = decoded_pairs(task, out.missing, pairing, allocation, config.max_seconds)
         row = partial(row_of, config=config, output=task.output, stems=task.stems)
         encoders = 0 if task.announce else allocation.encode or uploaders(config, task.output)
-        for pair, columns in in_order(row, pairs, encoders):
-            out.add(columns, pair.seconds)
+        for pair, made in in_order(row, pairs, encoders):
+            out.add(made, pair.seconds)
     return out.counts
 
 

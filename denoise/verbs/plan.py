@@ -15,9 +15,10 @@ from denoise.output import folder, manifest, tables
 from denoise.output.shard import ShardTask
 from denoise.runners import Allocation, is_private, runs_here
 from denoise.storage import files, uris
+from denoise.storage.columns import Columns
 from denoise.storage.inputs import Entry
 from denoise.verbs import infer
-from denoise.verbs.bulk import check_apart, listed
+from denoise.verbs.bulk import check_apart, columns_of, listed
 from denoise.verbs.infer import InferConfig
 from denoise.verbs.infer_shard import worker
 
@@ -85,7 +86,8 @@ def plan(config: PlanConfig) -> dict[str, Any]:
     place = uris.absolute(config.output)
     ready, model, needed = infer.prepared(config)
     check_apart(place, uris.absolute(ready.images), *needed)
-    is_new = _begins_anew(place, ready, model)
+    columns = columns_of(config, tables.INFER_SCHEMA)
+    is_new = _begins_anew(place, ready, model, columns)
     left_out: Counter[str] = Counter()
     sample = _Sample()
     found = listed(config, left_out)
@@ -114,10 +116,10 @@ def plan(config: PlanConfig) -> dict[str, Any]:
     }
 
 
-def _begins_anew(place: str, config: InferConfig, model: str) -> bool:
+def _begins_anew(place: str, config: InferConfig, model: str, columns: Columns) -> bool:
     """Whether `infer` would begin anew in its output folder. Raises SettingsError as it would."""
     files.check_writable(files.standing(place))
-    settings = config.settings() | {"model": model}
+    settings = config.settings() | {"model": model} | columns.settings()
     return folder.run_to_resume(place, "infer", settings, overwrite=config.overwrite) is None
 
 

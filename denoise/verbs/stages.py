@@ -13,7 +13,7 @@ from denoise.errors import CRASHED
 from denoise.images.pairs import Fetched, Pair, PairConfig, decode_pair
 from denoise.output.shard import ShardTask
 from denoise.runners import GIVEN_UP, Allocation
-from denoise.storage.fetch import fetch
+from denoise.storage.fetch import failed, fetch
 from denoise.storage.inputs import Entry
 
 _FETCHED_AHEAD = 256 << 20  # bytes of encoded images that a worker may hold
@@ -38,7 +38,7 @@ def decoded_pairs(
     if task.announce is not None:
         for entry in missing:
             if entry.path in task.crashed:
-                yield Pair(entry.path, error=CRASHED)
+                yield failed(entry, CRASHED, config)
             else:
                 task.announce(entry.path)
                 yield decode(fetch(entry, config))
@@ -97,7 +97,8 @@ def decode_in_time(fetched: Fetched, config: PairConfig, seconds: float) -> Pair
         thread.name = GIVEN_UP
         error = f"it took longer than {seconds:g} s to decode (--max-seconds)"
         spent = time.perf_counter() - start
-        return Pair(fetched.pair.path, error=error, seconds={"decode": spent})
+        before = fetched.pair
+        return Pair(before.path, error=error, beside=before.beside, seconds={"decode": spent})
     if raised:
         raise raised[0]
     return results[0]

@@ -19,6 +19,7 @@ from denoise.errors import SettingsError
 from denoise.nets import package
 from denoise.output.folder import Output, run_of, versions
 from denoise.output.manifest import Listing
+from denoise.report.progress import Progress
 from denoise.runners import gpus_are_made_up, is_private
 from denoise.storage import files, uris
 from denoise.storage.uris import join
@@ -42,9 +43,10 @@ _FEW = 8  # validation pictures
 class TrainConfig(Recipe):
     """Train a model on clean images, or on the pairs that `noise` wrote."""
 
-    images: str  # folder, glob, file, manifest or Parquet folder; any URI
+    images: str  # folder, glob, file, list or table; any URI
     output: str  # becomes the model package; run again, it resumes
     validation: str | None = None  # images to validate on; else a tenth of them, by path
+    column: str | None = None  # of a table the one of the images, of a list the one that names them
     architecture: str | None = None  # unet, cae-s, cae-m, cae-l or classic; else --init's or unet
     init: str | None = None  # a model to start, or to grow, from: a shipped one's name or any URI
     workers: int | tuple[int, int] = 1  # N, or MIN MAX to go on with what there is
@@ -114,16 +116,20 @@ def train(config: TrainConfig) -> dict[str, Any]:
         "network": start.arguments,
         "init_digest": start.digest,
     }
-    with Output(place, "train", config.settings() | begun) as output:
+    with (
+        Output(place, "train", config.settings() | begun) as output,
+        Progress("train", config.steps, "steps", log=output.log) as progress,
+    ):
         left_out: Counter[str] = Counter()
-        split = split_of(config.images, config.validation, place, left_out)
+        progress.begin("listing")
+        split = split_of(config.images, config.validation, place, left_out, config.column)
         split.check(place)
         if output.is_finished:
             return _result(place, nothing_to_do=True)
         output.begin(Listing(len(split.training), left_out=left_out), flags_of(config))
         output.record(workers=config.workers, inputs_digest=split.digest)
         work = _train_here if _is_for_this_process(config) else _train_with_ray
-        work(_Run(config, output, start, split, tracking))
+        work(_Run(config, output, progress, start, split, tracking))
         output.end()
         output.finish()
         return _result(place, nothing_to_do=False)
@@ -146,6 +152,7 @@ class _Run:
 
     config: TrainConfig
     output: Output
+    progress: Progress  # of steps
     start: "Start"
     split: Split
     tracking: dict[str, str]
@@ -162,6 +169,7 @@ class _Run:
             memory=config.memory,
             max_error_rate=config.max_error_rate,
         )
+        self.progress.begin(f"decoding {len(split.training) + len(split.validation):,} photographs")
         goes_on = split.is_kept(output.uri)
         window = (run_of(output.uri) or {}).get("window") if goes_on else None
         store, validation = stores_of(
@@ -191,6 +199,7 @@ class _Run:
             self._note_sigma(job.store)
             _note(self.output, job.store, job.validation, goes_on=False)
         self.output.check()
+        self.progress.begin("writing the model package")
         _pack(self.config, job, self.split)
 
 
@@ -205,7 +214,8 @@ def _train_here(run: _Run) -> None:
     with decode_in_threads(torch.get_num_threads(), run.config.patch) as decode:
         job = run.job(decode, partial(WindowStream, decode))
         board = Board()
-        with metrics_log.shown(board.read, run.config.steps):
+        run.progress.begin("starting")
+        with metrics_log.shown(board.read, run.progress):
             train_worker(job, Worker(), board.write)
         run.pack(job)
 
@@ -216,6 +226,7 @@ def _train_with_ray(run: _Run) -> None:
     from denoise.training import ray_train
 
     config, split = run.config, run.split
+    run.progress.begin("starting Ray")
     with ray_session.connected(verbose=_log.isEnabledFor(logging.DEBUG)) as resources:
         _check_cluster(config, resources)
         ray_session.check_shared(
@@ -232,7 +243,8 @@ def _train_with_ray(run: _Run) -> None:
             folder=ray_session.folder(),
             is_alone=resources.is_own,
         )
-        with metrics_log.shown(board.read, config.steps):
+        run.progress.begin("starting workers")
+        with metrics_log.shown(board.read, run.progress):
             ray_train.fit(job, board, group)
         run.pack(job)
 
