@@ -20,11 +20,11 @@ from denoise.typed import spelled_out
 
 @pytest.fixture(scope="module")
 def scripts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """What `denoise --tyro-print-completion SHELL` prints, by shell."""
+    """What `denoise completion SHELL` prints, by shell."""
     place = tmp_path_factory.mktemp("completion")
     files = {}
     for shell in ("bash", "zsh"):
-        command = [sys.executable, "-m", "denoise", "--tyro-print-completion", shell]
+        command = [sys.executable, "-m", "denoise", "completion", shell]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         files[shell] = place / shell
         files[shell].write_text(done.stdout)
