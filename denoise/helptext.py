@@ -10,8 +10,8 @@ from denoise.typed import NAMES
 
 # group -> flags, in the order of their help; what is in none stands below "more"
 GROUPS = {
-    "input and output": "images output into model models reference validation include exclude limit "
-    "column keep-columns allow-elsewhere overwrite retry-errors",
+    "input and output": "images output into model models reference validation include exclude "
+    "limit column keep-columns allow-elsewhere overwrite retry-errors",
     "denoising": "strength tile precision",
     "noise": "kind sigma add-noise iso seed float-noise white-level",
     "training": "architecture init steps batch-size patch learning-rate loss optimizer accumulate "

@@ -17,7 +17,7 @@ from denoise.errors import SettingsError
 from denoise.images.codec import MAX_PIXELS
 from denoise.images.noise import check_seed
 from denoise.output import manifest, tables
-from denoise.output.folder import Output
+from denoise.output.folder import Output, run_of
 from denoise.output.manifest import Shard
 from denoise.output.names import Names
 from denoise.output.shard import Counts
@@ -267,6 +267,24 @@ def _chosen(
         raise SettingsError(
             f"no image is left of {sum(left_out.values())}: --include and --exclude are globs of "
             f"paths below {uris.shown(uris.absolute(config.images))}, such as 'holidays/*.jpg'"
+        )
+
+
+def run_that_made(images: str) -> dict[str, Any] | None:
+    """_run.json of the job whose output folder the images are, if they are one's."""
+    uri = uris.absolute(images)
+    return run_of(uri) if not set("*?[") & set(images) and files.is_folder(uri) else None
+
+
+def check_reference(images: str, reference: str) -> None:
+    """Raise SettingsError where there are no references, or the images bring their own along."""
+    if not files.exists(uris.absolute(reference)):
+        raise SettingsError(f"no references under {uris.shown(uris.absolute(reference))}")
+    made_by = run_that_made(images)
+    if made_by is not None and made_by.get("verb") == "noise":
+        raise SettingsError(
+            f"{uris.shown(images)} is a table of pairs, which brings its clean images along: leave "
+            "reference out"
         )
 
 
