@@ -18,6 +18,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.torch.config import _TorchBackend as TorchBackend
 from ray.train.v2.api.exceptions import TrainingFailedError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from denoise.storage.inputs import Entry
 from denoise.training.batches import Worker
@@ -84,10 +85,21 @@ def make_stream(
 
 
 class RemoteBoard:
-    """A Board in an actor: a worker writes there, the driver reads."""
+    """A Board in an actor beside the driver: workers write there and ask, the driver reads.
+
+    Training goes on when another node is lost, so the board must not be there; should it die all
+    the same, a new and empty one takes over.
+    """
 
     def __init__(self) -> None:
-        self.actor = ray.remote(num_cpus=0)(Board).remote()
+        node = ray.get_runtime_context().get_node_id()
+        options = {
+            "num_cpus": 0,
+            "max_restarts": -1,
+            "max_task_retries": -1,
+            "scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=True),
+        }
+        self.actor = ray.remote(**options)(Board).remote()
 
     def read(self) -> Record:
         """The latest record; nothing while the actor cannot be reached, as after a machine has
