@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import pyarrow as pa
 
-from denoise.errors import SettingsError
+from denoise.errors import SettingsError, words_of
 from denoise.images.codec import MAX_PIXELS
 from denoise.images.noise import check_seed
 from denoise.output import manifest, tables
@@ -271,9 +271,15 @@ def _chosen(
 
 
 def run_that_made(images: str) -> dict[str, Any] | None:
-    """_run.json of the job whose output folder the images are, if they are one's."""
+    """_run.json of the job whose output folder the images are, if they are one's.
+
+    Raises SettingsError where nobody answers.
+    """
     uri = uris.absolute(images)
-    return run_of(uri) if not set("*?[") & set(images) and files.is_folder(uri) else None
+    try:
+        return run_of(uri) if not set("*?[") & set(images) and files.is_folder(uri) else None
+    except OSError as error:
+        raise SettingsError(f"cannot list {uris.shown(uri)}: {words_of(error)}") from error
 
 
 def check_reference(images: str, reference: str) -> None:
