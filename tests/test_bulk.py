@@ -226,7 +226,7 @@ def test_images_are_saved_where_they_were_asked_for(
     rows = [row for row in rows_of(place).values() if not row["error"]]
     assert {place / row["file"] for row in rows} == set(place.rglob("*.png"))
     assert all((place / row["file"]).read_bytes() == row["image"]["bytes"] for row in rows)
-    assert (place / "images" / "more" / "wide.jpg.png").exists()
+    assert (place / "images" / "more" / "wide.png").exists()
     for save, has_files in (("files", True), ("none", False)):
         out = tmp_path / save
         infer(InferConfig(images=str(pictures / "more"), output=str(out), model=network, save=save))
