@@ -34,6 +34,14 @@ VERBS = {
     "doctor": ("DoctorConfig", "versions, devices, Ray, stores: for bug reports"),
 }
 _HELP = "usage: denoise VERB FLAGS (denoise VERB --help explains a verb's flags)\n\nverbs:\n"
+_SHELLS = ("bash", "zsh")
+_MORE = """
+  completion SHELL   a script that completes verbs and flags: put
+                     eval "$(denoise completion bash)" into ~/.bashrc
+  help VERB          the same as denoise VERB --help
+
+begin with: denoise infer photo.jpg clean.jpg
+"""
 # Libraries of object stores log whole tracebacks of what they raise as well
 _STORES = (
     "fsspec",
@@ -69,11 +77,13 @@ def _verb_of(given: list[str]) -> tuple[str, list[str]]:
         given = [given[1], "--help"]
     if given[0] in ("-h", "--help", "help"):
         listed = "".join(f"  {name:8}{about}\n" for name, (_, about) in VERBS.items())
-        sys.stdout.write(_HELP + listed)
+        sys.stdout.write(_HELP + listed + _MORE)
         sys.exit(0)
     if given[0] in ("-V", "--version"):
         print(f"denoise {__version__}")
         sys.exit(0)
+    if given[0] == "completion":
+        given = _completion(given[1:])
     if given[0].startswith("--tyro-"):
         flags.complete(
             {name: (_config_of(name), about) for name, (_, about) in VERBS.items()}, given
@@ -85,6 +95,14 @@ def _verb_of(given: list[str]) -> tuple[str, list[str]]:
         guess = f"; did you mean {meant[0]}?" if meant else f" (one of {', '.join(VERBS)})"
         sys.exit(_fail(f"denoise: no verb {given[0]!r}{guess}", 2))
     return given[0], given[1:]
+
+
+def _completion(shells: list[str]) -> list[str]:
+    """What makes tyro print the script that completes verbs and flags in a shell."""
+    if len(shells) != 1 or shells[0] not in _SHELLS:
+        known = " or ".join(f"`denoise completion {shell}`" for shell in _SHELLS)
+        sys.exit(_fail(f"denoise completion: name the shell: {known}", 2))
+    return ["--tyro-print-completion", shells[0]]
 
 
 def _run(verb: str, given: list[str], interrupted: list[int]) -> int:

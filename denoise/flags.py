@@ -1,14 +1,19 @@
 """A verb's flags, made from its config by tyro: read, completed in a shell, refused in one line."""
 
+import inspect
+import os
 import re
+import sys
 from collections.abc import Mapping
-from contextlib import redirect_stderr
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import field, make_dataclass
 from functools import reduce
 from io import StringIO
 from operator import or_
 from textwrap import shorten
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
+
+from denoise import helptext
 
 _REPEATED = r"\s*(For full helptext|Argument helptext|Got errors)"  # what --help says too
 
@@ -18,6 +23,8 @@ def read(verb: str, config: type, given: list[str]) -> tuple[Any, bool, bool]:
     --help ends here."""
     import tyro
 
+    if {"-h", "--help"} & set(given):
+        _help(verb, config)
     said = StringIO()
     try:
         with redirect_stderr(said):
@@ -35,6 +42,23 @@ def read(verb: str, config: type, given: list[str]) -> tuple[Any, bool, bool]:
             f"{_words_in(said.getvalue())} (denoise {verb} --help explains the flags)"
         ) from ended
     return found.config, found.json, found.verbose
+
+
+def _help(verb: str, config: type) -> NoReturn:
+    """Print a verb's help and exit."""
+    import tyro
+
+    box, before = StringIO(), os.environ.get("COLUMNS")
+    os.environ["COLUMNS"] = "1000"  # so wide that what is said of a flag stands on one line
+    try:
+        with redirect_stdout(box), suppress(SystemExit):
+            tyro.cli(_command_of(config), args=["--help"], config=(tyro.conf.FlagCreatePairsOff,))
+    finally:
+        os.environ.pop("COLUMNS")
+        if before is not None:
+            os.environ["COLUMNS"] = before
+    sys.stdout.write(helptext.text(verb, inspect.getdoc(config) or "", box.getvalue()))
+    sys.exit(0)
 
 
 def complete(verbs: Mapping[str, tuple[type, str]], given: list[str]) -> None:

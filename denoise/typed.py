@@ -3,7 +3,7 @@
 import re
 
 # verb -> the flags that names before all flags stand for
-_NAMES = {
+NAMES = {
     "noise": ("--images", "--output"),
     "train": ("--images", "--output"),
     "infer": ("--images", "--output"),
@@ -27,7 +27,7 @@ def spelled_out(verb: str, given: list[str]) -> tuple[str, list[str]]:
     if verb == "infer" and "--dry-run" in given:
         verb, given = "plan", [one for one in given if one != "--dry-run"]
     names = _names_before_flags(given)
-    flags = _NAMES.get(verb, ())
+    flags = NAMES.get(verb, ())
     rest = given[len(names) :]
     if len(names) > len(flags):
         wanted = " and ".join(flag.removeprefix("--") for flag in flags) or "no names"

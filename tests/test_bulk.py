@@ -26,7 +26,6 @@ from denoise.storage import files
 from denoise.verbs import bulk
 from denoise.verbs.infer import job_of, prepared
 from denoise.verbs.noise import NoiseConfig, noise
-from denoise.verbs.save import file_of, shortened
 from denoise.verbs.save import save as save_picture
 
 
@@ -227,7 +226,7 @@ def test_images_are_saved_where_they_were_asked_for(
     rows = [row for row in rows_of(place).values() if not row["error"]]
     assert {place / row["file"] for row in rows} == set(place.rglob("*.png"))
     assert all((place / row["file"]).read_bytes() == row["image"]["bytes"] for row in rows)
-    assert (place / "images" / "more" / "wide.jpg.png").exists()
+    assert (place / "images" / "more" / "wide.png").exists()
     for save, has_files in (("files", True), ("none", False)):
         out = tmp_path / save
         infer(InferConfig(images=str(pictures / "more"), output=str(out), model=network, save=save))
@@ -248,8 +247,8 @@ def test_noise_that_keeps_no_pairs_in_its_table_is_measured_and_drawn_all_the_sa
 
 def test_a_file_in_the_way_of_an_images_folder_is_that_images_error(tmp_path: Path):
     config = NoiseConfig(images="photos", output=str(tmp_path), save="files")
-    save_picture(Picture(photo()), "a.png", config, str(tmp_path))  # becomes images/a.png.png
-    for inside in ("a.png.png/b.png", "a.png.png/more/b.png"):
+    save_picture(Picture(photo()), "a.png", config, str(tmp_path))
+    for inside in ("a.png/b.png", "a.png/more/b.png"):
         with pytest.raises(ImageError, match="cannot be a file's"):
             save_picture(Picture(photo()), inside, config, str(tmp_path))
 
@@ -376,36 +375,6 @@ def test_a_model_that_is_replaced_during_a_run_ends_it(pictures: Path, tmp_path:
 def test_nonsense_is_refused_with_its_value(change: dict[str, Any], words: str):
     with pytest.raises(ValueError, match=words):
         InferConfig(**{"images": "a", "output": "b"} | change)
-
-
-def test_no_two_paths_share_a_file():
-    names = ["a", "a.jpg", "a.png", "a.jpeg", "a.gif", "a.gif.png", "a.png.png", "a.jpg.png", "a."]
-    for keep_name in (False, True):
-        made = [
-            file_of(name, suffix, keep_name=keep_name)
-            for name in names
-            for suffix in ((".png",) if not keep_name else (_kind(name),))
-        ]
-        assert len(set(made)) == len(names), made
-    assert file_of("x/a.jpg", ".jpg", keep_name=True) == "x/a.jpg"
-    assert file_of("x/a.jpg", ".png", keep_name=False) == "x/a.jpg.png"
-
-
-def _kind(name: str) -> str:
-    """The suffix that `--format same` writes such a file with, if the name tells the truth."""
-    return ".jpg" if name.endswith((".jpg", ".jpeg")) else ".png"
-
-
-def test_a_name_of_any_length_is_a_files_and_no_two_become_one():
-    for longest in (241, 251, 252, 255, 300, 1024):
-        for letter in "aé漢":
-            stem = (letter * longest).encode()[:longest].decode(errors="ignore")
-            made = {shortened(f"{stem}{end}.jpg.png") for end in ("", "1", "2")}
-            assert len(made) == 3
-            for name in made:
-                assert len(name.encode()) <= 255 and name.endswith(".png")
-    assert shortened("x/a.jpg.png") == "x/a.jpg.png"
-    assert len(shortened("d" * 300 + "/" + "." * 300).split("/")[0]) == 255
 
 
 def test_an_image_whose_name_leaves_no_room_for_a_suffix_is_saved_under_a_shorter_one(

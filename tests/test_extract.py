@@ -60,12 +60,12 @@ def test_of_two_images_with_one_name_the_second_is_renamed_and_the_list_says_so(
     names = {path: one["file"] for path, one in listed(into).items()}
     assert names == {  # told apart where a disk knows no capital letters, too
         "DOG.webp": "DOG.png",
-        "dog.gif": "dog-2.png",
-        "dog.jpg": "dog-3.png",
-        "dog.png": "dog-4.png",
+        "dog.gif": "dog.gif.png",
+        "dog.jpg": "dog.jpg.png",
+        "dog.png": "dog.png.png",
     }
     assert listed(into)["dog.jpg"]["note"].startswith("renamed")
-    assert (into / "dog-3.png").read_bytes() == image(2)
+    assert (into / "dog.jpg.png").read_bytes() == image(2)
 
 
 def test_a_second_time_nothing_is_written_and_nothing_of_others_is_ever_replaced(tmp_path: Path):
@@ -90,11 +90,11 @@ def test_failed_images_are_listed_with_their_errors(tmp_path: Path):
 def test_files_that_a_job_saved_beside_the_table_are_copied_and_no_others(tmp_path: Path):
     (tmp_path / "secret.png").write_bytes(b"secret")
     rows = [
-        {"path": "a.jpg", "file": "images/a.jpg.png"},
+        {"path": "a.jpg", "file": "images/a.png"},
         {"path": "b.jpg", "file": "images/../../secret.png"},
     ]
     folder = written(tmp_path / "out", rows, save="files")
-    files.write(f"{folder}/images/a.jpg.png", image(7))
+    files.write(f"{folder}/images/a.png", image(7))
     into = tmp_path / "into"
     extract(ExtractConfig(output=folder, into=str(into)))
     assert (into / "a.png").read_bytes() == image(7)

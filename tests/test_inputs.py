@@ -23,10 +23,9 @@ from denoise.errors import ImageError, SettingsError
 from denoise.images.pairs import PairConfig
 from denoise.storage import disk, files, parquet, pieces
 from denoise.storage.fetch import load_pair
-from denoise.storage.inputs import Entry, entries, separate_folded, source_of
+from denoise.storage.inputs import Entry, entries, source_of
 from denoise.storage.references import reference_of
 from denoise.training.photos import decode_photos
-from denoise.verbs.bulk import BulkConfig, listed
 
 
 def found(images: object, output: str | None = None) -> tuple[dict[str, Entry], Counter[str]]:
@@ -593,40 +592,6 @@ def test_a_hidden_file_that_is_named_is_an_input(tmp_path: Path):
     left_out: Counter[str] = Counter()
     (entry,) = entries(str(tmp_path / ".x.png"), left_out)
     assert entry.uri == str(tmp_path / ".x.png") and not left_out
-
-
-def test_names_that_a_disk_takes_for_one_become_different():
-    names = [
-        "a.png",
-        "A.png",
-        "A.PNG",
-        "caf\u00e9",
-        "cafe\u0301",
-        "b.png",
-        "stra\u00dfe",
-        "STRASSE",
-    ]
-    listed = [Entry(name, f"s3://b/{name}", 1, "") for name in names]
-    paths = [entry.path for entry in separate_folded(iter(listed))]
-    assert len({path.casefold() for path in paths}) == len(names)
-    assert [path for path in paths if "~" not in path] == [
-        "a.png",
-        "caf\u00e9",
-        "b.png",
-        "stra\u00dfe",
-    ]
-    assert [entry.path for entry in separate_folded(iter(listed))] == paths
-
-
-def test_a_job_that_writes_files_onto_such_a_disk_tells_its_inputs_apart(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    for name in ("a.png", "A.png"):
-        (tmp_path / name).write_bytes(encoded(photo()))
-    monkeypatch.setattr(disk, "folds_names", lambda folder: True)
-    for save, apart in (("files", 2), ("parquet", 1)):
-        config = BulkConfig(images=str(tmp_path), output=str(tmp_path / "out"), save=save)
-        assert len({entry.path.lower() for entry in listed(config, Counter())}) == apart
 
 
 @pytest.mark.parametrize(

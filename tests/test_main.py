@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import io
+import re
 import shutil
 import subprocess
 import sys
@@ -20,11 +21,11 @@ from denoise.typed import spelled_out
 
 @pytest.fixture(scope="module")
 def scripts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """What `denoise --tyro-print-completion SHELL` prints, by shell."""
+    """What `denoise completion SHELL` prints, by shell."""
     place = tmp_path_factory.mktemp("completion")
     files = {}
     for shell in ("bash", "zsh"):
-        command = [sys.executable, "-m", "denoise", "--tyro-print-completion", shell]
+        command = [sys.executable, "-m", "denoise", "completion", shell]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         files[shell] = place / shell
         files[shell].write_text(done.stdout)
@@ -73,8 +74,9 @@ INFER = f"""{BULK} model add_noise float_noise reference strength
 FLAGS = {
     "demo": "output overwrite sigma steps",
     "noise": f"{BULK} kind sigma iso",
-    "train": """images column output validation architecture init workers memory max_error_rate
-        compile kind sigma steps batch_size patch seed learning_rate loss optimizer precision
+    "train": """images column output reference validation architecture init workers memory
+        max_error_rate compile kind sigma steps batch_size patch seed learning_rate loss
+        optimizer precision
         accumulate save_every patience""",
     "infer": INFER,
     "plan": INFER,
@@ -103,13 +105,57 @@ def test_every_flag_is_explained(verb: str):
     out = io.StringIO()
     with redirect_stdout(out), pytest.raises(SystemExit):
         main([verb, "--help"])
-    words = " ".join(out.getvalue().replace("\u2502", " ").split())
+    words = " ".join(out.getvalue().partition("\nexamples:")[0].split())
     for flag in dataclasses.fields(config_of(verb)):
         name = "--" + flag.name.replace("_", "-")
         assert name in words
         after = words.split(f" {name} ")[-1].split(" --")[0]
         explained = after.split(" (default:")[0].split(" (required)")[0]
         assert any(word.islower() and word.isalpha() for word in explained.split()), name
+
+
+def help_of(verb: str) -> str:
+    out = io.StringIO()
+    with redirect_stdout(out), pytest.raises(SystemExit) as ended:
+        main(["help", verb])
+    assert not ended.value.code
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_is_for_people(verb: str):
+    words = help_of(verb)
+    assert not re.search(r"\{|None|default: False|\b(STR|INT|FLOAT)\b", words)
+    assert words.count(f"  denoise {verb}") >= 1 and "examples:\n" in words
+    assert "see also: " in words and "--help-verbose" not in words
+    assert max(map(len, words.splitlines())) <= 100
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_flag_stands_once_in_a_group_of_its_kind(verb: str):
+    flags = re.findall(r"^  (?:-v, )?--(\S+)", help_of(verb), re.MULTILINE)
+    own = {flag.name.replace("_", "-") for flag in dataclasses.fields(config_of(verb))}
+    assert sorted(flags) == sorted(own | {"json", "verbose", "help"})
+    assert "\nmore:" not in help_of(verb)
+
+
+def test_the_flags_that_everybody_needs_come_first():
+    words = help_of("infer")
+    groups = re.findall(r"^(\S.*):$", words, re.MULTILINE)
+    assert groups == [
+        *("input and output", "denoising", "noise", "saving", "measuring", "machine", "talk"),
+        "examples",
+    ]
+    first = re.findall(r"^  --(\S+ \S+)", words, re.MULTILINE)[:3]
+    assert first == ["images FOLDER", "output FOLDER", "model NAME"]
+
+
+@pytest.mark.parametrize("typed", ["completion", "completion csh", "completion bash zsh"])
+def test_completion_is_for_shells_that_it_knows(typed: str, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as ended:
+        main(typed.split())
+    assert ended.value.code == 2
+    assert "name the shell: `denoise completion bash`" in capsys.readouterr().err
 
 
 class OfRay(RuntimeError):

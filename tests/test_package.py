@@ -288,10 +288,12 @@ def test_the_table_of_models_says_what_each_was_trained_and_validated_on():
     found = models(ModelsConfig())
     headings, *lines = found["table"]
     assert "CBSD68" in headings
-    for one, *said in zip(found["models"], lines[::3], lines[1::3], lines[2::3], strict=True):
-        assert said[0].startswith(one["name"])
-        assert said[1].split() == ["trained", "on", *one["trained_on"].split()]
-        assert said[2].split() == ["validated", "on", *one["validated_on"].split()]
+    assert [one["name"] for one in found["models"][:2]] == ["photo", "unet"]
+    assert max(map(len, lines)) <= 105
+    words = " ".join(" ".join(lines).split())
+    for one in found["models"]:
+        assert any(line.startswith(f"{one['name']} ") for line in lines)
+        assert f"trained on {one['trained_on']} validated on {one['validated_on']}" in words
 
 
 def test_what_is_shipped_is_under_20_mb_in_all_and_names_no_ones_own_folders():

@@ -112,7 +112,7 @@ def test_noisy_files_without_their_clean_selves_are_never_taken_for_clean_ones(t
     (listed,) = entries(str(out), Counter())
     again = load_pair(listed, PairConfig())
     assert (again.sigma, again.seed, again.clean, again.error) == (0.2, 3, None, None)
-    assert np.array_equal(again.noisy, decode((out / "images/a.png.png").read_bytes()).pixels)
+    assert np.array_equal(again.noisy, decode((out / "images/a.png").read_bytes()).pixels)
     assert load_pair(listed, PairConfig(sigma=0.1)).error == "noisy already, as its table says"
     assert decode_photos([listed], 16)[1].errors == {
         listed.path: "noisy, and its table brings no clean image along"

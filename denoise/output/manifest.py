@@ -23,6 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from denoise.output import tables
+from denoise.output.names import Names
 from denoise.storage import files
 from denoise.storage.inputs import Entry
 from denoise.storage.uris import from_bytes, join, to_bytes
@@ -35,6 +36,7 @@ _MANY = 64_000  # shards, beyond which they are made larger
 _READERS = 16  # threads: enough to hide a store's latency
 _MOVED = 2 * _CHUNK  # inputs that lie elsewhere are noted at a time: each may be in another file
 _PLACE = 0xFFFFFF  # the bits that tell where an input lies, of the 64 remembered of its version
+_VERSIONED = ["path", "uri", "size", "mark", "row"]
 _MANIFEST = pa.schema(
     [
         ("path", pa.string()),
@@ -48,6 +50,7 @@ _MANIFEST = pa.schema(
         ("offset", pa.int64()),
         ("stored", pa.int64()),
         ("error", pa.string()),
+        ("stem", pa.string()),
     ]
 )
 _VERSIONED = ["path", "uri", "size", "mark", "row"]
@@ -122,14 +125,19 @@ class Shard:
 
 
 def update(
-    uri: str, entries: Iterator[Entry], left_out: Counter[str], beside: pa.Schema = _NOTHING
+    uri: str,
+    entries: Iterator[Entry],
+    left_out: Counter[str],
+    beside: pa.Schema = _NOTHING,
+    names: Names | None = None,
 ) -> Listing:
     """Compare a listing with the manifest, and note what is new in it.
 
     What is new becomes a generation, which `cut` makes shards of. What changed is to be done again.
     Rows of inputs that are gone are kept. Where an input only lies elsewhere than before (under a
     new signature, say), that is noted and no more. `beside` are the types of what the entries of a
-    list carry along.
+    list carry along. `names` are for the files of images: the inputs of the manifest keep theirs,
+    and new ones get others.
     """
     listing = Listing(left_out=left_out)
     generations = generations_of(uri)
@@ -137,6 +145,9 @@ def update(
     number = len(generations)
     rows = size = chunk = 0
     fresh = known.compare(entries, listing, renew=True)
+    if names is not None:
+        _claim(uri, generations, names)
+        fresh = names.give(fresh)
     while batch := list(islice(fresh, _CHUNK)):
         _write_chunk(uri, number, chunk, batch, beside)
         chunk, rows = chunk + 1, rows + len(batch)
@@ -149,6 +160,14 @@ def update(
     known.renew()
     listing.added = rows if generations else 0
     return listing
+
+
+def _claim(uri: str, generations: list[Generation], names: Names) -> None:
+    """Note the names that the manifest's inputs have, also of those that are gone since."""
+    for made in generations:
+        for chunk in range(-(-made.rows // _CHUNK)):
+            for entry in _entries_in(_chunk_uri(uri, made.number, chunk)):
+                names.claim(entry)
 
 
 def cut(uri: str, new: Generation, shard_bytes: int = SHARD_BYTES) -> list[Shard]:
@@ -373,7 +392,10 @@ class _Known:
             for chunk in sorted(chunks):
                 held = _entries_in(name := _chunk_uri(self._uri, made.number, chunk))
                 first = start + chunk * _CHUNK
-                renewed = [entries.get(first + i, entry) for i, entry in enumerate(held)]
+                renewed = [
+                    replace(entries.get(first + i, entry), stem=entry.stem)
+                    for i, entry in enumerate(held)
+                ]
                 _write_chunk(self._uri, made.number, chunk, renewed, _beside_in(name))
 
 

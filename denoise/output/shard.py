@@ -36,6 +36,11 @@ class ShardTask:
         """Whether there is a part file, some of whose rows are kept."""
         return self.retry_errors or self.redo is not None
 
+    @property
+    def stems(self) -> dict[str, str]:
+        """Of the inputs whose file has another name than the usual: path -> stem of the name."""
+        return {entry.path: entry.stem for entry in self.entries if entry.stem}
+
     def keeps(self, row: Mapping[str, Any]) -> bool:
         """Whether a row of its part file stays as it is."""
         if self.redo is not None:

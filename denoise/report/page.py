@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
-from importlib.resources import files
+from importlib.resources import files as files_of
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
@@ -50,7 +50,7 @@ def page(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"caption": _caption, "numbers": _numbers, "where": _where}
-    home = files("denoise.report")
+    home = files_of("denoise.report")
     script = home.joinpath("report.js").read_text("utf-8")
     template = environment.from_string(home.joinpath("report.html").read_text("utf-8"))
     names = _measured(summary)
@@ -104,6 +104,8 @@ def _times(started: str, ended: str) -> str:
     except ValueError:
         return f"{started} to {ended}"
     words = f"{start.day} {start:%B %Y, %H:%M}"
+    if end and f"{end[0]:%F %H:%M}" == f"{start:%F %H:%M}":
+        return f"{words} UTC"
     if end and end[0].date() == start.date():
         words += f" to {end[0]:%H:%M}"
     elif end:
@@ -118,7 +120,9 @@ def _headline(summary: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str]]
         noisy, denoised = denoised, None
     yield "images", "", f"{summary['done']:,}", f"{summary['megapixels']:,.1f} megapixels"
     left_out = summary["left_out"]
-    words = f"{sum(left_out.values()):,} files left out: {', '.join(left_out)}" if left_out else ""
+    count = sum(left_out.values())
+    files = "file" if count == 1 else "files"
+    words = f"{count:,} {files} left out: {', '.join(left_out)}" if left_out else ""
     yield "failed", "bad" if summary["failed"] else "", f"{summary['failed']:,}", words
     if noisy:
         yield "noisy", "noisy", _decibels(noisy), "dB PSNR, mean"

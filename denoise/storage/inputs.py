@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from hashlib import blake2b
 from itertools import chain, groupby, islice
 from typing import Any
-from unicodedata import normalize
 
 import pyarrow as pa
 
@@ -65,6 +64,7 @@ class Entry:
     offset: int = -1  # bytes of the archive before it
     stored: int = 0  # bytes that it takes there
     error: str = ""  # why it cannot be read, where the listing has shown that
+    stem: str = ""  # of its file's name, where another input has the usual name
 
     @property
     def likely_size(self) -> int:
@@ -524,18 +524,6 @@ def _once(
             left_out["named twice"] += 1
             continue
         seen[key] = home
-        yield entry
-
-
-def separate_folded(found: Iterator[Entry]) -> Iterator[Entry]:
-    """Give paths that differ by case or Unicode normalisation alone paths that a disk of such names
-    tells apart: the first keeps its own, the others get a hash of theirs."""
-    seen: set[int] = set()
-    for entry in found:
-        path = entry.path
-        while (key := _hash(normalize("NFD", normalize("NFD", entry.path).casefold()))) in seen:
-            entry = replace(entry, path=f"{entry.path}~{_hash(path) & 0xFFFFFFFF:08x}")
-        seen.add(key)
         yield entry
 
 

@@ -32,6 +32,7 @@ class Limits:
     seed: int  # of the order of windows
     memory: float  # GiB
     max_error_rate: float
+    reference: str | None = None  # the photos are noisy: where the clean ones lie
 
 
 class Part(Protocol):
@@ -173,12 +174,12 @@ class ThreadPart:
 
 
 @contextmanager
-def decode_in_threads(count: int, patch: int) -> Iterator[Decode]:
+def decode_in_threads(count: int, patch: int, reference: str | None = None) -> Iterator[Decode]:
     """Decode in threads of this process: what takes long in it lets other threads run."""
     pool = ThreadPoolExecutor(count)
     try:
         yield lambda entries, middle: ThreadPart(
-            pool.submit(decode_photos, entries, patch, middle=middle)
+            pool.submit(decode_photos, entries, patch, middle=middle, reference=reference)
         )
     finally:
         pool.shutdown(cancel_futures=True)

@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 
 from denoise.errors import FAILURES, ImageError, SettingsError, why
 from denoise.images.codec import decode, to_floats, to_pixels
+from denoise.storage import files
 from denoise.storage.inputs import Entry, source_of
+from denoise.storage.references import reference_of
 
 VALIDATION_SIDE = 256  # photos are validated on their middle
 _NAMED = 20  # photos that are named one by one
@@ -113,15 +115,19 @@ def check(all_statistics: Sequence[DecodeStatistics], max_error_rate: float) -> 
             )
 
 
-def decode_photos(entries: Sequence[Entry], patch: int, *, middle: bool = False) -> Decoded:
+def decode_photos(
+    entries: Sequence[Entry], patch: int, *, middle: bool = False, reference: str | None = None
+) -> Decoded:
     """Decode photos, mirrored up to the size of a patch; with `middle` their middles alone.
+
+    With `reference` the photos are noisy, and their clean selves lie there.
 
     Those that do not decode are errors in the statistics.
     """
     photos, statistics = [], DecodeStatistics(len(entries))
     for entry in entries:
         try:
-            pixels, sigma = _pixels(entry)
+            pixels, sigma = _pixels(entry, reference)
         except FAILURES as error:
             statistics.errors[entry.path] = why(error)
             continue
@@ -143,7 +149,7 @@ def middle_of(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return pixels[top : top + VALIDATION_SIDE, left : left + VALIDATION_SIDE]
 
 
-def _pixels(entry: Entry) -> tuple[NDArray[np.uint8], float | None]:
+def _pixels(entry: Entry, reference: str | None) -> tuple[NDArray[np.uint8], float | None]:
     """[H, W, 3] of an image, or [H, W, 6] of a clean one and its noisy one, with the sigma between.
 
     Raises ImageError.
@@ -151,12 +157,15 @@ def _pixels(entry: Entry) -> tuple[NDArray[np.uint8], float | None]:
     source = source_of(entry)
     if source.error:
         raise ImageError(source.error)
-    if source.is_noisy and source.clean is None:
+    if source.is_noisy and source.clean is None and reference is None:
         raise ImageError("noisy, and its table brings no clean image along")
     noisy = _rgb(source.encoded)
-    if source.clean is None:
+    encoded = source.clean
+    if reference is not None:
+        encoded = files.read(reference_of(reference, entry.path))
+    if encoded is None:
         return noisy, None
-    clean = _rgb(source.clean)
+    clean = _rgb(encoded)
     if clean.shape != noisy.shape:
         raise ImageError("the clean and the noisy image differ in size")
     return np.concatenate([clean, noisy], axis=2), source.sigma

@@ -64,10 +64,12 @@ class RayStream:
         return ray.get(self.actor.refusal.remote())
 
 
-def decode_in_tasks(patch: int, *, cpus: int = 1) -> Decode:
+def decode_in_tasks(patch: int, reference: str | None = None, *, cpus: int = 1) -> Decode:
     """Decode in tasks on all nodes; with no `cpus` beside workers that hold them all."""
     task = ray.remote(num_cpus=cpus, num_returns=2, scheduling_strategy="SPREAD")(decode_photos)
-    return lambda entries, middle: RayPart(*task.remote(entries, patch, middle=middle))
+    return lambda entries, middle: RayPart(
+        *task.remote(entries, patch, middle=middle, reference=reference)
+    )
 
 
 def make_stream(
@@ -75,7 +77,7 @@ def make_stream(
 ) -> RayStream:
     """A stream of windows that begins again by itself: windows are what their numbers say."""
     actor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(WindowStream)
-    decode = decode_in_tasks(limits.patch, cpus=0)
+    decode = decode_in_tasks(limits.patch, limits.reference, cpus=0)
     return RayStream(actor.remote(decode, list(entries), limits, size, known))
 
 

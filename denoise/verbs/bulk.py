@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import pyarrow as pa
 
-from denoise.errors import SettingsError
+from denoise.errors import SettingsError, words_of
 from denoise.images.codec import MAX_PIXELS
 from denoise.images.noise import check_seed
 from denoise.output import manifest, tables
-from denoise.output.folder import Output
+from denoise.output.folder import Output, run_of
 from denoise.output.manifest import Shard
+from denoise.output.names import Names
 from denoise.output.shard import Counts
 from denoise.report.closing import closing_words
 from denoise.report.progress import Progress
@@ -138,7 +139,7 @@ def run(
         left_out: Counter[str] = Counter()
         progress.begin("listing")
         found = progress.count_found(listed(config, left_out, columns))
-        listing = manifest.update(uri, found, left_out, columns.schema)
+        listing = manifest.update(uri, found, left_out, columns.schema, _names(config, uri))
         _log_listing(listing, is_chosen=bool(config.include or config.exclude or config.limit))
         pending = manifest.pending(uri)
         failed = manifest.with_errors(uri) if config.retry_errors else []
@@ -239,9 +240,14 @@ def listed(
     found: Iterator[Entry] = inputs.entries(
         uris.absolute(config.images), left_out, output=output, column=config.column, kept=columns
     )
-    if config.save in ("files", "both") and files.folds_names(files.standing(output)):
-        found = inputs.separate_folded(found)
     return islice(_chosen(found, config, left_out), config.limit)
+
+
+def _names(config: BulkConfig, output: str) -> Names | None:
+    """The names of the files that a job writes, if it writes any."""
+    if config.save not in ("files", "both"):
+        return None
+    return Names(config.format, folds=files.folds_names(files.standing(output)))
 
 
 def _chosen(
@@ -261,6 +267,30 @@ def _chosen(
         raise SettingsError(
             f"no image is left of {sum(left_out.values())}: --include and --exclude are globs of "
             f"paths below {uris.shown(uris.absolute(config.images))}, such as 'holidays/*.jpg'"
+        )
+
+
+def run_that_made(images: str) -> dict[str, Any] | None:
+    """_run.json of the job whose output folder the images are, if they are one's.
+
+    Raises SettingsError where nobody answers.
+    """
+    uri = uris.absolute(images)
+    try:
+        return run_of(uri) if not set("*?[") & set(images) and files.is_folder(uri) else None
+    except OSError as error:
+        raise SettingsError(f"cannot list {uris.shown(uri)}: {words_of(error)}") from error
+
+
+def check_reference(images: str, reference: str) -> None:
+    """Raise SettingsError where there are no references, or the images bring their own along."""
+    if not files.exists(uris.absolute(reference)):
+        raise SettingsError(f"no references under {uris.shown(uris.absolute(reference))}")
+    made_by = run_that_made(images)
+    if made_by is not None and made_by.get("verb") == "noise":
+        raise SettingsError(
+            f"{uris.shown(images)} is a table of pairs, which brings its clean images along: leave "
+            "reference out"
         )
 
 

@@ -11,15 +11,13 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
-from hashlib import blake2b
 from io import TextIOWrapper
 from typing import Any
-from unicodedata import normalize
 
 from denoise.errors import SettingsError, WriteError, words_of
-from denoise.images.codec import IMAGE_SUFFIXES
 from denoise.output import tables
 from denoise.output.folder import run_of
+from denoise.output.names import Names, file_of
 from denoise.storage import files, uris
 from denoise.storage.uris import join
 
@@ -108,13 +106,13 @@ def _image_column(output: str) -> str:
 def _batches(output: str, column: str) -> Iterator[list[_File]]:
     """The images of a table, a few at a time in memory, each under a name of its own.
 
-    Of each name 16 bytes are kept, to know it again: some 100 MB for a million images.
+    Of each name 8 bytes are kept, to know it again.
     """
-    taken: set[bytes] = set()
+    names = Names("same", folds=True)
     for part in tables.parts(output):
         some: list[_File] = []
         for row in tables.rows_in(part, ["path", column, "file", "error"]):
-            some.append(_named(_file(output, row, column), taken))
+            some.append(_named(_file(output, row, column), names))
             if len(some) == _WRITERS:
                 yield some
                 some = []
@@ -128,38 +126,20 @@ def _file(output: str, row: dict[str, Any], column: str) -> _File:
         return _File(path, None, error=row["error"])
     if image is not None and image["bytes"]:
         suffix = uris.suffix(image["path"] or path)
-        return _File(path, _name_of(path, suffix), image["bytes"])
+        return _File(path, file_of(path, suffix), image["bytes"])
     if not stored:
         return _File(path, None, error="the table holds no image")
     if uris.key(stored) != stored or not stored.startswith("images/"):
         return _File(path, None, error="its file lies outside the output folder")
-    return _File(path, _name_of(path, uris.suffix(stored)), join(output, stored))
+    return _File(path, stored.removeprefix("images/"), join(output, stored))
 
 
-def _name_of(path: str, suffix: str) -> str:
-    """A path with the suffix of another format: Dog.jpg is Dog.png. Never leads upward."""
-    path = uris.key(path)
-    own = uris.suffix(path)
-    return (path[: -len(own)] if own in IMAGE_SUFFIXES else path) + suffix
-
-
-def _named(one: _File, taken: set[bytes]) -> _File:
+def _named(one: _File, names: Names) -> _File:
     """The file under a name that no other has, also on a disk that knows no capital letters."""
     if one.name is None:
         return one
-    own = uris.suffix(one.name)
-    stem = one.name[: len(one.name) - len(own)]
-    name, number = one.name, 1
-    while (key := _key(name)) in taken:
-        number += 1
-        name = f"{stem}-{number}{own}"
-    taken.add(key)
+    name = names.name_of(one.path, one.name)
     return one if name == one.name else replace(one, name=name, note=_RENAMED)
-
-
-def _key(name: str) -> bytes:
-    alike = normalize("NFC", name).casefold()
-    return blake2b(alike.encode(errors="surrogateescape"), digest_size=16).digest()
 
 
 def _write(one: _File, into: str) -> _File:

@@ -11,9 +11,9 @@ from denoise.nets import Asked, Precision, package
 from denoise.output import folder
 from denoise.output.tables import INFER_SCHEMA
 from denoise.runners import DEVICES, Device, Job, gpus_are_made_up, is_private
-from denoise.storage import files, uris
+from denoise.storage import uris
 from denoise.verbs import bulk
-from denoise.verbs.bulk import BulkConfig, worker_counts
+from denoise.verbs.bulk import BulkConfig, check_reference, run_that_made, worker_counts
 from denoise.verbs.infer_file import infer_file, is_one_file
 from denoise.verbs.infer_shard import no_gpu, worker
 
@@ -105,8 +105,7 @@ def _located(config: InferConfig) -> tuple[InferConfig, str, tuple[str, ...]]:
     config = replace(config, model=_model_for(config))
     if config.reference:
         reference = uris.absolute(config.reference)
-        if not files.exists(reference):
-            raise SettingsError(f"no references under {uris.shown(reference)}")
+        check_reference(config.images, reference)
         config = replace(config, reference=reference)
         needed.append(reference)
     if config.ssim and find_spec("skimage") is None:
@@ -124,14 +123,9 @@ def _model_for(config: InferConfig) -> str:
         return config.model
     if config.add_noise is not None:
         return GAUSSIAN_MODEL
-    made_by = folder.run_of(uris.absolute(config.images)) if _is_folder(config.images) else None
+    made_by = run_that_made(config.images)
     is_gaussian = made_by and made_by.get("settings", {}).get("kind") == "gaussian"
     return GAUSSIAN_MODEL if is_gaussian else CAMERA_MODEL
-
-
-def _is_folder(images: str) -> bool:
-    """Whether the images are those of a folder, which a job of ours may have written."""
-    return not set("*?[") & set(images) and files.is_folder(uris.absolute(images))
 
 
 def _precision_for(config: InferConfig) -> Asked:

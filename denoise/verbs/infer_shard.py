@@ -1,7 +1,7 @@
 """What a worker of the infer job does with a shard: images in, rows with denoised images out."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _CPU_BATCH = 1 << 20  # pixels for each thread of a CPU: enough that all end at nearly one time
 _GPU_BATCH = 1 << 24
+_USUAL: Mapping[str, str] = {}  # every file has its usual name
 
 
 def worker(
@@ -93,7 +94,13 @@ def infer_shard(
     with ShardWriter(task, with_columns(INFER_SCHEMA, columns)) as out:
         pairs = decoded_pairs(task, out.missing, pairing, allocation, config.max_seconds)
         denoised = denoised_pairs(pairs, denoiser, 0 if task.announce else batch_pixels)
-        row = partial(row_of, config=config, model=denoiser.package.id, output=task.output)
+        row = partial(
+            row_of,
+            config=config,
+            model=denoiser.package.id,
+            output=task.output,
+            stems=task.stems,
+        )
         encoders = 0 if task.announce else allocation.encode or uploaders(config, task.output)
         for pair, made in in_order(row, denoised, encoders):
             out.add(made, pair.seconds)
@@ -161,16 +168,29 @@ def _denoise_together(batch: list[Pair], denoiser: "Denoiser") -> list[Any]:
 
 
 def row_of(
-    denoised_pair: tuple[Pair, Any], config: "InferConfig", model: str, output: str
+    denoised_pair: tuple[Pair, Any],
+    config: "InferConfig",
+    model: str,
+    output: str,
+    stems: Mapping[str, str] = _USUAL,
 ) -> tuple[Pair, dict[str, Any]]:
-    """A pair and its row of the table: the image as stored, and how far it is from the clean."""
+    """A pair and its row of the table: the image as stored, and how far it is from the clean.
+
+    `stems` as ShardTask has them: of files that do not have their usual names.
+    """
     pair, denoised = denoised_pair
     columns: dict[str, Any] = {}
     if pair.error is None:
         assert pair.picture is not None
         with pair.stage("encode"):
             pixels = to_pixels(denoised, pair.picture.bit_depth) if config.float_noise else denoised
-            saved = save(replace(pair.picture, pixels=pixels), pair.path, config, output)
+            saved = save(
+                replace(pair.picture, pixels=pixels),
+                pair.path,
+                config,
+                output,
+                stem=stems.get(pair.path, ""),
+            )
             columns = {"image": saved.image, "file": saved.file}
     if pair.error is None:
         with pair.stage("measure"):

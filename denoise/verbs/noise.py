@@ -1,6 +1,6 @@
 """The noise job: images -> a table of clean and noisy pairs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, get_args
@@ -18,6 +18,7 @@ from denoise.verbs.stages import decoded_pairs, in_order
 
 _SHARD_BYTES = 8 << 20  # a second or two of work: many times faster than a network
 _HERE = 128 << 20  # bytes of images that are done sooner in this process than Ray starts
+_USUAL: Mapping[str, str] = {}  # every file has its usual name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,25 +80,27 @@ def noise_shard(
     pairing = replace(pairing_of(config), beside=columns.names)
     with ShardWriter(task, with_columns(NOISE_SCHEMA, columns)) as out:
         pairs = decoded_pairs(task, out.missing, pairing, allocation, config.max_seconds)
-        row = partial(row_of, config=config, output=task.output)
+        row = partial(row_of, config=config, output=task.output, stems=task.stems)
         encoders = 0 if task.announce else allocation.encode or uploaders(config, task.output)
         for pair, made in in_order(row, pairs, encoders):
             out.add(made, pair.seconds)
     return out.counts
 
 
-def row_of(pair: Pair, config: NoiseConfig, output: str) -> tuple[Pair, dict[str, Any]]:
+def row_of(
+    pair: Pair, config: NoiseConfig, output: str, stems: Mapping[str, str] = _USUAL
+) -> tuple[Pair, dict[str, Any]]:
     """A pair and its row of the table: encoded images, and how far they are apart."""
     row: dict[str, Any] = {}
     with pair.stage("encode"):
         if pair.error is None:
-            row = _images(pair, config, output)
+            row = _images(pair, config, output, stems.get(pair.path, ""))
     return pair, row | pair.about()
 
 
-def _images(pair: Pair, config: NoiseConfig, output: str) -> dict[str, Any]:
+def _images(pair: Pair, config: NoiseConfig, output: str, stem: str) -> dict[str, Any]:
     assert pair.picture is not None and pair.noisy is not None
-    saved = save(replace(pair.picture, pixels=pair.noisy), pair.path, config, output)
+    saved = save(replace(pair.picture, pixels=pair.noisy), pair.path, config, output, stem=stem)
     row: dict[str, Any] = {"noisy": saved.image, "file": saved.file}
     clean = pair.clean
     if saved.image is not None:

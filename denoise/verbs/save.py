@@ -2,20 +2,18 @@
 
 import errno
 from dataclasses import dataclass
-from hashlib import blake2b
 from typing import Any
 
 from numpy.typing import NDArray
 
 from denoise.errors import ImageError, WriteError, words_of
-from denoise.images.codec import IMAGE_SUFFIXES, Picture, decode, encode, format_for, suffix_of
+from denoise.images.codec import Picture, decode, encode, format_for, suffix_of
 from denoise.output.folder import UNFINISHED
+from denoise.output.names import file_of
 from denoise.storage import files, uris
 from denoise.verbs.bulk import BulkConfig
 
 _UPLOADERS = 4
-_LONGEST_NAME = 255  # bytes of one part of a path
-_LONGEST_SUFFIX = 8
 _NO_NAME = "its name cannot be a file's in the output folder"
 
 
@@ -28,8 +26,8 @@ class Saved:
     pixels: NDArray[Any]  # [H, W, C] as stored: other than the picture's if the format is lossy
 
 
-def save(picture: Picture, path: str, config: BulkConfig, output: str) -> Saved:
-    """Encode a picture, and write its file if asked to.
+def save(picture: Picture, path: str, config: BulkConfig, output: str, *, stem: str = "") -> Saved:
+    """Encode a picture, and write its file if asked to; `stem` where another has its usual name.
 
     Raises ImageError where the format has to hold the picture and cannot, WriteError where nothing
     can be written.
@@ -42,11 +40,11 @@ def save(picture: Picture, path: str, config: BulkConfig, output: str) -> Saved:
         picture, format=kind, quality=config.quality, metadata=not config.strip_metadata
     )
     image, file = None, None
+    name = file_of(path, suffix_of(kind), keep_name=config.format == "same", stem=stem)
     if config.save in ("parquet", "both"):
-        image = {"bytes": encoded, "path": path + suffix_of(kind)}
+        image = {"bytes": encoded, "path": name}
     if config.save in ("files", "both"):
-        name = file_of(path, suffix_of(kind), keep_name=config.format == "same")
-        file = "images/" + shortened(name)
+        file = f"images/{name}"
         _write_file(output, file, encoded)
     stored = decode(encoded, max_pixels=config.max_pixels).pixels if is_lossy else picture.pixels
     return Saved(image, file, stored)
@@ -56,42 +54,6 @@ def uploaders(config: BulkConfig, output: str) -> int:
     """Threads that wait for a store to take the files of images while the next ones are made."""
     has_files = config.save in ("files", "both")
     return _UPLOADERS if has_files and not uris.is_local(output) else 0
-
-
-def file_of(path: str, suffix: str, *, keep_name: bool) -> str:
-    """The name of an image's file under OUTPUT/images: its path with the format's suffix behind.
-
-    With `keep_name` (`--format same`) `a.jpg` stays `a.jpg` where that is what it holds. No two
-    paths share a name: what keeps its name has one image suffix, the others get two or more.
-    """
-    stem, dot, last = path.rpartition(".")
-    known = dot and f".{last}".lower() in IMAGE_SUFFIXES
-    if not keep_name:
-        return path + suffix
-    if not known:
-        return path + suffix + suffix
-    twice = f".{stem.rpartition('.')[2]}".lower() in IMAGE_SUFFIXES and "." in stem
-    same = {".jpeg": ".jpg", ".tiff": ".tif"}.get(f".{last}".lower(), f".{last}".lower())
-    return path if same == suffix and not twice else path + suffix
-
-
-def shortened(name: str) -> str:
-    """The name with each of its parts no longer than file systems take, 255 bytes.
-
-    A longer part ends in a hash of all of it, and in its suffix: no two become one.
-    """
-    return "/".join(_shortened_part(part) for part in name.split("/"))
-
-
-def _shortened_part(part: str) -> str:
-    raw = part.encode(errors="surrogateescape")
-    if len(raw) <= _LONGEST_NAME:
-        return part
-    end = b"~" + blake2b(raw, digest_size=8).hexdigest().encode()
-    dot = raw.rfind(b".")
-    end += raw[dot:] if 0 < len(raw) - dot <= _LONGEST_SUFFIX else b""
-    begin = raw[: _LONGEST_NAME - len(end)].decode(errors="ignore")  # no half of a letter
-    return begin + end.decode(errors="surrogateescape")
 
 
 def _write_file(output: str, name: str, encoded: bytes) -> None:

@@ -21,12 +21,12 @@ from denoise.output.folder import Output, run_of, versions
 from denoise.output.manifest import Listing
 from denoise.report.progress import Progress
 from denoise.runners import gpus_are_made_up, is_private
-from denoise.storage import files, uris
+from denoise.storage import files, references, uris
 from denoise.storage.uris import join
 from denoise.training import metrics_log
 from denoise.training.recipe import RATES, Recipe
 from denoise.training.split import Split, split_of
-from denoise.verbs.bulk import check_apart, flags_of, worker_counts
+from denoise.verbs.bulk import check_apart, check_reference, flags_of, run_that_made, worker_counts
 
 if TYPE_CHECKING:
     from denoise.runners.resources import Resources
@@ -45,6 +45,7 @@ class TrainConfig(Recipe):
 
     images: str  # folder, glob, file, list or table; any URI
     output: str  # becomes the model package; run again, it resumes
+    reference: str | None = None  # the images are noisy: the clean ones lie here, by path or stem
     validation: str | None = None  # images to validate on; else a tenth of them, by path
     column: str | None = None  # of a table the one of the images, of a list the one that names them
     architecture: str | None = None  # unet, cae-s, cae-m, cae-l or classic; else --init's or unet
@@ -59,6 +60,8 @@ class TrainConfig(Recipe):
         for name in ("images", "output"):
             if not getattr(self, name):
                 raise ValueError(f"{name} must not be empty")
+        if self.reference is not None and (self.sigma is not None or self.kind != "gaussian"):
+            raise ValueError("the images are noisy with reference: leave sigma and kind out")
         _, high = self.worker_range
         if not self.memory > 0:
             raise ValueError(f"memory must be above 0 GiB, got {self.memory}")
@@ -93,7 +96,9 @@ class TrainConfig(Recipe):
         low, high = self.sigmas
         settings["sigma"] = None if self.kind == "camera" else low if low == high else (low, high)
         settings["learning_rate"] = self.rate
-        places = {key: settings[key] for key in ("images", "validation") if settings[key]}
+        places = {
+            key: settings[key] for key in ("images", "reference", "validation") if settings[key]
+        }
         absolute = {key: uris.recorded(uris.absolute(uri)) for key, uri in places.items()}
         init = self.init and uris.recorded(package.absolute(self.init))
         return settings | absolute | {"init": init}
@@ -109,6 +114,10 @@ def train(config: TrainConfig) -> dict[str, Any]:
 
     place = uris.absolute(config.output)
     _check_apart(config, place)
+    references.forget()
+    if config.reference:
+        check_reference(config.images, config.reference)
+    _warn_of_denoised(config.images)
     tracking = metrics_log.tracking()
     start = start_of(config.architecture, config.init)
     begun = {
@@ -135,9 +144,25 @@ def train(config: TrainConfig) -> dict[str, Any]:
         return _result(place, nothing_to_do=False)
 
 
+def _reference_of(config: TrainConfig) -> str | None:
+    return uris.absolute(config.reference) if config.reference else None
+
+
+def _warn_of_denoised(images: str) -> None:
+    """Say so where the images are denoised ones: a network learns their faults from them."""
+    made_by = run_that_made(images)
+    if made_by is not None and made_by.get("verb") == "infer":
+        _log.warning(
+            "%s is the output of `infer`: a model trained on denoised images learns to blur",
+            uris.shown(images),
+        )
+
+
 def _check_apart(config: TrainConfig, place: str) -> None:
     """Raises SettingsError where something that is read lies inside the output folder."""
-    given = [uris.absolute(uri) for uri in (config.images, config.validation) if uri]
+    given = [
+        uris.absolute(uri) for uri in (config.images, config.reference, config.validation) if uri
+    ]
     check_apart(place, *given, *([package.uri_of(config.init)] if config.init else []))
 
 
@@ -168,6 +193,7 @@ class _Run:
             seed=config.seed,
             memory=config.memory,
             max_error_rate=config.max_error_rate,
+            reference=_reference_of(config),
         )
         self.progress.begin(f"decoding {len(split.training) + len(split.validation):,} photographs")
         goes_on = split.is_kept(output.uri)
@@ -177,7 +203,7 @@ class _Run:
         )
         self._note_sigma(store)
         _note(output, store, validation, goes_on=goes_on)
-        _advise(config, store, validation)
+        _advise(validation)
         split.keep(output.uri)
         return Job(
             recipe=config.recipe(),
@@ -211,7 +237,9 @@ def _train_here(run: _Run) -> None:
     from denoise.training.photo_store import WindowStream, decode_in_threads
     from denoise.training.worker import Board, train_worker
 
-    with decode_in_threads(torch.get_num_threads(), run.config.patch) as decode:
+    with decode_in_threads(
+        torch.get_num_threads(), run.config.patch, _reference_of(run.config)
+    ) as decode:
         job = run.job(decode, partial(WindowStream, decode))
         board = Board()
         run.progress.begin("starting")
@@ -235,7 +263,9 @@ def _train_with_ray(run: _Run) -> None:
                 *(some[0].uri for some in (split.training, split.validation) if some),
             )
         )
-        job = run.job(ray_train.decode_in_tasks(config.patch), ray_train.make_stream)
+        job = run.job(
+            ray_train.decode_in_tasks(config.patch, _reference_of(config)), ray_train.make_stream
+        )
         board = ray_train.RemoteBoard()
         group = ray_train.Group(
             workers=config.worker_range,
@@ -268,10 +298,8 @@ def _check_cluster(config: TrainConfig, resources: "Resources") -> None:
         )
 
 
-def _advise(config: TrainConfig, store: "PhotoStore", validation: "PhotoStore") -> None:
-    """Say which flags have no effect or too little."""
-    if store.decoded.is_pairs and config.sigma != TrainConfig.sigma:
-        _log.info("the pairs bring noise of their own: --sigma is not for them")
+def _advise(validation: "PhotoStore") -> None:
+    """Say where validation says too little."""
     if validation.decoded.photos < _FEW:
         _log.warning(
             "validation has %d pictures: below %d its PSNR says little of others; --validation "

@@ -1,0 +1,176 @@
+"""Names of the files of images: the input's path with the format's suffix, no two alike."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from hashlib import blake2b
+from itertools import chain, islice
+from unicodedata import normalize
+
+import numpy as np
+from numpy.typing import NDArray
+
+from denoise.images.codec import FORMATS, IMAGE_SUFFIXES, suffix_of
+from denoise.storage import uris
+from denoise.storage.inputs import Entry
+
+_ALIKE = {".jpeg": ".jpg", ".tiff": ".tif"}  # suffixes of one format
+_WRITTEN = frozenset({*FORMATS.values(), *_ALIKE})
+_RUN = 1 << 16  # names that are in a set before they are sorted
+_LONGEST_NAME = 255  # bytes of one part of a path, as file systems take it
+_LONGEST_SUFFIX = 8  # bytes of what counts as a suffix there
+
+
+def file_of(path: str, suffix: str, *, keep_name: bool = False, stem: str = "") -> str:
+    """The name of an image's file: Dog.jpg as PNG is Dog.png. Never leads upward.
+
+    `stem` is what `Names` gave an input whose usual name another one has. With `keep_name`
+    (`--format same`) a.jpeg stays a.jpeg where that is what it holds; where it holds PNG it is
+    a.jpeg.png, and so is a.jpeg.png itself a.jpeg.png.png. A name too long for a disk is shortened.
+    """
+    path = uris.key(path)
+    if stem:
+        return shortened(stem + suffix)
+    if not (keep_name and uris.suffix(path) in _WRITTEN):
+        return shortened(_without_suffix(path) + suffix)
+    is_true = _true_suffix(path) == suffix
+    return shortened(path if is_true and not _has_two_suffixes(path) else path + suffix)
+
+
+def _without_suffix(path: str) -> str:
+    own = uris.suffix(path)
+    return path[: -len(own)] if own in IMAGE_SUFFIXES else path
+
+
+def _true_suffix(path: str) -> str:
+    """What a file is written with that holds what its name says."""
+    own = uris.suffix(path)
+    return _ALIKE.get(own, own)
+
+
+def _has_two_suffixes(path: str) -> bool:
+    return uris.suffix(_without_suffix(path)) in IMAGE_SUFFIXES
+
+
+def shortened(name: str) -> str:
+    """The name with each of its parts no longer than file systems take, 255 bytes.
+
+    A longer part ends in a hash of all of it, and in its suffix: no two become one.
+    """
+    return "/".join(_shortened_part(part) for part in name.split("/"))
+
+
+def _shortened_part(part: str) -> str:
+    raw = part.encode(errors="surrogateescape")
+    if len(raw) <= _LONGEST_NAME:
+        return part
+    end = b"~" + blake2b(raw, digest_size=8).hexdigest().encode()
+    dot = raw.rfind(b".")
+    end += raw[dot:] if 0 < len(raw) - dot <= _LONGEST_SUFFIX else b""
+    begin = raw[: _LONGEST_NAME - len(end)].decode(errors="ignore")  # no half of a letter
+    return begin + end.decode(errors="surrogateescape")
+
+
+class Names:
+    """The names that files of images have, so that every further one gets a name of its own.
+
+    Of each name 8 bytes are kept, in sorted runs: fit for a hundred million. With `folds` names
+    that differ by case or Unicode form alone are one name, as they are to some disks.
+    """
+
+    def __init__(self, format: str, *, folds: bool) -> None:
+        self._format, self._folds = format, folds
+        self._runs: list[NDArray[np.uint64]] = []  # sorted, each longer than the next
+        self._latest: set[int] = set()
+
+    def give(self, entries: Iterator[Entry]) -> Iterator[Entry]:
+        """Yield the entries; those whose usual name is taken with another `stem`."""
+        while batch := list(islice(entries, _RUN)):
+            usual = [self._keys(uris.key(entry.path)) for entry in batch]
+            known = self._known(usual)  # of all at once: each by itself would take ten times longer
+            for entry, keys in zip(batch, usual, strict=True):
+                if keys.isdisjoint(known) and keys.isdisjoint(self._latest):
+                    self._latest |= keys
+                    yield entry
+                else:
+                    yield replace(entry, stem=self._stem_of(uris.key(entry.path)))
+            self._settle()
+
+    def claim(self, entry: Entry) -> None:
+        """Note the names of an entry that has been given one."""
+        self._latest |= self._keys(uris.key(entry.path), entry.stem)
+        self._settle()
+
+    def name_of(self, path: str, usual: str) -> str:
+        """A name for the file of a path: the usual one unless another file has that."""
+        suffix = uris.suffix(usual)
+        for name in (usual, *(shortened(stem + suffix) for stem in self._stems(uris.key(path)))):
+            if not self._is_taken(key := self._key(name)):
+                break
+        self._latest.add(key)
+        self._settle()
+        return name
+
+    def _stem_of(self, path: str) -> str:
+        """What the file of a path is called whose usual name is taken."""
+        for stem in self._stems(path):
+            keys = self._keys(path, stem)
+            if not any(map(self._is_taken, keys)):
+                break
+        self._latest |= keys
+        return stem
+
+    @staticmethod
+    def _stems(path: str) -> Iterator[str]:
+        """Its whole name, which says where it came from; a hash where an input is called so."""
+        yield path
+        yield f"{path}~{_hash(path) & 0xFFFFFFFF:08x}"
+        yield f"{path}~{_hash(path):016x}"
+
+    def _names(self, path: str, stem: str) -> list[str]:
+        """All names that the file of an input may come to have, as far as one can tell unread."""
+        if self._format != "same":
+            return [file_of(path, suffix_of(self._format), stem=stem)]
+        if stem or uris.suffix(path) not in _WRITTEN:
+            return [file_of(path, suffix, stem=stem) for suffix in FORMATS.values()]
+        names = [file_of(path, _true_suffix(path), keep_name=True)]
+        # where its name says something else than it holds: only folded another may be called so
+        return names + [shortened(path + suffix) for suffix in FORMATS.values() if self._folds]
+
+    def _keys(self, path: str, stem: str = "") -> set[int]:
+        return {self._key(name) for name in self._names(path, stem)}
+
+    def _key(self, name: str) -> int:
+        if self._folds:
+            name = normalize("NFD", normalize("NFD", name).casefold())
+        return _hash(name)
+
+    def _is_taken(self, key: int) -> bool:
+        return key in self._latest or any(_holds(run, key) for run in self._runs)
+
+    def _known(self, wanted: list[set[int]]) -> set[int]:
+        """Those of many keys that are in the runs."""
+        keys = np.fromiter(chain.from_iterable(wanted), np.uint64)
+        found: set[int] = set()
+        for run in self._runs:
+            there = np.minimum(np.searchsorted(run, keys), len(run) - 1)
+            found.update(keys[run[there] == keys].tolist())
+        return found
+
+    def _settle(self) -> None:
+        """Put many latest names into a run, and runs of similar length into one."""
+        if len(self._latest) < _RUN:
+            return
+        run = np.sort(np.fromiter(self._latest, np.uint64, len(self._latest)))
+        self._latest.clear()
+        while self._runs and len(self._runs[-1]) < 2 * len(run):
+            run = np.sort(np.concatenate([self._runs.pop(), run]))
+        self._runs.append(run)
+
+
+def _holds(run: NDArray[np.uint64], key: int) -> bool:
+    place = int(np.searchsorted(run, np.uint64(key)))
+    return place < len(run) and int(run[place]) == key
+
+
+def _hash(name: str) -> int:
+    return int.from_bytes(blake2b(uris.to_bytes(name), digest_size=8).digest())
