@@ -270,7 +270,7 @@ def test_pixels_and_numbers_are_those_of_the_same_images_in_a_folder(tmp_path: P
         for kind in ("loose", "packed")
     )
     assert not same(*both)  # the same paths, so the same noise
-    assert (tmp_path / "out-packed" / "images" / "in.tar" / "00000.png.png").exists()
+    assert (tmp_path / "out-packed" / "images" / "in.tar" / "00000.png").exists()
 
 
 def test_a_run_goes_on_in_an_archive(tmp_path: Path):
