@@ -56,6 +56,7 @@ class Picture:
     dpi: tuple[float, float] | None = None
     note: str | None = None  # what a user should know, such as "first of 12 frames"
     colour: Colour = ()  # what a PNG file says of its colours in the place of a profile
+    white_level: int | None = None  # 1.0 of the working scale; None: the largest of the type
 
     @property
     def height(self) -> int:
@@ -138,14 +139,15 @@ def suffix_of(format: str) -> str:
     return FORMATS[format]
 
 
-def to_floats(pixels: Pixels) -> Floats:
-    """Integers [H, W, C] -> float32 0..1."""
-    return pixels.astype(np.float32) / np.float32(np.iinfo(pixels.dtype).max)
+def to_floats(pixels: Pixels, white_level: int | None = None) -> Floats:
+    """Integers [H, W, C] -> float32 0..1, where 1 is the white level, else the type's largest."""
+    return pixels.astype(np.float32) / np.float32(white_level or np.iinfo(pixels.dtype).max)
 
 
-def to_pixels(floats: Floats, bit_depth: int) -> Pixels:
-    """float32 [H, W, C] -> the nearest integers of 8 or 16 bits, clipped to 0..1."""
-    scaled = np.clip(floats, 0, 1) * np.float32(2**bit_depth - 1)
+def to_pixels(floats: Floats, bit_depth: int, white_level: int | None = None) -> Pixels:
+    """float32 [H, W, C], clipped to 0..1 -> the nearest integers of 8 or 16 bits, where 1 becomes
+    the white level, else the type's largest."""
+    scaled = np.clip(floats, 0, 1) * np.float32(white_level or 2**bit_depth - 1)
     return np.rint(scaled).astype(np.uint8 if bit_depth == 8 else np.uint16)
 
 
