@@ -196,14 +196,14 @@ def _with_white_level(picture: Picture, source: Source, config: PairConfig) -> P
     if picture.bit_depth == 8:
         return picture
     brightest = int(picture.pixels.max())
-    level: WhiteLevel | None = source.white_level
-    if level is None and not source.is_noisy:  # `noise` has added it on the scale of its table
-        level = config.white_level
-        if level is None and 0 < brightest <= _DIM:
+    wanted: WhiteLevel | None = source.white_level
+    if wanted is None and not source.is_noisy:  # `noise` has added it on the scale of its table
+        wanted = config.white_level
+        if wanted is None and 0 < brightest <= _DIM:
             note = f"{picture.note}; {DIM_NOTE}" if picture.note else DIM_NOTE
             return replace(picture, note=note)
-    if level == "auto":
-        level = next((one for one in _USUAL_WHITES if brightest <= one), _LARGEST)
+    fitting = next((one for one in _USUAL_WHITES if brightest <= one), _LARGEST)
+    level = fitting if isinstance(wanted, str) else wanted  # auto is the only word
     if level is None or level == _LARGEST:
         return picture
     if not 1 <= level <= _LARGEST:

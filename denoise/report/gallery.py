@@ -94,7 +94,9 @@ def _drawn(
         clean, noisy = (_stored(uri, row, name) for name in ("clean", "noisy"))
         if clean is None or noisy is None:
             clean, noisy = _pair(uri, run, part, row["path"], allow_elsewhere)
-        return view_of({**row, "psnr_noisy": row["psnr"], "psnr": None}, _panels(row, clean, noisy))
+        return view_of(
+            {**row, "psnr_noisy": row["psnr"], "psnr": None}, _panels(row, clean, noisy, None)
+        )
     denoised = _stored(uri, row, "image")
     try:
         clean, noisy = _pair(uri, run, part, row["path"], allow_elsewhere)
@@ -111,13 +113,11 @@ def _drawn(
 def _panels(row: dict[str, Any], *given: Pixels | None) -> Panels:
     """The panels of a row's clean, noisy and denoised pixels, as bright as its white level says."""
     level = row.get("white_level")
-    clean, noisy, denoised = (
-        to_floats(pixels, level)
-        if level and pixels is not None and pixels.itemsize == 2
-        else pixels
-        for pixels in (*given, None)[:3]
-    )
-    return panels_of(clean, noisy, denoised)
+    scaled = [
+        pixels if pixels is None or pixels.itemsize != 2 or not level else to_floats(pixels, level)
+        for pixels in given
+    ]
+    return panels_of(*scaled)
 
 
 def _stored(uri: str, row: dict[str, Any], column: str) -> Pixels | None:

@@ -99,8 +99,7 @@ class BulkConfig:
 
     def settings(self) -> dict[str, Any]:
         """What decides the rows: with anything else here, the output folder is another one."""
-        named = ("seed", "save", "format", "quality", "strip_metadata", "white_level")
-        named += ("max_pixels", "column")
+        named = "seed save format quality strip_metadata white_level max_pixels column".split()
         return {"images": uris.recorded(uris.absolute(self.images))} | {
             name: getattr(self, name) for name in named
         }
