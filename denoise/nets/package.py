@@ -108,7 +108,7 @@ def uri_of(name_or_uri: str) -> str:
 
 
 def shipped_names() -> list[str]:
-    return sorted(place.parent.name for place in SHIPPED.glob("*/config.json"))
+    return sorted(config.parent.name for config in SHIPPED.glob("*/config.json"))
 
 
 def shipped() -> list[dict[str, Any]]:

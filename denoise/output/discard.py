@@ -54,7 +54,7 @@ def refuse_others(uri: str, verb: str, *, has_files: bool) -> None:
 
 
 def holds_work(uri: str, verb: str) -> bool:
-    """Whether a run has finished, or left what would have to be done again: rows, a checkpoint."""
+    """Whether a run has finished, or left what would have to be redone: rows, a checkpoint."""
     if verb == "train" and files.exists(join(uri, CHECKPOINT)):
         return True
     return files.exists(join(uri, "_SUCCESS")) or bool(tables.parts(uri))
