@@ -858,9 +858,9 @@ def killed_in_the_middle(folder: Path, output: Path, **flags: object) -> None:
 
 def test_a_killed_process_that_is_started_again_changes_no_bit(folder: Path, tmp_path: Path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    train(config(folder, whole, steps=1000))
-    killed_in_the_middle(folder, killed, steps=1000)
-    train(config(folder, killed, steps=1000))
+    train(config(folder, whole, steps=400))
+    killed_in_the_middle(folder, killed, steps=400)
+    train(config(folder, killed, steps=400))
     weights = [(output / "model.safetensors").read_bytes() for output in (whole, killed)]
     assert weights[0] == weights[1] and losses_of(whole) == losses_of(killed)
 
