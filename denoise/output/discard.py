@@ -71,7 +71,7 @@ def discard(uri: str) -> None:
     with ThreadPoolExecutor(_REMOVERS) as pool:
         for part in tables.parts(uri):
             list(pool.map(partial(files.remove_file, uri), _files_of(part)))
-            files.remove_file(join(uri, "data"), part.rsplit("/", 1)[-1])
+            files.remove_file(join(uri, "data"), uris.name_of(part))
     files.sweep(join(uri, "data"))
     for name in ("data", "images"):
         _remove_if_empty(join(uri, name))

@@ -16,7 +16,7 @@ from denoise.report.stats import TableStatistics
 from denoise.report.views import Pixels, View, panels_of, view_of
 from denoise.storage import files
 from denoise.storage.fetch import load_pair
-from denoise.storage.uris import resolve_inside
+from denoise.storage.uris import name_of, resolve_inside
 
 _log = logging.getLogger(__name__)
 _WORST, _MEDIAN, _BEST = 4, 3, 3  # images shown of each
@@ -123,7 +123,7 @@ def _pair(
     uri: str, run: dict[str, Any], part: str, path: str, allow_elsewhere: bool
 ) -> tuple[Pixels | None, Pixels | None]:
     """The clean (if there is one) and the noisy image of a row, made again from its input."""
-    number = tables.shard_of(part.rsplit("/", 1)[-1])
+    number = tables.shard_of(name_of(part))
     found = (made for made in manifest.generations_of(uri) if number in made.shards)
     made = next(found, None)
     entries = made.shard(number).entries(uri) if made else []

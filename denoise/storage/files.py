@@ -19,7 +19,7 @@ from denoise.errors import SettingsError, words_of
 from denoise.storage import disk, pages
 from denoise.storage.disk import UNFINISHED, Found
 from denoise.storage.stores import WHOLE_UPLOADS, ask, filesystem, is_disk, translated
-from denoise.storage.uris import before_wildcards, is_local, is_normal, join, shown
+from denoise.storage.uris import before_wildcards, is_local, is_normal, join, name_of, shown
 
 
 def read(uri: str) -> bytes:
@@ -180,7 +180,7 @@ def info(uri: str) -> Found:
     """One file's size and mark, its path being its name. Raises OSError."""
     fs, path = filesystem(uri)
     details = ask(fs, uri, fs.info, path)
-    return pages.found(uri.rstrip("/").rsplit("/", 1)[-1], uri, details)
+    return pages.found(name_of(uri), uri, details)
 
 
 def remove(uri: str) -> None:

@@ -10,7 +10,7 @@ from itertools import chain, islice
 from typing import Any
 
 from denoise.storage.disk import Found
-from denoise.storage.uris import join
+from denoise.storage.uris import join, name_of
 
 NAMELESS = "__"  # what a part of a key is called that is empty, as in `photos//a.png`
 _PAGE = 1000  # names: S3 gives no more
@@ -43,7 +43,7 @@ def names(fs: Any, top: str, ask: _Ask, begins: str = "") -> Iterator[str]:
     for page in _pages(fs, top, ask, begins):
         for details in page:
             path = details["name"].rstrip("/")
-            name = path.rsplit("/", 1)[-1]
+            name = name_of(path)
             if path != top and name.startswith(begins):  # a folder's marker is no child of it
                 yield name
 

@@ -65,6 +65,11 @@ def folder_of(uri: str) -> str:
     return absolute(uri).rsplit("/", 1)[0]
 
 
+def name_of(uri: str) -> str:
+    """The last part of a URI or a path: a file's or a folder's own name."""
+    return uri.rstrip("/").rpartition("/")[2]
+
+
 def resolved(folder: str, named: str) -> str:
     """The place that a name in a file stands for, which is relative to the file's own folder."""
     if not is_relative(named):

@@ -60,7 +60,7 @@ class Recorder:
 
     @property
     def name(self) -> str:
-        return self.output.rstrip("/").rsplit("/", 1)[-1]
+        return uris.name_of(self.output)
 
     @property
     def id(self) -> str:

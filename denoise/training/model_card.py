@@ -15,6 +15,7 @@ from denoise.images.metrics import mse, psnr
 from denoise.nets.denoiser import from_network
 from denoise.nets.networks import UNKNOWN_LEVEL
 from denoise.report.views import SheetRow, contact_sheet
+from denoise.storage.uris import name_of
 from denoise.training.metrics_log import Record
 from denoise.training.photos import Photo
 from denoise.training.recipe import Recipe
@@ -185,7 +186,7 @@ def _row(model: nn.Module, path: str, noisy: Tensor, clean: Tensor) -> SheetRow:
         to_pixels(from_network(one)[0], 8) for one in (clean, noisy, denoised)
     )
     return SheetRow(
-        path.rsplit("/", 1)[-1],
+        name_of(path),
         original,
         before,
         after,

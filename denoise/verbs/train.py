@@ -369,7 +369,7 @@ def _pack(config: TrainConfig, job: "Job", split: Split) -> None:
             else sigmas and sum(sigmas) / 2,
         },
     }
-    name = job.output.rstrip("/").rsplit("/", 1)[-1]
+    name = uris.name_of(job.output)
     pictures = model_card.pictures(job.recipe, model.eval(), job.validation.photos(), history)
     for file, content in pictures.items():
         files.write(join(job.output, file), content)
