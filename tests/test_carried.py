@@ -67,6 +67,21 @@ def test_xmp_is_turned_with_the_pixels_by_their_exif_and_only_then(kind: str, tu
     assert picture.height == (32 if turned == 6 else 24)
 
 
+@pytest.mark.parametrize("into", ["png", "webp", "jpeg", "avif", "jpeg2000", "jxl"])
+def test_exif_comes_along_byte_for_byte(into: str):
+    odd = exif(1)[6:] + b"\x00odd bytes that no tag names"
+    assert decode(encode(Picture(RGB, exif=odd), format=into)).exif == odd
+
+
+def test_a_jpeg_xl_has_the_pixels_that_it_was_given():
+    rng = np.random.default_rng(0)  # libjxl's fastest way fails for one in six of these
+    for number in range(60):
+        kind = (np.uint8, np.uint16)[number % 2]
+        pixels = np.zeros((*rng.integers(1, 70, 2), (1, 3)[number % 2]), kind)
+        pixels[rng.random(pixels.shape) < 0.02] = rng.integers(0, np.iinfo(kind).max)
+        assert np.array_equal(decode(encode(Picture(pixels), format="jxl")).pixels, pixels)
+
+
 def test_the_profile_of_a_jp2_comes_along():
     icc = decode(good()["PNG, RGB"]).icc
     assert icc and decode(encode(Picture(RGB, icc=icc), format="jpeg2000")).icc == icc
