@@ -74,12 +74,10 @@ def test_exif_comes_along_byte_for_byte(into: str):
 
 
 def test_a_jpeg_xl_has_the_pixels_that_it_was_given():
-    rng = np.random.default_rng(0)  # libjxl's fastest way fails for one in six of these
-    for number in range(60):
-        kind = (np.uint8, np.uint16)[number % 2]
-        pixels = np.zeros((*rng.integers(1, 70, 2), (1, 3)[number % 2]), kind)
-        pixels[rng.random(pixels.shape) < 0.02] = rng.integers(0, np.iinfo(kind).max)
-        assert np.array_equal(decode(encode(Picture(pixels), format="jxl")).pixels, pixels)
+    ramp = [(204, 169, 122), (196, 165, 119), (189, 161, 117), (182, 157, 114), (176, 154, 112)]
+    ramp += [(169, 150, 109), (162, 146, 107), (155, 142, 104), (149, 139, 102)]
+    pixels = np.array([ramp], np.uint8)  # [1, 9, 3]; at its fastest libjxl gives other ones
+    assert np.array_equal(decode(encode(Picture(pixels), format="jxl")).pixels, pixels)
 
 
 def test_the_profile_of_a_jp2_comes_along():

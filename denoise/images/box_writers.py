@@ -111,8 +111,8 @@ def _jp2_header(content: bytes, icc: bytes | None, dpi: tuple[float, float] | No
 def jpegxl(planes: Planes, *, exif: bytes | None = None, xmp: bytes | None = None) -> bytes:
     """A JPEG XL file without loss, by imagecodecs, which takes no ICC profile.
 
-    Not at effort 1: libjxl 0.11 makes other pixels of some pictures then, and damaged files of
-    others (one in six made ones, with AVX-512).
+    Not at effort 1: libjxl 0.11 then makes other pixels of some pictures, and damaged files of
+    others; the tests have one of nine pixels.
     """
     library = extra("imagecodecs", "JXL", "JPEG XL files need")
     squeezed = np.ascontiguousarray(planes[..., 0] if planes.shape[2] == 1 else planes)
