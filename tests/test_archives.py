@@ -15,8 +15,9 @@ from denoise.errors import SettingsError
 from denoise.images.pairs import PairConfig
 from denoise.output import manifest, tables
 from denoise.storage import inputs, uris
+from denoise.storage.disk import Found
+from denoise.storage.entry import Entry, source_of
 from denoise.storage.fetch import load_pair
-from denoise.storage.inputs import Entry, source_of
 from denoise.training.photos import decode_photos
 from denoise.verbs.infer import InferConfig, infer
 from denoise.verbs.noise import NoiseConfig, noise
@@ -248,8 +249,8 @@ def test_a_folder_called_like_an_archive_beside_it_takes_no_path_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     place = pack(tmp_path / "a.tar", pictures(1))
-    loose = inputs.Found("a.tar/00000.png", str(tmp_path / "loose.png"), 5, "1")  # as on a store
-    packed = inputs.Found("a.tar", str(place), place.stat().st_size, "1")
+    loose = Found("a.tar/00000.png", str(tmp_path / "loose.png"), 5, "1")  # as on a store
+    packed = Found("a.tar", str(place), place.stat().st_size, "1")
     monkeypatch.setattr(inputs.listing, "listing", lambda *args: iter([packed, loose]))
     assert len(found(tmp_path)[0]) == 2
 

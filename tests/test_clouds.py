@@ -15,6 +15,7 @@ import pytest
 from denoise import errors
 from denoise.errors import ImageError
 from denoise.storage import files, inputs, listing, pages, references, stores, uris
+from denoise.storage.entry import source_of
 from tests import running, servers
 from tests.conftest import encoded, photo
 from tests.test_archives import pack
@@ -329,7 +330,7 @@ def test_archives_are_listed_and_read_by_ranges(store: servers.Store, tmp_path: 
     assert listed.pop("00001.tar").error and left_out == {"no image": 3}
     assert len(listed) == 12
     for path, entry in listed.items():
-        assert inputs.source_of(entry).encoded == inside[path.rpartition("/")[2]]
+        assert source_of(entry).encoded == inside[path.rpartition("/")[2]]
     braced = list(inputs.entries(f"{top}/{{00000..00002}}.tar", left_out))
     errors = [entry.path for entry in braced if entry.error]
     assert len(braced) == 6 and errors == ["00001.tar", "00002.tar"]

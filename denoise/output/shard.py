@@ -13,7 +13,7 @@ from denoise.errors import WriteError, words_of
 from denoise.output import manifest, tables
 from denoise.output.manifest import Shard
 from denoise.storage import uris
-from denoise.storage.inputs import Entry
+from denoise.storage.entry import Entry
 
 _NAMED = 5  # failures of a shard that are named while the job runs
 

@@ -1,8 +1,8 @@
 """Images that lie in archives: `.tar`, `.zip`, and `.tar` compressed as a whole.
 
-A member is read by its place, and no archive is ever unpacked. What is compressed as a whole has no
-places: its bytes are those of the stream that it decompresses to, which every worker that needs
-some of them reads from the beginning, once, as long as it asks in their order.
+A member is read by its offset, and no archive is ever unpacked. In one that is compressed as a
+whole offsets are those of the stream that it decompresses to. Every worker that needs a part of the
+stream reads it from the beginning, once, as long as it asks in the stream's order.
 """
 
 import re
@@ -32,8 +32,8 @@ _reading = Lock()
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where in an archive a member lies."""
+class Extent:
+    """The bytes of an archive that a member takes."""
 
     kind: str  # of archive: tar, zip, tar.gz, tar.zst
     offset: int
@@ -56,7 +56,7 @@ def members(
 ) -> Iterator[tuple[Found, str, Member]]:
     """Each archive with its kind and its members in their order, some archives listed ahead.
 
-    An archive that cannot be listed, or from some place on cannot, has a member without a name that
+    An archive that cannot be listed, or from some byte on cannot, has a member without a name that
     says why. Raises OSError where a store does not answer.
     """
     with ThreadPoolExecutor(_AHEAD) as pool:
@@ -73,18 +73,18 @@ def members(
                 yield from ((one, listing.kind, member) for member in some)
 
 
-def content(uri: str, mark: str, place: Place, size: int) -> bytes:
+def content(uri: str, mark: str, extent: Extent, size: int) -> bytes:
     """The bytes of a member. Raises OSError, and ImageError where the archive is damaged."""
 
     def read(start: int, stop: int) -> bytes:
         return files.read_range(uri, start, stop)
 
-    if place.kind == "zip":
-        return zips.content(read, Member("", place.offset, place.stored, size))
-    if place.kind == "tar":
-        whole = read(place.offset, place.offset + size)
+    if extent.kind == "zip":
+        return zips.content(read, Member("", extent.offset, extent.stored, size))
+    if extent.kind == "tar":
+        whole = read(extent.offset, extent.offset + size)
     else:
-        whole = _streamed(uri, mark, place, size)
+        whole = _streamed(uri, mark, extent, size)
     if len(whole) != size:
         raise ImageError(DAMAGED)
     return whole
@@ -128,7 +128,7 @@ def _streams_as(start: bytes) -> str | None:
     return next((kind for magic, kind in MAGIC.items() if start.startswith(magic)), None)
 
 
-def _streamed(uri: str, mark: str, place: Place, size: int) -> bytes:
+def _streamed(uri: str, mark: str, extent: Extent, size: int) -> bytes:
     """The bytes of a member of a stream, which stays open for those that follow."""
     key = uri, mark
     with _reading:
@@ -137,9 +137,9 @@ def _streamed(uri: str, mark: str, place: Place, size: int) -> bytes:
             for other in _streams.values():
                 other.close()
             _streams.clear()
-            stream = Stream(uri, files.info(uri).size, place.kind, _HOLD)
+            stream = Stream(uri, files.info(uri).size, extent.kind, _HOLD)
         try:
-            whole = stream.read(place.offset, size)
+            whole = stream.read(extent.offset, size)
         except DamagedError as error:
             stream.close()
             raise ImageError(DAMAGED) from error

@@ -2,8 +2,8 @@
 
 from denoise.errors import FAILURES, ImageError, why
 from denoise.images.pairs import Fetched, Pair, PairConfig, Source, decode_pair
+from denoise.storage.entry import Entry, beside_of, source_of
 from denoise.storage.files import read
-from denoise.storage.inputs import Entry, beside_of, source_of
 from denoise.storage.references import reference_of
 
 

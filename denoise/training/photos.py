@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from denoise.errors import FAILURES, ImageError, SettingsError, why
 from denoise.images.codec import decode, to_floats, to_pixels
 from denoise.storage import files
-from denoise.storage.inputs import Entry, source_of
+from denoise.storage.entry import Entry, source_of
 from denoise.storage.references import reference_of
 
 VALIDATION_SIDE = 256  # photos are validated on their middle

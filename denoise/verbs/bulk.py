@@ -26,7 +26,7 @@ from denoise.report.progress import Progress
 from denoise.runners import Job, open_runner, runs_here
 from denoise.storage import files, inputs, references, uris
 from denoise.storage.columns import NO_COLUMNS, Columns
-from denoise.storage.inputs import Entry
+from denoise.storage.entry import Entry
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -238,7 +238,7 @@ def listed(
     """The inputs of a job; what is no image is counted by reason. Raises SettingsError."""
     output = uris.absolute(config.output)
     found: Iterator[Entry] = inputs.entries(
-        uris.absolute(config.images), left_out, output=output, column=config.column, kept=columns
+        uris.absolute(config.images), left_out, output=output, column=config.column, beside=columns
     )
     return islice(_chosen(found, config, left_out), config.limit)
 

@@ -16,7 +16,7 @@ from denoise.output.shard import ShardTask
 from denoise.runners import Allocation, is_private, runs_here
 from denoise.storage import files, uris
 from denoise.storage.columns import Columns
-from denoise.storage.inputs import Entry
+from denoise.storage.entry import Entry
 from denoise.verbs import infer
 from denoise.verbs.bulk import check_apart, columns_of, listed
 from denoise.verbs.infer import InferConfig

@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from denoise.storage import files, inputs
-from denoise.storage.inputs import Entry, source_of
+from denoise.storage.entry import Entry, source_of
 from denoise.verbs.noise import NoiseConfig, noise
 from tests import servers
 from tests.bench.listing import timed, update
