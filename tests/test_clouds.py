@@ -114,8 +114,8 @@ def test_a_reference_is_found_in_a_folder_of_any_size(store: servers.Store, monk
     for name in ("1.png", "1.txt", "10.png", "2.jpg", "3.jpg", "3.png", "bare"):
         files.write(f"{top}/{name}", b"x")
     for asked, there in (("1.png", "1.png"), ("1.tif", "1.png"), ("2.png", "2.jpg")):
-        assert references.reference_of(top, asked) == f"{top}/{there}"
-    assert references.reference_of(top, "bare") == f"{top}/bare"
+        assert references.reference_of(top, asked).uri == f"{top}/{there}"
+    assert references.reference_of(top, "bare").uri == f"{top}/bare"
     for asked, number in (("4.png", "no"), ("3.tif", "2")):
         with pytest.raises(ImageError, match=f"{number} references of that name"):
             references.reference_of(top, asked)

@@ -27,7 +27,8 @@ _NAME = re.compile(r"(.*?\.(?:tar|tar\.gz|tgz|tar\.zst|tzst|zip))/", re.IGNORECA
 _AHEAD = 16  # archives that are listed at a time
 _PAGE = 1000  # members listed ahead of each
 _HOLD = 64 << 20  # bytes of a stream behind the one read last: a shard's images are among them
-_streams: dict[tuple[str, str], Stream] = {}  # the one that was read last, if any
+_OPEN = 2  # streams that stay open: of the images and of their references
+_streams: dict[tuple[str, str], Stream] = {}  # the one read last is last
 _reading = Lock()
 
 
@@ -134,9 +135,8 @@ def _streamed(uri: str, mark: str, extent: Extent, size: int) -> bytes:
     with _reading:
         stream = _streams.pop(key, None)
         if stream is None:
-            for other in _streams.values():
-                other.close()
-            _streams.clear()
+            while len(_streams) >= _OPEN:
+                _streams.pop(next(iter(_streams))).close()
             stream = Stream(uri, files.info(uri).size, extent.kind, _HOLD)
         try:
             whole = stream.read(extent.offset, size)

@@ -2,16 +2,22 @@
 
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import chain
+from typing import Any
 
 import pyarrow as pa
 
 from denoise import errors
 from denoise.errors import SettingsError
-from denoise.storage import arrow, files, lists, rows, uris
+from denoise.storage import archives, arrow, files, lists, rows, uris
 from denoise.storage.columns import Columns, NoImagesError
 from denoise.storage.disk import Found
 from denoise.storage.entry import Entry
+from denoise.storage.members import images_in_archives
+
+_LOOKERS = 16  # threads that ask for the size of an archive
 
 
 def images_in_tables(
@@ -82,19 +88,36 @@ def _dataset_tables(found: Iterator[Found]) -> Iterator[Found]:
 def images_of_list(
     uri: str, left_out: Counter[str], column: str | None, beside: Columns
 ) -> Iterator[Entry]:
-    """The entries that a list names, relative ones resolved against the list's folder."""
+    """The images that a list names, then those in the archives that it names.
+
+    Relative names are resolved against the list's folder.
+    """
     folder = uris.folder_of(uri)
+    packed: dict[str, tuple[str, Any]] = {}  # URI of an archive -> path, what stands beside it
     for named, values in lists.named_in(uri, column, beside, left_out):
         where = uris.resolved(folder, named)
-        size, mark = 0, ""
-        if uris.is_local(where):  # on a store this would be a request an image
-            try:
-                found = files.info(where)
-                size, mark = found.size, found.mark
-            except OSError:
-                pass  # reading it will tell, in its own row
         called = uris.relative(where, folder)
         if called.startswith("../") and not uris.is_relative(named):
             called = uris.shown(where)
         path = uris.key(called.split("://", 1)[-1])
-        yield Entry(path, where, size, mark, listed_in=uri, beside=values)
+        if archives.is_archive(path):
+            if where in packed:
+                left_out["named twice"] += 1
+            packed.setdefault(where, (path, values))
+            continue
+        # on a store it would be a request an image
+        found = _found(where) if uris.is_local(where) else Found("", where, 0, "")
+        yield Entry(path, where, found.size, found.mark, listed_in=uri, beside=values)
+    with ThreadPoolExecutor(_LOOKERS) as pool:
+        each = zip(packed.values(), pool.map(_found, packed), strict=True)
+        found_archives = (replace(one, path=path) for (path, _), one in each)
+        for entry in images_in_archives(found_archives, folder, left_out):
+            yield replace(entry, listed_in=uri, beside=packed[entry.uri][1])
+
+
+def _found(uri: str) -> Found:
+    """Size and mark of a file; where it is not there reading it reports that, in its own row."""
+    try:
+        return files.info(uri)
+    except OSError:
+        return Found("", uri, 0, "")
