@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import islice
 from threading import Lock
 
@@ -29,7 +30,7 @@ _PAGE = 1000  # members listed ahead of each
 _HOLD = 64 << 20  # bytes of a stream behind the one read last: a shard's images are among them
 _OPEN = 2  # streams that stay open: of the images and of their references
 _streams: dict[tuple[str, str], Stream] = {}  # the one read last is last
-_reading = Lock()
+_reading, _indexing = Lock(), Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,16 @@ class Extent:
     kind: str  # of archive: tar, zip, tar.gz, tar.zst
     offset: int
     stored: int  # bytes that it takes there
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    """The members of an archive."""
+
+    kind: str  # of archive
+    mark: str  # of its version
+    members: dict[str, Member]  # by name, the first of that name
+    error: str  # why it could not be listed to its end, empty where it was
 
 
 def is_archive(name: str) -> bool:
@@ -89,6 +100,44 @@ def content(uri: str, mark: str, extent: Extent, size: int) -> bytes:
     if len(whole) != size:
         raise ImageError(DAMAGED)
     return whole
+
+
+def index_of(uri: str) -> Index:
+    """The members of an archive, which each process lists once. Raises OSError."""
+    found = files.info(uri)
+    with _indexing:  # else all threads that fetch ahead list the same one at once
+        return _index(uri, found.size, found.mark)
+
+
+@lru_cache(maxsize=8)
+def _index(uri: str, size: int, mark: str) -> Index:
+    by_name: dict[str, Member] = {}
+    kind = error = ""
+    for _, of_archive, one in members(iter([Found("", uri, size, mark)]), lambda name: 0):
+        kind = of_archive
+        if one.error == DAMAGED or not one.name:
+            error = one.error
+        if one.name and not one.left_out:
+            by_name.setdefault(one.name, one)
+    return Index(kind, mark, by_name, error)
+
+
+def read(uri: str) -> bytes:
+    """The bytes of a file, or of a member: of a URI that leads through an archive to its name.
+
+    Raises OSError, and ImageError where the archive is damaged.
+    """
+    try:
+        return files.read(uri)
+    except (FileNotFoundError, NotADirectoryError):
+        archive = name_in(uri)
+        if not archive or not files.exists(archive):
+            raise
+    index = index_of(archive)
+    one = index.members.get(uri[len(archive) + 1 :])
+    if one is None:
+        raise FileNotFoundError(uri)
+    return content(archive, index.mark, Extent(index.kind, one.offset, one.stored), one.size)
 
 
 class _Listing:

@@ -4,7 +4,6 @@ References may lie in archives, as images may: `--reference clean.tar` has the m
 and `--reference folder` may hold an archive of the same name as the one of the images.
 """
 
-from dataclasses import dataclass
 from functools import lru_cache
 from threading import Lock
 
@@ -12,31 +11,16 @@ from denoise.errors import ImageError
 from denoise.images.codec import IMAGE_SUFFIXES
 from denoise.storage import archives, files, uris
 from denoise.storage.entry import Entry
-from denoise.storage.tars import Member
-from denoise.storage.zips import DAMAGED
 
 _MANY = 10_000  # names in a store's folder of references: of more each is asked for by itself
 _Names = tuple[dict[str, str], dict[str, list[str]]]  # by key; the images by their keys' stems
-
-
-@dataclass(frozen=True)
-class _Index:
-    """The members of an archive."""
-
-    kind: str  # of archive
-    mark: str
-    members: dict[str, Member]  # by name
-    names: _Names
-    error: str  # why it could not be listed to its end, empty where it was
-
-
 _reading = Lock()  # else all threads that fetch ahead read the same names at once
 
 
 def forget() -> None:
     """Forget what was listed: in one process a later run may find more."""
     _names.cache_clear()
-    _index.cache_clear()
+    _archive.cache_clear()
     _is_file.cache_clear()
 
 
@@ -76,9 +60,9 @@ def _file(reference: str, path: str) -> Entry:
 def _member(archive: str, path: str) -> Entry:
     """The clean image of a path in an archive. Raises ImageError."""
     with _reading:
-        index = _index(archive)
+        index, names = _archive(archive)
     try:
-        one = index.members[_match(*index.names, path)]
+        one = index.members[_match(*names, path)]
     except ImageError as error:
         if not index.error:
             raise
@@ -124,18 +108,10 @@ def _names(folder: str) -> _Names | None:
 
 
 @lru_cache(maxsize=8)
-def _index(archive: str) -> _Index:
-    """The members of an archive, which each process lists once. Raises OSError."""
-    found = files.info(archive)
-    members: dict[str, Member] = {}
-    kind = error = ""
-    for _, of_archive, one in archives.members(iter([found]), lambda name: 0):
-        kind = of_archive
-        if one.error == DAMAGED or not one.name:
-            error = one.error
-        if one.name and not one.left_out:
-            members.setdefault(one.name, one)
-    return _Index(kind, found.mark, members, _by_key(list(members)), error)
+def _archive(uri: str) -> tuple[archives.Index, _Names]:
+    """The members of an archive, and their names. Raises OSError."""
+    index = archives.index_of(uri)
+    return index, _by_key(list(index.members))
 
 
 def _alike(folder: str, name: str) -> list[str]:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 _log = logging.getLogger(__name__)
-Save = Literal["parquet", "files", "both", "none"]
+Save = Literal["parquet", "files", "both", "tar", "none"]
 Format = Literal["png", "webp", "jpeg", "tiff", "same"]
 
 
@@ -40,11 +40,14 @@ Format = Literal["png", "webp", "jpeg", "tiff", "same"]
 class BulkConfig:
     """What `noise` and `infer` have in common."""
 
-    # folder, glob, file, list (.txt, .csv, .tsv, .jsonl, also .gz, .parquet) or table; any URI
+    # folder, glob, file, archive (.tar, .tar.gz, .tar.zst, .zip; {000..099}.tar), list (.txt, .csv,
+    # .tsv, .jsonl, also .gz, .parquet) or table; any URI
     images: str
     output: str  # where the table, the files and the report go; run again, it resumes
     seed: int = 0  # of the noise; each image derives its own from this and its path
-    save: Save = "parquet"  # images into the Parquet table, as files under OUTPUT/images, or both
+    # images into the Parquet table, as files under OUTPUT/images, or both; tar: shards there as
+    # WebDataset reads them
+    save: Save = "parquet"
     format: Format = "png"  # of the saved images; `same` keeps each input's
     quality: int | None = None  # 1..100, for jpeg and lossy webp (gray webp is always lossless)
     strip_metadata: bool = False  # leave EXIF, ICC profile and resolution out
@@ -245,7 +248,7 @@ def listed(
 
 def _names(config: BulkConfig, output: str) -> Names | None:
     """The names of the files that a job writes, if it writes any."""
-    if config.save not in ("files", "both"):
+    if config.save not in ("files", "both", "tar"):
         return None
     return Names(config.format, folds=files.folds_names(files.standing(output)))
 

@@ -36,7 +36,7 @@ _ESTIMATED = (
     "memory_bytes",
 )
 _BYTES_A_PIXEL = 20  # that a worker holds of an image in colour, by measurement
-_COPIES = {"parquet": 1, "files": 1, "both": 2, "none": 0}  # of an image, by `--save`
+_COPIES = {"parquet": 1, "files": 1, "both": 2, "tar": 1, "none": 0}  # of an image, by `--save`
 
 
 @dataclass(frozen=True, kw_only=True)
