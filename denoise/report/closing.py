@@ -1,4 +1,4 @@
-"""The last words of a run: one sentence, the verdict, and where everything lies."""
+"""The last words of a run: one sentence, the verdict, and where everything is."""
 
 from collections.abc import Iterator, Mapping
 from itertools import chain, islice

@@ -50,11 +50,11 @@ def reference_of(reference: str, path: str) -> Entry:
 def _file(reference: str, path: str) -> Entry:
     """The clean image of a path in a folder. Raises ImageError."""
     folder, _, name = path.rpartition("/")
-    where = uris.join(reference, folder) if folder else reference
+    beside = uris.join(reference, folder) if folder else reference
     with _reading:
-        known = _names(where)
-    there, by_stem = known or _by_key(_alike(where, name))
-    return Entry(path, uris.join(where, _match(there, by_stem, name)), 0, "")
+        known = _names(beside)
+    there, by_stem = known or _by_key(_alike(beside, name))
+    return Entry(path, uris.join(beside, _match(there, by_stem, name)), 0, "")
 
 
 def _member(archive: str, path: str) -> Entry:
@@ -115,7 +115,7 @@ def _archive(uri: str) -> tuple[archives.Index, _Names]:
 
 
 def _alike(folder: str, name: str) -> list[str]:
-    """A name and those with another suffix, as far as they lie in a folder."""
+    """A name and those with another suffix, as far as a folder has them."""
     alike = files.names(folder, uris.stem(name) + ".")
     is_bare = "." not in name and files.exists(uris.join(folder, name))
     return [name, *alike] if is_bare else alike

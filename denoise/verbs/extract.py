@@ -136,7 +136,7 @@ def _write_tars(output: str, column: str, into: str) -> Iterator[_File]:
     names = Names("same", folds=True)
     with ThreadPoolExecutor(_WRITERS) as pool:
         for part in tables.parts(output):
-            name = tar_shard.name_of(tables.shard_of(part.rsplit("/", 1)[-1]))
+            name = tar_shard.name_of(tables.shard_of(uris.name_of(part)))
             tar, packed = BytesIO(), list[_File]()
             found = tables.rows_in(part)
             while rows := list(islice(found, _WRITERS)):
