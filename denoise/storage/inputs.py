@@ -120,7 +120,7 @@ def _images_under(images: str, left_out: Counter[str], options: _Options) -> Ite
         table = iter([files.info(images)])
         found = images_in_tables(table, left_out, *options.of_lists, alone=True)
         return unique(found, folder, left_out)
-    name = uris.shown(images).rsplit("/", 1)[-1]
+    name = uris.name_of(uris.shown(images))
     one = replace(files.info(images), path=name)
     if archives.is_archive(name):
         return images_in_archives(iter([one]), folder, left_out)
