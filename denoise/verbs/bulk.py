@@ -40,13 +40,13 @@ Format = Literal["png", "webp", "jpeg", "tiff", "same"]
 class BulkConfig:
     """What `noise` and `infer` have in common."""
 
-    # folder, glob, file, archive (.tar, .tar.gz, .tar.zst, .zip; {000..099}.tar), list (.txt, .csv,
-    # .tsv, .jsonl, also .gz, .parquet) or table; any URI
+    # folder, glob, file, archive (.tar, .tar.gz, .tar.zst, .zip), list (.txt, .csv, .tsv, .jsonl,
+    # also .gz, .parquet) or table; any URI
     images: str
     output: str  # where the table, the files and the report go; run again, it resumes
     seed: int = 0  # of the noise; each image derives its own from this and its path
-    # images into the Parquet table, as files under OUTPUT/images, or both; tar: shards there as
-    # WebDataset reads them
+    # images into the Parquet table, as files under OUTPUT/images, or both; tar: as shards there
+    # that WebDataset reads
     save: Save = "parquet"
     format: Format = "png"  # of the saved images; `same` keeps each input's
     quality: int | None = None  # 1..100, for jpeg and lossy webp (gray webp is always lossless)
