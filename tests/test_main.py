@@ -81,7 +81,7 @@ FLAGS = {
         accumulate save_every patience""",
     "infer": INFER,
     "plan": INFER,
-    "extract": "output into",
+    "extract": "output into save",
     "compare": "images models reference add_noise seed limit max_seconds output",
     "report": "output allow_elsewhere",
     "models": "",

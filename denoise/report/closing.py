@@ -87,7 +87,7 @@ def _dim(summary: Mapping[str, Any]) -> Iterator[str]:
 def _paths(summary: Mapping[str, Any], output: str | None) -> Iterator[str]:
     if output is None:
         return
-    if summary.get("save") in ("files", "both"):
+    if summary.get("save") in ("files", "both", "tar"):
         yield f"images  {shown(join(output, 'images'))}"
     yield f"table   {shown(join(output, 'data'))}"
     yield f"report  {shown(join(output, 'report.html'))}"

@@ -14,7 +14,7 @@ from denoise.images.pairs import PairConfig
 from denoise.output import manifest, tables
 from denoise.report.stats import TableStatistics
 from denoise.report.views import Panels, Pixels, View, panels_of, view_of
-from denoise.storage import files
+from denoise.storage import archives, files
 from denoise.storage.fetch import load_pair
 from denoise.storage.uris import name_of, resolve_inside
 
@@ -125,7 +125,7 @@ def _stored(uri: str, row: dict[str, Any], column: str) -> Pixels | None:
     if row.get(column) and row[column]["bytes"]:
         return decode(row[column]["bytes"]).pixels
     if row.get("file") and column != "clean":
-        return decode(files.read(resolve_inside(uri, row["file"]))).pixels
+        return decode(archives.read(resolve_inside(uri, row["file"]))).pixels
     return None
 
 

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from denoise.errors import ImageError, SettingsError
 from denoise.images.pairs import Source
-from denoise.storage import arrow, columns, files, parquet, uris
+from denoise.storage import archives, arrow, columns, files, parquet, uris
 from denoise.storage.disk import Found
 
 SUFFIXES = (*parquet.SUFFIXES, *arrow.SUFFIXES)
@@ -113,8 +113,8 @@ def image_in(
     is_ours = row.keys() >= {*OURS}
     if is_ours and row["error"] is not None:
         return Source(b"", error=str(row["error"]))
-    if is_ours and row["file"] and not row.get(column):  # `--save files` wrote it so
-        encoded = files.read(uris.resolve_inside(uri.rsplit("/", 2)[0], row["file"]))
+    if is_ours and row["file"] and not row.get(column):  # `--save files` or `tar` wrote it
+        encoded = archives.read(uris.resolve_inside(uri.rsplit("/", 2)[0], row["file"]))
         if column != "noisy":  # by `infer`: it is noisy no more
             return Source(encoded, white_level=row.get("white_level"))
         said = {name: row.get(name) for name in ("sigma", "seed", "noise", "white_level")}

@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 
 from denoise.errors import FAILURES, ImageError, SettingsError, why
 from denoise.images.codec import decode, to_floats, to_pixels
-from denoise.storage import files
-from denoise.storage.inputs import Entry, source_of
+from denoise.storage.entry import Entry, source_of
 from denoise.storage.references import reference_of
 
 VALIDATION_SIDE = 256  # photos are validated on their middle
@@ -162,7 +161,7 @@ def _pixels(entry: Entry, reference: str | None) -> tuple[NDArray[np.uint8], flo
     noisy = _rgb(source.encoded, source.white_level)
     encoded = source.clean
     if reference is not None:
-        encoded = files.read(reference_of(reference, entry.path))
+        encoded = source_of(reference_of(reference, entry.path)).encoded
     if encoded is None:
         return noisy, None
     clean = _rgb(encoded, source.white_level)

@@ -27,13 +27,13 @@ from denoise.report.progress import Progress
 from denoise.runners import Job, open_runner, runs_here
 from denoise.storage import files, inputs, references, uris
 from denoise.storage.columns import NO_COLUMNS, Columns
-from denoise.storage.inputs import Entry
+from denoise.storage.entry import Entry
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 _log = logging.getLogger(__name__)
-Save = Literal["parquet", "files", "both", "none"]
+Save = Literal["parquet", "files", "both", "tar", "none"]
 Format = Literal["png", "webp", "jpeg", "tiff", "same"]
 
 
@@ -41,11 +41,14 @@ Format = Literal["png", "webp", "jpeg", "tiff", "same"]
 class BulkConfig:
     """What `noise` and `infer` have in common."""
 
-    # folder, glob, file, list (.txt, .csv, .tsv, .jsonl, also .gz, .parquet) or table; any URI
+    # folder, glob, file, archive (.tar, .tar.gz, .tar.zst, .zip), list (.txt, .csv, .tsv, .jsonl,
+    # also .gz, .parquet) or table; any URI
     images: str
     output: str  # where the table, the files and the report go; run again, it resumes
     seed: int = 0  # of the noise; each image derives its own from this and its path
-    save: Save = "parquet"  # images into the Parquet table, as files under OUTPUT/images, or both
+    # images into the Parquet table, as files under OUTPUT/images, or both; tar: as shards there
+    # that WebDataset reads
+    save: Save = "parquet"
     format: Format = "png"  # of the saved images; `same` keeps each input's
     quality: int | None = None  # 1..100, for jpeg and lossy webp (gray webp is always lossless)
     strip_metadata: bool = False  # leave EXIF, ICC profile and resolution out
@@ -244,14 +247,14 @@ def listed(
     """The inputs of a job; what is no image is counted by reason. Raises SettingsError."""
     output = uris.absolute(config.output)
     found: Iterator[Entry] = inputs.entries(
-        uris.absolute(config.images), left_out, output=output, column=config.column, kept=columns
+        uris.absolute(config.images), left_out, output=output, column=config.column, beside=columns
     )
     return islice(_chosen(found, config, left_out), config.limit)
 
 
 def _names(config: BulkConfig, output: str) -> Names | None:
     """The names of the files that a job writes, if it writes any."""
-    if config.save not in ("files", "both"):
+    if config.save not in ("files", "both", "tar"):
         return None
     return Names(config.format, folds=files.folds_names(files.standing(output)))
 

@@ -42,6 +42,11 @@ def infer_file(config: "InferConfig", model: str) -> dict[str, Any]:
     uri, asked = uris.absolute(config.output), uris.suffix(config.output)
     if files.exists(uri) and not config.overwrite:
         raise SettingsError(f"{uris.shown(uri)} is there already; --overwrite replaces it")
+    if config.save == "tar":
+        raise SettingsError(
+            f"save tar packs images into shards, and {config.output} is the file of one: leave "
+            "--save out, or name a folder for the output"
+        )
     found = inputs.entries(uris.absolute(config.images), Counter(), column=config.column)
     entry, *more = islice(found, 2)
     if more:

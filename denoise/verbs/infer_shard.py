@@ -91,7 +91,7 @@ def infer_shard(
     """Denoise the images of a shard and write its part file."""
     batch_pixels = _GPU_BATCH if denoiser.on_gpu else _CPU_BATCH * denoiser.threads
     pairing = replace(pairing_of(config), beside=columns.names)
-    with ShardWriter(task, with_columns(INFER_SCHEMA, columns)) as out:
+    with ShardWriter(task, with_columns(INFER_SCHEMA, columns), to_tar=config.save == "tar") as out:
         pairs = decoded_pairs(task, out.missing, pairing, allocation, config.max_seconds)
         denoised = denoised_pairs(pairs, denoiser, 0 if task.announce else batch_pixels)
         row = partial(

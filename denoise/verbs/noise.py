@@ -79,7 +79,7 @@ def noise_shard(
 ) -> Counts:
     """Add noise to the images of a shard and write its part file."""
     pairing = replace(pairing_of(config), beside=columns.names)
-    with ShardWriter(task, with_columns(NOISE_SCHEMA, columns)) as out:
+    with ShardWriter(task, with_columns(NOISE_SCHEMA, columns), to_tar=config.save == "tar") as out:
         pairs = decoded_pairs(task, out.missing, pairing, allocation, config.max_seconds)
         row = partial(row_of, config=config, output=task.output, stems=task.stems)
         encoders = 0 if task.announce else allocation.encode or uploaders(config, task.output)

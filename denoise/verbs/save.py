@@ -21,7 +21,7 @@ _NO_NAME = "its name cannot be a file's in the output folder"
 class Saved:
     """A picture as it was kept."""
 
-    image: dict[str, Any] | None  # the struct of the table's column, null if kept elsewhere
+    image: dict[str, Any] | None  # the struct of the table's column, null if a file holds it
     file: str | None  # its file, relative to the output folder
     pixels: NDArray[Any]  # [H, W, C] as stored: other than the picture's if the format is lossy
 
@@ -41,7 +41,7 @@ def save(picture: Picture, path: str, config: BulkConfig, output: str, *, stem: 
     )
     image, file = None, None
     name = file_of(path, suffix_of(kind), keep_name=config.format == "same", stem=stem)
-    if config.save in ("parquet", "both"):
+    if config.save in ("parquet", "both", "tar"):  # the shard packs it
         image = {"bytes": encoded, "path": name}
     if config.save in ("files", "both"):
         file = f"images/{name}"
