@@ -75,8 +75,8 @@ INFER = f"""{BULK} model add_noise float_noise reference strength
 FLAGS = {
     "demo": "output overwrite sigma steps",
     "noise": f"{BULK} kind sigma iso",
-    "train": """images column output reference validation architecture init workers memory
-        max_error_rate compile kind sigma steps batch_size patch seed learning_rate loss
+    "train": """images column output reference white_level validation architecture init workers
+        memory max_error_rate compile kind sigma steps batch_size patch seed learning_rate loss
         optimizer precision
         accumulate save_every patience""",
     "infer": INFER,
