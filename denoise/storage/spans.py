@@ -48,7 +48,9 @@ class Ranges:
             return b""
         at = start - self._first
         if at < 0 or at + size > len(self._held):
-            stop = min(self._size, start + max(size, self._block))
+            # whoever skips more than a block reads headers of large members, and little of each
+            block = self._block if at <= len(self._held) + self._block else _LOCAL
+            stop = min(self._size, start + max(size, block))
             self._first, self._held, at = start, files.read_range(self._uri, start, stop), 0
         return self._held[at : at + size]
 
