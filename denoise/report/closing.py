@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from itertools import chain, islice
 from typing import Any
 
+from denoise.images.pairs import DIM_NOTE
 from denoise.report.progress import words_of_time
 from denoise.storage.uris import join, shown
 
@@ -18,7 +19,13 @@ def closing_words(summary: Mapping[str, Any], output: str | None = None) -> list
     (on the clock), `start_up_seconds` (a part of them), `nothing_to_do`. `output` is the folder's
     URI; without it no paths are named.
     """
-    return [_sentence(summary), *_failures(summary), *_verdict(summary), *_paths(summary, output)]
+    return [
+        _sentence(summary),
+        *_failures(summary),
+        *_verdict(summary),
+        *_dim(summary),
+        *_paths(summary, output),
+    ]
 
 
 def _sentence(summary: Mapping[str, Any]) -> str:
@@ -64,6 +71,17 @@ def _verdict(summary: Mapping[str, Any]) -> Iterator[str]:
         )
     if summary.get("advice"):
         yield str(summary["advice"])
+
+
+def _dim(summary: Mapping[str, Any]) -> Iterator[str]:
+    """How many images are dark for their depth, and the flag that may be missing."""
+    notes = summary.get("notes", {})
+    if count := sum(times for words, times in notes.items() if DIM_NOTE in words):
+        have = "has" if count == 1 else "have"
+        yield (
+            f"{_images(count)} of 16 bits {have} no level above 4095: "
+            "if these are 12-bit data, give --white-level auto."
+        )
 
 
 def _paths(summary: Mapping[str, Any], output: str | None) -> Iterator[str]:

@@ -158,19 +158,19 @@ def _pixels(entry: Entry, reference: str | None) -> tuple[NDArray[np.uint8], flo
         raise ImageError(source.error)
     if source.is_noisy and source.clean is None and reference is None:
         raise ImageError("noisy, and its table brings no clean image along")
-    noisy = _rgb(source.encoded)
+    noisy = _rgb(source.encoded, source.white_level)
     encoded = source.clean
     if reference is not None:
         encoded = source_of(reference_of(reference, entry.path)).encoded
     if encoded is None:
         return noisy, None
-    clean = _rgb(encoded)
+    clean = _rgb(encoded, source.white_level)
     if clean.shape != noisy.shape:
         raise ImageError("the clean and the noisy image differ in size")
     return np.concatenate([clean, noisy], axis=2), source.sigma
 
 
-def _rgb(encoded: bytes) -> NDArray[np.uint8]:
+def _rgb(encoded: bytes, white_level: int | None) -> NDArray[np.uint8]:
     pixels = decode(encoded).pixels
-    eight = pixels if pixels.dtype == np.uint8 else to_pixels(to_floats(pixels), 8)
+    eight = pixels if pixels.dtype == np.uint8 else to_pixels(to_floats(pixels, white_level), 8)
     return np.broadcast_to(eight, (*eight.shape[:2], 3)).astype(np.uint8, copy=False)

@@ -16,6 +16,7 @@ import pyarrow as pa
 from denoise.errors import SettingsError, words_of
 from denoise.images.codec import MAX_PIXELS
 from denoise.images.noise import check_seed
+from denoise.images.pairs import WhiteLevel, check_white_level
 from denoise.output import manifest, tables
 from denoise.output.folder import Output, run_of
 from denoise.output.manifest import Shard
@@ -57,6 +58,10 @@ class BulkConfig:
     # columns of a table or list that the output gets too; all but images where not given
     keep_columns: tuple[str, ...] | None = None
     limit: int | None = None  # the first so many images, to try it
+    # what counts as white in images of 16 bits, such as 4095 where these hold 12-bit data; brighter
+    # ones are error rows. auto: the least of 1023, 4095, 16383, 65535 that an image stays below.
+    # Tables of `noise` bring their own
+    white_level: WhiteLevel | None = None
     max_pixels: int = MAX_PIXELS  # a larger image is an error row
     max_seconds: float = 120.0  # an image that takes longer to decode is an error row
     # N, or MIN MAX to grow and shrink, each of them a process of Ray's; without it as many as
@@ -78,6 +83,7 @@ class BulkConfig:
                     f"{name} must be one of {', '.join(get_args(known))}, got {getattr(self, name)}"
                 )
         self._check_quality()
+        check_white_level(self.white_level)
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"limit must be at least 1, got {self.limit}")
         if self.max_pixels < 1:
@@ -96,7 +102,7 @@ class BulkConfig:
 
     def settings(self) -> dict[str, Any]:
         """What decides the rows: with anything else here, the output folder is another one."""
-        named = ("seed", "save", "format", "quality", "strip_metadata", "max_pixels", "column")
+        named = "seed save format quality strip_metadata white_level max_pixels column".split()
         return {"images": uris.recorded(uris.absolute(self.images))} | {
             name: getattr(self, name) for name in named
         }

@@ -7,11 +7,11 @@ from math import sqrt
 from typing import TYPE_CHECKING, Any
 
 from denoise.errors import SettingsError, WriteError, words_of
-from denoise.images.codec import FORMATS, IMAGE_SUFFIXES, decode, encode, to_pixels
+from denoise.images.codec import FORMATS, IMAGE_SUFFIXES, decode, encode
 from denoise.images.pairs import errors_of
 from denoise.storage import files, inputs, uris
 from denoise.storage.fetch import fetch
-from denoise.verbs.infer_shard import denoised_pairs, denoiser_of, pairing_of
+from denoise.verbs.infer_shard import denoised_pairs, denoiser_of, pairing_of, to_store
 from denoise.verbs.stages import decode_in_time
 
 if TYPE_CHECKING:
@@ -62,9 +62,8 @@ def infer_file(config: "InferConfig", model: str) -> dict[str, Any]:
     [(pair, denoised)] = denoised_pairs([decoded], denoiser, 0)
     if pair.error is None and pair.picture is not None:
         with pair.stage("encode"):
-            pixels = to_pixels(denoised, pair.picture.bit_depth) if config.float_noise else denoised
             encoded = encode(
-                replace(pair.picture, pixels=pixels),
+                replace(pair.picture, pixels=to_store(denoised, pair.picture)),
                 format=_SUFFIXES[asked],
                 quality=config.quality,
                 metadata=not config.strip_metadata,
@@ -76,9 +75,10 @@ def infer_file(config: "InferConfig", model: str) -> dict[str, Any]:
         files.write(uri, encoded)
     except OSError as error:
         raise WriteError(f"{uris.shown(uri)} could not be written: {words_of(error)}") from error
-    removed, _ = errors_of(pair.noisy, pixels)
-    _, before = errors_of(pair.noisy, pair.clean)
-    _, after = errors_of(pixels, pair.clean)
+    level = pair.white_level
+    removed, _ = errors_of(pair.noisy, pixels, level)
+    _, before = errors_of(pair.noisy, pair.clean, level)
+    _, after = errors_of(pixels, pair.clean, level)
     return {
         "output": uris.shown(uri),
         "model": model,

@@ -50,6 +50,7 @@ def pairing_of(config: NoiseConfig) -> PairConfig:
         kind=config.kind,
         iso=config.iso,
         seed=config.seed,
+        white_level=config.white_level,
         max_pixels=config.max_pixels,
         allow_elsewhere=config.allow_elsewhere,
     )
@@ -106,5 +107,5 @@ def _images(pair: Pair, config: NoiseConfig, output: str, stem: str) -> dict[str
     if saved.image is not None:
         in_table = save(pair.picture, pair.path, replace(config, save="parquet"), output)
         row["clean"], clean = in_table.image, in_table.pixels
-    row["mse"], row["psnr"] = errors_of(saved.pixels, clean)
+    row["mse"], row["psnr"] = errors_of(saved.pixels, clean, pair.white_level)
     return row
