@@ -51,17 +51,19 @@ def main() -> None:
 
 
 def make(folder: Path, members: int, in_one: int, size: int) -> int:
+    """Write a tar, and copies of it, which take less time to make."""
     folder.mkdir()
     about = json.dumps({"caption": "a cat", "url": "http://host/cat.jpg", "width": 256}).encode()
     contents = ((".jpg", b"\xff\xd8\xff" + bytes(size - 3)), (".json", about), (".txt", b"a cat"))
-    for number in range(-(-members // in_one)):
-        with tarfile.open(folder / f"{number:05d}.tar", "w") as tar:
-            for key in range(min(in_one, members - number * in_one)):
-                for suffix, content in contents:
-                    member = tarfile.TarInfo(f"{number:05d}{key:04d}{suffix}")
-                    member.size = len(content)
-                    tar.addfile(member, io.BytesIO(content))
-            tar.members = []
+    first = folder / "00000.tar"
+    with tarfile.open(first, "w") as tar:
+        for key in range(in_one):
+            for suffix, content in contents:
+                member = tarfile.TarInfo(f"{key:09d}{suffix}")
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+    for number in range(1, members // in_one):
+        shutil.copyfile(first, folder / f"{number:05d}.tar")
     return members
 
 
