@@ -1,4 +1,4 @@
-"""The bytes of an archive by their place in it: read by ranges, or decompressed from the beginning.
+"""The bytes of an archive by their offset: read by ranges, or decompressed from the beginning.
 
 Both kinds have `read(start, size)`, which gives fewer bytes at the end, and `reaches(end)`.
 """
@@ -22,11 +22,11 @@ MAGIC = {b"\x1f\x8b": "tar.gz", b"\x28\xb5\x2f\xfd": "tar.zst"}  # of what is a 
 
 
 class DamagedError(Exception):
-    """An archive that does not hold what it says."""
+    """An archive that is no archive, or is not whole."""
 
 
 class Span(Protocol):
-    """Bytes of an archive, or of what it decompresses to, by their place."""
+    """Bytes of an archive, or of what it decompresses to, by their offset."""
 
     def read(self, start: int, size: int) -> bytes: ...
 
