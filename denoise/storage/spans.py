@@ -34,7 +34,7 @@ class Span(Protocol):
 
 
 class Ranges:
-    """A file that is read by ranges; what lies close to the last one read is there already."""
+    """A file read by ranges, each larger than was asked for: the next bytes are asked for next."""
 
     def __init__(self, uri: str, size: int) -> None:
         self._uri, self._size = uri, size
@@ -48,8 +48,9 @@ class Ranges:
             return b""
         at = start - self._first
         if at < 0 or at + size > len(self._held):
-            # whoever skips more than a block reads headers of large members, and little of each
-            block = self._block if at <= len(self._held) + self._block else _LOCAL
+            # whoever skips much reads headers of large members, and needs little of each
+            is_near = 0 <= at <= len(self._held) + self._block
+            block = self._block if is_near else _LOCAL
             stop = min(self._size, start + max(size, block))
             self._first, self._held, at = start, files.read_range(self._uri, start, stop), 0
         return self._held[at : at + size]

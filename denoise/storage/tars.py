@@ -28,7 +28,7 @@ def members(span: Span, wants_head: Callable[[str], int]) -> Iterator[Member]:
     """The members of a tar in their order, folders left out.
 
     `wants_head` gives the number of first bytes of a name that are needed to know its kind. A
-    member that the file ends in has an error. Raises OSError, and DamagedError where no tar follows.
+    member that the file ends in has an error. Raises OSError, and DamagedError where it is no tar.
     """
     at, name, size, is_sparse = 0, None, None, False
     while True:
@@ -55,9 +55,8 @@ def members(span: Span, wants_head: Callable[[str], int]) -> Iterator[Member]:
             more = span.read(at, _BLOCK)[504:505]
             at += _BLOCK
         holds = 0 if kind in _LINKS + b"3456" else length
-        yield from _member(
-            span, (kind, full_name, at, holds), wants_head, is_sparse or kind == b"S"
-        )
+        found = kind, full_name, at, holds
+        yield from _member(span, found, wants_head, is_sparse or kind == b"S")
         if not span.reaches(at + holds):
             return
         at += _padded(holds)
