@@ -15,7 +15,7 @@ import pytest
 from denoise.errors import ImageError, SettingsError
 from denoise.images.pairs import PairConfig
 from denoise.output import manifest, tables
-from denoise.storage import inputs, uris
+from denoise.storage import files, inputs, uris
 from denoise.storage.disk import Found
 from denoise.storage.entry import Entry, source_of
 from denoise.storage.fetch import load_pair
@@ -399,3 +399,25 @@ def test_globs_choose_among_members_by_their_paths(tmp_path: Path):
     assert chosen(include=("*.jpg",)) == {"0.tar/sub/x.jpg", "1.tar/sub/x.jpg"}
     assert chosen(exclude=("*/sub/*", "1.tar/*")) == {f"0.tar/{name}" for name in pictures(2)}
     assert chosen(include=("*/00001.png",), exclude=("0.*",)) == {"1.tar/00001.png"}
+
+
+@pytest.mark.parametrize(("size", "share"), [(3 << 20, 0.03), (3000, 1.1)])
+def test_listing_an_archive_on_a_store_asks_for_little_of_large_members_and_seldom(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, share: float
+):
+    count = 20
+    place = pack(
+        tmp_path / "a.tar", {f"{k}.jpg": b"\xff\xd8\xff".ljust(size) for k in range(count)}
+    )
+    whole, asked = place.read_bytes(), list[int]()
+    files.write("memory://bucket/a.tar", whole)
+    read_range = files.read_range
+
+    def counted(uri: str, start: int, stop: int) -> bytes:
+        asked.append(stop - start)
+        return read_range(uri, start, stop)
+
+    monkeypatch.setattr(files, "read_range", counted)
+    assert len(found("memory://bucket/a.tar")[0]) == count
+    assert sum(asked) <= share * len(whole)
+    assert len(asked) <= (count + 3 if size > 1 << 20 else 1)

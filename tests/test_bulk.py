@@ -353,7 +353,7 @@ def test_a_model_that_is_replaced_during_a_run_ends_it(pictures: Path, tmp_path:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"save": "all"}, "save must be one of parquet, files, both, none, got all"),
+        ({"save": "all"}, "save must be one of parquet, files, both, tar, none, got all"),
         ({"format": "gif"}, "format must be one of png.*got gif"),
         ({"add_noise": 25.0}, "add-noise must lie in 0..1.*25"),
         ({"add_noise": 0.1, "reference": "x"}, "not both"),

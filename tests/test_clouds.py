@@ -16,6 +16,8 @@ from denoise import errors
 from denoise.errors import ImageError
 from denoise.storage import files, inputs, listing, pages, references, stores, uris
 from denoise.storage.entry import source_of
+from denoise.verbs.extract import ExtractConfig, extract
+from denoise.verbs.noise import NoiseConfig, noise
 from tests import running, servers
 from tests.conftest import encoded, photo
 from tests.test_archives import pack
@@ -334,3 +336,39 @@ def test_archives_are_listed_and_read_by_ranges(store: servers.Store, tmp_path: 
     braced = list(inputs.entries(f"{top}/{{00000..00002}}.tar", left_out))
     errors = [entry.path for entry in braced if entry.error]
     assert len(braced) == 6 and errors == ["00001.tar", "00002.tar"]
+
+
+def test_archives_of_references_and_of_a_list_lie_on_a_store(store: servers.Store, tmp_path: Path):
+    top = f"{store.root}/pairs"
+    clean = {f"{k}.png": encoded(photo(seed=k)) for k in range(3)}
+    for name in ("clean.tar", "noisy/a.zip", "same/a.zip"):
+        kind = name[name.rindex(".") :]
+        files.write(f"{top}/{name}", pack(tmp_path / f"a{kind}", clean).read_bytes())
+    files.write(f"{top}/list.txt", b"noisy/a.zip\nnoisy/gone.tar\n")
+    listed = {one.path: one for one in inputs.entries(f"{top}/list.txt", Counter())}
+    assert listed.pop("noisy/gone.tar").error == "no such file"
+    assert [*listed] == [f"noisy/a.zip/{name}" for name in clean]
+    for path in (f"a.zip/{name}" for name in clean):
+        for reference in (f"{top}/clean.tar", f"{top}/same"):
+            found = source_of(references.reference_of(reference, path))
+            assert found.encoded == clean[path.rpartition("/")[2]]
+
+
+def test_tar_shards_on_a_store_have_the_bytes_of_those_on_a_disk(
+    store: servers.Store, tmp_path: Path
+):
+    (tmp_path / "in").mkdir()
+    for number in range(5):
+        (tmp_path / "in" / f"{number}.png").write_bytes(encoded(photo(seed=number)))
+    outputs = f"{store.root}/shards", str(tmp_path / "out")
+    for output in outputs:
+        noise(NoiseConfig(images=str(tmp_path / "in"), output=output, save="tar"))
+    ours, theirs = (
+        {name: files.read(f"{output}/images/{name}") for name in files.names(f"{output}/images")}
+        for output in outputs
+    )
+    assert ours == theirs and "shard-00000.tar" in ours
+    into = str(tmp_path / "into")
+    assert extract(ExtractConfig(output=outputs[0], into=into))["written"] == 5
+    noise(NoiseConfig(images=str(tmp_path / "in"), output=outputs[0], overwrite=True))
+    assert files.names(f"{outputs[0]}/images") == []

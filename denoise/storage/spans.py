@@ -1,4 +1,4 @@
-"""The bytes of an archive by their place in it: read by ranges, or decompressed from the beginning.
+"""The bytes of an archive by their offset: read by ranges, or decompressed from the beginning.
 
 Both kinds have `read(start, size)`, which gives fewer bytes at the end, and `reaches(end)`.
 """
@@ -22,11 +22,11 @@ MAGIC = {b"\x1f\x8b": "tar.gz", b"\x28\xb5\x2f\xfd": "tar.zst"}  # of what is a 
 
 
 class DamagedError(Exception):
-    """An archive that does not hold what it says."""
+    """An archive that is no archive, or is not whole."""
 
 
 class Span(Protocol):
-    """Bytes of an archive, or of what it decompresses to, by their place."""
+    """Bytes of an archive, or of what it decompresses to, by their offset."""
 
     def read(self, start: int, size: int) -> bytes: ...
 
@@ -34,7 +34,7 @@ class Span(Protocol):
 
 
 class Ranges:
-    """A file that is read by ranges; what lies close to the last one read is there already."""
+    """A file read by ranges, each larger than was asked for: the next bytes are asked for next."""
 
     def __init__(self, uri: str, size: int) -> None:
         self._uri, self._size = uri, size
@@ -48,7 +48,10 @@ class Ranges:
             return b""
         at = start - self._first
         if at < 0 or at + size > len(self._held):
-            stop = min(self._size, start + max(size, self._block))
+            # whoever skips much reads headers of large members, and needs little of each
+            is_near = 0 <= at <= len(self._held) + self._block
+            block = self._block if is_near else _LOCAL
+            stop = min(self._size, start + max(size, block))
             self._first, self._held, at = start, files.read_range(self._uri, start, stop), 0
         return self._held[at : at + size]
 

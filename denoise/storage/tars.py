@@ -1,4 +1,4 @@
-"""What lies in a tar archive: its headers, walked one by one and never held all together."""
+"""The members of a tar archive: its headers are read one by one and never held all together."""
 
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -6,7 +6,7 @@ from typing import NamedTuple
 from denoise.storage.spans import DamagedError, Span
 
 _BLOCK = 512
-_LONGEST = 1 << 20  # bytes of a long name or of what pax says of a member
+_LONGEST = 1 << 20  # bytes of a long name, or of the fields of a pax header
 _REGULAR = b"\0" + b"07"
 _LINKS, _SPECIAL = b"12", b"346"
 _TO_A_NAME = b"L"  # GNU: the next member's name, where it is long
@@ -25,11 +25,10 @@ class Member(NamedTuple):
 
 
 def members(span: Span, wants_head: Callable[[str], int]) -> Iterator[Member]:
-    """The members of a tar in their order, folders left out. Of each `wants_head` says how many of
-    its first bytes are needed to know it.
+    """The members of a tar in their order, folders left out.
 
-    A member that the file ends in has an error. Raises OSError, and DamagedError where what follows
-    is no tar.
+    `wants_head` gives the number of first bytes of a name that are needed to know its kind. A
+    member that the file ends in has an error. Raises OSError, and DamagedError where it is no tar.
     """
     at, name, size, is_sparse = 0, None, None, False
     while True:
@@ -40,23 +39,24 @@ def members(span: Span, wants_head: Callable[[str], int]) -> Iterator[Member]:
         kind, own_name, own_size = _parsed(header)
         at += _BLOCK
         if kind in b"xgLK":
-            said = _said(span, at, own_size)
+            payload = _payload(span, at, own_size)
             if kind == _TO_A_NAME:
-                name = _text(said)
+                name = _text(payload)
             elif kind == b"x":
-                fields = _fields(said)
+                fields = _fields(payload)
                 name, size = fields.get("path", name), _size_in(fields, size)
                 is_sparse = any(key.startswith("GNU.sparse") for key in fields)
             at += _padded(own_size)
             continue
-        called = own_name if name is None else name
+        full_name = own_name if name is None else name
         length = own_size if size is None else size
         more = header[482:483] if kind == b"S" else b"\0"  # whether its map goes on
         while more not in (b"", b"\0"):
             more = span.read(at, _BLOCK)[504:505]
             at += _BLOCK
         holds = 0 if kind in _LINKS + b"3456" else length
-        yield from _member(span, (kind, called, at, holds), wants_head, is_sparse or kind == b"S")
+        found = kind, full_name, at, holds
+        yield from _member(span, found, wants_head, is_sparse or kind == b"S")
         if not span.reaches(at + holds):
             return
         at += _padded(holds)
@@ -69,7 +69,7 @@ def _member(
     wants_head: Callable[[str], int],
     is_sparse: bool,
 ) -> Iterator[Member]:
-    """A member, unless it is a folder or what only some tar programs know."""
+    """A member, unless it is a folder or of a kind that only some tar programs know."""
     kind, name, at, size = found
     if kind in _LINKS:
         yield Member(name, left_out="link in an archive")
@@ -79,7 +79,7 @@ def _member(
         head = span.read(at, min(size, wants_head(name))) if size else b""
         error = ""
         if is_sparse:
-            error = "a sparse file in its archive, which is not read in place: unpack it"
+            error = "a sparse file in its archive, which cannot be read there: unpack it"
         elif not span.reaches(at + size):
             error = "truncated or damaged archive"
         yield Member(name, at, size, size, head, error=error)
@@ -114,22 +114,22 @@ def _number(field: bytes) -> int:
         raise DamagedError from error
 
 
-def _said(span: Span, at: int, size: int) -> bytes:
-    """What is said of the members that follow."""
-    if size > _LONGEST or len(said := span.read(at, size)) < size:
+def _payload(span: Span, at: int, size: int) -> bytes:
+    """The content of a header about the members that follow. Raises DamagedError."""
+    if size > _LONGEST or len(payload := span.read(at, size)) < size:
         raise DamagedError
-    return said
+    return payload
 
 
-def _fields(said: bytes) -> dict[str, str]:
+def _fields(payload: bytes) -> dict[str, str]:
     """The records `LENGTH KEY=VALUE` of a pax header."""
     fields: dict[str, str] = {}
-    while said:
-        digits, blank, _ = said.partition(b" ")
+    while payload:
+        digits, blank, _ = payload.partition(b" ")
         if not blank or not digits.isdigit() or len(digits) > 8:
             raise DamagedError
-        length, whole = int(digits), len(said)
-        record, said = said[len(digits) + 1 : length], said[length:]
+        length, whole = int(digits), len(payload)
+        record, payload = payload[len(digits) + 1 : length], payload[length:]
         key, equals, value = record.rstrip(b"\n").partition(b"=")
         if not equals or length <= len(digits) or length > whole:
             raise DamagedError

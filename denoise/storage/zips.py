@@ -1,4 +1,4 @@
-"""What lies in a zip archive: its directory, read bit by bit, and one member by its place."""
+"""The members of a zip archive: its directory, read in parts, and one member by its offset."""
 
 import struct
 from collections.abc import Callable, Iterator
@@ -56,7 +56,7 @@ def members(span: Span, size: int, wants_head: Callable[[str], int]) -> Iterator
 
 
 def content(read: Callable[[int, int], bytes], found: Member) -> bytes:
-    """A member's bytes; `read` gives those of the archive from one place to another.
+    """A member's bytes; `read` gives those of the archive from one offset to another.
 
     Raises OSError, and ImageError where they are not what the archive says.
     """
@@ -94,7 +94,7 @@ def _inflated(body: memoryview, size: int) -> bytes:
 
 
 def _directory(span: Span, size: int) -> tuple[int, int, int]:
-    """Where the directory begins and ends, and by how much all places in it are too small."""
+    """Where the directory begins and ends, and by how much all offsets in it are too small."""
     first = max(0, size - _TAIL)
     tail = span.read(first, size - first)
     at = tail.rfind(b"PK\5\6")
@@ -116,9 +116,9 @@ def _wide_directory(
     locator = tail[at - 20 : at] if at >= 20 else b""
     if locator[:4] != b"PK\6\7":
         return narrow
-    (place,) = struct.unpack_from("<Q", locator, 8)
+    (named,) = struct.unpack_from("<Q", locator, 8)
     end = narrow[2] - 20 - 56
-    for where in (place, end):  # the second, where something stands before the archive
+    for where in (named, end):  # the second, where something stands before the archive
         record = span.read(where, 56) if where >= 0 else b""
         if len(record) == 56 and record[:4] == b"PK\6\6":
             length, offset = struct.unpack_from("<2Q", record, 40)

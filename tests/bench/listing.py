@@ -48,12 +48,12 @@ def update(images: Path, output: str) -> int:
 
 
 def timed(what: str, paths: int, call: Callable[[], int]) -> None:
-    start = time.monotonic()
+    start, before = time.monotonic(), time.process_time()
     result = call()
-    seconds = time.monotonic() - start
+    seconds, cpu = time.monotonic() - start, time.process_time() - before
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     rate = paths / seconds
-    line = f"{what:32} {result:>10,} {seconds:8.1f} s {rate:10,.0f} paths/s"
+    line = f"{what:32} {result:>10,} {seconds:8.1f} s ({cpu:.1f} of a CPU) {rate:10,.0f} paths/s"
     print(f"{line}, peak memory {peak:6.0f} MiB; at 100 million: {1e8 / rate / 60:6.0f} min")
 
 
