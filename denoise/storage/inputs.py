@@ -21,6 +21,7 @@ from denoise.images.sniff import HEAD
 from denoise.storage import archives, arrow, columns, files, listing, lists, pages, rows, uris
 from denoise.storage.columns import NO_COLUMNS, Columns, NoImagesError
 from denoise.storage.disk import Found
+from denoise.storage.left_out import leave_out
 from denoise.storage.stores import ask, filesystem, pattern
 from denoise.storage.tars import Member
 
@@ -272,8 +273,9 @@ def _searched(
         yield entry
     if not anything:
         yield from _once(_tables(iter(tables), left_out, chosen), root, left_out)
-    elif tables:
-        left_out["no image"] += len(tables)
+        return
+    for table in tables:
+        leave_out(left_out, "no image", table.path)
 
 
 def _without(
@@ -345,7 +347,7 @@ def _images_of(
         if reason is _UNSURE:
             reason = None if looks_like_image(one.head) else "no image"
         if reason is not None:
-            left_out[reason] += 1
+            leave_out(left_out, reason, f"{uris.key(archive.path)}/{name}")
             continue
         mark, path = f"{archive.mark}@{one.offset}", uris.key(f"{archive.path}/{name}")
         yield Entry(
@@ -383,7 +385,7 @@ def _images_among(
                 if reason is None:
                     yield Entry(uris.key(one.path), one.uri, one.size, one.mark)
                 elif reason:
-                    left_out[reason] += 1
+                    leave_out(left_out, reason, one.path)
 
 
 def _reason_by_name(found: Found) -> str | None:
