@@ -147,7 +147,8 @@ def _plan(found: Found) -> Iterator[str]:
         yield (
             f"About {words_of_time(max(1.0, found['seconds']))} "
             f"({words_of_time(found['start_up_seconds'])} of it to start up) with "
-            f"{_count(found['workers'], 'worker')} {on} {found['where']}; {words_of_bytes(found['output_bytes'])} of output, "
+            f"{_count(found['workers'], 'worker')} {on} {found['where']}; "
+            f"{words_of_bytes(found['output_bytes'])} of output, "
             f"{words_of_bytes(found['memory_bytes'])} of memory."
         )
 
