@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from denoise.images.codec import to_floats, to_pixels
 from denoise.nets import package
 from denoise.nets.denoiser import Denoiser, from_network, to_network
-from denoise.nets.networks import ARCHITECTURES, UNTOLD, build
+from denoise.nets.networks import ARCHITECTURES, UNKNOWN_LEVEL, build
 from denoise.nets.package import Package
 from denoise.nets.precision import can_do
 
@@ -213,7 +213,7 @@ def test_the_network_is_told_the_level_where_it_is_known():
     network = Counting()
     full(network, level=0.25)(noise(8, 8, 3))
     full(network)(noise(8, 8, 3))
-    assert network.sigmas == [[0.25], [UNTOLD]]
+    assert network.sigmas == [[0.25], [UNKNOWN_LEVEL]]
 
 
 def test_out_of_memory_halves_the_batch_and_then_the_tile_and_says_so():
@@ -282,7 +282,7 @@ def test_a_picture_that_overflows_is_computed_again_in_float32_and_counted(batch
     denoised = denoiser.denoise(pictures)
     assert all(np.allclose(a, b / 2) for a, b in zip(denoised, pictures, strict=True))
     assert denoiser.recomputed == 1
-    assert any("computed again in float32" in note for note in denoiser.notes)
+    assert any("recomputed in float32" in note for note in denoiser.notes)
 
 
 @pytest.mark.usefixtures("has_bfloat16")

@@ -344,7 +344,7 @@ def test_a_strangers_table_reads_no_file_of_this_machine_and_asks_none_of_its_se
         pq.write_table(pa.table(rows), tmp_path / "theirs" / "data" / "a.parquet")
         (entry,) = found(tmp_path / "theirs")[0].values()
         pair = load_pair(entry, PairConfig())
-    assert str(pair.error).startswith("it lies elsewhere than its table")
+    assert str(pair.error).startswith("it is elsewhere than its table")
     assert pair.noisy is None and asked == []
 
 

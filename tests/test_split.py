@@ -47,7 +47,7 @@ def test_of_many_photos_to_validate_on_a_few_are_looked_at_wherever_they_stand(f
 
 
 def test_the_same_photos_are_taken_for_the_same(folder: Path, tmp_path: Path):
-    listed(folder).keep(str(tmp_path / "out"))
+    listed(folder).record(str(tmp_path / "out"))
     listed(folder).check(str(tmp_path / "out"))
     listed(folder).check(str(tmp_path / "elsewhere"))
 
@@ -55,18 +55,18 @@ def test_the_same_photos_are_taken_for_the_same(folder: Path, tmp_path: Path):
 def test_other_photos_are_refused_and_what_differs_is_named(folder: Path, tmp_path: Path):
     out = str(tmp_path / "out")
     before = listed(folder, folder)
-    before.keep(out)
+    before.record(out)
     (folder / "07.png").write_bytes(encoded(photo(9, 9)))
     (folder / "08.png").unlink()
     (folder / "new.png").write_bytes(encoded(photo(9, 9)))
     now = listed(folder, folder)
     with pytest.raises(
-        SettingsError, match=r"begun with other images: .*changed since, such as 07"
+        SettingsError, match=r"started with other images: .*changed since, such as 07"
     ):
         now.check(out)
     with pytest.raises(SettingsError, match=r"gone, such as 08.png; .* new, such as new.png"):
         now.check(out)
-    now.keep(out)  # the first run's stay
+    now.record(out)  # the first run's stay
     with pytest.raises(SettingsError, match="other images"):
         now.check(out)
     assert before.digest != now.digest

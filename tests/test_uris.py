@@ -105,7 +105,7 @@ def test_a_recorded_uri_without_a_query_of_its_own_is_as_shown(uri: str):
     ],
 )
 def test_a_name_in_a_table_leads_nowhere_else(folder: str, named: object):
-    with pytest.raises(ImageError, match="it lies elsewhere than its table"):
+    with pytest.raises(ImageError, match="it is elsewhere than its table"):
         uris.resolve_inside(folder, named)
 
 

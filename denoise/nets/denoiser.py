@@ -41,7 +41,7 @@ class Denoiser:
     notes: set[str]  # what a user should know of how it went, for the run's summary
     precision: Precision  # of the convolutions
     threads: int  # of a CPU that compute
-    recomputed: int  # pictures of which half precision made NaN, computed again in float32
+    recomputed: int  # pictures of which half precision made NaN, recomputed in float32
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ class Denoiser:
         self.notes = set()
         self.recomputed = 0
         self._device = device or models.device()
-        self._sigma = models.UNTOLD if level is None else level
+        self._sigma = models.UNKNOWN_LEVEL if level is None else level
         on_cpu = self._device.type == "cpu"
         self._tile = tile or (_CPU_TILE if on_cpu else _GPU_TILE)
         self._whole = 0 if tile else (_CPU_WHOLE if on_cpu else _GPU_WHOLE)
@@ -183,7 +183,7 @@ class Denoiser:
             self.recomputed += len(failed - tiny)
             self._note(
                 f"{self.precision} gave numbers that are not finite for some images; "
-                "these were computed again in float32"
+                "these were recomputed in float32"
             )
         return denoised
 
@@ -234,7 +234,7 @@ class Denoiser:
 
     @torch.inference_mode()
     def _submit(self, batch: Sequence["_Window"], network: Run) -> "_Answer":
-        """Send windows of one size and kind through the network; a GPU works on when it returns."""
+        """Send windows of one size and kind through the network. Returns before a GPU is done."""
         exact = _exact_cudnn() if self.on_gpu else nullcontext()  # it is the whole process's
         with torch.cuda.stream(self._stream), exact:  # None: no stream of its own
             stored = self._on_device([window.stored() for window in batch])  # [N, h, w, C]

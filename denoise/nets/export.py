@@ -15,14 +15,14 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from denoise.nets.networks import UNTOLD
+from denoise.nets.networks import UNKNOWN_LEVEL
 
 _MOST_SIDE = 65_536
 Run = Callable[[Tensor, Tensor], Tensor]
 
 
 def graph_of(model: nn.Module, *, onnx: bool) -> tuple[bytes, Run]:
-    """The bytes of a file, and what they do once they are loaded again."""
+    """The bytes of a file, and what they do once they are loaded."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # of torch, to itself
         program = _program(model)
@@ -59,15 +59,15 @@ class _AnySize(nn.Module):
 
     def padded(self, x: Tensor, dim: int, size: int) -> Tensor:
         """Mirrored at the end up to a multiple of the stride, as the model itself does it."""
-        place = torch.arange((size + self.stride - 1) // self.stride * self.stride)
-        return x.index_select(dim, torch.minimum(place, 2 * (size - 1) - place))
+        index = torch.arange((size + self.stride - 1) // self.stride * self.stride)
+        return x.index_select(dim, torch.minimum(index, 2 * (size - 1) - index))
 
 
 def _example(side: int, seed: int, count: int = 2) -> tuple[Tensor, Tensor]:
     """Noise of a size that no network pads the same way on both axes."""
     random = torch.Generator().manual_seed(seed)
     sigma = torch.linspace(0.05, 0.2, count)
-    sigma[-1] = UNTOLD
+    sigma[-1] = UNKNOWN_LEVEL
     return torch.rand(count, 3, side, side + 3, generator=random), sigma
 
 

@@ -15,7 +15,7 @@ from denoise.nets import limits
 _ATTRIBUTES = ("arguments", "stride", "reach", "macs_per_pixel")
 _NEEDED = (
     "an architecture is a torch.nn.Module, called as network(noisy [N, 3, H, W], sigma [N]), with "
-    "arguments (a dict that makes it again), stride (sides that are its multiples need no padding),"
+    "arguments (a dict that rebuilds it), stride (sides that are its multiples need no padding),"
     " reach (how far in pixels a pixel is felt) and macs_per_pixel"
 )
 _TOLERANCE = 1e-4  # of values around 1, in float32
@@ -83,8 +83,8 @@ def check_reach(model: nn.Module, name: str) -> None:
     for tile in tiles(height, width, side=side, halo=reach, stride=stride):
         outer, inner = tile.outer, tile.inner
         part = probe(noisy[..., outer.top : outer.bottom, outer.left : outer.right], sigma)
-        kept = part[(..., *inner.within(outer))]
-        off = (kept - whole[..., inner.top : inner.bottom, inner.left : inner.right]).abs().max()
+        center = part[(..., *inner.within(outer))]
+        off = (center - whole[..., inner.top : inner.bottom, inner.left : inner.right]).abs().max()
         if not off <= _TOLERANCE:
             raise ValueError(
                 f"architecture {name} says a reach of {reach} pixels, but a tile that sees so far "

@@ -2,8 +2,8 @@
 
 Shapes: noisy, denoised [N, 3, H, W] float32, nominal 0..1; sigma [N] float32; H and W from 1 up.
 
-Noise level: `sigma` is what the user told, or UNTOLD where nobody knows. Most training samples are
-untold, so the same weights judge the level themselves, place by place, from what lies within their
+Noise level: `sigma` is what the user gave, or UNKNOWN_LEVEL. Most training samples have no
+level, so the same weights estimate it themselves, pixel by pixel, from what lies within their
 reach. Nothing estimates it outside of the network: the usual estimate (the median of the finest
 wavelet coefficients) is far too low where noise was clipped, as on any photograph before black.
 
@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from denoise.nets import limits
 
-UNTOLD = -1.0  # the noise level where nobody knows it
+UNKNOWN_LEVEL = -1.0  # the noise level where nobody knows it
 LEVEL_GAIN = 5.0  # brings sigma 0..0.2 to the scale of the pixels
 
 
@@ -63,7 +63,7 @@ class UNet(nn.Module):
 
     `widths` are the channels at 1/2, 1/4, 1/8... of the size. `blocks` are the residual blocks: one
     number for all, one for each level, or one for each stage in the order of the data: the levels
-    down to the lowest, which has its blocks once, and up again.
+    down to the lowest, which has its blocks once, and up.
     Nothing looks at the whole picture and nothing is normalised, so tiles are exact.
     """
 
@@ -95,7 +95,7 @@ class UNet(nn.Module):
     def forward(self, noisy: Tensor, sigma: Tensor) -> Tensor:
         x = padded(noisy, self.stride).to(self.tail.weight.dtype)
         x = F.pixel_unshuffle(x, 2)  # [N, 12, H/2, W/2]
-        level = torch.where(sigma < 0, UNTOLD, LEVEL_GAIN * sigma).to(x.dtype)
+        level = torch.where(sigma < 0, UNKNOWN_LEVEL, LEVEL_GAIN * sigma).to(x.dtype)
         x = torch.cat([x, level[:, None, None, None].expand(-1, 1, *x.shape[2:])], dim=1)
         x = self.head(x)  # [N, first, H/2, W/2]
         skips = []
@@ -115,7 +115,7 @@ ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "classic": Classic,  # 13 kMAC a pixel
     "unet": UNet,  # 50
     "cae-s": partial(UNet, widths=(24, 48, 96)),  # 28
-    # most blocks last, where trained networks used them; at other places they fell silent
+    # most blocks last, where trained networks used them; elsewhere they fell silent
     "cae-m": partial(UNet, blocks=(4, 2, 1, 2, 11)),  # 96
     "cae-l": partial(UNet, widths=(112, 64, 128), blocks=(4, 2, 1, 2, 11)),  # 881; 8 MB of weights
 }
@@ -147,7 +147,7 @@ def inherit(model: nn.Module, weights: Mapping[str, Tensor]) -> int:
     A larger one then gives the same pictures as the smaller one did, to rounding, and learns from
     there: its new channels read the old ones and are read by none of them yet, its new blocks add
     nothing yet (Chen, Goodfellow, Shlens: Net2Net, 2016). Blocks that a stage of this one has no
-    place for are left out, the last first: their number is returned. Raises ValueError where the
+    room for are left out, the last first: their number is returned. Raises ValueError where the
     weights do not fit.
     """
     own = model.state_dict()
@@ -235,7 +235,7 @@ def folded(size: int, more: int, device: torch.device | None = None) -> Tensor:
 
 
 def unet_stages(levels: int, blocks: int | Sequence[int]) -> list[int]:
-    """The number of blocks of each stage: down to the lowest of the levels, and up again."""
+    """The number of blocks of each stage: down to the lowest of the levels, and up."""
     counts = [blocks] * levels if isinstance(blocks, int) else list(blocks)
     if len(counts) == levels:
         counts = there_and_back(counts)

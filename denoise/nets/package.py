@@ -108,7 +108,7 @@ def uri_of(name_or_uri: str) -> str:
 
 
 def shipped_names() -> list[str]:
-    return sorted(place.parent.name for place in SHIPPED.glob("*/config.json"))
+    return sorted(config.parent.name for config in SHIPPED.glob("*/config.json"))
 
 
 def shipped() -> list[dict[str, Any]]:
@@ -124,7 +124,7 @@ def _id(name: str, digest: str) -> str:
 
 
 def _name_of(name_or_uri: str) -> str:
-    return uris.shown(uri_of(name_or_uri)).rstrip("/").rsplit("/", 1)[-1]
+    return uris.name_of(uris.shown(uri_of(name_or_uri)))
 
 
 def _files(asked: str) -> tuple[dict[str, Any], bytes]:
@@ -161,7 +161,7 @@ def _config(uri: str, asked: str) -> dict[str, Any]:
 
 def _read(uri: str, asked: str, limit: int) -> bytes:
     """A file of a package, of so many bytes at most."""
-    name = uri.rsplit("/", 1)[-1]
+    name = uris.name_of(uri)
     try:
         size = files.info(uri).size
         if size > limit:

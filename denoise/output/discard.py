@@ -54,7 +54,7 @@ def refuse_others(uri: str, verb: str, *, has_files: bool) -> None:
 
 
 def holds_work(uri: str, verb: str) -> bool:
-    """Whether a run has finished, or left what would have to be done again: rows, a checkpoint."""
+    """Whether a run has finished, or left what would have to be redone: rows, a checkpoint."""
     if verb == "train" and files.exists(join(uri, CHECKPOINT)):
         return True
     return files.exists(join(uri, "_SUCCESS")) or bool(tables.parts(uri))
@@ -71,7 +71,7 @@ def discard(uri: str) -> None:
     with ThreadPoolExecutor(_REMOVERS) as pool:
         for part in tables.parts(uri):
             list(pool.map(partial(files.remove_file, uri), _files_of(part)))
-            files.remove_file(join(uri, "data"), part.rsplit("/", 1)[-1])
+            files.remove_file(join(uri, "data"), uris.name_of(part))
     files.sweep(join(uri, "data"))
     for name in ("data", "images"):
         _remove_if_empty(join(uri, name))

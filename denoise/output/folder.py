@@ -1,11 +1,11 @@
-"""An output folder while a job works on it: its settings, its lock, and whether it is finished.
+"""An output folder during a job: its settings, its lock, and whether it is finished.
 
 OUTPUT/_run.json            every flag, versions, start, end, state
 OUTPUT/_manifest/           what was listed, see `manifest`; only its owner may read it
 OUTPUT/data/part-*.parquet  one file a shard, written whole: it is there or not, and that is all
 OUTPUT/_unfinished/         image files on their way: a rename puts each where it belongs
 OUTPUT/_lock.json           which driver is at work, and a heartbeat
-OUTPUT/_log.txt             what drivers said, see `run_log`
+OUTPUT/_log.txt             the drivers' messages, see `run_log`
 OUTPUT/_SUCCESS             empty, written last
 """
 
@@ -32,11 +32,11 @@ from denoise.storage.uris import join
 
 __all__ = ["FORMAT", "UNFINISHED", "Output", "check_same", "run_of", "run_to_resume", "versions"]
 _log, _OURS = logging.getLogger(__name__), logging.getLogger("denoise")
-FORMAT = 1  # of an output folder; the next one is refused by this version, and the other way round
+FORMAT = 1  # of an output folder; the next one is refused by this version, and vice versa
 
 
 class Output:
-    """An output folder while a job works on it; a context manager that holds its lock.
+    """An output folder during a job; a context manager that holds its lock.
 
     Raises SettingsError where another driver is at work there, where it cannot be written, or where
     it was made with other settings (named), unless `overwrite`; None where a verb has no such flag.
@@ -53,9 +53,9 @@ class Output:
         }
         self._overwrite = overwrite
         self._lock = Lock(uri)
-        self.log = RunLog()  # written at the end of a run that had begun
-        self._is_new = True  # nobody worked here before
-        self.has_died = False  # the process that worked here before ended without a word
+        self.log = RunLog()  # written at the end of a run that had started
+        self._is_new = True  # no run was here before
+        self.has_died = False  # the process of the last run here ended without a record
         self._began: float | None = None  # on the monotonic clock
         self._at_exit = ExitStack()
 

@@ -23,7 +23,7 @@ _KINDS = {"host": str, "system": str, "process": int, "born": float, "token": st
 
 
 class Lock:
-    """Taken, kept by a heartbeat, released; lost where another run takes it, as we seemed dead."""
+    """Acquired, renewed by a heartbeat, released; lost where another run takes it for dead."""
 
     def __init__(self, folder: str) -> None:
         self._folder = folder
@@ -168,7 +168,7 @@ def _system() -> str:
 
 
 def _is_running(process: int, born: float) -> bool | None:
-    """Whether a process of this namespace runs that started then: its number may be used again.
+    """Whether a process of this namespace runs that started then: its number may be reused.
     None where it cannot be seen, being another user's."""
     found = _birth_of(process)
     if found is None:

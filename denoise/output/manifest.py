@@ -109,7 +109,7 @@ class Shard:
     start: int  # its inputs are these rows of the generation
     stop: int
     size: int  # bytes of its images, about
-    has_redo: bool = False  # it has a part file, of which a few rows are to be made again
+    has_redo: bool = False  # it has a part file, of which a few rows are to be redone
 
     def __len__(self) -> int:
         return self.stop - self.start
@@ -133,8 +133,8 @@ def update(
 ) -> Listing:
     """Compare a listing with the manifest, and note what is new in it.
 
-    What is new becomes a generation, which `cut` makes shards of. What changed is to be done again.
-    Rows of inputs that are gone are kept. Where an input only lies elsewhere than before (under a
+    What is new becomes a generation, which `cut` makes shards of. What changed is to be redone.
+    Rows of inputs that are gone stay. Where an input only lies elsewhere than before (under a
     new signature, say), that is noted and no more. `beside` are the types of what the entries of a
     list carry along. `names` are for the files of images: the inputs of the manifest keep theirs,
     and new ones get others.
@@ -196,13 +196,13 @@ def planned(
     for entry in known.compare(entries, Listing()):
         rows, size = rows + 1, size + entry.likely_size
     shards = -(-rows // shard_rows(rows, size))
-    done, finished, again = 0, _finished(uri), known.changed_paths()
+    done, finished, redo = 0, _finished(uri), known.changed_paths()
     numbers = sorted(_to_redo(uri))
     with ThreadPoolExecutor(_READERS) as pool:
         for number, paths in zip(
             numbers, pool.map(partial(paths_to_redo, uri), numbers), strict=True
         ):
-            again[number] |= paths
+            redo[number] |= paths
     there = []
     for shard in _shards(generations):
         if shard.number in finished:
@@ -211,24 +211,24 @@ def planned(
             rows, shards = rows + len(shard), shards + 1
     failures: Iterable[set[str]] = _failures(uri, there) if retry_errors else repeat(set())
     for shard, failed in zip(there, failures, strict=False):
-        redone = len(again[shard.number] | failed)
+        redone = len(redo[shard.number] | failed)
         rows, shards = rows + redone, shards + (redone > 0)
         done += max(0, known.listed_in(shard) - redone)
     return Planned(done, rows, shards)
 
 
 def pending(uri: str) -> list[Shard]:
-    """The shards of an output folder that have no part file yet, or one with rows to make again."""
-    done, again = _finished(uri), _to_redo(uri)
+    """The shards of an output folder that have no part file yet, or one with rows to redo."""
+    done, redo = _finished(uri), _to_redo(uri)
     return [
         replace(shard, has_redo=shard.number in done)
         for shard in _shards(generations_of(uri))
-        if shard.number not in done or shard.number in again
+        if shard.number not in done or shard.number in redo
     ]
 
 
 def paths_to_redo(uri: str, shard: int) -> set[str]:
-    """The paths of a shard that changed since it was done; none once they are done again."""
+    """The paths of a shard that changed since it was done; none once they are redone."""
     try:
         return set(json.loads(files.read(_redo_uri(uri, shard))))
     except FileNotFoundError:
@@ -271,7 +271,7 @@ def _finished(uri: str) -> set[int]:
 
 
 def _to_redo(uri: str) -> set[int]:
-    """The numbers of the shards of which something is to be done again."""
+    """The numbers of the shards of which something is to be redone."""
     names = files.names(join(uri, "_manifest"))
     numbers = (name.removeprefix("redo-") for name in names if name.startswith("redo-"))
     return {int(number) for number in numbers if re.fullmatch(r"\d{8,}", number)}
@@ -332,12 +332,12 @@ class _Known:
                 yield from batch
                 continue
             keys = np.array([_path_hash(entry.path) for entry in batch], "V16").view("S16")
-            places = np.minimum(np.searchsorted(self._sorted, keys), len(self._sorted) - 1)
-            for entry, key, place in zip(batch, keys, places, strict=True):
-                if self._sorted[place] != key:
+            positions = np.minimum(np.searchsorted(self._sorted, keys), len(self._sorted) - 1)
+            for entry, key, position in zip(batch, keys, positions, strict=True):
+                if self._sorted[position] != key:
                     yield entry
                     continue
-                index = int(self._order[place])
+                index = int(self._order[position])
                 self._seen[index] = True
                 uri = to_bytes(entry.uri)
                 mark = _mark_hash(uri, entry.size, entry.mark, entry.row)
@@ -354,7 +354,7 @@ class _Known:
         listing.removed = int(len(self._seen) - self._seen.sum())
 
     def listed_in(self, shard: Shard) -> int:
-        """How many inputs of a shard were listed again."""
+        """How many inputs of a shard were listed this time."""
         made = next(one for one in self._starts if one.number == shard.generation)
         start = self._starts[made]
         return int(self._seen[start + shard.start : start + shard.stop].sum())
@@ -369,24 +369,24 @@ class _Known:
         return found
 
     def renew(self) -> None:
-        """Notes what of finished shards is to be done again, then the new marks: in this order, so
-        that a kill in between only has the work done again."""
-        changed, again = self.changed_paths(), _to_redo(self._uri)
-        if not changed and not again:
+        """Notes what of finished shards is to be redone, then the new marks: in this order, so
+        that a kill in between only repeats the work."""
+        changed, redo = self.changed_paths(), _to_redo(self._uri)
+        if not changed and not redo:
             return  # as nearly always: the part files need not be listed for it
         finished = _finished(self._uri)
 
         def note(shard: int) -> None:
-            paths = changed[shard] | (paths_to_redo(self._uri, shard) if shard in again else set())
+            paths = changed[shard] | (paths_to_redo(self._uri, shard) if shard in redo else set())
             _note_redo(self._uri, shard, paths if shard in finished else set())
 
         # of those that have no part file any more nothing needs to be known
         with ThreadPoolExecutor(_READERS) as pool:
-            list(pool.map(note, sorted((changed.keys() & finished) | (again - finished))))
+            list(pool.map(note, sorted((changed.keys() & finished) | (redo - finished))))
         self._write(self._changed)
 
     def _write(self, entries: Mapping[int, Entry]) -> None:
-        """Puts entries in the places of those that the manifest holds."""
+        """Replaces entries that the manifest holds."""
         for made, start in self._starts.items():
             chunks = {(i - start) // _CHUNK for i in entries if start <= i < start + made.rows}
             for chunk in sorted(chunks):

@@ -73,7 +73,7 @@ def _shortened_part(part: str) -> str:
 class Names:
     """The names that files of images have, so that every further one gets a name of its own.
 
-    Of each name 8 bytes are kept, in sorted runs: fit for a hundred million. With `folds` names
+    Holds 8 bytes of each name, in sorted runs: fit for a hundred million. With `folds` names
     that differ by case or Unicode form alone are one name, as they are to some disks.
     """
 
@@ -168,8 +168,8 @@ class Names:
 
 
 def _holds(run: NDArray[np.uint64], key: int) -> bool:
-    place = int(np.searchsorted(run, np.uint64(key)))
-    return place < len(run) and int(run[place]) == key
+    index = int(np.searchsorted(run, np.uint64(key)))
+    return index < len(run) and int(run[index]) == key
 
 
 def _hash(name: str) -> int:

@@ -1,4 +1,4 @@
-"""OUTPUT/_log.txt: what the driver said of a run, a time before each line, of bounded size.
+"""OUTPUT/_log.txt: the driver's messages of a run, each with its time, of bounded size.
 
 On a cluster it outlives the machine that the driver ran on, whose own log goes with it.
 """
@@ -12,7 +12,7 @@ from denoise.errors import printable, without_secrets
 from denoise.storage import files, uris
 
 NAME = "_log.txt"
-FIRST, LAST = 500, 2500  # lines kept of the beginning and of the end: 20 hours, one each 30 s
+FIRST, LAST = 500, 2500  # lines of the beginning and of the end: 20 hours, one each 30 s
 _LONGEST = 500  # characters of a line
 _MOST = (FIRST + LAST + 1) * (_LONGEST + 25) * 4  # bytes of a file that we wrote
 

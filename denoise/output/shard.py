@@ -1,4 +1,4 @@
-"""One shard on its way to its part file: what is to do, what is kept, and what it took."""
+"""One shard on its way to its part file: what is to do, which rows stay, and what it took."""
 
 import time
 from collections import deque
@@ -25,15 +25,15 @@ class ShardTask:
     output: str
     number: int
     entries: list[Entry]  # its inputs, in the order of their paths
-    redo: frozenset[str] | None = None  # make the rows of these paths again; None: of all
-    retry_errors: bool = False  # make the rows again that hold an error
+    redo: frozenset[str] | None = None  # redo the rows of these paths; None: of all
+    retry_errors: bool = False  # redo the rows that hold an error
     # Where workers died on the shard, its images are done one by one, each announced first
     announce: Callable[[str], None] | None = None
     crashed: frozenset[str] = frozenset()  # paths of images that workers die on: error rows
 
     @property
     def has_rows(self) -> bool:
-        """Whether there is a part file, some of whose rows are kept."""
+        """Whether there is a part file, some of whose rows stay."""
         return self.retry_errors or self.redo is not None
 
     @property
@@ -60,7 +60,7 @@ class Counts:
     """What was done: by one shard, or by all so far."""
 
     images: int = 0  # rows
-    made: int = 0  # of them those that were not kept from an earlier run
+    made: int = 0  # of them those that are not of an earlier run
     failed: int = 0  # of all
     pixels: int = 0  # of those that were made
     seconds: dict[str, float] = field(default_factory=dict)  # by stage, summed over workers
@@ -87,7 +87,7 @@ class ShardWriter:
         self.notes: set[str] = set()  # what a user should know of how it went
         self._task = task
         self._started, self._writing = time.time(), 0.0
-        self._kept: deque[dict[str, Any]] = deque()  # in the order of their paths
+        self._old: deque[dict[str, Any]] = deque()  # in the order of their paths
         self._earlier: dict[str, Any] = {}  # the footer of the part file that is there
         self._part = tables.PartFile(task.output, task.number, schema)
 
@@ -95,7 +95,7 @@ class ShardWriter:
         task = self._task
         if task.has_rows:
             rows = tables.part(task.output, task.number)
-            self._kept.extend(row for row in rows if task.keeps(row))
+            self._old.extend(row for row in rows if task.keeps(row))
             self._earlier = tables.about(task.output, task.number)
         with self._failing_in_words():
             self._part.__enter__()
@@ -106,7 +106,7 @@ class ShardWriter:
             self._part.__exit__(*raised)
             return
         with self._timed(), self._failing_in_words():
-            self._write_kept(before=None)
+            self._write_old(before=None)
             self._part.about = self._about()
             self._part.__exit__(None, None, None)
             if self._task.redo is not None:
@@ -116,13 +116,13 @@ class ShardWriter:
     @property
     def missing(self) -> list[Entry]:
         """The inputs whose rows are to be made."""
-        kept = {row["path"] for row in self._kept}
-        return [entry for entry in self._task.entries if entry.path not in kept]
+        old = {row["path"] for row in self._old}
+        return [entry for entry in self._task.entries if entry.path not in old]
 
     def add(self, row: dict[str, Any], seconds: Mapping[str, float]) -> None:
         """Write the row of an image, which took so many seconds by stage."""
         with self._timed(), self._failing_in_words():
-            self._write_kept(before=row["path"])
+            self._write_old(before=row["path"])
             self._write(row)
             if self._task.announce is not None:
                 self._part.flush()  # whoever dies of it dies now, and not at a later image
@@ -132,10 +132,10 @@ class ShardWriter:
         self.counts.pixels += (row.get("height") or 0) * (row.get("width") or 0)
         _add(self.counts.seconds, seconds)
 
-    def _write_kept(self, *, before: str | None) -> None:
-        """Write the kept rows whose paths come before one; all of them before None."""
-        while self._kept and (before is None or self._kept[0]["path"] < before):
-            self._write(self._kept.popleft())
+    def _write_old(self, *, before: str | None) -> None:
+        """Write the old rows whose paths come before one; all of them before None."""
+        while self._old and (before is None or self._old[0]["path"] < before):
+            self._write(self._old.popleft())
 
     def _write(self, row: dict[str, Any]) -> None:
         self.counts.images += 1
@@ -143,7 +143,7 @@ class ShardWriter:
         self._part.add(row)
 
     def _about(self) -> dict[str, Any]:
-        """The footer. Where rows were kept, so is what they took: as if made just before these."""
+        """The footer. Where old rows stay, so does what they took: as if made just before these."""
         took = self._earlier.get("ended", 0.0) - self._earlier.get("started", 0.0)
         seconds = dict(self._earlier.get("seconds", {}))
         _add(seconds, self.counts.seconds)

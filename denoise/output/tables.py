@@ -152,7 +152,7 @@ class PartFile:
 
     Rows come one by one, in the order of their paths. Few of them are in memory at once. What
     `about` holds (times, say) at the end goes into the footer, as JSON under `denoise`: the rows
-    hold only what a second run would find again. Raises OSError.
+    hold only what a second run would find too. Raises OSError.
     """
 
     def __init__(self, output: str, shard: int, schema: pa.Schema) -> None:

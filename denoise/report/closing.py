@@ -1,4 +1,4 @@
-"""The last words of a verb: one sentence, the verdict, and where everything lies."""
+"""The last words of a verb: one sentence, the verdict, and where everything is."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain, islice

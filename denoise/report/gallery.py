@@ -16,7 +16,7 @@ from denoise.report.stats import TableStatistics
 from denoise.report.views import Pixels, View, panels_of, view_of
 from denoise.storage import files
 from denoise.storage.fetch import load_pair
-from denoise.storage.uris import resolve_inside
+from denoise.storage.uris import name_of, resolve_inside
 
 _log = logging.getLogger(__name__)
 _WORST, _MEDIAN, _BEST = 4, 3, 3  # images shown of each
@@ -27,7 +27,7 @@ def views_of(
 ) -> dict[str, list[View]]:
     """The worst, median and best images, drawn; where nothing was measured, some images.
 
-    An output folder may come from anybody: what lies neither in it nor on its own store is drawn
+    An output folder may come from anybody: what is neither in it nor on its own store is drawn
     with `allow_elsewhere` alone.
     """
     view_at = partial(_view, uri, run, stats, allow_elsewhere)
@@ -96,7 +96,7 @@ def _row(part: str, number: int) -> dict[str, Any]:
 def _drawn(
     uri: str, run: dict[str, Any], part: str, row: dict[str, Any], allow_elsewhere: bool
 ) -> View:
-    """Draw one image: from the table what it holds, the rest from the input again."""
+    """Draw one image: from the table what it holds, the rest from the input."""
     if run.get("verb") == "noise":
         clean, noisy = (_stored(uri, row, name) for name in ("clean", "noisy"))
         if clean is None or noisy is None:
@@ -117,7 +117,7 @@ def _drawn(
 
 
 def _stored(uri: str, row: dict[str, Any], column: str) -> Pixels | None:
-    """The pixels of a row: in the table, or in a file beside it; None if they were not kept."""
+    """The pixels of a row: in the table, or in a file beside it; None if they were not saved."""
     if row.get(column) and row[column]["bytes"]:
         return decode(row[column]["bytes"]).pixels
     if row.get("file") and column != "clean":
@@ -128,8 +128,8 @@ def _stored(uri: str, row: dict[str, Any], column: str) -> Pixels | None:
 def _pair(
     uri: str, run: dict[str, Any], part: str, path: str, allow_elsewhere: bool
 ) -> tuple[Pixels | None, Pixels | None]:
-    """The clean (if there is one) and the noisy image of a row, made again from its input."""
-    number = tables.shard_of(part.rsplit("/", 1)[-1])
+    """The clean (if there is one) and the noisy image of a row, remade from its input."""
+    number = tables.shard_of(name_of(part))
     found = (made for made in manifest.generations_of(uri) if number in made.shards)
     made = next(found, None)
     entries = made.shard(number).entries(uri) if made else []

@@ -98,7 +98,7 @@ def _about(run: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _times(started: str, ended: str) -> str:
-    """From when to when a run worked: 30 November 2026, 09:03 to 09:19 UTC."""
+    """From when to when a run went: 30 November 2026, 09:03 to 09:19 UTC."""
     try:
         start, *end = (datetime.fromisoformat(t).astimezone(UTC) for t in (started, ended) if t)
     except ValueError:

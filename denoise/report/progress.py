@@ -122,7 +122,7 @@ class Progress:
         return f"{self.verb} {self.before + done}/{self.total} {self.unit}{text}"
 
     def tick(self) -> None:
-        """Draw again what goes on while nothing is counted; write a line, if it is time to."""
+        """Redraw what goes on while nothing is counted; write a line, if it is time to."""
         with self._lock:
             # what is counted `update` draws
             if self._phase is not None and is_live(self.stream) and self._is_time_to_draw():

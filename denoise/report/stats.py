@@ -2,7 +2,7 @@
 
 Part files are read 64 at a time, never their images. What stays in memory is 8 bytes a row for
 each metric that has values (so medians and percentiles are exact: 1.6 GB for a hundred million
-images with `mse_noisy` and `mse`), and as much again while a percentile is taken; besides, up to
+images with `mse_noisy` and `mse`), and twice that while a percentile is taken; besides, up to
 1,000 folders and error texts, and the footer of each part file.
 """
 
@@ -188,14 +188,14 @@ def _folders(paths: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _limited(texts: pa.ChunkedArray, known: Container[str], other: str) -> pa.ChunkedArray:
-    """The texts with `other` in the place of those for which there is no room beside the known."""
+    """The texts, with `other` for those for which there is no room beside the known."""
     distinct = pc.unique(texts).to_pylist()
     room = max(0, _MOST_GROUPS - len(known))  # type: ignore[arg-type]  # a dict or Counter
     fresh = [text for text in distinct if text not in known]
     if len(fresh) <= room:
         return texts
-    kept = pa.array([text for text in distinct if text in known] + fresh[:room], pa.string())
-    return pc.if_else(pc.is_in(texts, value_set=kept), texts, other)
+    named = pa.array([text for text in distinct if text in known] + fresh[:room], pa.string())
+    return pc.if_else(pc.is_in(texts, value_set=named), texts, other)
 
 
 def _add_groups(groups: dict[str, Group], keys: Any, measured: pa.Table) -> None:

@@ -71,7 +71,7 @@ def summary_of(stats: TableStatistics, run: dict[str, Any]) -> dict[str, Any]:
 def verdict_of(
     stats: TableStatistics, settings: Mapping[str, Any], *, is_measured: bool
 ) -> dict[str, Any]:
-    """How much the images changed, as far as the table tells, and what to try where it is little.
+    """How much the images changed, as far as the table says, and what to try where it is little.
 
     `removed` is a root mean square, `noise_before` and `noise_after` are sigmas, all on 0..1.
     """
@@ -176,7 +176,7 @@ def _stages(stats: TableStatistics) -> dict[str, float]:
 def _pace(
     stats: TableStatistics, run: dict[str, Any]
 ) -> tuple[float | None, list[dict[str, float]]]:
-    """Seconds in which some worker worked (pauses between resumed runs left out), and the speed in
+    """Seconds in which some worker was busy (without pauses between resumed runs), and the speed in
     each of some equal spans of them."""
     timed = [
         (footer["started"], footer["ended"], *work)
@@ -200,7 +200,7 @@ def _pace(
 def _without_pauses(
     started: NDArray[np.float64], ended: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Times of work counted from the first, without the times in which nobody worked."""
+    """Times of work counted from the first, without the times in which no worker was busy."""
     ended = np.maximum(ended, started + 1e-3)
     order = np.argsort(started)
     reach = np.maximum.accumulate(ended[order])
@@ -211,5 +211,5 @@ def _without_pauses(
 
 
 def _seconds_of(run: dict[str, Any]) -> float | None:
-    """How long the last run worked, where the part files do not tell."""
+    """How long the last run took, where the part files do not say."""
     return float(run["seconds"]) if run.get("seconds") else None

@@ -1,4 +1,4 @@
-"""How shards get worked on: in this process or by Ray Data; the choice is made here, once.
+"""The two runners of shards, this process and Ray Data; the choice between them is made here, once.
 
 Both call the same function of a job on each shard, and neither knows what it does. This process is
 chosen for a private job on this machine with at most one GPU, no number of workers asked for, and
@@ -49,7 +49,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Runner:
-    """What works on shards, for the time of a job."""
+    """The runner of a job's shards."""
 
     run: Callable[[Iterable[Shard], bool], Iterator[Counts]]  # and whether to retry errors
     on_gpus: bool = False
@@ -66,14 +66,14 @@ def gpus_are_made_up() -> bool:
 
 
 def runs_here(job: Job, size: int, most: int) -> bool:
-    """Whether shards of so many bytes are worked on in this process, which takes `most`."""
+    """Whether a job of so many bytes runs in this process, which takes `most`."""
     return is_private() and not job.workers and size <= most and _gpus(job.device) <= 1
 
 
 def open_runner(
     job: Job, output: str, *, here: bool, verbose: bool
 ) -> AbstractContextManager[Runner]:
-    """What works on the shards of an output folder; a context manager.
+    """The runner of an output folder's shards; a context manager.
 
     Raises SettingsError where the cluster cannot be reached, or a node does not see what it needs.
     """

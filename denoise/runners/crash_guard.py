@@ -1,7 +1,7 @@
-"""How often each shard was begun, so that an image that workers die on ends as an error row.
+"""How often each shard was started, so that an image that workers die on ends as an error row.
 
-A worker that dies is replaced, and the new one begins its shard again: without end, if an image
-killed it. So a shard that was begun in vain three times is done one image after the other, each
+A worker that dies is replaced, and the new one starts its shard again: without end, if an image
+killed it. So a shard that was started in vain three times is done one image after the other, each
 announced first. A worker that announced an image and never went on died on it.
 """
 
@@ -20,12 +20,12 @@ _PAUSE = 2.0  # seconds, and longer with each death: another's need of memory ma
 
 
 class CrashGuard:
-    """What is known of the shards that are being worked on; an actor."""
+    """What is known of the shards in progress; an actor."""
 
     def __init__(self, pause: float) -> None:
         self._pause = pause
-        self._begun: Counter[int] = Counter()  # by shard
-        self._announced: dict[int, str] = {}  # the path that is being worked on
+        self._started: Counter[int] = Counter()  # by shard
+        self._announced: dict[int, str] = {}  # the path in progress
         self._deaths: defaultdict[int, Counter[str]] = defaultdict(Counter)  # by shard and path
 
     def begin(self, shard: int) -> tuple[float | None, list[str]]:
@@ -36,19 +36,19 @@ class CrashGuard:
         deaths = self._deaths[shard]
         if last := self._announced.pop(shard, ""):
             deaths[last] += 1
-        self._begun[shard] += 1
-        if self._begun[shard] <= _MOST:
+        self._started[shard] += 1
+        if self._started[shard] <= _MOST:
             return None, []
         crashed = [path for path, times in deaths.items() if times >= _MOST]
         return 0.0 if last in crashed else self._pause * 3 ** deaths[last], crashed
 
     def announce(self, shard: int, path: str) -> None:
-        """Note that an image of a shard is being worked on."""
+        """Note that an image of a shard is in progress."""
         self._announced[shard] = path
 
     def end(self, shard: int) -> None:
         """Forget a shard: its part file is there."""
-        for known in (self._begun, self._announced, self._deaths):
+        for known in (self._started, self._announced, self._deaths):
             known.pop(shard, None)
 
 

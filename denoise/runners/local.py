@@ -1,4 +1,4 @@
-"""Shards worked on in this process, one after the other: small jobs are done before Ray starts."""
+"""Runs shards in this process, one after the other: small jobs are done before Ray would start."""
 
 import os
 from collections.abc import Iterable, Iterator

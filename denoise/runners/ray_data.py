@@ -1,4 +1,4 @@
-"""Shards worked on through Ray Data: a row for each shard, an actor for each core or GPU.
+"""Runs shards through Ray Data: a row for each shard, an actor for each core or GPU.
 
 Only descriptions of shards cross Ray, and counts come back. A shard's part file is there or not: a
 task that dies is done again from the start and writes the same file.
@@ -28,7 +28,7 @@ from denoise.storage import uris
 
 _AT_ONCE = 64_000  # shards that Ray Data's driver handles with ease
 _DECODERS = 4  # threads of a GPU worker at least: a CPU or two would never feed it
-_READERS = 2  # tasks that turn numbers into rows
+_READERS = 2  # tasks that make rows of shard numbers
 _MAPS = {  # of what is counted, columns that hold a dict
     "seconds": pa.map_(pa.string(), pa.float64()),
     "failures": pa.map_(pa.string(), pa.string()),
@@ -37,7 +37,7 @@ _MAPS = {  # of what is counted, columns that hold a dict
 
 @contextmanager
 def opened(job: Job, output: str, *, verbose: bool) -> Iterator[Runner]:
-    """Ray for the time of a job, and what works on shards through it.
+    """Ray for the time of a job, and the runner of its shards.
 
     Raises SettingsError where Ray cannot be reached, or a node does not see what it needs.
     """
@@ -66,7 +66,7 @@ def _run(
             compute=ray.data.TaskPoolStrategy(size=_READERS),
             num_cpus=0,  # a whole CPU for a row of numbers could starve behind the actors
         ).map_batches(
-            _Worker,  # an actor: while it works, its next shards wait at its door
+            _Worker,  # an actor: while it is busy, its next shards wait in its queue
             fn_constructor_args=(job, output, retry_errors, guard),
             batch_size=1,  # a row is a shard
             batch_format="pyarrow",

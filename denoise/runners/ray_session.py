@@ -80,8 +80,8 @@ def _private_folder() -> Iterator[str]:
         dir=usual if len(usual) <= _LONGEST else "/tmp",
         ignore_cleanup_errors=True,  # a process of Ray's may write its last line just now
     )
-    with parent as place:
-        yield os.path.join(place, "ray")  # Ray changes the mode of this one
+    with parent as private:
+        yield os.path.join(private, "ray")  # Ray changes the mode of this one
 
 
 def folder() -> str:
@@ -89,13 +89,13 @@ def folder() -> str:
     return str(ray._private.worker._global_node.get_session_dir_path())
 
 
-def check_shared(places: tuple[str, ...]) -> None:
+def check_shared(named: tuple[str, ...]) -> None:
     """Raises SettingsError where another node of the cluster does not see what this one does: a
     folder of the laptop's own, a model that only the head has."""
     nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
     if len(nodes) < 2:
         return
-    local = [uri for uri in places if uris.is_local(uri) and files.exists(uri)]
+    local = [uri for uri in named if uris.is_local(uri) and files.exists(uri)]
     looks = [
         (uri, _is_there.options(scheduling_strategy=Affinity(node, soft=True)).remote(uri))
         for uri in local
@@ -105,7 +105,7 @@ def check_shared(places: tuple[str, ...]) -> None:
         if not ray.get(look):
             raise SettingsError(
                 f"{uri} is on this machine only; the {len(nodes)} nodes of the cluster need a "
-                "place that all of them reach, such as s3://... or a shared folder"
+                "URI that all of them reach, such as s3://... or a shared folder"
             )
 
 
@@ -151,7 +151,7 @@ def _token() -> str:
 
 @contextmanager
 def _own_signals() -> Iterator[None]:
-    """Ray puts handlers of its own in place, which abort at SIGTERM: ours come back afterwards."""
+    """Ray installs handlers of its own, which abort at SIGTERM: ours come back afterwards."""
     ours = {sign: signal.getsignal(sign) for sign in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
@@ -293,16 +293,16 @@ def _reason(error: BaseException) -> str:
 @contextmanager
 def _silence() -> Iterator[None]:
     """Keeps Ray's C++ side off the terminal: its word on every actor of Ray Data's own making, and
-    the line that says that it was told to be silent. What goes wrong is raised all the same."""
+    the line about its own silence. What goes wrong is raised all the same."""
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    kept = os.dup(2)
+    stderr = os.dup(2)
     nowhere = os.open(os.devnull, os.O_WRONLY)
     try:
         os.dup2(nowhere, 2)
         yield
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
+        os.dup2(stderr, 2)
+        os.close(stderr)
         os.close(nowhere)
 
 

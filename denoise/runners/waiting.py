@@ -1,4 +1,4 @@
-"""What work on a cluster waits for: said after a minute, where Ray would wait in silence."""
+"""Messages about what a job on a cluster waits for, after a minute; Ray would wait in silence."""
 
 import logging
 import threading
@@ -13,8 +13,8 @@ from ray.exceptions import RayError
 from denoise.runners.resources import in_words
 
 _log = logging.getLogger(__name__)
-PATIENCE = 60.0  # seconds that work waits for room before it is said
-_AGAIN = 10  # times as long until it is said again
+PATIENCE = 60.0  # seconds that a job waits for room before the message
+_AGAIN = 10  # times as long until the next message
 
 
 @contextmanager
@@ -32,7 +32,7 @@ def reports_waiting(patience: float | None = None) -> Iterator[None]:
 
 
 def _watch(over: threading.Event, patience: float) -> None:
-    """Looks several times a minute; what never fits from one look to the next is told."""
+    """Looks several times a minute; logs what fits at neither of two looks."""
     looks, wait = 0, patience / 4
     while not over.wait(wait):
         try:

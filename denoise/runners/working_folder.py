@@ -43,10 +43,10 @@ def _absolute(config: Config) -> Config:
     from denoise.nets import package
 
     given = {name: value for name, value in vars(config).items() if isinstance(value, str)}
-    places = {"images", "output", "reference", "validation"} & given.keys()
+    named = {"images", "output", "reference", "validation"} & given.keys()
     models = {name for name in ("model", "init") if os.path.exists(given.get(name, ""))}
     return replace(
         config,
-        **{name: uris.absolute(given[name]) for name in places},
+        **{name: uris.absolute(given[name]) for name in named},
         **{name: package.absolute(given[name]) for name in models},
     )

@@ -23,7 +23,7 @@ _reading = Lock()
 
 def data_files(folder: str) -> set[str] | None:
     """The names of a saved dataset's own files in a folder, where caches and files of an earlier
-    save may lie beside them; None where no dataset was saved. Raises OSError."""
+    save may be beside them; None where no dataset was saved. Raises OSError."""
     try:
         state = files.object_in(uris.join(folder, "state.json"))
     except (FileNotFoundError, ValueError):

@@ -91,7 +91,7 @@ def name_column(schema: pa.Schema, image: str) -> str | None:
 
 
 def location_column(names: Sequence[str], wanted: str | None, kind_of: Callable[[str], str]) -> str:
-    """The column of a list that says where its images lie: the wanted one, else `uri`, `url`,
+    """The column of a list that names its images: the wanted one, else `uri`, `url`,
     `file_name` and so on, however it is spelt.
 
     `kind_of` says what a column holds, empty for text. Raises SettingsError where there is none.

@@ -41,14 +41,14 @@ def children(prefix: str, folder: str) -> Iterator[Found]:
     return (_found(prefix + name, os.path.join(folder, name)) for name in names)
 
 
-def _found(path: str, place: str) -> Found:
+def _found(path: str, uri: str) -> Found:
     try:
-        status = os.stat(place)
+        status = os.stat(uri)
     except OSError:  # a dangling link, or gone since: reading it will tell
-        return Found(path, place, 0, "")
+        return Found(path, uri, 0, "")
     is_folder = stat.S_ISDIR(status.st_mode)
     is_special = not is_folder and not stat.S_ISREG(status.st_mode)
-    return Found(path, place, status.st_size, str(status.st_mtime_ns), is_folder, is_special)
+    return Found(path, uri, status.st_size, str(status.st_mtime_ns), is_folder, is_special)
 
 
 def read(path: str) -> bytes:
@@ -61,7 +61,7 @@ def read(path: str) -> bytes:
 
 
 def read_range(path: str, start: int, stop: int) -> bytes:
-    """Bytes of a file from one place to another, fewer where it ends."""
+    """Bytes of a file from one offset to another, fewer where it ends."""
     file = os.open(path, os.O_RDONLY)
     try:
         size = min(stop, os.fstat(file).st_size) - start  # as much as is asked for is allocated
@@ -90,12 +90,12 @@ def renamed(path: str, aside: str | None) -> Iterator[IO[bytes]]:
 
 
 def is_unfinished(name: str) -> bool:
-    """Whether a file of ours is called so until it is written to its end."""
+    """Whether a name is that of a file of ours that is not written to its end."""
     return re.fullmatch(re.escape(UNFINISHED) + "[0-9a-f]{32}", name) is not None
 
 
 def _move(trial: str, path: str) -> None:
-    """Renames; where the folder aside lies on another disk, by way of a copy beside the file."""
+    """Renames; where the folder aside is on another disk, by way of a copy beside the file."""
     try:
         os.replace(trial, path)
     except OSError as error:
@@ -196,7 +196,7 @@ def remove_file(folder: str, name: str) -> None:
 
 
 def remove(path: str) -> None:
-    """Remove a file, or a folder with all that lies in it; of a symbolic link only the link."""
+    """Remove a file, or a folder with all that is in it; of a symbolic link only the link."""
     if os.path.isdir(path) and not os.path.islink(path):
         shutil.rmtree(path)
     else:

@@ -1,4 +1,4 @@
-"""The bytes of one input image and of its reference, from wherever they lie."""
+"""The bytes of one input image and of its reference, from wherever they are."""
 
 from denoise.errors import FAILURES, ImageError, why
 from denoise.images.pairs import Fetched, Pair, PairConfig, Source, decode_pair
@@ -41,7 +41,7 @@ def load_pair(entry: Entry, config: PairConfig) -> Pair:
 
 
 def _reference(path: str, references: str) -> bytes | str:
-    """The bytes of a path's reference, or what is wrong with it: told only if the image is fine."""
+    """The bytes of a path's reference, or its error, which matters only where the image is fine."""
     try:
         uri = reference_of(references, path)
     except FAILURES as error:

@@ -1,4 +1,4 @@
-"""Places, by URI: read them, write them whole or not at all, look what is there.
+"""Files and folders by URI: read them, write them whole or not at all, look what is there.
 
 A URI is a local path, `file://`, `s3://`, `gs://`, `az://` or whatever else fsspec knows.
 Credentials come from where each store's own tools look (environment, profile, instance). What goes
@@ -19,11 +19,11 @@ from denoise.errors import SettingsError, words_of
 from denoise.storage import disk, pages
 from denoise.storage.disk import UNFINISHED, Found
 from denoise.storage.stores import WHOLE_UPLOADS, ask, filesystem, is_disk, translated
-from denoise.storage.uris import before_wildcards, is_local, is_normal, join, shown
+from denoise.storage.uris import before_wildcards, is_local, is_normal, join, name_of, shown
 
 
 def read(uri: str) -> bytes:
-    """The bytes of a file. Raises OSError; passing faults of a store are tried again first."""
+    """The bytes of a file. Raises OSError; passing faults of a store are retried first."""
     fs, path = filesystem(uri)
     if is_disk(fs):
         return ask(fs, uri, disk.read, path)
@@ -37,7 +37,7 @@ def head(uri: str, size: int) -> bytes:
 
 
 def read_range(uri: str, start: int, stop: int) -> bytes:
-    """The bytes of a file from one place to another, fewer where it ends. Raises OSError."""
+    """The bytes of a file from one offset to another, fewer where it ends. Raises OSError."""
     fs, path = filesystem(uri)
     if is_disk(fs):
         return ask(fs, uri, disk.read_range, path, start, stop)
@@ -146,13 +146,13 @@ def exists(uri: str) -> bool:
 
 
 def is_folder(uri: str) -> bool:
-    """Whether a folder is there (on an object store: whether anything lies below that name)."""
+    """Whether a folder is there (on an object store: whether anything is below that name)."""
     fs, path = filesystem(uri)
     return bool(ask(fs, uri, fs.isdir, path))
 
 
 def names(folder: str, begins: str = "") -> list[str]:
-    """The names of what lies directly in a folder and begins so, sorted; none where it is not
+    """The names of a folder's children that begin so, sorted; none where it is not
     there. Raises OSError."""
     return sorted(set(_names(folder, begins)) - {""})
 
@@ -180,7 +180,7 @@ def info(uri: str) -> Found:
     """One file's size and mark, its path being its name. Raises OSError."""
     fs, path = filesystem(uri)
     details = ask(fs, uri, fs.info, path)
-    return pages.found(uri.rstrip("/").rsplit("/", 1)[-1], uri, details)
+    return pages.found(name_of(uri), uri, details)
 
 
 def remove(uri: str) -> None:

@@ -1,4 +1,4 @@
-"""What lies below a folder, or is like a glob: files and folders of a disk or a store, in order."""
+"""Lists the files and folders below a folder, or those that match a glob, on a disk or a store."""
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator
@@ -37,7 +37,7 @@ def listing(
     that begin otherwise.
     """
     fs, top = filesystem(root)
-    # identities by what `enters` said; in the order of names, whatever is listed ahead
+    # identities by what `enters` returned; in the order of names, whatever is listed ahead
     seen: dict[Hashable, set[Any]] = defaultdict(set)
     children = partial(_inside, fs, left_out)
     with ThreadPoolExecutor(1 if is_disk(fs) else _LISTERS) as pool:
@@ -45,20 +45,22 @@ def listing(
         waiting: list[tuple[Hashable, _Asked | Future[_Listed]]]  # the next one last
         waiting = [(enters(""), ("", first, begins))]
         while waiting:
-            for k, (said, one) in enumerate(waiting[-_LISTERS:], max(0, len(waiting) - _LISTERS)):
+            for k, (matched, one) in enumerate(
+                waiting[-_LISTERS:], max(0, len(waiting) - _LISTERS)
+            ):
                 if isinstance(one, tuple):
-                    waiting[k] = said, pool.submit(children, *one)
-            said, folder = waiting.pop()
+                    waiting[k] = matched, pool.submit(children, *one)
+            matched, folder = waiting.pop()
             assert isinstance(folder, Future)
             identity, found = folder.result()
-            if identity in seen[said]:
+            if identity in seen[matched]:
                 continue
-            seen[said].add(identity)
+            seen[matched].add(identity)
             folders = []
             for child in found:
                 yield child
-                if child.is_folder and (said := enters(child.path)):
-                    folders.append((said, (child.path + "/", child.uri)))
+                if child.is_folder and (matched := enters(child.path)):
+                    folders.append((matched, (child.path + "/", child.uri)))
             waiting += reversed(folders)
 
 
@@ -69,7 +71,7 @@ def _inside(
     folder: str,
     begins: str = "",
 ) -> _Listed:
-    """What a folder is, and what lies directly in it; nothing where it may not be read and that is
+    """The folder's own identity and its direct children; none where it may not be read and that is
     forgiven."""
     try:
         if is_disk(fs):
@@ -98,7 +100,7 @@ def matches(glob: str, left_out: Counter[str] | None = None) -> Iterator[Found]:
         raise SettingsError(f"{shown(glob)}: {error}") from error
 
     def awaited(folder: str) -> frozenset[int]:
-        """The parts of the pattern that what lies in a folder may be like, if the folder's own
+        """The parts of the pattern that a folder's children may match, if the folder's own
         parts are like those before: a link may lead to it from where others are."""
         numbers = _or_next({0}, parts)
         for name in folder.split("/") if folder else ():

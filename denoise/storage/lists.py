@@ -126,7 +126,7 @@ def _location(uri: str, schema: pa.Schema, column: str | None) -> str:
 
 def _kind_of(uri: str) -> str:
     """Its ending, without `.gz`; empty for a table."""
-    name = uris.shown(uri).rsplit("/", 1)[-1].lower().removesuffix(".gz")
+    name = uris.name_of(uris.shown(uri)).lower().removesuffix(".gz")
     last = uris.suffix(name).removeprefix(".")
     return last if last in _KINDS else ""
 

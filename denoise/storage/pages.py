@@ -1,6 +1,6 @@
 """An object store's folders, listed in pages: of any number of files a few thousand are in memory.
 
-fsspec's `ls` holds all that lies in a folder. Its S3, Google and Azure file systems (`stores`
+fsspec's `ls` holds all of a folder. Its S3, Google and Azure file systems (`stores`
 makes them) let their store be asked for a page; of any other store `ls` is all there is.
 """
 
@@ -10,23 +10,23 @@ from itertools import chain, islice
 from typing import Any
 
 from denoise.storage.disk import Found
-from denoise.storage.uris import join
+from denoise.storage.uris import join, name_of
 
-NAMELESS = "__"  # what a part of a key is called that is empty, as in `photos//a.png`
+NAMELESS = "__"  # the name of an empty part of a key, as in `photos//a.png`
 _PAGE = 1000  # names: S3 gives no more
 _AHEAD = 5  # pages of a folder that are asked for beside those of other folders
 _MARKS = ("ETag", "etag", "md5Hash", "mtime", "LastModified", "last_modified", "updated")
 
 _Details = dict[str, Any]  # of a file or folder, as `ls` gives them
 _Page = tuple[list[_Details], str]  # by name, folders' ending with "/"; and where the next begins
-_Ask = Callable[..., Any]  # calls a store, again after a passing fault
+_Ask = Callable[..., Any]  # calls a store, with retries after passing faults
 
 
 def children(fs: Any, prefix: str, folder: str, ask: _Ask, begins: str = "") -> Iterator[Found]:
-    """What lies in one folder and, where a store looks for that, begins so. A few pages are asked
+    """A folder's children; where a store looks for that, those that begin so. A few pages are asked
     for at once, each other one when what came before it has been taken. Raises OSError."""
     top = fs._strip_protocol(folder).rstrip("/")
-    # what is called NAMELESS has no name that a store could look for
+    # what is named NAMELESS has no name that a store could look for
     pages = _pages(fs, top, ask, "" if NAMELESS.startswith(begins) else begins)
     ahead = list(islice(pages, _AHEAD))
     return (
@@ -38,12 +38,12 @@ def children(fs: Any, prefix: str, folder: str, ask: _Ask, begins: str = "") -> 
 
 
 def names(fs: Any, top: str, ask: _Ask, begins: str = "") -> Iterator[str]:
-    """The names of what lies in one folder and begins so, as `children` asks for it."""
+    """The names of a folder's children that begin so, as `children` asks for them."""
     top = top.rstrip("/")
     for page in _pages(fs, top, ask, begins):
         for details in page:
             path = details["name"].rstrip("/")
-            name = path.rsplit("/", 1)[-1]
+            name = name_of(path)
             if path != top and name.startswith(begins):  # a folder's marker is no child of it
                 yield name
 
@@ -61,7 +61,7 @@ def found(path: str, uri: str, details: _Details) -> Found:
 
 
 def _mark(details: _Details) -> str:
-    """What tells one version of a file from another, in each store's own words."""
+    """What tells one version of a file from another, in each store's own field."""
     for key in _MARKS:
         if details.get(key):
             return str(details[key])
@@ -91,7 +91,7 @@ def _below_nameless(fs: Any, prefix: str, folder: str, top: str, ask: _Ask) -> I
 def _pages(
     fs: Any, top: str, ask: _Ask, begins: str = "", delimiter: str = "/"
 ) -> Iterator[list[_Details]]:
-    """What lies in a folder and begins in some way; without a delimiter, all that lies below."""
+    """A folder's children that begin so; without a delimiter, all that is below."""
     page_of = _PAGES.get(_package(fs))
     bucket, key, _ = fs.split_path(top) if page_of else ("", "", "")
     if page_of is None or not bucket:
@@ -159,13 +159,13 @@ async def _azure_page(fs: Any, bucket: str, start: str, delimiter: str, token: s
 
 
 def _marks_folder(metadata: dict[str, str]) -> bool:
-    """Of a blob, as adlfs tells."""
-    said = {key.lower(): value for key, value in metadata.items()}
-    return "true" in (said.get("hdi_isfolder"), said.get("is_directory"))
+    """Of a blob, by its metadata."""
+    known = {key.lower(): value for key, value in metadata.items()}
+    return "true" in (known.get("hdi_isfolder"), known.get("is_directory"))
 
 
-def _file(bucket: str, key: str, size: Any, told: _Details) -> _Details:
-    marks = {mark: told[mark] for mark in _MARKS if mark in told}
+def _file(bucket: str, key: str, size: Any, details: _Details) -> _Details:
+    marks = {mark: details[mark] for mark in _MARKS if mark in details}
     return marks | {"name": f"{bucket}/{key}", "type": "file", "size": size}
 
 

@@ -78,7 +78,7 @@ def opened(uri: str) -> Iterator[Table]:
 
 
 def row(uri: str, mark: str, number: int, columns: tuple[str, ...]) -> pa.Table:
-    """One row, and of its columns those that are there, from rows that are kept for its neighbours.
+    """One row, and of its columns those that are there, from rows in memory for its neighbours.
     Raises OSError, ImageError."""
     with _reading:
         groups = _groups(uri, mark, columns)
@@ -122,7 +122,7 @@ def _groups(uri: str, _mark: str, columns: tuple[str, ...]) -> list[_Group]:
 
 
 def _group(uri: str, mark: str, group: _Group) -> pa.Table:
-    """A row group, from among those that were asked for last: an image's neighbours by name may lie
+    """A row group, from among those that were asked for last: an image's neighbours by name may be
     in any of its table's."""
     key = uri, mark, group.number, group.columns
     found = _kept.pop(key, None)

@@ -28,8 +28,8 @@ at_hand: list[_Pieces] = []  # the one that was asked for last, if any
 def row(key: Hashable, number: int, opened: Open) -> pa.Table:
     """One row of what a key stands for, which `opened` reads from the beginning.
 
-    Rows that follow each other are read once. For one that lies before the piece at hand all is
-    read again from the beginning. One thread at a time may ask. Raises ImageError where the row is
+    Rows that follow each other are read once. For one before the piece at hand all is
+    read from the beginning. One thread at a time may ask. Raises ImageError where the row is
     not there.
     """
     pieces = at_hand.pop() if at_hand else None

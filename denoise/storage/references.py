@@ -19,23 +19,23 @@ def forget() -> None:
 
 
 def reference_of(reference: str, path: str) -> str:
-    """Where the clean image of a path lies: under the same path, else the same stem.
+    """The URI of a path's clean image: under the same path, else the same stem.
 
     Raises ImageError where there is none or more than one.
     """
     folder, _, name = path.rpartition("/")
-    place = uris.join(reference, folder) if folder else reference
+    beside = uris.join(reference, folder) if folder else reference
     with _reading:
         if _is_one_image(reference):
             return reference
-        known = _names(place)
-    there, by_stem = known or _by_key(_alike(place, name))
+        known = _names(beside)
+    there, by_stem = known or _by_key(_alike(beside, name))
     if name in there:
-        return uris.join(place, there[name])
+        return uris.join(beside, there[name])
     alike = by_stem.get(uris.stem(name), [])
     if len(alike) != 1:
         raise ImageError(f"{len(alike) or 'no'} references of that name")
-    return uris.join(place, alike[0])
+    return uris.join(beside, alike[0])
 
 
 @lru_cache(maxsize=16)
@@ -45,13 +45,13 @@ def _is_one_image(reference: str) -> bool:
 
 @lru_cache(maxsize=256)
 def _names(folder: str) -> _Names | None:
-    """What lies in a folder; None of a store's folder where that is much."""
+    """A folder's names; None of a store's folder where that is much."""
     found = files.names_if_few(folder, _MANY)
     return None if found is None else _by_key(found)
 
 
 def _alike(folder: str, name: str) -> list[str]:
-    """A name and those with another suffix, as far as they lie in a folder."""
+    """A name and those with another suffix, as far as a folder has them."""
     alike = files.names(folder, uris.stem(name) + ".")
     is_bare = "." not in name and files.exists(uris.join(folder, name))
     return [name, *alike] if is_bare else alike

@@ -1,4 +1,4 @@
-"""Images that lie in the rows of tables, Parquet and Arrow: listed by name, fetched one by one.
+"""Images in the rows of tables, Parquet and Arrow: listed by name, fetched one by one.
 
 A table is one that a job of ours has written, or any that has a column of images, see `columns`.
 """
@@ -27,7 +27,7 @@ class Image(NamedTuple):
     """One image in a table."""
 
     path: str
-    size: int  # in bytes, about; 0, which is not known, where the images lie elsewhere
+    size: int  # in bytes, about; 0, which is not known, where the images are elsewhere
     column: str
     row: int
     item: int  # its number in the row's list of images, -1 where the row has one alone
@@ -41,8 +41,8 @@ def is_table(uri: str) -> bool:
 def images_in(
     found: Found, column: str | None, left_out: Counter[str] | None = None
 ) -> Iterator[Image]:
-    """The images of a table. Each is called by the table's `path`, else by the image's own, else by
-    the table's place below the input root and its row's number; of a list of images each by that
+    """The images of a table. Each is named by the table's `path`, else by the image's own, else by
+    the table's path below the input root and its row's number; of a list of images each by that
     name and its number in the list, as in `a/0/3`.
 
     Images of other columns, and rows that have no list, are counted in `left_out`. Raises OSError,
@@ -106,7 +106,7 @@ def image_in(
     """The image of a column, row and item; -1 is the item of a row that has one image alone.
 
     The columns `beside` are read with it, for `values_in`. Raises OSError, or ImageError where
-    there is none, or one that lies elsewhere than its table, which may come from anybody.
+    there is none, or one elsewhere than its table, which may come from anybody.
     """
     column, number, item = image
     row = _row(uri, mark, number, (*_needed(column), *beside))
@@ -163,7 +163,7 @@ def _needed(column: str) -> tuple[str, ...]:
 
 
 def _names(table: _Table, column: str) -> Iterator[Any]:
-    """What each row is called, None where nothing names it."""
+    """The name of each row, None where nothing names it."""
     named = columns.name_column(table.schema, column)
     if named is None:
         yield from (None for _ in range(table.rows))

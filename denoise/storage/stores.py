@@ -1,4 +1,4 @@
-"""The stores themselves, as fsspec's file systems, asked again after passing faults.
+"""The stores themselves, as fsspec's file systems, with retries after passing faults.
 
 The one user of fsspec.
 """
@@ -82,7 +82,7 @@ _NO_SUCH_NAME = {
 
 def filesystem(uri: str) -> tuple[Any, str]:
     """fsspec's file system for a URI, and the path on it. Raises SettingsError if there is none,
-    OSError where no file can be called so."""
+    OSError where no file can have that name."""
     import fsspec  # 0.1 s, and not needed by --help
 
     if "\0" in uri:
@@ -91,7 +91,7 @@ def filesystem(uri: str) -> tuple[Any, str]:
     try:
         if protocol == "file":
             return _store("file", os.getpid()), local_path(uri)
-        if protocol in WHOLE_UPLOADS or protocol.startswith("http"):  # one for all their places
+        if protocol in WHOLE_UPLOADS or protocol.startswith("http"):  # one for all their hosts
             fs = _store(protocol, os.getpid())
             return fs, fs._strip_protocol(uri)
         return fsspec.core.url_to_fs(uri, use_listings_cache=False)  # one a host
@@ -112,7 +112,7 @@ def _store(protocol: str, _process: int) -> Any:
 
     more: dict[str, Any] = {}
     if EXTRAS.get(protocol) == "s3" and "AWS_MAX_ATTEMPTS" not in os.environ:
-        # s3fs tries again too, and so does `ask`: three of five attempts each would be 125
+        # s3fs retries too, and so does `ask`: three of five attempts each would be 125
         more["config_kwargs"] = {"retries": {"mode": "standard", "total_max_attempts": 2}}
     if EXTRAS.get(protocol) == "gcs":
         logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # its tracebacks become words
@@ -125,7 +125,7 @@ def is_disk(fs: Any) -> bool:
 
 
 def ask(fs: Any, uri: str, call: Callable[..., _T], *args: Any, **options: Any) -> _T:
-    """Call a store, again after a passing fault; nothing but OSError comes out."""
+    """Call a store, with retries after passing faults; nothing but OSError comes out."""
     if is_disk(fs):
         return call(*args, **options)
     protocol = split(uri)[0]
@@ -203,7 +203,7 @@ def _has_no_host(error: BaseException) -> bool:
 
 
 def _translated(error: BaseException, protocol: str) -> OSError:
-    """The one place where what a store's library raises becomes an OSError, in words for a row."""
+    """Turn what a store's library raises into an OSError, in words for a row: here alone."""
     if _has_no_host(error):
         return OSError(_NO_HOST)
     if isinstance(error, OSError):

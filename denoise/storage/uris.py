@@ -41,7 +41,7 @@ def absolute(uri: str) -> str:
 
 def local_path(uri: str) -> str:
     """The path on this machine's disks that a plain path or a `file:` URI stands for: of the latter
-    `%20` is a space, as `Path.as_uri` writes it, unless something is called so as it stands."""
+    `%20` is a space, as `Path.as_uri` writes it, unless a file has that very name."""
     _, path = split(uri)
     if "://" in uri:
         path = path.removeprefix("localhost") if path.startswith("localhost/") else path
@@ -51,7 +51,7 @@ def local_path(uri: str) -> str:
 
 
 def is_local(uri: str) -> bool:
-    """Whether the URI lies on this machine's own disks."""
+    """Whether the URI is on this machine's own disks."""
     return split(uri)[0] == "file"
 
 
@@ -61,12 +61,17 @@ def join(root: str, *parts: str) -> str:
 
 
 def folder_of(uri: str) -> str:
-    """The folder that a file lies in, which names inside the file are relative to."""
+    """The folder of a file, which names inside the file are relative to."""
     return absolute(uri).rsplit("/", 1)[0]
 
 
+def name_of(uri: str) -> str:
+    """The last part of a URI or a path: a file's or a folder's own name."""
+    return uri.rstrip("/").rpartition("/")[2]
+
+
 def resolved(folder: str, named: str) -> str:
-    """The place that a name in a file stands for, which is relative to the file's own folder."""
+    """The URI of a name inside a file, which is relative to the file's own folder."""
     if not is_relative(named):
         return absolute(named)
     protocol, rest = split(folder)
@@ -88,7 +93,7 @@ def resolve_inside(folder: str, named: object, *, allow_elsewhere: bool = False)
                 return uri
         elif _store_of(uri) == _store_of(folder) and uri.count("::") <= folder.count("::"):
             return uri
-    raise ElsewhereError("it lies elsewhere than its table (--allow-elsewhere reads it)")
+    raise ElsewhereError("it is elsewhere than its table (--allow-elsewhere reads it)")
 
 
 def _is_below(path: str, folder: str) -> bool:
@@ -102,7 +107,7 @@ def _store_of(uri: str) -> tuple[str, str]:
 
 
 def is_relative(named: str) -> bool:
-    """Whether a name stands for a place only together with a folder."""
+    """Whether a name is relative, so that it needs a folder to be a URI."""
     return "://" not in named and not named.startswith(("/", "~"))
 
 
@@ -115,33 +120,33 @@ def is_normal(name: object) -> TypeGuard[str]:
 
 
 def relative(uri: str, folder: str) -> str:
-    """What a place is called from a folder, by way of `..` where it lies outside, so that both may
+    """A URI's path from a folder, by way of `..` where it lies outside, so that both may
     move together; the whole URI on another store. Shows no secrets."""
     return _seen_from(folder, shown(uri))
 
 
 def identity(uri: str, folder: str) -> str:
-    """What tells a place from all others, as seen from a folder: its query too, but for a signature
+    """What tells a URI from all others, as seen from a folder: its query too, but for a signature
     and what came with it. May hold secrets."""
     if "://" not in uri:
         return _seen_from(folder, uri)
-    place, _, query = without_user(uri).partition("?")
+    bare, _, query = without_user(uri).partition("?")
     fields = [(field.partition("=")[0].lower(), field) for field in query.split("&")]
     if any(re.fullmatch(_SIGNATURE, name) for name, _ in fields):
         query = "&".join(field for name, field in fields if not re.fullmatch(_SIGNED, name))
-    return _seen_from(folder, f"{place}?{query}" if query else place)
+    return _seen_from(folder, f"{bare}?{query}" if query else bare)
 
 
-def _seen_from(folder: str, place: str) -> str:
+def _seen_from(folder: str, uri: str) -> str:
     top = join(shown(folder), "")
-    if place.startswith(top):
-        return place[len(top) :]
-    (store, inner), (other, outer) = split(place), split(top)
-    return relpath(f"/{inner}", f"/{outer}") if store == other else place
+    if uri.startswith(top):
+        return uri[len(top) :]
+    (store, inner), (other, outer) = split(uri), split(top)
+    return relpath(f"/{inner}", f"/{outer}") if store == other else uri
 
 
 def lies_in(uri: str, folder: str) -> bool:
-    """Whether a place is a folder or lies in it, by whatever links one gets to either."""
+    """Whether a URI is a folder or inside it, by whatever links one gets to either."""
     inner, outer = (
         os.path.realpath(local_path(one)) if is_local(one) else one for one in (uri, folder)
     )
@@ -149,8 +154,8 @@ def lies_in(uri: str, folder: str) -> bool:
 
 
 def by_way_of(root: str, uri: str) -> str:
-    """What a place is called in a listing of a folder that it lies in, whatever links lead to it;
-    elsewhere the place itself."""
+    """A URI as the listing of a folder around it has it, whatever links lead to it; elsewhere
+    the URI itself."""
     if not (is_local(root) and is_local(uri) and lies_in(uri, root)):
         return uri
     return absolute(join(root, os.path.relpath(os.path.realpath(uri), os.path.realpath(root))))
@@ -197,8 +202,8 @@ def before_wildcards(pattern: str) -> str:
 
 def shown(uri: str) -> str:
     """A URI as it may be printed and recorded: without a user name and password, and without its
-    query, which may let anybody in: whatever its fields are called on the web, elsewhere where one
-    is called like a secret. Whatever a path is called, it stays."""
+    query, which may let anybody in: always on the web, elsewhere where a field has a
+    secret's name. A path stays, whatever its name."""
     if "://" not in uri:
         return uri
     scheme, _, _ = uri.partition("://")

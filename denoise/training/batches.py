@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from denoise.nets.networks import UNTOLD, device
+from denoise.nets.networks import UNKNOWN_LEVEL, device
 from denoise.training.camera import with_camera_noise
 from denoise.training.recipe import Recipe
 from denoise.training.samples import Patches, Sampler
@@ -74,19 +74,28 @@ def prefetch(steps: Iterator[list[Slice]], depth: int = 4) -> Iterator[list[Slic
 
 
 def pairs_of(patches: Patches) -> tuple[Tensor, Tensor, Tensor]:
-    """Clean and noisy patches and the level the network is told, on the device."""
+    """Clean and noisy patches and the level the network is given, on the device."""
     cut = patches.pixels
     pixels = cut if isinstance(cut, Tensor) else on_device(cut)  # [N, P, P, C]
     floats = pixels.permute(0, 3, 1, 2).float() / 255  # [N, C, P, P], channels last in memory
     if floats.shape[1] == 6:  # the pairs are fixed
-        return floats[:, :3], floats[:, 3:], torch.full((len(floats),), UNTOLD, device=device())
-    gray, clipped, told, sigma = (
-        on_device(one) for one in (patches.gray, patches.clipped, patches.told, patches.sigma)
+        return (
+            floats[:, :3],
+            floats[:, 3:],
+            torch.full((len(floats),), UNKNOWN_LEVEL, device=device()),
+        )
+    gray, clipped, level_given, sigma = (
+        on_device(one)
+        for one in (patches.gray, patches.clipped, patches.level_given, patches.sigma)
     )
     clean = torch.where(each(gray), floats.mean(1, keepdim=True), floats)
     noisy = clean + each(sigma) * noise_of(patches)
     stored = torch.round(noisy.clamp(0, 1) * 255) / 255
-    return clean, torch.where(each(clipped), stored, noisy), torch.where(told, sigma, UNTOLD)
+    return (
+        clean,
+        torch.where(each(clipped), stored, noisy),
+        torch.where(level_given, sigma, UNKNOWN_LEVEL),
+    )
 
 
 def noise_of(patches: Patches) -> Tensor:

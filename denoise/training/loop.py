@@ -32,7 +32,7 @@ LOG_EVERY = 20  # steps between records
 WARM_UP = 100  # steps in which the learning rate rises to its height
 CLIP_NORM = 0.3  # twice what is usual here, so that a rare batch cannot throw the weights off
 _PROGRESS = ("step", "worse", "history", "precision", "baseline")  # of a Learner, plain values
-AVERAGE_DECAY = 0.999  # of the weights' moving average, which is what is validated and kept
+AVERAGE_DECAY = 0.999  # of the weights' moving average, which is what is validated and saved
 
 
 class Options(TypedDict, total=False):

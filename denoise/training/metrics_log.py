@@ -28,12 +28,12 @@ class Recorder:
 
     def __init__(
         self,
-        place: str,
+        output: str,
         recipe: Recipe,
         show: Callable[[Record], Any],
         environment: Mapping[str, str],
     ) -> None:
-        self.place, self.recipe, self.show = place, recipe, show
+        self.output, self.recipe, self.show = output, recipe, show
         self.environment = environment
         self.closing = ExitStack()
 
@@ -43,8 +43,8 @@ class Recorder:
         with self.closing as closing:
             # TensorBoard writes to disks only; what a killed run leaves in the output is swept
             near = None
-            if os.path.isdir(self.place):
-                near = join(self.place, UNFINISHED)
+            if os.path.isdir(self.output):
+                near = join(self.output, UNFINISHED)
                 os.makedirs(near, exist_ok=True)
             trial = TemporaryDirectory(dir=near)
             self.folder = closing.enter_context(trial)
@@ -60,12 +60,12 @@ class Recorder:
 
     @property
     def name(self) -> str:
-        return self.place.rstrip("/").rsplit("/", 1)[-1]
+        return uris.name_of(self.output)
 
     @property
     def id(self) -> str:
         """The same for the same output folder, so that a resumed run goes on in its own records."""
-        return blake2b(self.place.encode(), digest_size=8).hexdigest()
+        return blake2b(self.output.encode(), digest_size=8).hexdigest()
 
     def log(self, record: Record) -> None:
         """A record for all that follow a run as it goes."""
@@ -79,15 +79,15 @@ class Recorder:
     def write(self, history: Sequence[Record]) -> None:
         """What the output folder holds of the run so far."""
         lines = "".join(json.dumps(record) + "\n" for record in history)
-        files.write(join(self.place, "metrics.jsonl"), lines.encode())
+        files.write(join(self.output, "metrics.jsonl"), lines.encode())
         self.board.flush()
         for name in os.listdir(self.folder):
             with open(os.path.join(self.folder, name), "rb") as file:
-                files.write(join(self.place, "tensorboard", name), file.read())
+                files.write(join(self.output, "tensorboard", name), file.read())
 
 
 def tracking() -> dict[str, str]:
-    """The variables that MLflow and Weights & Biases are told by, for a worker that is elsewhere.
+    """The variables that set up MLflow and Weights & Biases, for a worker on another node.
 
     Raises SettingsError where one of them is asked for that is not installed.
     """
@@ -119,8 +119,8 @@ def _mlflow(recorder: Recorder) -> Iterator[Callable[..., Any]]:
 
     query = f"tags.denoise = '{recorder.id}'"
     known = mlflow.search_runs(filter_string=query, output_format="list", max_results=1)
-    again = {"run_id": known[0].info.run_id} if known else {"run_name": recorder.name}
-    with mlflow.start_run(**again, tags={"denoise": recorder.id}):
+    known_as = {"run_id": known[0].info.run_id} if known else {"run_name": recorder.name}
+    with mlflow.start_run(**known_as, tags={"denoise": recorder.id}):
         mlflow.log_params(asdict(recorder.recipe))
         yield mlflow.log_metrics
 
@@ -135,8 +135,8 @@ def _wandb(recorder: Recorder) -> Iterator[Callable[..., Any]]:
 
 
 @contextmanager
-def shown(read: Callable[[], Record], progress: Progress) -> Iterator[None]:
-    """Let the latest record be shown as it changes; `progress` counts steps."""
+def show_latest(read: Callable[[], Record], progress: Progress) -> Iterator[None]:
+    """Show the latest record as it changes; `progress` counts steps."""
     over = threading.Event()
 
     def show() -> None:

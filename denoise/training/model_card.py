@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from denoise.images.codec import to_pixels
 from denoise.images.metrics import mse, psnr
 from denoise.nets.denoiser import from_network
-from denoise.nets.networks import UNTOLD
+from denoise.nets.networks import UNKNOWN_LEVEL
 from denoise.report.views import SheetRow, contact_sheet
+from denoise.storage.uris import name_of
 from denoise.training.metrics_log import Record
 from denoise.training.photos import Photo
 from denoise.training.recipe import Recipe
-from denoise.training.samples import CAMERA, GAUSSIAN, TOLD, UNCLIPPED
+from denoise.training.samples import CAMERA, GAUSSIAN, LEVEL_GIVEN, UNCLIPPED
 from denoise.training.validation import validation_pair
 
 _SHOWN = 4  # photos before and after
@@ -36,7 +37,7 @@ denoise: `denoise infer --images photos --output denoised --model {name}`
 | noise | {noise} |
 | noise level | {level} |
 | trained on | {photos} photos ({images}), patches of {patch} pixels, {batch_size} a step |
-| steps | {last_step} of {steps}, kept is step {best_step} |
+| steps | {last_step} of {steps}; the weights are those of step {best_step} |
 | optimizer | {by}, {learning_rate:g} falling by a cosine, {loss} loss, moving average of weights |
 | seed | {seed} |
 | hardware | {hardware}, {workers} worker(s), {images_per_second:.0f} patches/s |
@@ -77,30 +78,34 @@ class _Kind:
     limits: str = ""
 
 
-_UNTOLD = "never told: the network judges it by itself"
+_NOT_GIVEN = "never given: the network estimates it by itself"
 _KINDS = {
     "drawn": _Kind(
         "Gaussian noise",
         f"{{sigma}} of the 0..1 scale; in {UNCLIPPED:.0%} of the samples not clipped",
-        f"told in {TOLD:.0%} of the samples; else the network judges it by itself",
+        f"given in {LEVEL_GIVEN:.0%} of the samples; else the network estimates it by itself",
         "{validated}, clipped",
     ),
     "pairs": _Kind(
         "Gaussian noise",
         "that of the pairs: {sigma} of the 0..1 scale, clipped and rounded",
-        _UNTOLD,
+        _NOT_GIVEN,
         "{validated}, clipped",
         given="PAIRS",
     ),
     "own pairs": _Kind(
-        "noise like that of its pairs", "that of the pairs", _UNTOLD, "noise of the pairs", "PAIRS"
+        "noise like that of its pairs",
+        "that of the pairs",
+        _NOT_GIVEN,
+        "noise of the pairs",
+        "PAIRS",
     ),
     "camera": _Kind(
         "the noise of cameras",
         "what cameras make (`denoise/images/camera.py`), of all strengths: grain of several sizes, "
         f"stronger in mid-tones, compressed, in {CAMERA:.0%} of the samples; Gaussian in "
         f"{GAUSSIAN:.0%}; none in the others, which must come back as they were",
-        _UNTOLD,
+        _NOT_GIVEN,
         "camera noise of all strengths",
         limits=_CAMERA_LIMITS,
     ),
@@ -209,19 +214,19 @@ def _line(
     ]
     pen.line(drawn, color, 2)
     for value, y in ((high, _MARGIN), (low, _MARGIN + height)):
-        place = (_MARGIN - 4, y) if left else (_SIZE[0] - _MARGIN + 4, y)
+        corner = (_MARGIN - 4, y) if left else (_SIZE[0] - _MARGIN + 4, y)
         font = ImageFont.load_default(11)
-        pen.text(place, f"{value:.3g}", color, font, anchor="rm" if left else "lm")
+        pen.text(corner, f"{value:.3g}", color, font, anchor="rm" if left else "lm")
 
 
 @torch.no_grad()
 def _row(model: nn.Module, path: str, noisy: Tensor, clean: Tensor) -> SheetRow:
-    denoised = model(noisy, torch.tensor([UNTOLD]))
+    denoised = model(noisy, torch.tensor([UNKNOWN_LEVEL]))
     original, before, after = (
         to_pixels(from_network(one)[0], 8) for one in (clean, noisy, denoised)
     )
     return SheetRow(
-        path.rsplit("/", 1)[-1],
+        name_of(path),
         original,
         before,
         after,

@@ -95,7 +95,7 @@ class PhotoStore:
         return window
 
     def statistics(self) -> DecodeStatistics:
-        """What decoding has shown so far."""
+        """The statistics of what was decoded so far."""
         return self.stream.statistics() if self.stream else self.decoded
 
     def refusal(self) -> str | None:
@@ -128,10 +128,10 @@ class WindowStream:
         for k in (number, number + 1):
             if k not in self.windows:
                 self.windows[k] = self._start_window(k)
-        shown = [part.statistics() for part in self.windows[number]]
-        self.known.merge(shown)
+        statistics = [part.statistics() for part in self.windows[number]]
+        self.known.merge(statistics)
         try:
-            self._check(shown)
+            self._check(statistics)
         except SettingsError as error:
             self.refused = str(error)
             raise
@@ -143,11 +143,11 @@ class WindowStream:
     def refusal(self) -> str | None:
         return self.refused
 
-    def _check(self, shown: Sequence[DecodeStatistics]) -> None:
+    def _check(self, statistics: Sequence[DecodeStatistics]) -> None:
         check([self.known], self.limits.max_error_rate)
-        listed = sum(one.listed for one in shown)
-        errors = [pair for one in shown for pair in one.errors.items()]
-        if not any(one.kinds for one in shown):
+        listed = sum(one.listed for one in statistics)
+        errors = [pair for one in statistics for pair in one.errors.items()]
+        if not any(one.kinds for one in statistics):
             path, error = errors[0]
             raise SettingsError(
                 f"none of {listed} images that come together decode, such as {path} ({error}); "
@@ -196,7 +196,7 @@ def stores_of(
     """The photos to train on, all decoded if they fit into memory, else to be streamed; and the
     middles of those to validate on. Raises SettingsError where too many do not decode.
 
-    Of photos that are streamed, some are looked at now, and each window when its turn comes.
+    Of photos that are streamed, some are looked at now, and each window when it is due.
     `window` is what an earlier run had found, which the samples depend on: photos in a window, 0
     where all fit.
     """

@@ -1,4 +1,4 @@
-"""Photos as training has them: decoded to 8 bits, alone or in pairs, and what decoding has shown.
+"""Photos for training, decoded to 8 bits, alone or in pairs, and the statistics of decoding.
 
 Shapes: pixels [H, W, C] uint8, C 3, or 6 where a clean picture brings its own noisy one along
 (clean, then noisy).
@@ -32,9 +32,9 @@ class Photo:
 
 @dataclass
 class DecodeStatistics:
-    """What decoding has shown: which photos do not decode, which are small, what noise pairs bring.
+    """Which photos do not decode, which are small, what noise pairs bring.
 
-    They may be streamed and come again: each counts once.
+    Photos may be streamed more than once: each counts once.
     """
 
     listed: int  # photos, decoded already or not
@@ -53,7 +53,7 @@ class DecodeStatistics:
             self.sigmas = (min(low, sigma), max(high, sigma))
 
     def merge(self, others: Iterable["DecodeStatistics"]) -> None:
-        """Add what decoding others of the photos listed here has shown."""
+        """Add the statistics of others of the photos listed here."""
         for other in others:
             self.errors |= other.errors
             self.mirrored |= other.mirrored

@@ -39,13 +39,13 @@ class RayPart:
     """Some photos that a task of Ray decodes; the workers of a node share them without a copy."""
 
     decoded: "ObjectRef[list[Photo]]"
-    shown: "ObjectRef[DecodeStatistics]"
+    counted: "ObjectRef[DecodeStatistics]"
 
     def photos(self) -> list[Photo]:
         return ray.get(self.decoded)
 
     def statistics(self) -> DecodeStatistics:
-        return ray.get(self.shown)
+        return ray.get(self.counted)
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,7 @@ def fit(job: Job, board: RemoteBoard, group: Group) -> None:
 
 
 def work(setup: dict[str, Any]) -> dict[str, str]:
-    """What Ray Train runs in each worker. `failed` is what would only happen again."""
+    """Run a worker of Ray Train. `failed` holds an error that a retry would only repeat."""
     job: Job = ray.get(setup["job"][0])
     context = ray_train.get_context()
     worker = Worker(context.get_world_rank(), context.get_world_size())

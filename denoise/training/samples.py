@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from denoise.training.packed import PackedPhotos
 
 UNCLIPPED = 0.4  # share of samples whose noise is neither clipped nor rounded, as the literature's
-TOLD = 0.3  # share of samples whose noise level the network is told
+LEVEL_GIVEN = 0.3  # share of samples whose noise level the network gets as an input
 GRAY = 0.1  # share of samples made gray, with the same noise in all three channels
 # With camera noise: share of samples with it, and with Gaussian noise; the others are clean or
 # merely compressed, and must come back as they were.
@@ -44,7 +44,7 @@ class Patches:
     sigma: NDArray[np.float32]  # [N]
     seeds: NDArray[np.int64]  # [N] of the noise
     clipped: NDArray[np.bool_]  # [N]
-    told: NDArray[np.bool_]  # [N]
+    level_given: NDArray[np.bool_]  # [N]
     gray: NDArray[np.bool_]  # [N]
     light: NDArray[np.float64] | None = None  # [N] with camera noise: what pixels are dimmed by
     source: NDArray[np.float64] | None = None  # [N] in 0..1: camera, Gaussian or no noise
@@ -74,7 +74,7 @@ class Sampler:
             sigma=(low + (high - low) * u[:, 4]).astype(np.float32),
             seeds=(u[:, 5] * 2**53).astype(np.int64),
             clipped=u[:, 6] >= UNCLIPPED,
-            told=u[:, 7] < TOLD,
+            level_given=u[:, 7] < LEVEL_GIVEN,
             gray=u[:, 8] < GRAY,
             light=_light_of(u[:, 10]) if is_camera else None,
             source=u[:, 11] if is_camera else None,
@@ -95,7 +95,7 @@ class Sampler:
 def draws(seed: int, first: int, count: int) -> NDArray[np.float64]:
     """[count, 12] uniform in 0..1, row k belonging to sample first + k: 3 blocks of Philox each.
 
-    Philox is a counter put through a cipher, so that any place of its stream is reached at once
+    Philox is a counter put through a cipher, so that any position of its stream is reached at once
     (Salmon et al., Parallel Random Numbers: As Easy as 1, 2, 3; 2011).
     """
     stream = np.random.Philox(key=seed % 2**64, counter=3 * first)
@@ -104,7 +104,7 @@ def draws(seed: int, first: int, count: int) -> NDArray[np.float64]:
 
 
 def crop(pixels: NDArray[np.uint8], side: int, u: NDArray[np.float64]) -> NDArray[np.uint8]:
-    """A patch [side, side, C] at a drawn place in one of the eight orientations, as a view."""
+    """A patch [side, side, C] at a drawn position in one of the eight orientations, as a view."""
     height, width, _ = pixels.shape
     top, left = int(u[1] * (height - side + 1)), int(u[2] * (width - side + 1))
     return turned(pixels[top : top + side, left : left + side], int(u[3] * ORIENTATIONS))

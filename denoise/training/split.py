@@ -36,31 +36,31 @@ class Split:
         lines = "\n".join(f"{path}\0{version}" for path, version in self._versions().items())
         return blake2b(lines.encode(), digest_size=16).hexdigest()
 
-    def check(self, place: str) -> None:
+    def check(self, output: str) -> None:
         """Raises SettingsError where the run of an output folder began with other photos."""
-        if not self.is_kept(place):
+        if not self.is_recorded(output):
             return
-        known = pq.read_table(BytesIO(files.read(join(place, SPLIT)))).to_pydict()
+        known = pq.read_table(BytesIO(files.read(join(output, SPLIT)))).to_pydict()
         before = dict(zip(known["path"], known["version"], strict=True))
         found = _differences(before, self._versions())
         if found:
             raise SettingsError(
-                f"{uris.shown(place)} was begun with other images: {'; '.join(found)}. Give the "
+                f"{uris.shown(output)} was started with other images: {'; '.join(found)}. Give the "
                 "same ones as then, or another --output"
             )
 
     @staticmethod
-    def is_kept(place: str) -> bool:
+    def is_recorded(output: str) -> bool:
         """Whether a run of an output folder has begun."""
-        return files.exists(join(place, SPLIT))
+        return files.exists(join(output, SPLIT))
 
-    def keep(self, place: str) -> None:
+    def record(self, output: str) -> None:
         """Notes the photos, for `check`; they stay those of the first run."""
         versions = self._versions()
         columns = {"path": list(versions), "version": list(versions.values())}
         encoded = BytesIO()
         pq.write_table(pa.table(columns), encoded, compression="zstd")
-        files.create(join(place, SPLIT), encoded.getvalue())
+        files.create(join(output, SPLIT), encoded.getvalue())
 
     def _versions(self) -> dict[str, str]:
         """What each photo is for and its name -> what tells its version."""
@@ -75,7 +75,7 @@ class Split:
 def split_of(
     images: str,
     validation: str | None,
-    place: str,
+    output: str,
     left_out: Counter[str],
     column: str | None = None,
 ) -> Split:
@@ -84,9 +84,9 @@ def split_of(
     `column` is the one of tables that holds them, or of lists that names them. What validation does
     not look at is not decoded. Raises SettingsError as `inputs.entries` does.
     """
-    entries = _listed(images, place, left_out, column)
+    entries = _listed(images, output, left_out, column)
     if validation:
-        chosen, held = entries, _listed(validation, place, left_out, column)
+        chosen, held = entries, _listed(validation, output, left_out, column)
     else:
         out = set(held_out([entry.path for entry in entries]))
         held = [entry for entry in entries if entry.path in out]
@@ -101,8 +101,8 @@ def held_out(paths: Sequence[str]) -> list[str]:
     return [path for path in ranked if _share(path) < HELD_OUT] or ranked[:1]
 
 
-def _listed(images: str, place: str, left_out: Counter[str], column: str | None) -> list[Entry]:
-    found = inputs.entries(uris.absolute(images), left_out, output=place, column=column)
+def _listed(images: str, output: str, left_out: Counter[str], column: str | None) -> list[Entry]:
+    found = inputs.entries(uris.absolute(images), left_out, output=output, column=column)
     return sorted(found, key=lambda entry: entry.path)
 
 

@@ -54,20 +54,20 @@ def arguments_of(network: nn.Module) -> dict[str, Any]:
     return dict(network.arguments)  # type: ignore[arg-type]  # a Module's attributes have no types
 
 
-def _grown(found: package.Package, architecture: str, shown: str) -> nn.Module:
+def _grown(found: package.Package, architecture: str, name: str) -> nn.Module:
     """A network of the architecture as it is today that begins with what another has learned."""
     try:
         network = build(architecture)
         left_out = inherit(network, found.model.state_dict())
     except ValueError as error:
         raise SettingsError(
-            f"model {shown}, of architecture {found.config['architecture']}, cannot become "
+            f"model {name}, of architecture {found.config['architecture']}, cannot become "
             f"{architecture}: {error}; leave --architecture out to fine-tune it"
         ) from error
     if left_out:
         _log.warning(
-            "model %s has %d blocks that %s has no place for: it begins without them",
-            shown,
+            "model %s has %d blocks more than %s: they are left out",
+            name,
             left_out,
             architecture,
         )

@@ -18,7 +18,7 @@ from denoise.images.codec import to_floats
 from denoise.images.metrics import mse, psnr
 from denoise.images.noise import add_noise, seed_of
 from denoise.nets.denoiser import to_network
-from denoise.nets.networks import UNTOLD, device
+from denoise.nets.networks import UNKNOWN_LEVEL, device
 from denoise.training.batches import Worker
 from denoise.training.photos import Photo, middle_of
 from denoise.training.recipe import Recipe
@@ -57,8 +57,8 @@ class Validator:
 @torch.no_grad()
 def psnr_of(model: nn.Module, noisy: Tensor, clean: Tensor) -> float:
     """The PSNR in dB of one denoised picture against the clean one, at most HIGHEST."""
-    untold = torch.tensor([UNTOLD], device=device())
-    denoised = model(noisy.to(device()), untold).float().clamp(0, 1)
+    no_level = torch.tensor([UNKNOWN_LEVEL], device=device())
+    denoised = model(noisy.to(device()), no_level).float().clamp(0, 1)
     stored = torch.round(denoised * 255) / 255
     error = F.mse_loss(stored.double(), clean.to(device()).double())
     return min(psnr(float(error)), HIGHEST)

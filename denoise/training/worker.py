@@ -43,7 +43,7 @@ class Job:
 
 class Board:
     """Where the first worker writes how far it is, for the driver to show, and any of several what
-    would only happen again, for those that Ray starts in their place."""
+    a retry would only repeat, for the workers that Ray starts instead."""
 
     def __init__(self) -> None:
         self.record: Record = {}

@@ -199,7 +199,7 @@ class _Run:
             reference=_reference_of(config),
         )
         self.progress.begin(f"decoding {len(split.training) + len(split.validation):,} photographs")
-        goes_on = split.is_kept(output.uri)
+        goes_on = split.is_recorded(output.uri)
         window = (run_of(output.uri) or {}).get("window") if goes_on else None
         store, validation = stores_of(
             split.training, split.validation, limits, decode, make_stream, window
@@ -207,7 +207,7 @@ class _Run:
         self._note_sigma(store)
         _note(output, store, validation, goes_on=goes_on)
         _advise(validation)
-        split.keep(output.uri)
+        split.record(output.uri)
         return Job(
             recipe=config.recipe(),
             start=self.start,
@@ -246,7 +246,7 @@ def _train_here(run: _Run) -> None:
         job = run.job(decode, partial(WindowStream, decode))
         board = Board()
         run.progress.begin("starting")
-        with metrics_log.shown(board.read, run.progress):
+        with metrics_log.show_latest(board.read, run.progress):
             train_worker(job, Worker(), board.write)
         run.pack(job)
 
@@ -277,7 +277,7 @@ def _train_with_ray(run: _Run) -> None:
             is_alone=resources.is_own,
         )
         run.progress.begin("starting workers")
-        with metrics_log.shown(board.read, run.progress):
+        with metrics_log.show_latest(board.read, run.progress):
             ray_train.fit(job, board, group)
         run.pack(job)
 
@@ -371,7 +371,7 @@ def _pack(config: TrainConfig, job: "Job", split: Split) -> None:
             else sigmas and sum(sigmas) / 2,
         },
     }
-    name = job.output.rstrip("/").rsplit("/", 1)[-1]
+    name = uris.name_of(job.output)
     pictures = model_card.pictures(job.recipe, model.eval(), job.validation.photos(), history)
     for file, content in pictures.items():
         files.write(join(job.output, file), content)

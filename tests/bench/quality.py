@@ -88,7 +88,7 @@ def methods(asked: argparse.Namespace) -> Iterator[tuple[str, str, Method]]:
         network = found.package
         count = sum(weight.numel() for weight in network.model.parameters())
         about = f"{network.model.macs_per_pixel / 1e3:.0f} | {count / 1e6:.2f} M"
-        yield network.name, about, network_method(name, told=asked.told)
+        yield network.name, about, network_method(name, told=asked.level_given)
     for peer in asked.peers:
         peers = {"bm3d": bm3d_method, "nlm": nlm_method, "wavelets": wavelets_method}
         method = peers[peer]() if peer in peers else None  # OpenCV's is for real pairs alone
