@@ -142,7 +142,11 @@ def _done(verb: str, given: list[str], interrupted: list[int], start: float) -> 
         if verbose or words is None:
             raise
         return _fail(f"denoise {verb}: {words} (-v shows where)", 1)
-    _show(verb, found | _on_the_clock(found, start), config, as_json=as_json)
+    try:
+        _show(verb, found | _on_the_clock(found, start), config, as_json=as_json)
+        sys.stdout.flush()
+    except BrokenPipeError:  # of `denoise models | head`; nor does Python's end write the rest
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     if found.get("ok") is False:
         return 1
     limit = getattr(config, "max_error_rate", 1.0)
