@@ -33,6 +33,7 @@ _METAVARS = {
     "column": "NAME",
     "keep-columns": "NAME ...",
     "workers": "N | MIN MAX",
+    "white-level": "N | auto",
     "memory": "GIB",
     "max-seconds": "SECONDS",
 }

@@ -12,8 +12,9 @@ import imagecodecs
 import numpy as np
 import pillow_heif
 import tifffile
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, PngImagePlugin
 
+from denoise.images.codec import Picture, encode
 from tests.conftest import photo
 
 HEIGHT, WIDTH = 24, 32  # alpha is [H, W], the others are [H, W, C]
@@ -21,6 +22,10 @@ RGB = photo(HEIGHT, WIDTH)
 GRAY = RGB[..., :1]
 ALPHA = photo(HEIGHT, WIDTH, seed=1, channels=1)[..., 0]
 DEEP = (RGB.astype(np.uint16) * 257) ^ photo(HEIGHT, WIDTH, seed=2)  # all 16 bits are in use
+XMP = (
+    b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"'
+    b' dc:title="Dog"/></x:xmpmeta>'
+)
 DEEP_ALPHA = (ALPHA.astype(np.uint16) * 257) ^ 3
 
 
@@ -31,6 +36,7 @@ def good() -> dict[str, bytes]:
     la = Image.fromarray(np.dstack([GRAY, ALPHA]), "LA")
     deep_gray = Image.fromarray(np.ascontiguousarray(DEEP[..., 0]))
     icc = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    described = Picture(RGB, exif=exif(1)[6:], xmp=XMP)
     frames = [Image.fromarray(photo(HEIGHT, WIDTH, seed=seed)) for seed in range(3)]
     return {
         "JPEG": save(rgb, "JPEG", quality=90),
@@ -55,6 +61,9 @@ def good() -> dict[str, bytes]:
         "PNG, 16-bit gray": save(deep_gray, "PNG"),
         "PNG, 16-bit RGB": imagecodecs.png_encode(DEEP),
         "PNG, 16-bit RGBA": imagecodecs.png_encode(np.dstack([DEEP, DEEP_ALPHA])),
+        "PNG, texts, XMP": _with_texts(rgb),
+        "JPEG, XMP": save(rgb, "JPEG", xmp=XMP),
+        "TIFF, XMP": save(rgb, "TIFF", tiffinfo={700: XMP}),
         "PNG, animated": save(frames[0], "PNG", save_all=True, append_images=frames[1:]),
         "WebP": save(rgb, "WEBP", quality=80),
         "WebP, lossless, RGBA": save(rgba, "WEBP", lossless=True, exact=True),
@@ -84,11 +93,15 @@ def good() -> dict[str, bytes]:
         "HEIC": heic(RGB),
         "HEIC, gray": heic(GRAY[..., 0]),
         "HEIC, 10 bits": heic(DEEP),
+        "AVIF, EXIF, XMP": save(rgb, "AVIF", exif=exif(1), xmp=XMP),
+        "HEIC, XMP": heic(RGB, xmp=XMP.replace(b'"6"', b'"1"')),
         "HEIC, turned (EXIF 6)": heic(RGB, exif=exif(6)),
         "JPEG XL": imagecodecs.jpegxl_encode(RGB, lossless=True),
         "JPEG XL, boxes": imagecodecs.jpegxl_encode(RGB, lossless=True, usecontainer=True),
         "JPEG XL, 16 bits": imagecodecs.jpegxl_encode(DEEP, lossless=True, bitspersample=16),
         "JPEG 2000": save(rgb, "JPEG2000"),
+        "JPEG XL, EXIF, XMP": encode(described, format="jxl"),
+        "JPEG 2000, EXIF, XMP": encode(described, format="jpeg2000"),
         "JPEG 2000, 16 bits": imagecodecs.jpeg2k_encode(DEEP, level=0, reversible=True),
         "PPM": save(rgb, "PPM"),
         "PGM, 16 bits": b"P5 32 24 65535\n" + DEEP[..., 0].astype(">u2").tobytes(),
@@ -145,6 +158,16 @@ def save(image: Image.Image, format: str, **options: Any) -> bytes:
     out = BytesIO()
     image.save(out, format, **options)
     return out.getvalue()
+
+
+def _with_texts(image: Image.Image) -> bytes:
+    """A PNG with a text of each kind, and XMP."""
+    texts = PngImagePlugin.PngInfo()
+    texts.add_text("Title", "Dog")
+    texts.add_text("Comment", "long " * 100, zip=True)
+    texts.add_itxt("Author", "Ä", lang="de", tkey="Autor", zip=True)
+    texts.add_itxt("XML:com.adobe.xmp", XMP.decode())
+    return save(image, "PNG", pnginfo=texts)
 
 
 def heic(planes: np.ndarray, **options: Any) -> bytes:

@@ -9,15 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from denoise.errors import SettingsError
+from denoise.errors import ImageError, SettingsError
 from denoise.images.pairs import PairConfig
 from denoise.output import manifest, tables
 from denoise.storage import inputs, uris
+from denoise.storage.disk import Found
+from denoise.storage.entry import Entry, source_of
 from denoise.storage.fetch import load_pair
-from denoise.storage.inputs import Entry, source_of
+from denoise.storage.references import reference_of
 from denoise.training.photos import decode_photos
+from denoise.verbs import bulk
 from denoise.verbs.infer import InferConfig, infer
 from denoise.verbs.noise import NoiseConfig, noise
 from denoise.verbs.plan import PlanConfig, plan
@@ -248,8 +252,8 @@ def test_a_folder_called_like_an_archive_beside_it_takes_no_path_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     place = pack(tmp_path / "a.tar", pictures(1))
-    loose = inputs.Found("a.tar/00000.png", str(tmp_path / "loose.png"), 5, "1")  # as on a store
-    packed = inputs.Found("a.tar", str(place), place.stat().st_size, "1")
+    loose = Found("a.tar/00000.png", str(tmp_path / "loose.png"), 5, "1")  # as on a store
+    packed = Found("a.tar", str(place), place.stat().st_size, "1")
     monkeypatch.setattr(inputs.listing, "listing", lambda *args: iter([packed, loose]))
     assert len(found(tmp_path)[0]) == 2
 
@@ -312,3 +316,86 @@ def test_training_takes_members_as_it_takes_files(tmp_path: Path):
     photos, statistics = decode_photos(list(listed.values()), 16)
     assert statistics.photos == 3 and [one.path for one in photos] == [*listed]
     assert (photos[1].pixels == photo(24, 32, seed=1)).all()
+
+
+@pytest.mark.parametrize("kind", [".tar", ".tar.gz", ".zip"])
+def test_a_reference_lies_in_an_archive_or_in_a_folder_under_the_members_path(
+    tmp_path: Path, kind: str
+):
+    clean = pictures(2) | {"deep/er.png": encoded(photo(seed=7)), "er.png": encoded(photo(seed=8))}
+    noisy = pack(tmp_path / "noisy" / "a.tar", {name[:-4] + ".webp": b"x" for name in clean})
+    by_name = pack(tmp_path / "clean" / f"b{kind}", clean)
+    for name, content in clean.items():
+        (tmp_path / "loose" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "loose" / name).write_bytes(content)
+    pack(tmp_path / "same" / "a.tar", clean)
+    for path in found(noisy)[0]:
+        expected = clean[path.removeprefix("a.tar/")[:-5] + ".png"]
+        for reference in (by_name, tmp_path / "loose", tmp_path / "same"):
+            assert source_of(reference_of(str(reference), path)).encoded == expected
+    with pytest.raises(ImageError, match="no references of that name"):
+        reference_of(str(by_name), "a.tar/x.png")
+
+
+def test_metrics_against_references_in_an_archive_are_those_of_loose_ones(tmp_path: Path):
+    model = tiny_model(tmp_path / "model")
+    clean, noisy = pictures(3), {name: encoded(photo(24, 32, seed=9)) for name in pictures(3)}
+    pack(tmp_path / "noisy.tar.gz", noisy)
+    for name, content in clean.items():
+        (tmp_path / "clean").mkdir(exist_ok=True)
+        (tmp_path / "clean" / name).write_bytes(content)
+    packed = pack(tmp_path / "clean.tar.gz", clean)
+    both = (
+        infer_all(tmp_path / "noisy.tar.gz", tmp_path / f"out{k}", model, reference=str(reference))
+        for k, reference in enumerate((tmp_path / "clean", packed))
+    )
+    assert not same(*both)
+
+
+def test_a_damaged_archive_of_references_says_so(tmp_path: Path):
+    place = pack(tmp_path / "clean.tar", pictures(20))
+    place.write_bytes(place.read_bytes()[: place.stat().st_size // 2 - 99])
+    assert reference_of(str(place), "00000.png").size
+    with pytest.raises(ImageError, match="the archive of its reference: truncated or damaged"):
+        reference_of(str(place), "00019.png")
+
+
+@pytest.mark.parametrize("name", ["list.txt", "list.csv", "list.parquet"])
+def test_a_list_names_archives_and_its_columns_come_along(tmp_path: Path, name: str):
+    (tmp_path / "loose.png").write_bytes(encoded(photo()))
+    named = ["loose.png", "0.tar", str(pack(tmp_path / "sub" / "1.zip", pictures(1))), "gone.tar"]
+    pack(tmp_path / "0.tar", pictures(2))
+    place = tmp_path / name
+    if place.suffix == ".parquet":
+        pq.write_table(pa.table({"uri": named, "licence": [*"abcd"]}), place)
+    elif place.suffix == ".csv":
+        rows = (f"{uri},{licence}" for uri, licence in zip(named, "abcd", strict=True))
+        place.write_text("\n".join(["uri,licence", *rows]))
+    else:
+        place.write_text("\n".join([*named, "0.tar"]))
+    listed, left_out = found(place)
+    errors = {path: entry.error for path, entry in listed.items()}
+    inside = ["0.tar/00000.png", "0.tar/00001.png", "sub/1.zip/00000.png"]
+    assert errors == dict.fromkeys(["loose.png", *inside], "") | {"gone.tar": "no such file"}
+    assert left_out == ({"named twice": 1} if place.suffix == ".txt" else {})
+    output = tmp_path / "out"
+    noise(NoiseConfig(images=str(place), output=str(output), save="none", max_error_rate=1))
+    rows = {row["path"]: row for row in rows_of(output)}
+    if place.suffix != ".txt":
+        assert [rows[path]["licence"] for path in inside] == ["b", "b", "c"]
+    assert rows[inside[2]]["error"] is None and rows["gone.tar"]["error"] == "no such file"
+
+
+def test_globs_choose_among_members_by_their_paths(tmp_path: Path):
+    for number in range(2):
+        inside = pictures(2) | {"sub/x.jpg": encoded(photo(), "JPEG")}
+        pack(tmp_path / "in" / f"{number}.tar", inside)
+
+    def chosen(**globs: tuple[str, ...]) -> set[str]:
+        config = NoiseConfig(images=str(tmp_path / "in"), output=str(tmp_path / "out"), **globs)
+        return {entry.path for entry in bulk.listed(config, Counter())}
+
+    assert chosen(include=("0.tar/*",)) == {f"0.tar/{name}" for name in (*pictures(2), "sub/x.jpg")}
+    assert chosen(include=("*.jpg",)) == {"0.tar/sub/x.jpg", "1.tar/sub/x.jpg"}
+    assert chosen(exclude=("*/sub/*", "1.tar/*")) == {f"0.tar/{name}" for name in pictures(2)}
+    assert chosen(include=("*/00001.png",), exclude=("0.*",)) == {"1.tar/00001.png"}

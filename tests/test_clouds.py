@@ -15,6 +15,7 @@ import pytest
 from denoise import errors
 from denoise.errors import ImageError
 from denoise.storage import files, inputs, listing, pages, references, stores, uris
+from denoise.storage.entry import source_of
 from tests import running, servers
 from tests.conftest import encoded, photo
 from tests.test_archives import pack
@@ -113,8 +114,8 @@ def test_a_reference_is_found_in_a_folder_of_any_size(store: servers.Store, monk
     for name in ("1.png", "1.txt", "10.png", "2.jpg", "3.jpg", "3.png", "bare"):
         files.write(f"{top}/{name}", b"x")
     for asked, there in (("1.png", "1.png"), ("1.tif", "1.png"), ("2.png", "2.jpg")):
-        assert references.reference_of(top, asked) == f"{top}/{there}"
-    assert references.reference_of(top, "bare") == f"{top}/bare"
+        assert references.reference_of(top, asked).uri == f"{top}/{there}"
+    assert references.reference_of(top, "bare").uri == f"{top}/bare"
     for asked, number in (("4.png", "no"), ("3.tif", "2")):
         with pytest.raises(ImageError, match=f"{number} references of that name"):
             references.reference_of(top, asked)
@@ -329,7 +330,7 @@ def test_archives_are_listed_and_read_by_ranges(store: servers.Store, tmp_path: 
     assert listed.pop("00001.tar").error and left_out == {"no image": 3}
     assert len(listed) == 12
     for path, entry in listed.items():
-        assert inputs.source_of(entry).encoded == inside[path.rpartition("/")[2]]
+        assert source_of(entry).encoded == inside[path.rpartition("/")[2]]
     braced = list(inputs.entries(f"{top}/{{00000..00002}}.tar", left_out))
     errors = [entry.path for entry in braced if entry.error]
     assert len(braced) == 6 and errors == ["00001.tar", "00002.tar"]

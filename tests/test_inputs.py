@@ -22,8 +22,9 @@ from conftest import encoded, photo
 from denoise.errors import ImageError, SettingsError
 from denoise.images.pairs import PairConfig
 from denoise.storage import disk, files, parquet, pieces
+from denoise.storage.entry import Entry, source_of
 from denoise.storage.fetch import load_pair
-from denoise.storage.inputs import Entry, entries, source_of
+from denoise.storage.inputs import entries
 from denoise.storage.references import reference_of
 from denoise.training.photos import decode_photos
 

@@ -17,8 +17,8 @@ from denoise.images.pairs import PairConfig
 from denoise.output import tables
 from denoise.output.tables import INFER_SCHEMA, NOISE_SCHEMA, carried, with_columns
 from denoise.storage import files
+from denoise.storage.entry import Entry
 from denoise.storage.fetch import failed, fetch
-from denoise.storage.inputs import Entry
 from denoise.verbs.infer import InferConfig, infer
 from denoise.verbs.noise import NoiseConfig, noise
 

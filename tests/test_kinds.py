@@ -316,7 +316,7 @@ def test_a_text_of_any_length_costs_no_picture(name: str):
     ):
         picture = decode(whole)
         assert np.array_equal(picture.pixels, GRAY)
-        assert picture.note is None
+        assert picture.note == "texts over 1 MiB left out" and not picture.texts
 
 
 def test_a_profile_of_any_length_is_read_and_left_out_of_a_png_that_could_not_be_opened():

@@ -17,8 +17,9 @@ from denoise.errors import SettingsError
 from denoise.images.pairs import PairConfig
 from denoise.storage import arrow, lists, pieces, uris
 from denoise.storage import rows as lists_of_rows
+from denoise.storage.entry import Entry, source_of
 from denoise.storage.fetch import load_pair
-from denoise.storage.inputs import Entry, columns_of, entries, source_of
+from denoise.storage.inputs import columns_of, entries
 from denoise.training.split import split_of
 from denoise.verbs.plan import PlanConfig, plan
 from denoise.verbs.train import TrainConfig

@@ -67,8 +67,9 @@ def test_the_completion_is_a_script_of_its_shell(scripts: dict[str, Path], shell
     assert all(f"'{verb}'" in scripts[shell].read_text() for verb in VERBS)
 
 
-BULK = """images output seed save format quality strip_metadata include exclude limit max_pixels
-    max_seconds workers allow_elsewhere column keep_columns max_error_rate retry_errors overwrite"""
+BULK = """images output seed save format quality strip_metadata white_level include exclude limit
+    max_pixels max_seconds workers allow_elsewhere column keep_columns max_error_rate retry_errors
+    overwrite"""
 INFER = f"""{BULK} model add_noise float_noise reference strength
     precision ssim tile device gpus_per_worker"""
 FLAGS = {
@@ -80,7 +81,7 @@ FLAGS = {
         accumulate save_every patience""",
     "infer": INFER,
     "plan": INFER,
-    "extract": "output into",
+    "extract": "output into save",
     "compare": "images models reference add_noise seed limit max_seconds output",
     "report": "output allow_elsewhere",
     "models": "",

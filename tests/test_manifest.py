@@ -12,7 +12,7 @@ from running import write_part
 
 from denoise.output import manifest, tables
 from denoise.output.tables import NOISE_SCHEMA
-from denoise.storage.inputs import Entry
+from denoise.storage.entry import Entry
 
 
 def entry(number: int, mark: str = "1", size: int = 10) -> Entry:

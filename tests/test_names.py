@@ -13,7 +13,7 @@ from running import rows_of
 from denoise.output import manifest
 from denoise.output.names import Names, file_of, shortened
 from denoise.storage import disk
-from denoise.storage.inputs import Entry
+from denoise.storage.entry import Entry
 from denoise.verbs.extract import ExtractConfig, extract
 from denoise.verbs.noise import NoiseConfig, noise
 

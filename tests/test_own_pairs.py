@@ -12,7 +12,7 @@ from denoise.errors import SettingsError
 from denoise.output import tables
 from denoise.output.folder import FORMAT
 from denoise.storage import files, references
-from denoise.storage.inputs import Entry
+from denoise.storage.entry import Entry
 from denoise.training.photos import decode_photos
 from denoise.verbs.bulk import check_reference
 from denoise.verbs.infer import InferConfig

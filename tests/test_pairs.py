@@ -14,8 +14,9 @@ from running import write_part
 from denoise.images.codec import decode
 from denoise.images.pairs import PairConfig, errors_of
 from denoise.output import tables
+from denoise.storage.entry import Entry
 from denoise.storage.fetch import load_pair
-from denoise.storage.inputs import Entry, entries
+from denoise.storage.inputs import entries
 from denoise.training.photos import decode_photos
 from denoise.verbs.infer import InferConfig
 from denoise.verbs.infer_shard import pairing_of

@@ -14,7 +14,8 @@ from denoise.output import manifest
 from denoise.output.folder import Output
 from denoise.output.tables import INFER_SCHEMA
 from denoise.runners.resources import Resources
-from denoise.storage.inputs import Entry, entries
+from denoise.storage.entry import Entry
+from denoise.storage.inputs import entries
 from denoise.verbs.infer import prepared
 from denoise.verbs.plan import PlanConfig, _Sample, plan
 

@@ -36,7 +36,8 @@ from denoise.output.manifest import Shard
 from denoise.output.shard import ShardTask, task_of
 from denoise.runners import Allocation, Job, open_runner
 from denoise.runners.resources import Resources
-from denoise.storage.inputs import Entry, entries
+from denoise.storage.entry import Entry
+from denoise.storage.inputs import entries
 from denoise.verbs import stages
 from denoise.verbs.infer import prepared
 from denoise.verbs.infer_shard import worker

@@ -9,7 +9,7 @@ from denoise.errors import WriteError
 from denoise.output import tables
 from denoise.output.shard import ShardTask, ShardWriter
 from denoise.output.tables import INFER_SCHEMA
-from denoise.storage.inputs import Entry
+from denoise.storage.entry import Entry
 
 ENTRIES = [Entry(name, f"/in/{name}", 10, "1") for name in "abcd"]
 

@@ -10,8 +10,8 @@ import pytest
 from denoise.errors import FAILURES, SettingsError, why
 from denoise.images.pairs import PairConfig
 from denoise.storage import files, stores
+from denoise.storage.entry import Entry
 from denoise.storage.fetch import load_pair
-from denoise.storage.inputs import Entry
 
 
 def test_a_store_that_is_a_host_needs_one_and_says_so():

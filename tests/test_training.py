@@ -27,7 +27,7 @@ from denoise.nets import package
 from denoise.nets.networks import UNKNOWN_LEVEL, build
 from denoise.output.folder import Output
 from denoise.runners.resources import Resources
-from denoise.storage.inputs import Entry
+from denoise.storage.entry import Entry
 from denoise.training import model_card
 from denoise.training.batches import Worker, batches, pairs_of
 from denoise.training.loop import (

@@ -5,7 +5,7 @@ function raises ImageError or one of DECODER_ERRORS for bytes that are none.
 """
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -15,6 +15,10 @@ from denoise.images.planes import most_pieces
 
 # A head that libraries accept, of a directory that lies outside: unreadable, as it is told to be
 _NO_EXIF = b"II\x2a\x00" + struct.pack("<L", 0x7FFFFFF0)
+# What a JPEG 2000's boxes of a user's own hold, by the UUID that they begin with
+EXIF_UUID = b"JpgTiffExif->JP2"
+XMP_UUID = bytes.fromhex("be7acfcb97a942e89c71999491e3afac")
+_XMP_KIND = b"application/rdf+xml"
 _MOST_ITEMS = 10_000  # a grid of a telephone's tiles has a hundred
 
 
@@ -32,6 +36,7 @@ class Meta:
 
     sizes: list[tuple[int, int]] = field(default_factory=list)  # widths and heights of its items
     exif: list[tuple[int, int]] = field(default_factory=list)  # where EXIF lies, from its TIFF on
+    xmp: list[tuple[int, int]] = field(default_factory=list)  # where XMP lies
     links: list[int] = field(default_factory=list)  # where the names of boxes lie that link to it
 
 
@@ -70,12 +75,19 @@ def meta_of(encoded: bytes) -> Meta:
         references = boxes(encoded, inner[b"iref"].start + 4, inner[b"iref"].end)
         meta.links = [box.start - 4 for box in references if box.name == b"cdsc"]
     if b"iinf" in inner and b"iloc" in inner:
-        wanted = set(_exif_items(encoded, inner[b"iinf"]))
-        data = inner.get(b"idat")
-        for item, start, length in _extents(encoded, inner[b"iloc"], data.start if data else 0):
-            if item in wanted:
-                meta.exif.append(_tiff_in(encoded, start, length))
+        _add_descriptions(meta, encoded, inner)
     return meta
+
+
+def _add_descriptions(meta: Meta, encoded: bytes, inner: Mapping[bytes, Box]) -> None:
+    """Note where the EXIF and the XMP of a file lie."""
+    wanted = dict(_described_by(encoded, inner[b"iinf"]))
+    data = inner.get(b"idat")
+    for item, start, length in _extents(encoded, inner[b"iloc"], data.start if data else 0):
+        if wanted.get(item) == b"Exif":
+            meta.exif.append(_tiff_in(encoded, start, length))
+        elif item in wanted:
+            meta.xmp.append((start, start + length))
 
 
 def without_bombs(encoded: bytes, meta: Meta) -> bytes:
@@ -97,8 +109,8 @@ def without_links(encoded: bytes, meta: Meta) -> bytes:
     return bytes(unlinked)
 
 
-def _exif_items(encoded: bytes, iinf: Box) -> Iterator[int]:
-    """The numbers of the items that are EXIF."""
+def _described_by(encoded: bytes, iinf: Box) -> Iterator[tuple[int, bytes]]:
+    """Number and kind of the items that are EXIF or XMP."""
     is_long = encoded[iinf.start] > 0  # the count's size depends on the version
     for count, box in enumerate(boxes(encoded, iinf.start + (8 if is_long else 6), iinf.end)):
         if count > _MOST_ITEMS:
@@ -106,8 +118,9 @@ def _exif_items(encoded: bytes, iinf: Box) -> Iterator[int]:
         if box.name == b"infe":
             layout = ">4xLH4s" if encoded[box.start] == 3 else ">4xHH4s"
             number, _, kind = struct.unpack_from(layout, encoded, box.start)
-            if kind == b"Exif":
-                yield number
+            is_xmp = kind == b"mime" and _XMP_KIND in encoded[box.start : box.end]
+            if kind == b"Exif" or is_xmp:
+                yield number, kind
 
 
 def _extents(encoded: bytes, iloc: Box, data: int) -> Iterator[tuple[int, int, int]]:

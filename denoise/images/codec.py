@@ -13,12 +13,12 @@ import numpy.typing as npt
 from PIL import Image
 
 from denoise.errors import ImageError
-from denoise.images import writers
+from denoise.images import box_writers, writers, xmp
 from denoise.images.decoders import scan
 from denoise.images.exif import PREFIX, check_claims, orientation_of, upright
 from denoise.images.planes import Scan
 from denoise.images.sniff import IMAGE_SUFFIXES, looks_like_image
-from denoise.images.writers import Colour, Planes
+from denoise.images.writers import Colour, Planes, Texts
 
 __all__ = [
     "FORMATS",
@@ -41,7 +41,19 @@ Floats = npt.NDArray[np.float32]
 MAX_PIXELS = 200_000_000  # as the largest sensors of telephones have
 LONGEST_PNG_PROFILE = 1 << 20  # bytes: Pillow opens no PNG with a longer one
 _OR_NONE = "or --strip-metadata"
-FORMATS = {"png": ".png", "webp": ".webp", "jpeg": ".jpg", "tiff": ".tif"}  # with their suffixes
+# What is written, by Pillow's names in small letters, with the suffix; HEIF is read alone
+FORMATS = {
+    "png": ".png",
+    "webp": ".webp",
+    "jpeg": ".jpg",
+    "tiff": ".tif",
+    "avif": ".avif",
+    "jpeg2000": ".jp2",
+    "jxl": ".jxl",
+}
+_DEEP = ("png", "tiff", "jpeg2000", "jxl")  # those that hold 16 bits, all without loss
+_LONGEST_SIDE = {"webp": 16383, "jpeg": 65500, "avif": 65536}
+_TURNED = ("HEIF", "JXL")  # formats that libraries turn upright themselves
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +68,9 @@ class Picture:
     dpi: tuple[float, float] | None = None
     note: str | None = None  # what a user should know, such as "first of 12 frames"
     colour: Colour = ()  # what a PNG file says of its colours in the place of a profile
+    xmp: bytes | None = None
+    texts: Texts = ()  # of a PNG file, for another
+    white_level: int | None = None  # 1.0 of the working scale; None: the largest of the type
 
     @property
     def height(self) -> int:
@@ -84,34 +99,51 @@ def encode(
 ) -> bytes:
     """The bytes of an image file of one of FORMATS.
 
-    quality is 1 to 100: for jpeg 95 by default; webp is lossless without it; png and tiff always
-    are. metadata=False leaves EXIF, ICC profile and resolution out. Gray is stored as gray; in
-    webp, which knows colours only, as three equal planes, marked so that decode gives gray again,
-    and always lossless. Raises ImageError where the format cannot hold the picture.
+    quality is 1 to 100: for jpeg and avif 95 by default; webp is lossless without it; the others
+    always are. metadata=False leaves EXIF, XMP, ICC profile, texts and resolution out. Gray is
+    stored as gray; in webp, which knows colours only, as three equal planes, marked so that decode
+    gives gray again (in the place of the XMP), and always lossless. XMP that is too long for a
+    segment is left out of a jpeg. Raises ImageError where the format cannot hold the picture.
     """
     _check_fits(picture, format)
+    if not metadata:
+        picture = Picture(picture.pixels, picture.alpha)
+    _check_metadata_fits(picture, format)
     planes = picture.pixels
     if picture.alpha is not None:
         planes = np.concatenate([planes, picture.alpha[..., None]], axis=2)
-    kept: dict[str, Any] = {}
-    if metadata:
-        _check_metadata_fits(picture, format)
-        kept = {"exif": picture.exif, "icc": picture.icc, "dpi": picture.dpi}
-        if format == "jpeg" and picture.exif:
-            kept["exif"] = PREFIX + picture.exif
-    if format == "png":
-        if len(picture.icc or b"") > LONGEST_PNG_PROFILE:
-            kept["icc"] = None  # as the picture's note says
-        return writers.png(planes, **kept, colour=picture.colour if metadata else ())
-    if format == "tiff":
-        return writers.tiff(planes, **kept)
-    options: dict[str, Any] = {"quality": quality or 95, "subsampling": 0}
-    if format == "webp":
-        options = _webp_options(quality, is_gray=picture.pixels.shape[2] == 1)
-    renamed = {"exif": kept.get("exif"), "icc_profile": kept.get("icc"), "dpi": kept.get("dpi")}
-    if format == "jpeg" and max(picture.dpi or (0,)) >= 1 << 16:
-        renamed["dpi"] = None  # its field has 16 bits
-    options |= {key: value for key, value in renamed.items() if value is not None}
+    kept: dict[str, Any]
+    kept = {"exif": picture.exif, "icc": picture.icc, "dpi": picture.dpi, "xmp": picture.xmp}
+    match format:
+        case "png":
+            if len(picture.icc or b"") > LONGEST_PNG_PROFILE:
+                kept["icc"] = None  # as the picture's note says
+            return writers.png(planes, **kept, colour=picture.colour, texts=picture.texts)
+        case "tiff":
+            return writers.tiff(planes, **kept)
+        case "jpeg2000":
+            return box_writers.jpeg2000(planes, **kept)
+        case "jxl":
+            return box_writers.jpegxl(planes, exif=picture.exif, xmp=picture.xmp)
+        case "avif":
+            about = {"exif": picture.exif, "icc_profile": picture.icc, "xmp": picture.xmp}
+            return box_writers.avif(planes, quality=quality, **about)
+    return _jpeg_or_webp(planes, format, quality, kept)
+
+
+def _jpeg_or_webp(planes: Planes, format: str, quality: int | None, kept: dict[str, Any]) -> bytes:
+    """A file by Pillow, with as much of what is known as its format holds."""
+    about = {"icc_profile": kept.pop("icc"), **kept}
+    if format == "jpeg":
+        options: dict[str, Any] = {"quality": quality or 95, "subsampling": 0}
+        about["exif"] = about["exif"] and PREFIX + about["exif"]
+        if len(about["xmp"] or b"") > xmp.LONGEST_IN_JPEG:
+            about["xmp"] = None
+        if max(about["dpi"] or (0,)) >= 1 << 16:
+            about["dpi"] = None  # its field has 16 bits
+    else:
+        options = _webp_options(quality, is_gray=planes.shape[2] < 3)
+    options = {key: value for key, value in about.items() if value is not None} | options
     out = BytesIO()
     squeezed = planes[..., 0] if planes.shape[2] == 1 else planes
     Image.fromarray(np.ascontiguousarray(squeezed)).save(out, format, **options)
@@ -127,10 +159,18 @@ def _webp_options(quality: int | None, *, is_gray: bool) -> dict[str, Any]:
 
 
 def format_for(picture: Picture, wanted: str) -> str:
-    """The one of FORMATS to write: "same" is the input's, or png where that is none of them."""
+    """The one of FORMATS to write: "same" is the input's, or png where that is none of them, or
+    holds 8 bits where the picture has 16."""
     if wanted != "same":
         return wanted
-    return picture.format.lower() if picture.format.lower() in FORMATS else "png"
+    format = picture.format.lower()
+    is_deeper = picture.bit_depth > 8 and format not in _DEEP
+    return format if format in FORMATS and not is_deeper else "png"
+
+
+def is_lossy(format: str, quality: int | None) -> bool:
+    """Whether what a file of this format holds differs from what was encoded."""
+    return format in ("jpeg", "avif") or (format == "webp" and quality is not None)
 
 
 def suffix_of(format: str) -> str:
@@ -138,14 +178,15 @@ def suffix_of(format: str) -> str:
     return FORMATS[format]
 
 
-def to_floats(pixels: Pixels) -> Floats:
-    """Integers [H, W, C] -> float32 0..1."""
-    return pixels.astype(np.float32) / np.float32(np.iinfo(pixels.dtype).max)
+def to_floats(pixels: Pixels, white_level: int | None = None) -> Floats:
+    """Integers [H, W, C] -> float32 0..1, where 1 is the white level, else the type's largest."""
+    return pixels.astype(np.float32) / np.float32(white_level or np.iinfo(pixels.dtype).max)
 
 
-def to_pixels(floats: Floats, bit_depth: int) -> Pixels:
-    """float32 [H, W, C] -> the nearest integers of 8 or 16 bits, clipped to 0..1."""
-    scaled = np.clip(floats, 0, 1) * np.float32(2**bit_depth - 1)
+def to_pixels(floats: Floats, bit_depth: int, white_level: int | None = None) -> Pixels:
+    """float32 [H, W, C], clipped to 0..1 -> the nearest integers of 8 or 16 bits, where 1 becomes
+    the white level, else the type's largest."""
+    scaled = np.clip(floats, 0, 1) * np.float32(white_level or 2**bit_depth - 1)
     return np.rint(scaled).astype(np.uint8 if bit_depth == 8 else np.uint16)
 
 
@@ -155,13 +196,13 @@ def _check_fits(picture: Picture, format: str) -> None:
         raise ImageError(f"unknown format {format!r}: choose among {', '.join(FORMATS)}")
     if format == "tiff" and picture.pixels.nbytes * 4 / 3 > 2**32 - 2**24:
         raise ImageError("tiff holds at most 4 GiB: choose png")
-    if format in ("png", "tiff"):
+    if format in _DEEP:
         return
     if picture.bit_depth > 8:
         raise ImageError(f"{format} holds 8 bits a channel, not 16: choose png or tiff")
     if format == "jpeg" and picture.alpha is not None:
         raise ImageError("jpeg holds no alpha: choose png, webp or tiff")
-    limit = {"webp": 16383, "jpeg": 65500}[format]
+    limit = _LONGEST_SIDE[format]
     if max(picture.height, picture.width) > limit:
         raise ImageError(f"{format} holds at most {limit} pixels a side: choose png or tiff")
 
@@ -170,11 +211,15 @@ def _check_metadata_fits(picture: Picture, format: str) -> None:
     """ImageError where this format cannot hold what goes with this picture."""
     if format == "jpeg" and len(picture.exif or b"") > 65000:
         raise ImageError(f"the EXIF is too long for jpeg: choose another format, {_OR_NONE}")
+    if format == "jxl" and picture.icc:
+        raise ImageError(f"jxl is written without ICC profiles: choose another format, {_OR_NONE}")
 
 
 def _upright(raw: Scan) -> Picture:
     """Turned as its EXIF says, with alpha apart."""
-    planes, exif, dpi, note = raw.planes, raw.exif, raw.dpi, raw.note
+    planes, exif, dpi, orientation = raw.planes, raw.exif, raw.dpi, 1
+    packet, words = xmp.fitting(raw.xmp)
+    note = _both(raw.note, words)
     if exif:
         try:
             check_claims(exif)
@@ -184,6 +229,8 @@ def _upright(raw: Scan) -> Picture:
             dpi = dpi[::-1] if dpi and orientation > 4 else dpi
         except (ValueError, struct.error):
             exif, note = None, _both(note, "unreadable EXIF left out")
+    if packet and (orientation > 1 or raw.format in _TURNED):
+        packet = xmp.upright(packet)
     icc, note = _fitting_profile(raw.icc, note, is_gray=planes.shape[2] < 3)
     colours = planes.shape[2] - 1 + planes.shape[2] % 2
     return Picture(
@@ -195,6 +242,8 @@ def _upright(raw: Scan) -> Picture:
         dpi=dpi,
         note=note,
         colour=raw.colour,
+        xmp=packet,
+        texts=raw.texts,
     )
 
 
@@ -202,18 +251,18 @@ def _fitting_profile(
     icc: bytes | None, note: str | None, *, is_gray: bool
 ) -> tuple[bytes | None, str | None]:
     """The profile if it is one for these pixels, and what is to be said of it."""
-    model = (icc or b"")[16:20]
-    if model not in (b"RGB ", b"GRAY"):
-        return None, note  # there is none, or the pixels were converted
-    if is_gray != (model == b"GRAY"):
+    if not icc or len(icc) < 20:
+        return None, note
+    model = icc[16:20]
+    if model not in (b"RGB ", b"GRAY") or is_gray != (model == b"GRAY"):
         return None, _both(note, "ICC profile for another colour model left out")
-    if len(icc or b"") > LONGEST_PNG_PROFILE:
+    if len(icc) > LONGEST_PNG_PROFILE:
         return icc, _both(note, "its ICC profile is too long for png, which goes without")
     return icc, note
 
 
-def _both(note: str | None, more: str) -> str:
-    return f"{note}; {more}" if note else more
+def _both(note: str | None, more: str | None) -> str | None:
+    return "; ".join(filter(None, [note, more])) or None
 
 
 def _turned(planes: Planes, orientation: int) -> Planes:

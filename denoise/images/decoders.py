@@ -18,7 +18,7 @@ from denoise.images.exif import without_prefix
 from denoise.images.gif import frames_of_gif
 from denoise.images.heif import scan_of_heif
 from denoise.images.jpeg import check_jpeg, planes_of_jpeg
-from denoise.images.jpeg2000 import check_codestream, planes_of_jpeg2000
+from denoise.images.jpeg2000 import beside_codestream, check_codestream, planes_of_jpeg2000
 from denoise.images.jpegxl import scan_of_jpegxl
 from denoise.images.planes import (
     DECODER_ERRORS,
@@ -30,6 +30,7 @@ from denoise.images.planes import (
     pillow_limited,
     pillow_planes,
     plausible_dpi,
+    profile_of,
     stretched,
     too_many,
 )
@@ -71,12 +72,15 @@ def _scan_of(kind: str | None, encoded: bytes, max_pixels: int) -> Scan:
     note = note_of(lambda: frames_of_gif(encoded)) if kind == "GIF" else None
     image = opened(encoded, kind or "TGA")  # the one format without a magic number
     check_size(*image.size, max_pixels)
-    exif = image.info.get("exif")
+    exif, xmp = image.info.get("exif"), image.info.get("xmp")
     planes = _planes(image, encoded, max_pixels)
     format = "JPEG" if image.format == "MPO" else str(image.format)
-    icc, dpi = image.info.get("icc_profile"), plausible_dpi(image.info.get("dpi"))
+    icc, dpi = profile_of(image), plausible_dpi(image.info.get("dpi"))
+    if kind == "JPEG2000":
+        icc, exif, xmp = beside_codestream(encoded)
+    xmp = None if xmp == GRAY_XMP else xmp
     note = note if kind == "GIF" else note_of(lambda: getattr(image, "n_frames", 1))
-    return Scan(planes, format, exif and without_prefix(exif), icc, dpi, note)
+    return Scan(planes, format, exif and without_prefix(exif), icc, dpi, note, xmp=xmp)
 
 
 def _checked_avif(encoded: bytes, max_pixels: int) -> bytes:
@@ -91,9 +95,8 @@ def _scan_of_png(encoded: bytes) -> Scan:
     png = take_apart(encoded)
     exif = without_prefix(png.exif) if png.exif else None
     notes = "; ".join(filter(None, [note_of(lambda: png.frames), *png.notes])) or None
-    return Scan(
-        _planes_of_png(png.slim), "PNG", exif, png.icc, plausible_dpi(png.dpi), notes, png.colour
-    )
+    planes, dpi = _planes_of_png(png.slim), plausible_dpi(png.dpi)
+    return Scan(planes, "PNG", exif, png.icc, dpi, notes, png.colour, png.xmp, png.texts)
 
 
 @contextmanager

@@ -34,7 +34,9 @@ def scan_of_heif(encoded: bytes, max_pixels: int) -> Scan:
     planes = np.asarray(image)
     bits = int(deep or 8)
     planes = stretched(planes.reshape(*planes.shape[:2], -1), bits)
-    exif = next((encoded[start:end] for start, end in meta.exif), None)
+    exif, xmp = (
+        next((encoded[start:end] for start, end in found), None) for found in (meta.exif, meta.xmp)
+    )
     return Scan(
         np.array(planes),
         "HEIF",
@@ -42,6 +44,7 @@ def scan_of_heif(encoded: bytes, max_pixels: int) -> Scan:
         image.info.get("icc_profile"),
         None,
         note_of(lambda: len(file)),
+        xmp=xmp,
     )
 
 

@@ -6,11 +6,39 @@ from typing import NamedTuple
 from PIL.ImageFile import ImageFile
 
 from denoise.errors import ImageError
+from denoise.images.boxes import EXIF_UUID, XMP_UUID, boxes
 from denoise.images.planes import check_size, extra, most_pieces, pillow_planes, stretched
 from denoise.images.writers import Planes
 
 _START = b"\xff\x4f\xff\x51"  # of a codestream, and its segment of sizes
 _DAMAGED = "truncated or damaged JPEG2000"
+
+
+class Beside(NamedTuple):
+    """What the boxes around a codestream say of it."""
+
+    icc: bytes | None = None
+    exif: bytes | None = None
+    xmp: bytes | None = None
+
+
+def beside_codestream(encoded: bytes) -> Beside:
+    """The profile, EXIF and XMP in the boxes of a JP2 file, the first of each."""
+    found = Beside()
+    if encoded.startswith(_START):
+        return found
+    for box in boxes(encoded):
+        begin = encoded[box.start : min(box.start + 16, box.end)]
+        if box.name == b"jp2h":
+            for inner in boxes(encoded, box.start, box.end):
+                if inner.name == b"colr" and encoded[inner.start] in (2, 3):  # a profile
+                    icc = found.icc or encoded[inner.start + 3 : inner.end]
+                    found = found._replace(icc=icc)
+        elif box.name == b"uuid" and begin == EXIF_UUID:
+            found = found._replace(exif=found.exif or encoded[box.start + 16 : box.end])
+        elif box.name == b"uuid" and begin == XMP_UUID:
+            found = found._replace(xmp=found.xmp or encoded[box.start + 16 : box.end])
+    return found
 
 
 class Components(NamedTuple):

@@ -20,7 +20,7 @@ _RATIOS = ((1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))
 
 def scan_of_jpegxl(encoded: bytes, max_pixels: int) -> Scan:
     """The first frame, upright as its head says. Raises ImageError."""
-    codestream, exif = _parts(encoded)
+    codestream, exif, xmp = _parts(encoded)
     bits = _Bits(codestream[:64])
     width, height = _size(bits)
     check_size(width, height, max_pixels, each=_BYTES)
@@ -34,23 +34,26 @@ def scan_of_jpegxl(encoded: bytes, max_pixels: int) -> Scan:
         raise ImageError("unsupported variant of JXL: more than four planes")
     planes = from_floats(planes) if planes.dtype.kind == "f" else stretched(planes, depth)
     note = "first of several frames" if is_animated else None
-    return Scan(np.array(planes), "JXL", _turned_already(exif, planes), None, None, note)
+    exif = _turned_already(exif, planes)
+    return Scan(np.array(planes), "JXL", exif, None, None, note, xmp=xmp)
 
 
-def _parts(encoded: bytes) -> tuple[bytes, bytes | None]:
-    """The codestream's begin, and the EXIF of the boxes around it."""
+def _parts(encoded: bytes) -> tuple[bytes, bytes | None, bytes | None]:
+    """The codestream's begin, and the EXIF and XMP of the boxes around it."""
     if encoded.startswith(_START):
-        return encoded, None
-    head, exif = b"", None
+        return encoded, None, None
+    head, exif, xmp = b"", None, None
     for box in boxes(encoded):
         if box.name in (b"jxlc", b"jxlp") and len(head) < 64:
             head += encoded[box.start + 4 * (box.name == b"jxlp") : box.end][:64]
         elif box.name == b"Exif":
             begin = box.start + 4 + int.from_bytes(encoded[box.start : box.start + 4])
             exif = exif or encoded[begin : box.end]
+        elif box.name == b"xml ":
+            xmp = xmp or encoded[box.start : box.end]
     if not head.startswith(_START):
         raise ImageError(_DAMAGED)
-    return head, exif
+    return head, exif, xmp
 
 
 def _turned_already(exif: bytes | None, planes: Any) -> bytes | None:

@@ -1,8 +1,8 @@
 """How far two images are apart (mean squared error, PSNR, structural similarity), and the noise
 of one alone.
 
-Images are [H, W, C], of integers (any bit depth, scaled by their maximum) or floats on 0..1; every
-pixel and colour channel counts, no border is cut off.
+Images are [H, W, C], of integers (any bit depth, scaled by their white level, else by the largest
+of their type) or floats on 0..1; every pixel and colour channel counts, no border is cut off.
 """
 
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ _FLAT = 5  # percent of the blocks: those with the least of everything have nois
 _SATURATED = 0.1  # a block with more of its values black or white has its noise cut off
 
 
-def mse(a: NDArray[Any], b: NDArray[Any]) -> float:
+def mse(a: NDArray[Any], b: NDArray[Any], white_level: int | None = None) -> float:
     """Mean squared error on the 0..1 scale, in float64; exact sums where the pixels are integers.
 
     Raises ValueError where the shapes or kinds differ.
@@ -28,7 +28,7 @@ def mse(a: NDArray[Any], b: NDArray[Any]) -> float:
     if a.shape != b.shape or a.dtype != b.dtype:
         raise ValueError(f"cannot compare {a.dtype} {a.shape} with {b.dtype} {b.shape}")
     if a.dtype.kind == "u":
-        peak = int(np.iinfo(a.dtype).max)
+        peak = white_level or int(np.iinfo(a.dtype).max)
         return sum(_squares(*bands) for bands in _bands(a, b)) / (a.size * peak**2)
     gap = np.subtract(a, b, dtype=np.float64).ravel()
     return float(gap @ gap) / a.size
@@ -56,7 +56,7 @@ def psnr(mse: float) -> float:
     return inf if mse == 0 else 10 * log10(1 / mse)
 
 
-def ssim(a: NDArray[Any], b: NDArray[Any]) -> float:
+def ssim(a: NDArray[Any], b: NDArray[Any], white_level: int | None = None) -> float:
     """Structural similarity as Wang, Bovik, Sheikh and Simoncelli (2004) define it: a Gaussian
     window of sigma 1.5, population covariance, the mean over the colour channels (scikit-image).
 
@@ -71,7 +71,7 @@ def ssim(a: NDArray[Any], b: NDArray[Any]) -> float:
         a,
         b,
         channel_axis=2,
-        data_range=1.0 if a.dtype.kind == "f" else float(np.iinfo(a.dtype).max),
+        data_range=_peak(a, white_level),
         gaussian_weights=True,
         sigma=1.5,
         use_sample_covariance=False,
@@ -79,7 +79,7 @@ def ssim(a: NDArray[Any], b: NDArray[Any]) -> float:
     return float(value)
 
 
-def estimate_noise(pixels: NDArray[Any]) -> float:
+def estimate_noise(pixels: NDArray[Any], white_level: int | None = None) -> float:
     """Estimate the standard deviation of an image's noise, on the 0..1 scale, from it alone.
 
     pixels are [H, W, C]; nan under 20 pixels a side. In blocks of 16 by 16 (at most 400, spread
@@ -103,11 +103,16 @@ def estimate_noise(pixels: NDArray[Any]) -> float:
     )
     windows = sliding_window_view(pixels, (size, size), (0, 1))[rows[:, None], columns]
     blocks = windows.reshape(-1, *windows.shape[2:])  # [n, C, 20, 20]
-    peak = 1.0 if pixels.dtype.kind == "f" else float(np.iinfo(pixels.dtype).max)
+    peak = _peak(pixels, white_level)
     is_cut = ((blocks <= 0) | (blocks >= peak)).mean((1, 2, 3)) > _SATURATED
     blocks = blocks[~is_cut] if not is_cut.all() else blocks
     scaled = np.divide(blocks, peak, dtype=np.float32)
     return max(_noise_at(scaled, distance) for distance in _DISTANCES)
+
+
+def _peak(pixels: NDArray[Any], white_level: int | None) -> float:
+    """What 1 of the 0..1 scale is in these pixels."""
+    return 1.0 if pixels.dtype.kind == "f" else float(white_level or np.iinfo(pixels.dtype).max)
 
 
 def _noise_at(blocks: NDArray[np.float32], distance: int) -> float:

@@ -6,7 +6,8 @@ Pixels are [H, W, C] integers; `noisy` is float32 on 0..1 where noise is asked f
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -19,6 +20,11 @@ from denoise.images.metrics import mse, psnr
 from denoise.images.noise import add_noise, noisy_bands, seed_of
 
 Kind = Literal["gaussian", "camera"]  # of noise
+WhiteLevel = int | Literal["auto"]
+_USUAL_WHITES = (1023, 4095, 16383)  # of 10, 12 and 14 bits, which auto chooses among
+_LARGEST = 65535
+_DIM = 4095  # the brightest level of 16 bits below which a user is asked
+DIM_NOTE = "16 bits, with no level above 4095: see --white-level"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +37,7 @@ class PairConfig:
     seed: int = 0
     float_noise: bool = False
     reference: str | None = None  # where the clean images lie, if the images are noisy
+    white_level: WhiteLevel | None = None  # of images of 16 bits; None: 65535
     max_pixels: int = MAX_PIXELS
     allow_elsewhere: bool = False  # tables may name images that lie outside of their own folder
     # columns of an input table to carry along: their names there, and in the output
@@ -47,6 +54,7 @@ class PairConfig:
                 f"iso is for --kind camera; Gaussian noise has a sigma, got {self.iso}"
             )
         check_iso(self.iso)
+        check_white_level(self.white_level)
 
     @property
     def adds_noise(self) -> bool:
@@ -68,6 +76,11 @@ class Pair:
     beside: dict[str, Any] = field(default_factory=dict)  # columns of its input table or list
     seconds: dict[str, float] = field(default_factory=dict)  # by stage
 
+    @property
+    def white_level(self) -> int | None:
+        """What 1 of the 0..1 scale is in its pixels; None: the largest of their type."""
+        return self.picture.white_level if self.picture else None
+
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Times a stage, and turns what goes wrong with this one image into its `error`."""
@@ -88,6 +101,7 @@ class Pair:
                 "height": self.picture.height,
                 "width": self.picture.width,
                 "bit_depth": self.picture.bit_depth,
+                "white_level": self.picture.white_level,
                 "format": self.picture.format,
                 "note": self.picture.note,
             }
@@ -108,6 +122,7 @@ class Source:
     seed: int | None = None
     noise: str | None = None
     error: str | None = None
+    white_level: int | None = None
 
     @property
     def is_noisy(self) -> bool:
@@ -144,18 +159,27 @@ def decode_pair(fetched: Fetched, config: PairConfig) -> Pair:
     return pair
 
 
+def check_white_level(level: WhiteLevel | None) -> None:
+    """Raises ValueError where 16 bits cannot have such a white level."""
+    if level not in (None, "auto") and not (isinstance(level, int) and 1 <= level <= _LARGEST):
+        raise ValueError(f"white-level must be auto or lie in 1..{_LARGEST}, got {level}")
+
+
 def errors_of(
-    pixels: NDArray[Any] | None, clean: NDArray[Any] | None
+    pixels: NDArray[Any] | None, clean: NDArray[Any] | None, white_level: int | None = None
 ) -> tuple[float | None, float | None]:
     """MSE and PSNR against the clean image; None where there is none."""
     if pixels is None or clean is None:
         return None, None
-    error = mse(pixels, to_floats(clean) if pixels.dtype == np.float32 else clean)
+    if pixels.dtype == np.float32:
+        clean = to_floats(clean, white_level)
+    error = mse(pixels, clean, white_level)
     return error, psnr(error)
 
 
 def _decode(pair: Pair, source: Source, config: PairConfig) -> None:
-    pair.picture = decode(source.encoded, max_pixels=config.max_pixels)
+    picture = decode(source.encoded, max_pixels=config.max_pixels)
+    pair.picture = _with_white_level(picture, source, config)
     pair.noisy = pair.picture.pixels
     if source.is_noisy and config.adds_noise:
         raise ImageError("noisy already, as its table says")
@@ -164,22 +188,52 @@ def _decode(pair: Pair, source: Source, config: PairConfig) -> None:
         pair.clean = _matching(decode(source.clean, max_pixels=config.max_pixels), pair)
 
 
+def _with_white_level(picture: Picture, source: Source, config: PairConfig) -> Picture:
+    """The picture with what counts as white in it: what its table says, else what was asked for.
+
+    Raises ImageError where it has levels above that, which would be cut off.
+    """
+    if picture.bit_depth == 8:
+        return picture
+    brightest = int(picture.pixels.max())
+    wanted: WhiteLevel | None = source.white_level
+    if wanted is None and not source.is_noisy:  # `noise` has added it on the scale of its table
+        wanted = config.white_level
+        if wanted is None and 0 < brightest <= _DIM:
+            note = f"{picture.note}; {DIM_NOTE}" if picture.note else DIM_NOTE
+            return replace(picture, note=note)
+    fitting = next((one for one in _USUAL_WHITES if brightest <= one), _LARGEST)
+    level = fitting if isinstance(wanted, str) else wanted  # auto is the only word
+    if level is None or level == _LARGEST:
+        return picture
+    if not 1 <= level <= _LARGEST:
+        raise ImageError("the white level of its table must lie in 1..65535")
+    if brightest > level:
+        raise ImageError(f"levels above the white level {level}: give a higher one, or auto")
+    return replace(picture, white_level=level)
+
+
 def _add_noise(pair: Pair, config: PairConfig) -> None:
     assert pair.picture is not None
     pair.clean = pair.picture.pixels
     pair.sigma, pair.seed = config.sigma, config.seed
-    seed = seed_of(pair.path, config.seed)
+    seed, level = seed_of(pair.path, config.seed), pair.white_level
+    floats_of = partial(to_floats, white_level=level)
     if config.sigma is None:
-        pair.noisy, noise = add_camera_noise(pair.clean, seed=seed, iso=config.iso)
+        # cameras store what fills the type: for the time of it the pixels do
+        full = pair.clean if level is None else to_pixels(floats_of(pair.clean), 16)
+        pair.noisy, noise = add_camera_noise(full, seed=seed, iso=config.iso)
+        if level is not None:
+            pair.noisy = to_pixels(to_floats(pair.noisy), 16, level)
         pair.noise = str(noise)
         return
     pair.noise = f"gaussian sigma={config.sigma:g}" + " unclipped" * config.float_noise
     if config.float_noise:
-        pair.noisy = add_noise(to_floats(pair.clean), sigma=config.sigma, seed=seed)
+        pair.noisy = add_noise(floats_of(pair.clean), sigma=config.sigma, seed=seed)
         return
     pair.noisy = np.empty_like(pair.clean)
-    for band, noisy in noisy_bands(pair.clean, to_floats, sigma=config.sigma, seed=seed):
-        pair.noisy[band] = to_pixels(noisy, pair.picture.bit_depth)
+    for band, noisy in noisy_bands(pair.clean, floats_of, sigma=config.sigma, seed=seed):
+        pair.noisy[band] = to_pixels(noisy, pair.picture.bit_depth, level)
 
 
 def _decoded_reference(encoded: bytes, config: PairConfig) -> Picture:
@@ -199,4 +253,6 @@ def _matching(reference: Picture, pair: Pair) -> NDArray[Any]:
         raise ImageError("one of image and reference is gray, the other in colour")
     if reference.pixels.dtype != pixels.dtype:
         raise ImageError("its reference has another bit depth")
+    if pair.white_level is not None and int(reference.pixels.max()) > pair.white_level:
+        raise ImageError(f"its reference has levels above the white level {pair.white_level}")
     return reference.pixels

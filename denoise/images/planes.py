@@ -19,7 +19,7 @@ from PIL import Image, ImageCms
 from PIL.ImageFile import ImageFile
 
 from denoise.errors import ImageError
-from denoise.images.writers import Colour, Planes
+from denoise.images.writers import Colour, Planes, Texts
 
 # What the decoders raise for damaged files, beside their own types: OSError and EOFError (cut off),
 # SyntaxError (Pillow: not this format), ValueError (also TiffFileError, zlib in Pillow's PNG),
@@ -60,6 +60,8 @@ class Scan:
     dpi: tuple[float, float] | None
     note: str | None
     colour: Colour = ()  # what a PNG file says of its colours instead of an ICC profile
+    xmp: Any = None  # as a library gives it, perhaps nonsense
+    texts: Texts = ()  # of a PNG file
 
 
 # Of memory that decoding may take for each pixel that is allowed. Nearly every kind needs 3 to 20
@@ -230,6 +232,11 @@ def note_of(frames: Callable[[], int]) -> str | None:
     if count > MANY_FRAMES:
         return f"first of more than {MANY_FRAMES:,} frames"
     return f"first of {count} frames" if count > 1 else None
+
+
+def profile_of(image: Image.Image) -> bytes | None:
+    """The ICC profile of pixels that were not converted through it."""
+    return None if image.mode in ("CMYK", "LAB") else image.info.get("icc_profile")
 
 
 def plausible_dpi(dpi: Any) -> tuple[float, float] | None:

@@ -13,7 +13,7 @@ from isal.igzip_lib import IsalError
 
 from denoise.errors import ImageError
 from denoise.images.planes import most_pieces
-from denoise.images.writers import Colour, chunk_of
+from denoise.images.writers import XMP_TEXT, Colour, Texts, chunk_of
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _END = b"\x00\x00\x00\x00IEND\xaeB\x60\x82"
@@ -23,7 +23,10 @@ _COLOUR = {b"cICP": 4, b"sRGB": 1, b"gAMA": 4, b"cHRM": 32}
 _TEXTS = {b"tEXt", b"zTXt", b"iTXt"}
 _EXIF_TEXT = b"Raw profile type exif\x00"  # ImageMagick's: lines of hexadecimals
 _LONGEST_PROFILE = 16 << 20  # bytes of an ICC profile: a scanner's largest are a few million
-_LONGEST_EXIF_TEXT = 1 << 20
+_LONGEST_TEXT = 1 << 20  # bytes of all, inflated: Pillow opens no PNG with a longer one
+# Texts that say what has changed since: EXIF with an orientation, a profile that may not fit
+_OUTDATED = (_EXIF_TEXT, b"Raw profile type APP1\x00", b"Raw profile type icc\x00")
+_LONGEST_KEYWORD = 79
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by the colour type
 _WHOLE = ((0, 0, 1, 1),)
 # Adam7's seven passes: first column, first row, step between columns, between rows
@@ -38,6 +41,7 @@ _PASSES = (
 )
 _AT_ONCE = 1 << 20  # bytes inflated at a time
 _DAMAGED = "truncated or damaged PNG"
+_TEXTS_LEFT_OUT = f"texts over {_LONGEST_TEXT >> 20} MiB left out"
 
 
 @dataclass
@@ -49,8 +53,11 @@ class Png:
     icc: bytes | None = None
     dpi: tuple[float, float] | None = None
     colour: Colour = ()  # the chunks that say how the colours are meant; none where a profile does
+    xmp: bytes | None = None
+    texts: Texts = ()  # names and contents of its chunks of text, as they are
     frames: int = 1
     notes: list[str] = field(default_factory=list)
+    text_bytes: int = 0  # of the texts, inflated
 
 
 def take_apart(encoded: bytes) -> Png:
@@ -104,8 +111,8 @@ def _take_of_any_place(png: Png, name: bytes, content: memoryview) -> None:
     """What may also stand behind the pixels."""
     if name == b"eXIf":
         png.exif = png.exif or bytes(content)
-    elif name in _TEXTS and bytes(content[: len(_EXIF_TEXT)]) == _EXIF_TEXT:
-        png.exif = png.exif or _exif_in_text(name, bytes(content))
+    elif name in _TEXTS:
+        _take_text(png, name, bytes(content))
 
 
 def _take_of_the_head(png: Png, name: bytes, content: memoryview) -> None:
@@ -134,14 +141,52 @@ def _take_profile(png: Png, content: bytes) -> None:
             png.notes.append(f"ICC profile over {_LONGEST_PROFILE >> 20} MiB left out")
 
 
+def _take_text(png: Png, name: bytes, content: bytes) -> None:
+    """A text: EXIF, XMP, or one that goes along as long as all of them are short."""
+    if content.startswith(_EXIF_TEXT):
+        png.exif = png.exif or _exif_in_text(name, content)
+        return
+    keyword, _, rest = content.partition(b"\x00")
+    if not rest or not 0 < len(keyword) <= _LONGEST_KEYWORD or content.startswith(_OUTDATED):
+        return
+    try:
+        text = _inflated(name, rest)
+    except (ValueError, zlib.error):  # a damaged text costs no picture
+        return
+    if name == b"iTXt" and content.startswith(XMP_TEXT):
+        png.xmp = png.xmp or text
+        return
+    png.text_bytes += max(len(content), len(text))
+    if png.text_bytes <= _LONGEST_TEXT:
+        png.texts = (*png.texts, (name, content))
+    elif _TEXTS_LEFT_OUT not in png.notes:
+        png.notes.append(_TEXTS_LEFT_OUT)
+
+
+def _inflated(name: bytes, rest: bytes) -> bytes:
+    """What a text says, from behind its keyword on, and never more than a byte beyond the longest.
+
+    Raises ValueError or zlib.error where it is damaged.
+    """
+    if name == b"tEXt":
+        return rest
+    start, is_compressed = 1, True  # the first byte of a zTXt says how
+    if name == b"iTXt":  # whether, and how, then its language, and its keyword in that
+        is_compressed = rest[:1] == b"\x01"
+        start = rest.index(b"\x00", rest.index(b"\x00", 2) + 1) + 1
+    if not is_compressed:
+        return rest[start:]
+    inflate = zlib.decompressobj()
+    text = inflate.decompress(rest[start:], _LONGEST_TEXT + 1)
+    if not inflate.eof and len(text) <= _LONGEST_TEXT:
+        raise ValueError("a text that is cut off")
+    return text
+
+
 def _exif_in_text(name: bytes, content: bytes) -> bytes:
     """EXIF from a text, as ImageMagick writes it; nonsense where it cannot be read."""
-    text = content[len(_EXIF_TEXT) :]
     try:
-        if name != b"tEXt":  # its first bytes say that, and how, it is compressed, and the language
-            start = 1 if name == b"zTXt" else text.index(b"\x00\x00", 2) + 2
-            if name == b"zTXt" or text[:1] == b"\x01":
-                text = zlib.decompressobj().decompress(text[start:], _LONGEST_EXIF_TEXT)
+        text = _inflated(name, content[len(_EXIF_TEXT) :])
         return bytes.fromhex(b"".join(text.split(b"\n")[3:]).decode("ascii"))
     except (ValueError, zlib.error):
         return b"unreadable"

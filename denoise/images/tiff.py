@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from denoise.errors import ImageError
-from denoise.images import sniff
+from denoise.images import sniff, xmp
 from denoise.images.exif import check_claims, without_prefix
 from denoise.images.planes import (
     DECODER_ERRORS,
@@ -23,6 +23,7 @@ from denoise.images.planes import (
     opened,
     pillow_planes,
     plausible_dpi,
+    profile_of,
     stretched,
     to_rgb,
 )
@@ -33,7 +34,7 @@ from denoise.images.writers import Planes, descriptive
 _SUBFILE_TYPE, _WIDTH, _HEIGHT, _BITS, _PHOTOMETRIC, _ORIENTATION = 254, 256, 257, 258, 262, 274
 _SAMPLES, _PLANAR, _BESIDE, _SAMPLE_FORMAT = 277, 284, 338, 339
 _COMPRESSION, _COLOUR_MAP, _SUB_PAGES = 259, 320, 330
-_ICC, _DNG_VERSION = 34675, 50706
+_ICC, _DNG_VERSION, _XMP = 34675, 50706, 700
 _STRIP_STARTS, _ROWS_PER_STRIP, _STRIP_LENGTHS = 273, 278, 279
 _TILE_WIDTH, _TILE_HEIGHT, _TILE_STARTS, _TILE_LENGTHS = 322, 323, 324, 325
 
@@ -62,16 +63,20 @@ def scan_of_tiff(encoded: bytes, max_pixels: int) -> Scan:
             planes = _tifffile_planes(encoded, number, lengths, tags)
         per_inch = {2: 1, 3: 2.54}.get(tags.get(296, 2), 0)
         dpi = plausible_dpi([per_inch * tags.get(side, 0) for side in (282, 283)])
-        return Scan(planes, "TIFF", _exif_of_tiff(tags), tags.get(_ICC), dpi, note)
+        icc = None if tags.get(_PHOTOMETRIC) == _CMYK else tags.get(_ICC)  # converted through it
+        return Scan(planes, "TIFF", _exif_of_tiff(tags), icc, dpi, note, xmp=tags.get(_XMP))
     image = opened(encoded, "TIFF")
     image.seek(number)
+    packet = image.info.pop("xmp", None)  # by which Pillow would turn it, and nobody else
     check_size(*image.size, max_pixels)
     planes = _pillow_palette(image, tags) if _has_small_map(tags) else pillow_planes(image)
-    icc, dpi = image.info.get("icc_profile"), plausible_dpi(image.info.get("dpi"))
+    icc, dpi = profile_of(image), plausible_dpi(image.info.get("dpi"))
     if dpi and tags.get(_ORIENTATION, 1) > 4:
         dpi = dpi[::-1]
+    if tags.get(_ORIENTATION, 1) > 1 and isinstance(packet, bytes):
+        packet = xmp.upright(packet)
     tags[_ORIENTATION] = 1  # Pillow has turned it already
-    return Scan(planes, "TIFF", _exif_of_tiff(tags), icc, dpi, note)
+    return Scan(planes, "TIFF", _exif_of_tiff(tags), icc, dpi, note, xmp=packet)
 
 
 def _main_page(encoded: bytes) -> tuple[int, Image.Exif]:

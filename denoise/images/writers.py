@@ -15,6 +15,8 @@ from PIL import Image, TiffImagePlugin
 
 Planes = npt.NDArray[Any]  # uint8 or uint16
 Colour = tuple[tuple[bytes, bytes], ...]  # names and contents of a PNG file's chunks
+Texts = Colour
+XMP_TEXT = b"XML:com.adobe.xmp\x00"  # the keyword of the text that holds XMP
 
 # Marks a WebP, which knows colours only, as one of gray: in the words of TIFF, 0 is black
 GRAY_XMP = (
@@ -34,7 +36,9 @@ def png(
     exif: bytes | None = None,
     icc: bytes | None = None,
     dpi: tuple[float, float] | None = None,
+    xmp: bytes | None = None,
     colour: Colour = (),
+    texts: Texts = (),
 ) -> bytes:
     """A PNG file: the Sub filter in numpy and ISA-L's deflate; see tests/bench/encode.py."""
     height, width, count = planes.shape
@@ -44,7 +48,9 @@ def png(
     chunks = [chunk_of(b"IHDR", header)]
     if icc:
         chunks.append(chunk_of(b"iCCP", b"ICC profile\x00\x00" + zlib.compress(icc)))
-    chunks += [chunk_of(*one) for one in colour]
+    chunks += [chunk_of(*one) for one in (*colour, *texts)]
+    if xmp:
+        chunks.append(chunk_of(b"iTXt", XMP_TEXT + bytes(4) + xmp))  # neither compressed nor named
     if dpi:
         per_metre = [min(round(side / 0.0254), 0x7FFFFFFF) for side in dpi]
         chunks.append(chunk_of(b"pHYs", struct.pack(">LLB", *per_metre, 1)))
@@ -88,6 +94,7 @@ def tiff(
     exif: bytes | None = None,
     icc: bytes | None = None,
     dpi: tuple[float, float] | None = None,
+    xmp: bytes | None = None,
 ) -> bytes:
     """A little-endian TIFF file: strips of about a megabyte, horizontal differences, deflate."""
     height, width, count = planes.shape
@@ -111,6 +118,9 @@ def tiff(
     if icc:
         tags.tagtype[34675] = 7
         tags[34675] = icc
+    if xmp:
+        tags.tagtype[700] = 1
+        tags[700] = xmp
     if dpi:
         tags[282], tags[283], tags[296] = *dpi, 2  # per inch
     tags.tagtype[273] = 4

@@ -19,13 +19,13 @@ from denoise.images.codec import (
     decode,
     encode,
     format_for,
+    is_lossy,
     to_floats,
 )
 from denoise.images.metrics import mse, psnr
 from denoise.nets import Asked
 from denoise.nets.denoiser import Array, Denoiser
 
-_LOSSY = ("jpeg",)
 _Batch = TypeVar("_Batch", bound="Mapping[str, Any] | pa.Table")
 
 
@@ -172,7 +172,7 @@ class BatchDenoiser:
         if picture is not None:
             kind = format_for(picture, self._format)
             row.made = encode(replace(picture, pixels=stored), format=kind)
-            if kind in _LOSSY:
+            if is_lossy(kind, None):
                 stored = decode(row.made).pixels
         if self._reference is not None:
             row.mse = _error_between(stored, self._clean(row))

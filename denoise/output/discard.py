@@ -4,6 +4,7 @@ An output folder may come from a stranger, or be a user's own that has held othe
 """
 
 import os
+import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -21,6 +22,7 @@ _FOLDERS = ("data", "images", "_manifest", UNFINISHED)
 CHECKPOINT, SPLIT = "checkpoint.pt", "_split.parquet"  # of a training
 _OURS = ("_SUCCESS", "summary.json", "report.html", CHECKPOINT, SPLIT, run_log.NAME, "_run.json")
 _PACKAGE = ("config.json", "model.safetensors", "README.md")  # what `train` writes at its end
+_TAR_SHARD = re.compile(r"shard-\d{5,}\.tar")
 _REMOVERS = 16  # threads: enough to hide a store's latency
 
 
@@ -72,6 +74,8 @@ def discard(uri: str) -> None:
         for part in tables.parts(uri):
             list(pool.map(partial(files.remove_file, uri), _files_of(part)))
             files.remove_file(join(uri, "data"), uris.name_of(part))
+    for name in _tars_of(uri):
+        files.remove_file(join(uri, "images"), name)
     files.sweep(join(uri, "data"))
     for name in ("data", "images"):
         _remove_if_empty(join(uri, name))
@@ -93,6 +97,17 @@ def _files_of(part: str) -> Iterator[str]:
                 yield name
     except (OSError, pa.ArrowException):
         return
+
+
+def _tars_of(uri: str) -> list[str]:
+    """The tar shards of a run that wrote such: a killed one has some that no part file names."""
+    try:
+        settings = files.object_in(join(uri, "_run.json")).get("settings")
+    except (OSError, ValueError):
+        return []
+    if not isinstance(settings, dict) or settings.get("save") != "tar":
+        return []
+    return [name for name in files.names(join(uri, "images")) if _TAR_SHARD.fullmatch(name)]
 
 
 def _remove_if_empty(folder: str) -> None:

@@ -194,7 +194,7 @@ def run_to_resume(
     """
     discard.refuse_links(uri)
     if not files.exists(join(uri, "_run.json")):
-        has_files = settings.get("save") in ("files", "both")
+        has_files = settings.get("save") in ("files", "both", "tar")
         discard.refuse_others(uri, verb, has_files=has_files)
         return None
     found = None if overwrite else run_of(uri)

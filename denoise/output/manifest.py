@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 from denoise.output import tables
 from denoise.output.names import Names
 from denoise.storage import files
-from denoise.storage.inputs import Entry
+from denoise.storage.entry import Entry
 from denoise.storage.uris import from_bytes, join, to_bytes
 
 _CHUNK = 65_536  # rows of a manifest file

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from denoise.images.codec import FORMATS, IMAGE_SUFFIXES, suffix_of
 from denoise.storage import uris
-from denoise.storage.inputs import Entry
+from denoise.storage.entry import Entry
 
 _ALIKE = {".jpeg": ".jpg", ".tiff": ".tif"}  # suffixes of one format
 _WRITTEN = frozenset({*FORMATS.values(), *_ALIKE})

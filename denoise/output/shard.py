@@ -12,8 +12,9 @@ import pyarrow as pa
 from denoise.errors import WriteError, words_of
 from denoise.output import manifest, tables
 from denoise.output.manifest import Shard
+from denoise.output.tar_shard import TarShard
 from denoise.storage import uris
-from denoise.storage.inputs import Entry
+from denoise.storage.entry import Entry
 
 _NAMED = 5  # failures of a shard that are named while the job runs
 
@@ -79,10 +80,11 @@ class ShardWriter:
     """Writes the part file of a shard; a context manager that leaves it whole, or not at all.
 
     Rows of an earlier run that stay as they are come along by themselves. Rows are added in the
-    order of their paths. Raises WriteError where the part file cannot be written.
+    order of their paths. With `to_tar` their images go to a tar, which is there
+    before the part file. Raises WriteError where one of them cannot be written.
     """
 
-    def __init__(self, task: ShardTask, schema: pa.Schema) -> None:
+    def __init__(self, task: ShardTask, schema: pa.Schema, *, to_tar: bool = False) -> None:
         self.counts = Counts()
         self.notes: set[str] = set()  # what a user should know of how it went
         self._task = task
@@ -90,6 +92,7 @@ class ShardWriter:
         self._old: deque[dict[str, Any]] = deque()  # in the order of their paths
         self._earlier: dict[str, Any] = {}  # the footer of the part file that is there
         self._part = tables.PartFile(task.output, task.number, schema)
+        self._tar = TarShard(task.output, task.number, schema.names) if to_tar else None
 
     def __enter__(self) -> Self:
         task = self._task
@@ -99,14 +102,20 @@ class ShardWriter:
             self._earlier = tables.about(task.output, task.number)
         with self._failing_in_words():
             self._part.__enter__()
+            if self._tar is not None:
+                self._tar.__enter__()
         return self
 
     def __exit__(self, *raised: Any) -> None:
         if raised[0] is not None:
+            if self._tar is not None:
+                self._tar.__exit__(*raised)
             self._part.__exit__(*raised)
             return
         with self._timed(), self._failing_in_words():
             self._write_old(before=None)
+            if self._tar is not None:  # before the part file, by which the shard is done
+                self._tar.__exit__(None, None, None)
             self._part.about = self._about()
             self._part.__exit__(None, None, None)
             if self._task.redo is not None:
@@ -123,7 +132,7 @@ class ShardWriter:
         """Write the row of an image, which took so many seconds by stage."""
         with self._timed(), self._failing_in_words():
             self._write_old(before=row["path"])
-            self._write(row)
+            self._write(row if self._tar is None else self._tar.pack(row))
             if self._task.announce is not None:
                 self._part.flush()  # whoever dies of it dies now, and not at a later image
         self.counts.made += 1
@@ -135,7 +144,10 @@ class ShardWriter:
     def _write_old(self, *, before: str | None) -> None:
         """Write the old rows whose paths come before one; all of them before None."""
         while self._old and (before is None or self._old[0]["path"] < before):
-            self._write(self._old.popleft())
+            row = self._old.popleft()
+            if self._tar is not None:
+                self._tar.keep(row)
+            self._write(row)
 
     def _write(self, row: dict[str, Any]) -> None:
         self.counts.images += 1

@@ -38,6 +38,7 @@ _ABOUT = [
     ("height", pa.int32()),
     ("width", pa.int32()),
     ("bit_depth", pa.int8()),
+    ("white_level", pa.int32()),  # what 1.0 is, where that is not the largest of the type
     ("format", pa.string()),
 ]
 _END = [("file", pa.string()), ("note", pa.string()), ("error", pa.string())]

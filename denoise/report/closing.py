@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain, islice
 from typing import Any
 
+from denoise.images.pairs import DIM_NOTE
 from denoise.report.progress import words_of_time
 from denoise.report.summary import HARDLY, STRONGLY, advice_on
 from denoise.storage.uris import join, shown
@@ -32,7 +33,13 @@ def closing_words(summary: Found, output: str | None = None) -> list[str]:
     (on the clock), `start_up_seconds` (a part of them), `nothing_to_do`. `output` is the folder's
     URI; without it no paths are named.
     """
-    return [_sentence(summary), *_failures(summary), *_verdict(summary), *_paths(summary, output)]
+    return [
+        _sentence(summary),
+        *_failures(summary),
+        *_verdict(summary),
+        *_dim(summary),
+        *_paths(summary, output),
+    ]
 
 
 def file_words(found: Found) -> list[str]:
@@ -118,10 +125,21 @@ def _verdict_of_one(found: Found) -> Iterator[str]:
         yield advice[:1].upper() + advice[1:]
 
 
+def _dim(summary: Found) -> Iterator[str]:
+    """How many images are dark for their depth, and the flag that may be missing."""
+    notes = summary.get("notes", {})
+    if count := sum(times for words, times in notes.items() if DIM_NOTE in words):
+        have = "has" if count == 1 else "have"
+        yield (
+            f"{_images(count)} of 16 bits {have} no level above 4095: "
+            "if these are 12-bit data, give --white-level auto."
+        )
+
+
 def _paths(summary: Found, output: str | None) -> Iterator[str]:
     if output is None:
         return
-    if summary.get("save") in ("files", "both"):
+    if summary.get("save") in ("files", "both", "tar"):
         yield f"images  {shown(join(output, 'images'))}"
     yield f"table   {shown(join(output, 'data'))}"
     yield f"report  {shown(join(output, 'report.html'))}"

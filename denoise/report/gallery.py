@@ -9,12 +9,12 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from denoise.errors import ElsewhereError, ImageError
-from denoise.images.codec import MAX_PIXELS, decode
+from denoise.images.codec import MAX_PIXELS, decode, to_floats
 from denoise.images.pairs import PairConfig
 from denoise.output import manifest, tables
 from denoise.report.stats import TableStatistics
-from denoise.report.views import Pixels, View, panels_of, view_of
-from denoise.storage import files
+from denoise.report.views import Panels, Pixels, View, panels_of, view_of
+from denoise.storage import archives, files
 from denoise.storage.fetch import load_pair
 from denoise.storage.uris import name_of, resolve_inside
 
@@ -102,7 +102,7 @@ def _drawn(
         if clean is None or noisy is None:
             clean, noisy = _pair(uri, run, part, row["path"], allow_elsewhere)
         return view_of(
-            {**row, "psnr_noisy": row["psnr"], "psnr": None}, panels_of(clean, noisy, None)
+            {**row, "psnr_noisy": row["psnr"], "psnr": None}, _panels(row, clean, noisy, None)
         )
     denoised = _stored(uri, row, "image")
     try:
@@ -113,7 +113,17 @@ def _drawn(
         clean = noisy = None
     if len({pixels.shape[:2] for pixels in (clean, noisy, denoised) if pixels is not None}) > 1:
         raise ImageError("its input has changed since")
-    return view_of(row, panels_of(clean, noisy, denoised))
+    return view_of(row, _panels(row, clean, noisy, denoised))
+
+
+def _panels(row: dict[str, Any], *given: Pixels | None) -> Panels:
+    """The panels of a row's clean, noisy and denoised pixels, as bright as its white level says."""
+    level = row.get("white_level")
+    scaled = [
+        pixels if pixels is None or pixels.itemsize != 2 or not level else to_floats(pixels, level)
+        for pixels in given
+    ]
+    return panels_of(*scaled)
 
 
 def _stored(uri: str, row: dict[str, Any], column: str) -> Pixels | None:
@@ -121,7 +131,7 @@ def _stored(uri: str, row: dict[str, Any], column: str) -> Pixels | None:
     if row.get(column) and row[column]["bytes"]:
         return decode(row[column]["bytes"]).pixels
     if row.get("file") and column != "clean":
-        return decode(files.read(resolve_inside(uri, row["file"]))).pixels
+        return decode(archives.read(resolve_inside(uri, row["file"]))).pixels
     return None
 
 
@@ -147,6 +157,7 @@ def _pair(
         seed=settings.get("seed", 0),
         float_noise=settings.get("float_noise", False),
         reference=settings.get("reference"),
+        white_level=settings.get("white_level"),
         max_pixels=settings.get("max_pixels", MAX_PIXELS),
         allow_elsewhere=allow_elsewhere,
     )

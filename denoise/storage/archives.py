@@ -1,8 +1,8 @@
 """Images that lie in archives: `.tar`, `.zip`, and `.tar` compressed as a whole.
 
-A member is read by its place, and no archive is ever unpacked. What is compressed as a whole has no
-places: its bytes are those of the stream that it decompresses to, which every worker that needs
-some of them reads from the beginning, once, as long as it asks in their order.
+A member is read by its offset, and no archive is ever unpacked. In one that is compressed as a
+whole offsets are those of the stream that it decompresses to. Every worker that needs a part of the
+stream reads it from the beginning, once, as long as it asks in the stream's order.
 """
 
 import re
@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import islice
 from threading import Lock
 
@@ -27,17 +28,28 @@ _NAME = re.compile(r"(.*?\.(?:tar|tar\.gz|tgz|tar\.zst|tzst|zip))/", re.IGNORECA
 _AHEAD = 16  # archives that are listed at a time
 _PAGE = 1000  # members listed ahead of each
 _HOLD = 64 << 20  # bytes of a stream behind the one read last: a shard's images are among them
-_streams: dict[tuple[str, str], Stream] = {}  # the one that was read last, if any
-_reading = Lock()
+_OPEN = 2  # streams that stay open: of the images and of their references
+_streams: dict[tuple[str, str], Stream] = {}  # the one read last is last
+_reading, _indexing = Lock(), Lock()
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where in an archive a member lies."""
+class Extent:
+    """The bytes of an archive that a member takes."""
 
     kind: str  # of archive: tar, zip, tar.gz, tar.zst
     offset: int
     stored: int  # bytes that it takes there
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    """The members of an archive."""
+
+    kind: str  # of archive
+    mark: str  # of its version
+    members: dict[str, Member]  # by name, the first of that name
+    error: str  # why it could not be listed to its end, empty where it was
 
 
 def is_archive(name: str) -> bool:
@@ -56,7 +68,7 @@ def members(
 ) -> Iterator[tuple[Found, str, Member]]:
     """Each archive with its kind and its members in their order, some archives listed ahead.
 
-    An archive that cannot be listed, or from some place on cannot, has a member without a name that
+    An archive that cannot be listed, or from some byte on cannot, has a member without a name that
     says why. Raises OSError where a store does not answer.
     """
     with ThreadPoolExecutor(_AHEAD) as pool:
@@ -73,21 +85,59 @@ def members(
                 yield from ((one, listing.kind, member) for member in some)
 
 
-def content(uri: str, mark: str, place: Place, size: int) -> bytes:
+def content(uri: str, mark: str, extent: Extent, size: int) -> bytes:
     """The bytes of a member. Raises OSError, and ImageError where the archive is damaged."""
 
     def read(start: int, stop: int) -> bytes:
         return files.read_range(uri, start, stop)
 
-    if place.kind == "zip":
-        return zips.content(read, Member("", place.offset, place.stored, size))
-    if place.kind == "tar":
-        whole = read(place.offset, place.offset + size)
+    if extent.kind == "zip":
+        return zips.content(read, Member("", extent.offset, extent.stored, size))
+    if extent.kind == "tar":
+        whole = read(extent.offset, extent.offset + size)
     else:
-        whole = _streamed(uri, mark, place, size)
+        whole = _streamed(uri, mark, extent, size)
     if len(whole) != size:
         raise ImageError(DAMAGED)
     return whole
+
+
+def index_of(uri: str) -> Index:
+    """The members of an archive, which each process lists once. Raises OSError."""
+    found = files.info(uri)
+    with _indexing:  # else all threads that fetch ahead list the same one at once
+        return _index(uri, found.size, found.mark)
+
+
+@lru_cache(maxsize=8)
+def _index(uri: str, size: int, mark: str) -> Index:
+    by_name: dict[str, Member] = {}
+    kind = error = ""
+    for _, of_archive, one in members(iter([Found("", uri, size, mark)]), lambda name: 0):
+        kind = of_archive
+        if one.error == DAMAGED or not one.name:
+            error = one.error
+        if one.name and not one.left_out:
+            by_name.setdefault(one.name, one)
+    return Index(kind, mark, by_name, error)
+
+
+def read(uri: str) -> bytes:
+    """The bytes of a file, or of a member: of a URI that leads through an archive to its name.
+
+    Raises OSError, and ImageError where the archive is damaged.
+    """
+    try:
+        return files.read(uri)
+    except (FileNotFoundError, NotADirectoryError):
+        archive = name_in(uri)
+        if not archive or not files.exists(archive):
+            raise
+    index = index_of(archive)
+    one = index.members.get(uri[len(archive) + 1 :])
+    if one is None:
+        raise FileNotFoundError(uri)
+    return content(archive, index.mark, Extent(index.kind, one.offset, one.stored), one.size)
 
 
 class _Listing:
@@ -128,18 +178,17 @@ def _streams_as(start: bytes) -> str | None:
     return next((kind for magic, kind in MAGIC.items() if start.startswith(magic)), None)
 
 
-def _streamed(uri: str, mark: str, place: Place, size: int) -> bytes:
+def _streamed(uri: str, mark: str, extent: Extent, size: int) -> bytes:
     """The bytes of a member of a stream, which stays open for those that follow."""
     key = uri, mark
     with _reading:
         stream = _streams.pop(key, None)
         if stream is None:
-            for other in _streams.values():
-                other.close()
-            _streams.clear()
-            stream = Stream(uri, files.info(uri).size, place.kind, _HOLD)
+            while len(_streams) >= _OPEN:
+                _streams.pop(next(iter(_streams))).close()
+            stream = Stream(uri, files.info(uri).size, extent.kind, _HOLD)
         try:
-            whole = stream.read(place.offset, size)
+            whole = stream.read(extent.offset, size)
         except DamagedError as error:
             stream.close()
             raise ImageError(DAMAGED) from error

@@ -2,8 +2,7 @@
 
 from denoise.errors import FAILURES, ImageError, why
 from denoise.images.pairs import Fetched, Pair, PairConfig, Source, decode_pair
-from denoise.storage.files import read
-from denoise.storage.inputs import Entry, beside_of, source_of
+from denoise.storage.entry import Entry, beside_of, source_of
 from denoise.storage.references import reference_of
 
 
@@ -43,10 +42,10 @@ def load_pair(entry: Entry, config: PairConfig) -> Pair:
 def _reference(path: str, references: str) -> bytes | str:
     """The bytes of a path's reference, or its error, which matters only where the image is fine."""
     try:
-        uri = reference_of(references, path)
+        entry = reference_of(references, path)
     except FAILURES as error:
         return why(error)
     try:
-        return read(uri)
+        return source_of(entry).encoded
     except FAILURES as error:
         return f"its reference: {why(error)}"

@@ -115,12 +115,13 @@ def folds_names(folder: str) -> bool:
 
 
 @contextmanager
-def written(uri: str) -> Iterator[IO[bytes]]:
+def written(uri: str, *, aside: str | None = None) -> Iterator[IO[bytes]]:
     """A file to write to bit by bit, there as a whole when the block ends, or not at all when it
-    raises: a disk takes the bits as they come, a store all of it at the end. Raises OSError."""
+    raises: a disk takes the bits as they come, a store all of it at the end. `aside` is as `write`
+    has it. Raises OSError."""
     fs, path = filesystem(uri)
     if is_disk(fs):
-        with disk.renamed(path, None) as file:
+        with disk.renamed(path, aside) as file:
             yield file
         return
     buffer = BytesIO()

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from denoise.errors import ImageError, SettingsError
 from denoise.images.pairs import Source
-from denoise.storage import arrow, columns, files, parquet, uris
+from denoise.storage import archives, arrow, columns, files, parquet, uris
 from denoise.storage.disk import Found
 
 SUFFIXES = (*parquet.SUFFIXES, *arrow.SUFFIXES)
@@ -113,16 +113,19 @@ def image_in(
     is_ours = row.keys() >= {*OURS}
     if is_ours and row["error"] is not None:
         return Source(b"", error=str(row["error"]))
-    if is_ours and row["file"] and not row.get(column):  # `--save files` wrote it so
-        encoded = files.read(uris.resolve_inside(uri.rsplit("/", 2)[0], row["file"]))
+    if is_ours and row["file"] and not row.get(column):  # `--save files` or `tar` wrote it
+        encoded = archives.read(uris.resolve_inside(uri.rsplit("/", 2)[0], row["file"]))
         if column != "noisy":  # by `infer`: it is noisy no more
-            return Source(encoded)
-        return Source(encoded, sigma=row["sigma"], seed=row["seed"], noise=row.get("noise"))
+            return Source(encoded, white_level=row.get("white_level"))
+        said = {name: row.get(name) for name in ("sigma", "seed", "noise", "white_level")}
+        return Source(encoded, **said)
     encoded = _bytes_of(_item_of(row.get(column), item), uri, allow_elsewhere)
+    level = row.get("white_level") if is_ours else None
     if column != "noisy" or not holds_image(row.get("clean")):
-        return Source(encoded)
+        return Source(encoded, white_level=level)
     clean = _bytes_of(row["clean"], uri, allow_elsewhere)
-    return Source(encoded, clean, row.get("sigma"), row.get("seed"), row.get("noise"))
+    said = {name: row.get(name) for name in ("sigma", "seed", "noise")}
+    return Source(encoded, clean, **said, white_level=level)
 
 
 def values_in(
@@ -159,7 +162,7 @@ def _row(
 
 def _needed(column: str) -> tuple[str, ...]:
     """The columns that `image_in` looks at; a table may have others of any size."""
-    return (column, *(["clean"] if column == "noisy" else []), "noise", *OURS)
+    return (column, *(["clean"] if column == "noisy" else []), "noise", "white_level", *OURS)
 
 
 def _names(table: _Table, column: str) -> Iterator[Any]:

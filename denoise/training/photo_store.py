@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from denoise.errors import SettingsError
-from denoise.storage.inputs import Entry
+from denoise.storage.entry import Entry
 from denoise.training.photos import Decoded, DecodeStatistics, Photo, check, decode_photos
 from denoise.training.samples import CROPS, order_of
 

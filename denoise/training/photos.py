@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 
 from denoise.errors import FAILURES, ImageError, SettingsError, why
 from denoise.images.codec import decode, to_floats, to_pixels
-from denoise.storage import files
-from denoise.storage.inputs import Entry, source_of
+from denoise.storage.entry import Entry, source_of
 from denoise.storage.references import reference_of
 
 VALIDATION_SIDE = 256  # photos are validated on their middle
@@ -159,19 +158,19 @@ def _pixels(entry: Entry, reference: str | None) -> tuple[NDArray[np.uint8], flo
         raise ImageError(source.error)
     if source.is_noisy and source.clean is None and reference is None:
         raise ImageError("noisy, and its table brings no clean image along")
-    noisy = _rgb(source.encoded)
+    noisy = _rgb(source.encoded, source.white_level)
     encoded = source.clean
     if reference is not None:
-        encoded = files.read(reference_of(reference, entry.path))
+        encoded = source_of(reference_of(reference, entry.path)).encoded
     if encoded is None:
         return noisy, None
-    clean = _rgb(encoded)
+    clean = _rgb(encoded, source.white_level)
     if clean.shape != noisy.shape:
         raise ImageError("the clean and the noisy image differ in size")
     return np.concatenate([clean, noisy], axis=2), source.sigma
 
 
-def _rgb(encoded: bytes) -> NDArray[np.uint8]:
+def _rgb(encoded: bytes, white_level: int | None) -> NDArray[np.uint8]:
     pixels = decode(encoded).pixels
-    eight = pixels if pixels.dtype == np.uint8 else to_pixels(to_floats(pixels), 8)
+    eight = pixels if pixels.dtype == np.uint8 else to_pixels(to_floats(pixels, white_level), 8)
     return np.broadcast_to(eight, (*eight.shape[:2], 3)).astype(np.uint8, copy=False)

@@ -20,7 +20,7 @@ from ray.train.torch.config import _TorchBackend as TorchBackend
 from ray.train.v2.api.exceptions import TrainingFailedError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from denoise.storage.inputs import Entry
+from denoise.storage.entry import Entry
 from denoise.training.batches import Worker
 from denoise.training.loop import Diverged
 from denoise.training.metrics_log import Record

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from denoise.errors import SettingsError
 from denoise.output.discard import SPLIT
 from denoise.storage import files, inputs, uris
-from denoise.storage.inputs import Entry
+from denoise.storage.entry import Entry
 from denoise.storage.uris import join
 
 HELD_OUT = 0.1  # share of the photos to validate on, where none are named

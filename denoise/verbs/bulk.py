@@ -16,6 +16,7 @@ import pyarrow as pa
 from denoise.errors import SettingsError, words_of
 from denoise.images.codec import MAX_PIXELS
 from denoise.images.noise import check_seed
+from denoise.images.pairs import WhiteLevel, check_white_level
 from denoise.output import manifest, tables
 from denoise.output.folder import Output, run_of
 from denoise.output.manifest import Shard
@@ -26,14 +27,14 @@ from denoise.report.progress import Progress
 from denoise.runners import Job, open_runner, runs_here
 from denoise.storage import files, inputs, references, uris
 from denoise.storage.columns import NO_COLUMNS, Columns
-from denoise.storage.inputs import Entry
+from denoise.storage.entry import Entry
 from denoise.storage.left_out import LeftOut
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 _log = logging.getLogger(__name__)
-Save = Literal["parquet", "files", "both", "none"]
+Save = Literal["parquet", "files", "both", "tar", "none"]
 Format = Literal["png", "webp", "jpeg", "tiff", "same"]
 
 
@@ -41,11 +42,14 @@ Format = Literal["png", "webp", "jpeg", "tiff", "same"]
 class BulkConfig:
     """What `noise` and `infer` have in common."""
 
-    # folder, glob, file, list (.txt, .csv, .tsv, .jsonl, also .gz, .parquet) or table; any URI
+    # folder, glob, file, archive (.tar, .tar.gz, .tar.zst, .zip), list (.txt, .csv, .tsv, .jsonl,
+    # also .gz, .parquet) or table; any URI
     images: str
     output: str  # where the table, the files and the report go; run again, it resumes
     seed: int = 0  # of the noise; each image derives its own from this and its path
-    save: Save = "parquet"  # images into the Parquet table, as files under OUTPUT/images, or both
+    # images into the Parquet table, as files under OUTPUT/images, or both; tar: as shards there
+    # that WebDataset reads
+    save: Save = "parquet"
     format: Format = "png"  # of the saved images; `same` keeps each input's
     quality: int | None = None  # 1..100, for jpeg and lossy webp (gray webp is always lossless)
     strip_metadata: bool = False  # leave EXIF, ICC profile and resolution out
@@ -55,6 +59,10 @@ class BulkConfig:
     # columns of a table or list that the output gets too; all but images where not given
     keep_columns: tuple[str, ...] | None = None
     limit: int | None = None  # the first so many images, to try it
+    # what counts as white in images of 16 bits, such as 4095 where these hold 12-bit data; brighter
+    # ones are error rows. auto: the least of 1023, 4095, 16383, 65535 that an image stays below.
+    # Tables of `noise` bring their own
+    white_level: WhiteLevel | None = None
     max_pixels: int = MAX_PIXELS  # a larger image is an error row
     max_seconds: float = 120.0  # an image that takes longer to decode is an error row
     # N, or MIN MAX to grow and shrink, each of them a process of Ray's; without it as many as
@@ -76,6 +84,7 @@ class BulkConfig:
                     f"{name} must be one of {', '.join(get_args(known))}, got {getattr(self, name)}"
                 )
         self._check_quality()
+        check_white_level(self.white_level)
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"limit must be at least 1, got {self.limit}")
         if self.max_pixels < 1:
@@ -94,7 +103,7 @@ class BulkConfig:
 
     def settings(self) -> dict[str, Any]:
         """What decides the rows: with anything else here, the output folder is another one."""
-        named = ("seed", "save", "format", "quality", "strip_metadata", "max_pixels", "column")
+        named = "seed save format quality strip_metadata white_level max_pixels column".split()
         return {"images": uris.recorded(uris.absolute(self.images))} | {
             name: getattr(self, name) for name in named
         }
@@ -244,14 +253,14 @@ def listed(
     """The inputs of a job; what is no image is counted by reason. Raises SettingsError."""
     output = uris.absolute(config.output)
     found: Iterator[Entry] = inputs.entries(
-        uris.absolute(config.images), left_out, output=output, column=config.column, kept=columns
+        uris.absolute(config.images), left_out, output=output, column=config.column, beside=columns
     )
     return islice(_chosen(found, config, left_out), config.limit)
 
 
 def _names(config: BulkConfig, output: str) -> Names | None:
     """The names of the files that a job writes, if it writes any."""
-    if config.save not in ("files", "both"):
+    if config.save not in ("files", "both", "tar"):
         return None
     return Names(config.format, folds=files.folds_names(files.standing(output)))
 

@@ -1,6 +1,7 @@
 """`denoise extract`: the images of a finished table as files; nothing is computed again.
 
 INTO/<path>         each image under its input's path, with the suffix of what it is stored as
+INTO/shard-*.tar    instead of these with --save tar: shards as WebDataset reads them
 INTO/extracted.csv  path, file, note and error of every row, written last
 """
 
@@ -11,14 +12,15 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
-from io import TextIOWrapper
-from typing import Any
+from io import BytesIO, TextIOWrapper
+from itertools import islice
+from typing import Any, Literal
 
-from denoise.errors import SettingsError, WriteError, words_of
-from denoise.output import tables
+from denoise.errors import FAILURES, SettingsError, WriteError, why, words_of
+from denoise.output import tables, tar_shard
 from denoise.output.folder import run_of
 from denoise.output.names import Names, file_of
-from denoise.storage import files, uris
+from denoise.storage import archives, files, uris
 from denoise.storage.uris import join
 
 _WRITERS = 16  # threads: enough to hide a store's latency
@@ -33,11 +35,14 @@ class ExtractConfig:
 
     output: str  # the output folder of `infer` or `noise`
     into: str | None = None  # where the files go; OUTPUT/images where not given
+    save: Literal["files", "tar"] = "files"  # a file for each image, or shards for WebDataset
 
     def __post_init__(self) -> None:
         for name in ("output", "into"):
             if getattr(self, name) == "":
                 raise ValueError(f"{name} must not be empty")
+        if self.save not in ("files", "tar"):
+            raise ValueError(f"save must be one of files, tar, got {self.save}")
 
 
 @dataclass(frozen=True)
@@ -61,7 +66,12 @@ def extract(config: ExtractConfig) -> dict[str, Any]:
     """
     output = uris.absolute(config.output)
     into = uris.absolute(config.into) if config.into else join(output, "images")
-    column = _image_column(output)
+    column, saved = _image_column(output)
+    if config.save == saved == "tar" and into == join(output, "images"):
+        raise SettingsError(
+            f"the shards lie in {uris.shown(into)} already, as --save tar wrote them: give another "
+            "folder, or --save files"
+        )
     if uris.lies_in(into, output) and into != join(output, "images"):
         raise SettingsError(
             f"{uris.shown(into)} lies inside the output folder; give another one, or none for "
@@ -69,17 +79,14 @@ def extract(config: ExtractConfig) -> dict[str, Any]:
         )
     files.check_writable(files.standing(into))
     counts: Counter[str] = Counter()
-    with (
-        files.written(join(into, "extracted.csv")) as file,
-        ThreadPoolExecutor(_WRITERS) as pool,
-    ):
+    write = _write_tars if config.save == "tar" else _write_files
+    with files.written(join(into, "extracted.csv")) as file:
         text = TextIOWrapper(file, "utf-8", newline="", write_through=True)
         table = csv.writer(text)
         table.writerow(["path", "file", "note", "error"])
-        for some in _batches(output, column):
-            for one in pool.map(partial(_write, into=into), some):
-                table.writerow([one.path, one.name, one.note, one.error])
-                counts.update(_counted(one))
+        for one in write(output, column, into):
+            table.writerow([one.path, one.name, one.note, one.error])
+            counts.update(_counted(one))
         text.detach()
     return {
         **{name: counts[name] for name in ("images", "written", "already_there", "renamed")},
@@ -89,8 +96,11 @@ def extract(config: ExtractConfig) -> dict[str, Any]:
     }
 
 
-def _image_column(output: str) -> str:
-    """The column with the images of an output folder. Raises SettingsError where there is none."""
+def _image_column(output: str) -> tuple[str, str]:
+    """The column with the images of an output folder, and how they were saved.
+
+    Raises SettingsError where there is none.
+    """
     run, name = run_of(output), uris.shown(output)
     if run is None:
         raise SettingsError(f"no output of a job under {name} (it has no _run.json)")
@@ -98,25 +108,58 @@ def _image_column(output: str) -> str:
         raise SettingsError(f"{name} is the output of `{run.get('verb')}`, which has no images")
     if not files.exists(join(output, "_SUCCESS")):
         raise SettingsError(f"{name} is not finished; run `{run['verb']}` again to finish it")
-    if run.get("settings", {}).get("save") == "none":
+    saved = str(run["settings"].get("save"))
+    if saved == "none":
         raise SettingsError(f"{name} holds no images: it was made with --save none")
-    return _COLUMNS[run["verb"]]
+    return _COLUMNS[run["verb"]], saved
 
 
-def _batches(output: str, column: str) -> Iterator[list[_File]]:
-    """The images of a table, a few at a time in memory, each under a name of its own.
+def _write_files(output: str, column: str, into: str) -> Iterator[_File]:
+    """Write each image of a table as a file under a name of its own, a few at a time in memory.
 
     Of each name 8 bytes are kept, to know it again.
     """
     names = Names("same", folds=True)
-    for part in tables.parts(output):
-        some: list[_File] = []
-        for row in tables.rows_in(part, ["path", column, "file", "error"]):
-            some.append(_named(_file(output, row, column), names))
-            if len(some) == _WRITERS:
-                yield some
-                some = []
-        yield some
+    with ThreadPoolExecutor(_WRITERS) as pool:
+        for part in tables.parts(output):
+            found = tables.rows_in(part, ["path", column, "file", "error"])
+            while rows := list(islice(found, _WRITERS)):
+                some = [_named(_file(output, row, column), names) for row in rows]
+                yield from pool.map(partial(_write, into=into), some)
+
+
+def _write_tars(output: str, column: str, into: str) -> Iterator[_File]:
+    """Write the images of each part file as a tar shard, of which one is in memory.
+
+    Yields the images of a shard once it is there.
+    """
+    names = Names("same", folds=True)
+    with ThreadPoolExecutor(_WRITERS) as pool:
+        for part in tables.parts(output):
+            name = tar_shard.name_of(tables.shard_of(uris.name_of(part)))
+            tar, packed = BytesIO(), list[_File]()
+            found = tables.rows_in(part)
+            while rows := list(islice(found, _WRITERS)):
+                some = [_named(_file(output, row, column), names) for row in rows]
+                for row, one in zip(rows, pool.map(_fetch, some), strict=True):
+                    member = "" if one.name is None else _pack(tar, row, column, one)
+                    at = f"{name}/{member}" if member else None
+                    packed.append(replace(one, name=at, content=b""))
+            tar_shard.end(tar)
+            try:
+                is_new = _create(into, name, tar.getvalue())
+            except OSError as error:
+                raise WriteError(f"cannot write shards: {words_of(error)}") from error
+            yield from (replace(one, is_new=is_new) for one in packed)
+
+
+def _pack(tar: BytesIO, row: dict[str, Any], column: str, image: _File) -> str:
+    """Append what a row holds to a tar and return the name of its image there."""
+    struct = {"bytes": image.content, "path": image.name}
+    members = list(tar_shard.members_of(row | {column: struct}))
+    for name, content in members:
+        tar_shard.append(tar, name, content)
+    return members[0][0]
 
 
 def _file(output: str, row: dict[str, Any], column: str) -> _File:
@@ -131,6 +174,8 @@ def _file(output: str, row: dict[str, Any], column: str) -> _File:
         return _File(path, None, error="the table holds no image")
     if uris.key(stored) != stored or not stored.startswith("images/"):
         return _File(path, None, error="its file lies outside the output folder")
+    if tar_shard.is_member(stored):
+        return _File(path, file_of(path, uris.suffix(stored)), join(output, stored))
     return _File(path, stored.removeprefix("images/"), join(output, stored))
 
 
@@ -151,22 +196,42 @@ def _write(one: _File, into: str) -> _File:
         return one  # `--save files` put it there
     if "\0" in one.name:
         return replace(one, name=None, error="its name cannot be a file's")
+    one = _fetch(one)
+    if one.name is None:
+        return one
+    assert isinstance(one.content, bytes)
     try:
-        content = files.read(one.content) if isinstance(one.content, str) else one.content
-    except OSError as error:
-        return replace(one, name=None, error=words_of(error))
-    try:
-        is_new = files.create_below(into, one.name, content)
-        is_same = is_new or files.read(uri) == content
+        is_new = _create(into, one.name, one.content)
     except OSError as error:
         if error.errno in _NAMES:
             return replace(one, name=None, error="its name cannot be a file's")
         raise WriteError(f"cannot write images: {words_of(error)}") from error
-    if not is_same:
-        raise SettingsError(
-            f"{uris.shown(uri)} is there and is another image; give a folder that is new or empty"
-        )
     return replace(one, content=b"", is_new=is_new)
+
+
+def _fetch(one: _File) -> _File:
+    """The image with its bytes; where they cannot be read that is its error."""
+    if one.name is None or isinstance(one.content, bytes):
+        return one
+    try:
+        return replace(one, content=archives.read(one.content))
+    except FAILURES as error:
+        return replace(one, name=None, error=why(error))
+
+
+def _create(into: str, name: str, content: bytes) -> bool:
+    """Write a file; False where it is there with these bytes.
+
+    Raises OSError, and SettingsError where it is there with others.
+    """
+    is_new = files.create_below(into, name, content)
+    uri = join(into, name)
+    if not is_new and files.read(uri) != content:
+        what = "shard" if tar_shard.is_member(f"images/{name}/") else "image"
+        raise SettingsError(
+            f"{uris.shown(uri)} is there and is another {what}; give a folder that is new or empty"
+        )
+    return is_new
 
 
 def _counted(one: _File) -> Iterator[str]:

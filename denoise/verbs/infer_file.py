@@ -7,10 +7,16 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from denoise.errors import SettingsError, WriteError, words_of
-from denoise.images.codec import FORMATS, IMAGE_SUFFIXES, decode, encode, to_pixels
+from denoise.images.codec import FORMATS, IMAGE_SUFFIXES, decode, encode
 from denoise.storage import files, inputs, uris
 from denoise.storage.fetch import fetch
-from denoise.verbs.infer_shard import denoised_pairs, denoiser_of, metrics_of, pairing_of
+from denoise.verbs.infer_shard import (
+    denoised_pairs,
+    denoiser_of,
+    metrics_of,
+    pairing_of,
+    to_store,
+)
 from denoise.verbs.stages import decode_in_time
 
 if TYPE_CHECKING:
@@ -45,6 +51,11 @@ def infer_file(config: "InferConfig", model: str) -> dict[str, Any]:
             f"{uris.shown(uri)} is there already; --overwrite replaces it (if the shell made two "
             "names of a pattern, put that in quotes)"
         )
+    if config.save == "tar":
+        raise SettingsError(
+            f"save tar packs images into shards, and {config.output} is the file of one: leave "
+            "--save out, or name a folder for the output"
+        )
     found = inputs.entries(uris.absolute(config.images), Counter(), column=config.column)
     entry, *more = islice(found, 2)
     if more:
@@ -61,9 +72,8 @@ def infer_file(config: "InferConfig", model: str) -> dict[str, Any]:
     [(pair, denoised)] = denoised_pairs([decoded], denoiser, 0)
     if pair.error is None and pair.picture is not None:
         with pair.stage("encode"):
-            pixels = to_pixels(denoised, pair.picture.bit_depth) if config.float_noise else denoised
             encoded = encode(
-                replace(pair.picture, pixels=pixels),
+                replace(pair.picture, pixels=to_store(denoised, pair.picture)),
                 format=_SUFFIXES[asked],
                 quality=config.quality,
                 metadata=not config.strip_metadata,

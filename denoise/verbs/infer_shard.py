@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from denoise.errors import SettingsError
-from denoise.images.codec import to_pixels
+from denoise.images.codec import Picture, to_floats, to_pixels
 from denoise.images.metrics import estimate_noise, ssim
 from denoise.images.pairs import Pair, PairConfig, errors_of
 from denoise.output.shard import Counts, ShardTask, ShardWriter
@@ -91,7 +91,7 @@ def infer_shard(
     """Denoise the images of a shard and write its part file."""
     batch_pixels = _GPU_BATCH if denoiser.on_gpu else _CPU_BATCH * denoiser.threads
     pairing = replace(pairing_of(config), beside=columns.names)
-    with ShardWriter(task, with_columns(INFER_SCHEMA, columns)) as out:
+    with ShardWriter(task, with_columns(INFER_SCHEMA, columns), to_tar=config.save == "tar") as out:
         pairs = decoded_pairs(task, out.missing, pairing, allocation, config.max_seconds)
         denoised = denoised_pairs(pairs, denoiser, 0 if task.announce else batch_pixels)
         row = partial(
@@ -115,6 +115,7 @@ def pairing_of(config: "InferConfig") -> PairConfig:
         seed=config.seed,
         float_noise=config.float_noise,
         reference=config.reference,
+        white_level=config.white_level,
         max_pixels=config.max_pixels,
         allow_elsewhere=config.allow_elsewhere,
     )
@@ -151,13 +152,13 @@ def _denoise_batch(batch: list[Pair], denoiser: "Denoiser") -> list[Any]:
     for number, pair in enumerate(batch):
         if pair.noisy is not None:
             with pair.stage("network"):
-                denoised[number] = denoiser.denoise([pair.noisy])[0]
+                denoised[number] = denoiser.denoise([_for_network(pair)])[0]
     return denoised
 
 
 def _denoise_together(batch: list[Pair], denoiser: "Denoiser") -> list[Any]:
     """The denoised pixels of pairs, which share the time that it took. Raises MemoryError."""
-    noisy = [pair.noisy for pair in batch if pair.noisy is not None]
+    noisy = [_for_network(pair) for pair in batch if pair.noisy is not None]
     start = time.perf_counter()
     denoised = iter(denoiser.denoise(noisy))
     spent = time.perf_counter() - start
@@ -165,6 +166,20 @@ def _denoise_together(batch: list[Pair], denoiser: "Denoiser") -> list[Any]:
         if pair.noisy is not None:
             pair.seconds["network"] = spent / len(noisy)
     return [None if pair.noisy is None else next(denoised) for pair in batch]
+
+
+def _for_network(pair: Pair) -> Any:
+    """The noisy pixels; as floats where white is not the largest that their type holds."""
+    if pair.white_level is None or pair.noisy is None or pair.noisy.dtype.kind == "f":
+        return pair.noisy
+    return to_floats(pair.noisy, pair.white_level)
+
+
+def to_store(denoised: Any, picture: Picture) -> Any:
+    """What the network has made, as integers of the picture's depth and white level."""
+    if denoised.dtype.kind != "f":
+        return denoised
+    return to_pixels(denoised, picture.bit_depth, picture.white_level)
 
 
 def row_of(
@@ -183,9 +198,8 @@ def row_of(
     if pair.error is None:
         assert pair.picture is not None
         with pair.stage("encode"):
-            pixels = to_pixels(denoised, pair.picture.bit_depth) if config.float_noise else denoised
             saved = save(
-                replace(pair.picture, pixels=pixels),
+                replace(pair.picture, pixels=to_store(denoised, pair.picture)),
                 pair.path,
                 config,
                 output,
@@ -203,15 +217,16 @@ def metrics_of(pair: Pair, stored: Any, config: "InferConfig") -> dict[str, Any]
     from each other."""
     assert pair.noisy is not None
     columns: dict[str, Any] = {}
-    columns["mse_noisy"], columns["psnr_noisy"] = errors_of(pair.noisy, pair.clean)
-    columns["mse"], columns["psnr"] = errors_of(stored, pair.clean)
-    removed, _ = errors_of(pair.noisy, stored)
+    level = pair.white_level
+    columns["mse_noisy"], columns["psnr_noisy"] = errors_of(pair.noisy, pair.clean, level)
+    columns["mse"], columns["psnr"] = errors_of(stored, pair.clean, level)
+    removed, _ = errors_of(pair.noisy, stored, level)
     columns["removed"] = None if removed is None else sqrt(removed)
     for name, pixels in (("noise_before", pair.noisy), ("noise_after", stored)):
-        estimated = estimate_noise(pixels)
+        estimated = estimate_noise(pixels, level)
         columns[name] = estimated if isfinite(estimated) else None
     if config.ssim and pair.clean is not None:
         if not config.float_noise:
-            columns["ssim_noisy"] = ssim(pair.noisy, pair.clean)
-        columns["ssim"] = ssim(stored, pair.clean)
+            columns["ssim_noisy"] = ssim(pair.noisy, pair.clean, level)
+        columns["ssim"] = ssim(stored, pair.clean, level)
     return columns

@@ -50,6 +50,7 @@ def pairing_of(config: NoiseConfig) -> PairConfig:
         kind=config.kind,
         iso=config.iso,
         seed=config.seed,
+        white_level=config.white_level,
         max_pixels=config.max_pixels,
         allow_elsewhere=config.allow_elsewhere,
     )
@@ -78,7 +79,7 @@ def noise_shard(
 ) -> Counts:
     """Add noise to the images of a shard and write its part file."""
     pairing = replace(pairing_of(config), beside=columns.names)
-    with ShardWriter(task, with_columns(NOISE_SCHEMA, columns)) as out:
+    with ShardWriter(task, with_columns(NOISE_SCHEMA, columns), to_tar=config.save == "tar") as out:
         pairs = decoded_pairs(task, out.missing, pairing, allocation, config.max_seconds)
         row = partial(row_of, config=config, output=task.output, stems=task.stems)
         encoders = 0 if task.announce else allocation.encode or uploaders(config, task.output)
@@ -106,5 +107,5 @@ def _images(pair: Pair, config: NoiseConfig, output: str, stem: str) -> dict[str
     if saved.image is not None:
         in_table = save(pair.picture, pair.path, replace(config, save="parquet"), output)
         row["clean"], clean = in_table.image, in_table.pixels
-    row["mse"], row["psnr"] = errors_of(saved.pixels, clean)
+    row["mse"], row["psnr"] = errors_of(saved.pixels, clean, pair.white_level)
     return row

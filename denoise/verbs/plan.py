@@ -16,7 +16,7 @@ from denoise.output.shard import ShardTask
 from denoise.runners import Allocation, is_private, runs_here
 from denoise.storage import files, uris
 from denoise.storage.columns import Columns
-from denoise.storage.inputs import Entry
+from denoise.storage.entry import Entry
 from denoise.storage.left_out import LeftOut
 from denoise.verbs import infer
 from denoise.verbs.bulk import check_apart, columns_of, listed
@@ -37,7 +37,7 @@ _ESTIMATED = (
     "memory_bytes",
 )
 _BYTES_A_PIXEL = 20  # that a worker holds of an image in colour, by measurement
-_COPIES = {"parquet": 1, "files": 1, "both": 2, "none": 0}  # of an image, by `--save`
+_COPIES = {"parquet": 1, "files": 1, "both": 2, "tar": 1, "none": 0}  # of an image, by `--save`
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from denoise.errors import ImageError, WriteError, words_of
-from denoise.images.codec import Picture, decode, encode, format_for, suffix_of
+from denoise.images.codec import Picture, decode, encode, format_for, is_lossy, suffix_of
 from denoise.output.folder import UNFINISHED
 from denoise.output.names import file_of
 from denoise.storage import files, uris
@@ -21,7 +21,7 @@ _NO_NAME = "its name cannot be a file's in the output folder"
 class Saved:
     """A picture as it was kept."""
 
-    image: dict[str, Any] | None  # the struct of the table's column, null if kept elsewhere
+    image: dict[str, Any] | None  # the struct of the table's column, null if a file holds it
     file: str | None  # its file, relative to the output folder
     pixels: NDArray[Any]  # [H, W, C] as stored: other than the picture's if the format is lossy
 
@@ -33,20 +33,20 @@ def save(picture: Picture, path: str, config: BulkConfig, output: str, *, stem: 
     can be written.
     """
     kind = format_for(picture, config.format)
-    is_lossy = kind == "jpeg" or (kind == "webp" and config.quality is not None)
-    if config.save == "none" and not is_lossy:
+    has_loss = is_lossy(kind, config.quality)
+    if config.save == "none" and not has_loss:
         return Saved(None, None, picture.pixels)
     encoded = encode(
         picture, format=kind, quality=config.quality, metadata=not config.strip_metadata
     )
     image, file = None, None
     name = file_of(path, suffix_of(kind), keep_name=config.format == "same", stem=stem)
-    if config.save in ("parquet", "both"):
+    if config.save in ("parquet", "both", "tar"):  # the shard packs it
         image = {"bytes": encoded, "path": name}
     if config.save in ("files", "both"):
         file = f"images/{name}"
         _write_file(output, file, encoded)
-    stored = decode(encoded, max_pixels=config.max_pixels).pixels if is_lossy else picture.pixels
+    stored = decode(encoded, max_pixels=config.max_pixels).pixels if has_loss else picture.pixels
     return Saved(image, file, stored)
 
 

@@ -13,8 +13,8 @@ from denoise.errors import CRASHED
 from denoise.images.pairs import Fetched, Pair, PairConfig, decode_pair
 from denoise.output.shard import ShardTask
 from denoise.runners import GIVEN_UP, Allocation
+from denoise.storage.entry import Entry
 from denoise.storage.fetch import failed, fetch
-from denoise.storage.inputs import Entry
 
 _FETCHED_AHEAD = 256 << 20  # bytes of encoded images that a worker may hold
 _DECODED_AHEAD = 1 << 30  # bytes of decoded images

@@ -24,7 +24,8 @@ from denoise.images.camera import compressed, draw_camera_noise, expose
 from denoise.images.codec import decode
 from denoise.images.grain import to_ycc
 from denoise.images.noise import seed_of
-from denoise.storage.inputs import entries, source_of
+from denoise.storage.entry import source_of
+from denoise.storage.inputs import entries
 from denoise.storage.uris import absolute
 
 SIDE = 64

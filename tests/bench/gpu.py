@@ -22,7 +22,8 @@ from denoise.images.codec import Picture, encode
 from denoise.nets import networks
 from denoise.output.shard import Counts, ShardTask
 from denoise.runners import Allocation
-from denoise.storage.inputs import Entry, entries
+from denoise.storage.entry import Entry
+from denoise.storage.inputs import entries
 from denoise.verbs import infer
 from denoise.verbs.infer_shard import worker
 

@@ -30,8 +30,9 @@ from denoise.images.pairs import PairConfig
 from denoise.nets.denoiser import Denoiser
 from denoise.output import tables
 from denoise.storage import files, uris
+from denoise.storage.entry import Entry
 from denoise.storage.fetch import load_pair
-from denoise.storage.inputs import Entry, entries
+from denoise.storage.inputs import entries
 from denoise.verbs.infer_shard import pairing_of, row_of
 from denoise.verbs.noise import NoiseConfig, noise
 from denoise.verbs.noise import row_of as noise_row_of

@@ -24,7 +24,8 @@ from denoise.images.codec import decode, to_floats, to_pixels
 from denoise.images.metrics import ssim
 from denoise.images.noise import add_noise, seed_of
 from denoise.nets.denoiser import Denoiser
-from denoise.storage.inputs import entries, source_of
+from denoise.storage.entry import source_of
+from denoise.storage.inputs import entries
 from denoise.storage.uris import absolute
 from denoise.verbs.compare import Score
 from tests.bench import real

@@ -15,7 +15,8 @@ import numpy as np
 from denoise.images.codec import decode, to_floats, to_pixels
 from denoise.images.metrics import mse, psnr, ssim
 from denoise.nets.denoiser import Denoiser
-from denoise.storage.inputs import entries, source_of
+from denoise.storage.entry import source_of
+from denoise.storage.inputs import entries
 from denoise.storage.uris import absolute, join
 
 Pixels = np.ndarray  # [H, W, 3] uint8

@@ -41,7 +41,8 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset
 
 from denoise.nets.networks import UNKNOWN_LEVEL, build
-from denoise.storage.inputs import entries, source_of
+from denoise.storage.entry import source_of
+from denoise.storage.inputs import entries
 from denoise.storage.uris import absolute
 from denoise.training.loop import learn
 from denoise.training.metrics_log import Record

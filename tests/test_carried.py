@@ -1,0 +1,147 @@
+"""What a file says of its photograph in XMP and texts comes along, as long as it is short."""
+
+import zlib
+from io import BytesIO
+
+import numpy as np
+import pytest
+from PIL import Image, PngImagePlugin
+
+from denoise.images.codec import FORMATS, Picture, decode, encode
+from denoise.images.writers import chunk_of
+from tests.pictures import DEEP, GRAY, RGB, XMP, exif, good, heic, save, tiff
+
+UPRIGHT = XMP.replace(b'Orientation="6"', b'Orientation="1"')
+
+
+def texts_of(encoded: bytes) -> dict[str, str]:
+    image = Image.open(BytesIO(encoded))
+    assert isinstance(image, PngImagePlugin.PngImageFile)
+    image.load()
+    return image.text
+
+
+@pytest.mark.parametrize("into", [format for format in FORMATS if format != "jxl"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
+def test_xmp_comes_along_into_every_format_and_pillow_reads_it_there(kind: str, into: str):
+    rgb = Image.fromarray(RGB)
+    text = PngImagePlugin.PngInfo()
+    text.add_itxt("XML:com.adobe.xmp", UPRIGHT.decode(), zip=True)
+    more = {"PNG": {"pnginfo": text}, "TIFF": {"tiffinfo": {700: UPRIGHT}}}
+    picture = decode(save(rgb, kind, **more.get(kind, {"xmp": UPRIGHT})))
+    assert picture.xmp == UPRIGHT
+    written = encode(picture, format=into)
+    assert decode(written).xmp == UPRIGHT
+    if into != "jpeg2000":
+        assert Image.open(BytesIO(written)).info["xmp"] == UPRIGHT
+    stripped = encode(picture, format=into, metadata=False)
+    assert UPRIGHT not in stripped and decode(stripped).xmp is None
+
+
+@pytest.mark.parametrize("pixels", [RGB, GRAY, DEEP, DEEP[..., :1]])
+@pytest.mark.parametrize("format", ["jxl", "jpeg2000"])
+def test_boxes_hold_exif_and_xmp_at_every_depth(format: str, pixels: np.ndarray):
+    picture = Picture(pixels, exif=exif(1)[6:], xmp=UPRIGHT, format=format.upper())
+    again = decode(encode(picture, format=format))
+    assert (again.exif, again.xmp) == (picture.exif, picture.xmp)
+    assert np.array_equal(again.pixels, pixels)
+
+
+@pytest.mark.parametrize("kind", ["HEIC, XMP", "JPEG XL, EXIF, XMP"])
+def test_xmp_of_pixels_that_a_library_has_turned_says_upright(kind: str):
+    assert decode(good()[kind]).xmp == UPRIGHT
+
+
+@pytest.mark.parametrize("turned", [1, 6])
+@pytest.mark.parametrize("kind", ["JPEG", "TIFF", "deep TIFF"])
+def test_xmp_is_turned_with_the_pixels_by_their_exif_and_only_then(kind: str, turned: int):
+    if kind == "deep TIFF":
+        tags = [(274, 3, 1, turned, True), (700, 1, len(XMP), XMP, True)]
+        encoded = tiff(DEEP, extratags=tags)
+    else:
+        more = {"xmp": XMP} if kind == "JPEG" else {"tiffinfo": {700: XMP, 274: turned}}
+        more |= {"exif": exif(turned)} if kind == "JPEG" else {}
+        encoded = save(Image.fromarray(RGB), kind, **more)
+    picture = decode(encoded)
+    assert picture.xmp == (UPRIGHT if turned == 6 else XMP)
+    assert picture.height == (32 if turned == 6 else 24)
+
+
+def test_the_profile_of_a_jp2_comes_along():
+    icc = decode(good()["PNG, RGB"]).icc
+    assert icc and decode(encode(Picture(RGB, icc=icc), format="jpeg2000")).icc == icc
+    assert Image.open(BytesIO(encode(Picture(RGB, icc=icc), format="jpeg2000"))).size == (32, 24)
+
+
+def test_texts_of_a_png_come_along_into_a_png_as_they_are():
+    source = good()["PNG, texts, XMP"]
+    picture = decode(source)
+    written = encode(picture)
+    assert texts_of(written) == texts_of(source)
+    assert texts_of(written)["Author"] == "Ä"
+    assert texts_of(encode(picture, metadata=False)) == {}
+    assert decode(encode(picture, format="tiff")).texts == ()
+
+
+def test_texts_that_say_what_has_changed_since_stay_behind():
+    raw = exif(6)[6:].hex().encode()
+    old = b"Raw profile type APP1\x00\nAPP1\n%8d\n" % len(raw) + raw
+    whole = save(Image.fromarray(RGB), "PNG")
+    picture = decode(whole[:33] + chunk_of(b"tEXt", old) + whole[33:])
+    assert picture.texts == () and np.array_equal(picture.pixels, RGB)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"no keyword",
+        b"\x00empty keyword",
+        b"k" * 80 + b"\x00long keyword",
+    ],
+)
+def test_damaged_texts_cost_no_picture_and_stay_behind(text: bytes):
+    whole = save(Image.fromarray(RGB), "PNG")
+    for name in (b"tEXt", b"zTXt", b"iTXt"):
+        picture = decode(whole[:33] + chunk_of(name, text) + whole[33:])
+        assert picture.texts == () and picture.note is None
+
+
+@pytest.mark.parametrize("packed", [b"nonsense", zlib.compress(b"cut off" * 999)[:-9]])
+def test_compressed_texts_that_do_not_inflate_stay_behind(packed: bytes):
+    whole = save(Image.fromarray(RGB), "PNG")
+    for name, head in ((b"zTXt", b"\x00"), (b"iTXt", b"\x01\x00\x00\x00")):
+        picture = decode(whole[:33] + chunk_of(name, b"Title\x00" + head + packed) + whole[33:])
+        assert picture.texts == () and picture.note is None
+
+
+@pytest.mark.parametrize("size", [1_000_000, 2_000_000])
+def test_xmp_of_more_than_a_megabyte_is_left_out_and_said_so(size: int):
+    long = XMP + b" " * size + b"<!-- end -->"
+    picture = decode(tiff(RGB, extratags=[(700, 1, len(long), long, True)]))
+    is_long = size > 1 << 20
+    assert (picture.xmp is None) == is_long
+    assert picture.note == ("XMP over 1 MiB left out" if is_long else None)
+
+
+def test_xmp_that_is_too_long_for_a_jpeg_is_left_out_of_it():
+    picture = Picture(RGB, xmp=XMP + b" " * 70_000 + b"<!-- end -->")
+    assert decode(encode(picture, format="jpeg")).xmp is None
+    assert decode(encode(picture, format="png")).xmp == picture.xmp
+
+
+def test_a_gray_webp_keeps_its_mark_in_the_place_of_the_xmp():
+    again = decode(encode(Picture(GRAY, xmp=XMP), format="webp"))
+    assert np.array_equal(again.pixels, GRAY) and again.xmp is None
+
+
+def test_the_profile_of_another_model_is_said_to_be_left_out():
+    icc = decode(good()["PNG, RGB"]).icc or b""
+    cmyk = icc[:16] + b"CMYK" + icc[20:]
+    picture = decode(save(Image.fromarray(RGB), "JPEG", icc_profile=cmyk))
+    assert (picture.icc, picture.note) == (None, "ICC profile for another colour model left out")
+    inks = decode(save(Image.fromarray(RGB).convert("CMYK"), "JPEG", icc_profile=cmyk))
+    assert (inks.icc, inks.note) == (None, None)  # its colours were converted through it
+
+
+def test_xmp_of_a_heic_is_found_whatever_else_it_holds():
+    assert decode(heic(RGB, exif=exif(1), xmp=UPRIGHT)).xmp == UPRIGHT
