@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from denoise.nets.batch_denoiser import BatchDenoiser
     from denoise.nets.denoiser import Denoiser
+    from denoise.runners.ray_session import session
     from denoise.verbs.infer import InferConfig, infer
     from denoise.verbs.noise import NoiseConfig, noise
     from denoise.verbs.plan import PlanConfig, plan
@@ -27,6 +28,7 @@ __all__ = [
     "noise",
     "plan",
     "report",
+    "session",
     "train",
 ]
 
@@ -41,6 +43,7 @@ _HOMES = {
     "plan": "denoise.verbs.plan",
     "ReportConfig": "denoise.verbs.report",
     "report": "denoise.verbs.report",
+    "session": "denoise.runners.ray_session",
     "TrainConfig": "denoise.verbs.train",
     "train": "denoise.verbs.train",
 }
