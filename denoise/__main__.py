@@ -72,7 +72,13 @@ def main(arguments: list[str] | None = None, *, verb: str | None = None) -> None
 def _verb_of(given: list[str]) -> tuple[str, list[str]]:
     """The verb, and what follows it; --help, --version and a wrong verb end here."""
     if not given:
-        sys.exit(_fail(f"denoise: a verb is missing (one of {', '.join(VERBS)})", 2))
+        sys.exit(
+            _fail(
+                f"denoise: a verb is missing (one of {', '.join(VERBS)}); "
+                "denoise help explains them",
+                2,
+            )
+        )
     if given[0] == "help" and len(given) > 1:
         given = [given[1], "--help"]
     if given[0] in ("-h", "--help", "help"):

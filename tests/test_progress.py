@@ -36,7 +36,7 @@ def test_a_line_counts_rates_time_left_and_the_slowest_stage(clock: Clock):
     clock.now += 5
     line = shown.line(20, 1, 3 * 10**6, {"network": 9.0, "decode": 1.0})
     assert line == (
-        "infer 20/100 images, 1 failed, 2.0 images/s, 0.40 megapixels/s, 40 s left, "
+        "infer 20/100 images, 1 failed, 40 s left, 2.0 images/s, 0.40 megapixels/s, "
         "network takes 90%"
     )
 
@@ -52,6 +52,27 @@ def test_a_terminal_has_one_live_bar_over_the_whole_job(clock: Clock):
     assert "80%" in said and "12/15 images" in said and "15/15 images" in said
 
 
+@pytest.mark.parametrize(
+    ("columns", "shown"),
+    [
+        (120, "3 failed, 40 s left, 2.0 images/s, 0.40 megapixels/s, network takes 90%"),
+        (100, "3 failed, 40 s left, 2.0 images/s, 0.40 megapixels/s"),
+        (70, "3 failed, 40 s left"),
+        (20, "3 failed"),
+    ],
+)
+def test_a_narrow_terminal_has_a_bar_and_what_is_wanted_most(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch, columns: int, shown: str
+):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    progress = Progress("infer", 100, stream=Terminal(), clock=clock)
+    progress.show(10, 0, 10**6, {})
+    clock.now += 5
+    progress.show(20, 3, 3 * 10**6, {"network": 9.0, "decode": 1.0})
+    line = progress.stream.getvalue().rpartition("\r\x1b[K")[2]
+    assert len(line) < columns and (columns < 70 or line.endswith(f" images, {shown}"))
+
+
 def test_what_an_earlier_run_did_is_said_once_and_is_no_part_of_the_rate(clock: Clock):
     shown = Progress("infer", stream=StringIO(), clock=clock)
     with shown:
@@ -63,7 +84,7 @@ def test_what_an_earlier_run_did_is_said_once_and_is_no_part_of_the_rate(clock: 
     )
     shown.line(0, 0, 0, {})
     clock.now += 1
-    assert "infer 19/299 images, 7.0 images/s" in shown.line(7, 0, 0, {})
+    assert "infer 19/299 images, 40 s left, 7.0 images/s" in shown.line(7, 0, 0, {})
     assert "40 s left" in shown.line(7, 0, 0, {})
 
 
