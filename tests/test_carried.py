@@ -67,6 +67,19 @@ def test_xmp_is_turned_with_the_pixels_by_their_exif_and_only_then(kind: str, tu
     assert picture.height == (32 if turned == 6 else 24)
 
 
+@pytest.mark.parametrize("into", ["png", "webp", "jpeg", "avif", "jpeg2000", "jxl"])
+def test_exif_comes_along_byte_for_byte(into: str):
+    odd = exif(1)[6:] + b"\x00odd bytes that no tag names"
+    assert decode(encode(Picture(RGB, exif=odd), format=into)).exif == odd
+
+
+def test_a_jpeg_xl_has_the_pixels_that_it_was_given():
+    ramp = [(204, 169, 122), (196, 165, 119), (189, 161, 117), (182, 157, 114), (176, 154, 112)]
+    ramp += [(169, 150, 109), (162, 146, 107), (155, 142, 104), (149, 139, 102)]
+    pixels = np.array([ramp], np.uint8)  # [1, 9, 3]; at its fastest libjxl gives other ones
+    assert np.array_equal(decode(encode(Picture(pixels), format="jxl")).pixels, pixels)
+
+
 def test_the_profile_of_a_jp2_comes_along():
     icc = decode(good()["PNG, RGB"]).icc
     assert icc and decode(encode(Picture(RGB, icc=icc), format="jpeg2000")).icc == icc

@@ -3,6 +3,8 @@
 A network that is a fixed mixture stands in for a trained one: how well it denoises is all the same.
 """
 
+from base64 import b64decode
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,12 @@ from denoise.images.codec import Picture, decode, encode, to_floats, to_pixels
 from denoise.images.metrics import estimate_noise, mse, psnr, ssim
 from denoise.images.pairs import PairConfig
 from denoise.nets.denoiser import Denoiser
+from denoise.output.folder import run_of
 from denoise.report.closing import closing_words
+from denoise.report.gallery import views_of
+from denoise.report.stats import table_statistics
+from denoise.storage.inputs import entries
+from denoise.training.photos import decode_photos
 from denoise.verbs.noise import NoiseConfig, noise
 
 WHITE = 4095
@@ -187,6 +194,30 @@ def test_one_file_keeps_its_levels(scope: Path, model: str):
     infer(inferring(scope, model, images=str(scope / "a.tif"), output=str(output)))
     stored = decode(output.read_bytes()).pixels
     assert WHITE // 4 < stored.max() <= WHITE
+
+
+def test_training_sees_them_as_bright_as_they_are(scope: Path):
+    (listed,) = (e for e in entries(str(scope), Counter()) if e.path == "a.tif")
+    given = decode((scope / "a.tif").read_bytes()).pixels
+    ((photo_,), _) = decode_photos([listed], 8, white_level="auto")
+    assert np.array_equal(photo_.pixels, np.repeat(to_pixels(to_floats(given, WHITE), 8), 3, 2))
+    pairs = scope.parent / "pairs"
+    rows(NoiseConfig(images=str(scope), output=str(pairs), sigma=0.0, white_level="auto"))
+    (listed,) = (e for e in entries(str(pairs), Counter()) if e.path == "a.tif")
+    ((pair,), _) = decode_photos([listed], 8)  # its table says what is white
+    assert np.array_equal(pair.pixels, np.dstack([photo_.pixels, photo_.pixels]))
+
+
+def test_the_report_shows_them_as_bright_as_they_are(scope: Path, model: str):
+    config = inferring(scope, model, strength=0.0)
+    infer(config)
+    stats, run = table_statistics(config.output), run_of(config.output)
+    assert run is not None
+    shown = views_of(config.output, run, stats, allow_elsewhere=True)
+    (view,) = (one for some in shown.values() for one in some if one.path == "a.tif")
+    panel = decode(b64decode(view.crops["denoised"].partition(",")[2])).pixels
+    given = decode((scope / "a.tif").read_bytes()).pixels
+    assert panel.mean() / 255 == pytest.approx(given.mean() / WHITE, abs=0.01)
 
 
 @pytest.mark.parametrize("level", [0, -1, 65536, "most"])

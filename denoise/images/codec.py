@@ -126,8 +126,8 @@ def encode(
         case "jxl":
             return box_writers.jpegxl(planes, exif=picture.exif, xmp=picture.xmp)
         case "avif":
-            about = {"exif": picture.exif, "icc_profile": picture.icc, "xmp": picture.xmp}
-            return box_writers.avif(planes, quality=quality, **about)
+            del kept["dpi"]  # has no place there
+            return box_writers.avif(planes, quality=quality, **kept)
     return _jpeg_or_webp(planes, format, quality, kept)
 
 

@@ -179,7 +179,7 @@ def errors_of(
 
 def _decode(pair: Pair, source: Source, config: PairConfig) -> None:
     picture = decode(source.encoded, max_pixels=config.max_pixels)
-    pair.picture = _with_white_level(picture, source, config)
+    pair.picture = with_white_level(picture, source, config.white_level)
     pair.noisy = pair.picture.pixels
     if source.is_noisy and config.adds_noise:
         raise ImageError("noisy already, as its table says")
@@ -188,7 +188,7 @@ def _decode(pair: Pair, source: Source, config: PairConfig) -> None:
         pair.clean = _matching(decode(source.clean, max_pixels=config.max_pixels), pair)
 
 
-def _with_white_level(picture: Picture, source: Source, config: PairConfig) -> Picture:
+def with_white_level(picture: Picture, source: Source, asked: WhiteLevel | None) -> Picture:
     """The picture with what counts as white in it: what its table says, else what was asked for.
 
     Raises ImageError where it has levels above that, which would be cut off.
@@ -198,7 +198,7 @@ def _with_white_level(picture: Picture, source: Source, config: PairConfig) -> P
     brightest = int(picture.pixels.max())
     wanted: WhiteLevel | None = source.white_level
     if wanted is None and not source.is_noisy:  # `noise` has added it on the scale of its table
-        wanted = config.white_level
+        wanted = asked
         if wanted is None and 0 < brightest <= _DIM:
             note = f"{picture.note}; {DIM_NOTE}" if picture.note else DIM_NOTE
             return replace(picture, note=note)

@@ -10,6 +10,7 @@ from denoise.images.sniff import HEAD
 from denoise.storage import archives, files, uris
 from denoise.storage.disk import Found
 from denoise.storage.entry import Entry
+from denoise.storage.left_out import leave_out
 
 # Files and folders of thumbnails, deleted files and such, in small letters: what Windows, macOS,
 # Synology and QNAP leave behind. Those whose names begin with a dot are hidden anyway.
@@ -47,7 +48,7 @@ def images_among(
                 if reason is None:
                     yield Entry(uris.key(one.path), one.uri, one.size, one.mark)
                 elif reason:
-                    left_out[reason] += 1
+                    leave_out(left_out, reason, one.path)
 
 
 def reason_by_name(found: Found) -> str | None:

@@ -12,6 +12,7 @@ from denoise.storage import archives, files, pages, uris
 from denoise.storage.choosing import UNSURE, images_among, needs_look, reason_of_member
 from denoise.storage.disk import Found
 from denoise.storage.entry import Entry, unique
+from denoise.storage.left_out import leave_out
 from denoise.storage.stores import ask, filesystem, pattern
 from denoise.storage.tars import Member
 
@@ -48,7 +49,7 @@ def _images_of(
         if reason is UNSURE:
             reason = None if looks_like_image(one.head) else "no image"
         if reason is not None:
-            left_out[reason] += 1
+            leave_out(left_out, reason, f"{uris.key(archive.path)}/{name}")
             continue
         mark, path = f"{archive.mark}@{one.offset}", uris.key(f"{archive.path}/{name}")
         yield Entry(

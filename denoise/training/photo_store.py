@@ -8,9 +8,11 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Protocol
 
 from denoise.errors import SettingsError
+from denoise.images.pairs import WhiteLevel
 from denoise.storage.entry import Entry
 from denoise.training.photos import Decoded, DecodeStatistics, Photo, check, decode_photos
 from denoise.training.samples import CROPS, order_of
@@ -33,6 +35,7 @@ class Limits:
     memory: float  # GiB
     max_error_rate: float
     reference: str | None = None  # the photos are noisy: where the clean ones lie
+    white_level: WhiteLevel | None = None  # of photos of 16 bits
 
 
 class Part(Protocol):
@@ -174,13 +177,17 @@ class ThreadPart:
 
 
 @contextmanager
-def decode_in_threads(count: int, patch: int, reference: str | None = None) -> Iterator[Decode]:
+def decode_in_threads(
+    count: int,
+    patch: int,
+    reference: str | None = None,
+    white_level: WhiteLevel | None = None,
+) -> Iterator[Decode]:
     """Decode in threads of this process: what takes long in it lets other threads run."""
     pool = ThreadPoolExecutor(count)
+    decode = partial(decode_photos, patch=patch, reference=reference, white_level=white_level)
     try:
-        yield lambda entries, middle: ThreadPart(
-            pool.submit(decode_photos, entries, patch, middle=middle, reference=reference)
-        )
+        yield lambda entries, middle: ThreadPart(pool.submit(decode, entries, middle=middle))
     finally:
         pool.shutdown(cancel_futures=True)
 

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from denoise.errors import FAILURES, ImageError, SettingsError, why
-from denoise.images.codec import decode, to_floats, to_pixels
+from denoise.images.codec import Picture, decode, to_floats, to_pixels
+from denoise.images.pairs import Source, WhiteLevel, with_white_level
 from denoise.storage.entry import Entry, source_of
 from denoise.storage.references import reference_of
 
@@ -115,18 +116,24 @@ def check(all_statistics: Sequence[DecodeStatistics], max_error_rate: float) -> 
 
 
 def decode_photos(
-    entries: Sequence[Entry], patch: int, *, middle: bool = False, reference: str | None = None
+    entries: Sequence[Entry],
+    patch: int,
+    *,
+    middle: bool = False,
+    reference: str | None = None,
+    white_level: WhiteLevel | None = None,
 ) -> Decoded:
     """Decode photos, mirrored up to the size of a patch; with `middle` their middles alone.
 
-    With `reference` the photos are noisy, and their clean selves lie there.
+    With `reference` the photos are noisy, and their clean selves lie there. `white_level` is that
+    of photos of 16 bits, where their table does not say.
 
     Those that do not decode are errors in the statistics.
     """
     photos, statistics = [], DecodeStatistics(len(entries))
     for entry in entries:
         try:
-            pixels, sigma = _pixels(entry, reference)
+            pixels, sigma = _pixels(entry, reference, white_level)
         except FAILURES as error:
             statistics.errors[entry.path] = why(error)
             continue
@@ -148,7 +155,9 @@ def middle_of(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return pixels[top : top + VALIDATION_SIDE, left : left + VALIDATION_SIDE]
 
 
-def _pixels(entry: Entry, reference: str | None) -> tuple[NDArray[np.uint8], float | None]:
+def _pixels(
+    entry: Entry, reference: str | None, white_level: WhiteLevel | None
+) -> tuple[NDArray[np.uint8], float | None]:
     """[H, W, 3] of an image, or [H, W, 6] of a clean one and its noisy one, with the sigma between.
 
     Raises ImageError.
@@ -158,19 +167,22 @@ def _pixels(entry: Entry, reference: str | None) -> tuple[NDArray[np.uint8], flo
         raise ImageError(source.error)
     if source.is_noisy and source.clean is None and reference is None:
         raise ImageError("noisy, and its table brings no clean image along")
-    noisy = _rgb(source.encoded, source.white_level)
+    picture = with_white_level(decode(source.encoded), source, white_level)
+    noisy = _rgb(picture)
     encoded = source.clean
     if reference is not None:
         encoded = source_of(reference_of(reference, entry.path)).encoded
     if encoded is None:
         return noisy, None
-    clean = _rgb(encoded, source.white_level)
+    same = Source(b"", white_level=picture.white_level)
+    clean = _rgb(with_white_level(decode(encoded), same, None))
     if clean.shape != noisy.shape:
         raise ImageError("the clean and the noisy image differ in size")
     return np.concatenate([clean, noisy], axis=2), source.sigma
 
 
-def _rgb(encoded: bytes, white_level: int | None) -> NDArray[np.uint8]:
-    pixels = decode(encoded).pixels
-    eight = pixels if pixels.dtype == np.uint8 else to_pixels(to_floats(pixels, white_level), 8)
+def _rgb(picture: Picture) -> NDArray[np.uint8]:
+    eight = picture.pixels
+    if picture.bit_depth > 8:
+        eight = to_pixels(to_floats(eight, picture.white_level), 8)
     return np.broadcast_to(eight, (*eight.shape[:2], 3)).astype(np.uint8, copy=False)

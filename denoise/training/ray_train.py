@@ -20,6 +20,7 @@ from ray.train.torch.config import _TorchBackend as TorchBackend
 from ray.train.v2.api.exceptions import TrainingFailedError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from denoise.images.pairs import WhiteLevel
 from denoise.storage.entry import Entry
 from denoise.training.batches import Worker
 from denoise.training.loop import Diverged
@@ -64,11 +65,17 @@ class RayStream:
         return ray.get(self.actor.refusal.remote())
 
 
-def decode_in_tasks(patch: int, reference: str | None = None, *, cpus: int = 1) -> Decode:
+def decode_in_tasks(
+    patch: int,
+    reference: str | None = None,
+    white_level: WhiteLevel | None = None,
+    *,
+    cpus: int = 1,
+) -> Decode:
     """Decode in tasks on all nodes; with no `cpus` beside workers that hold them all."""
     task = ray.remote(num_cpus=cpus, num_returns=2, scheduling_strategy="SPREAD")(decode_photos)
     return lambda entries, middle: RayPart(
-        *task.remote(entries, patch, middle=middle, reference=reference)
+        *task.remote(entries, patch, middle=middle, reference=reference, white_level=white_level)
     )
 
 
@@ -77,7 +84,7 @@ def make_stream(
 ) -> RayStream:
     """A stream of windows that begins again by itself: windows are what their numbers say."""
     actor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(WindowStream)
-    decode = decode_in_tasks(limits.patch, limits.reference, cpus=0)
+    decode = decode_in_tasks(limits.patch, limits.reference, limits.white_level, cpus=0)
     return RayStream(actor.remote(decode, list(entries), limits, size, known))
 
 

@@ -10,12 +10,14 @@ With MLFLOW_TRACKING_URI or WANDB_PROJECT set, MLflow or Weights & Biases get th
 """
 
 import logging
+import time
 from collections import Counter
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from denoise.errors import SettingsError
+from denoise.images.pairs import WhiteLevel, check_white_level
 from denoise.nets import package
 from denoise.output.folder import Output, run_of, versions
 from denoise.output.manifest import Listing
@@ -46,6 +48,7 @@ class TrainConfig(Recipe):
     images: str  # folder, glob, file, list or table; any URI
     output: str  # becomes the model package; run again, it resumes
     reference: str | None = None  # the images are noisy: the clean ones lie here, by path or stem
+    white_level: WhiteLevel | None = None  # as for noise: what is white in images of 16 bits
     validation: str | None = None  # images to validate on; else a tenth of them, by path
     column: str | None = None  # of a table the one of the images, of a list the one that names them
     architecture: str | None = None  # unet, cae-s, cae-m, cae-l or classic; else --init's or unet
@@ -60,6 +63,7 @@ class TrainConfig(Recipe):
         for name in ("images", "output"):
             if not getattr(self, name):
                 raise ValueError(f"{name} must not be empty")
+        check_white_level(self.white_level)
         if self.reference is not None and (self.sigma is not None or self.kind != "gaussian"):
             raise ValueError("the images are noisy with reference: leave sigma and kind out")
         _, high = self.worker_range
@@ -112,6 +116,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
     """
     from denoise.training.start import start_of
 
+    began = time.monotonic()
     place = uris.absolute(config.output)
     _check_apart(config, place)
     references.forget()
@@ -141,7 +146,8 @@ def train(config: TrainConfig) -> dict[str, Any]:
         work(_Run(config, output, progress, start, split, tracking))
         output.end()
         output.finish()
-        return _result(place, nothing_to_do=False)
+        spent = {"elapsed_seconds": time.monotonic() - began}
+        return _result(place, nothing_to_do=False) | spent
 
 
 def _reference_of(config: TrainConfig) -> str | None:
@@ -194,6 +200,7 @@ class _Run:
             memory=config.memory,
             max_error_rate=config.max_error_rate,
             reference=_reference_of(config),
+            white_level=config.white_level,
         )
         self.progress.begin(f"decoding {len(split.training) + len(split.validation):,} photographs")
         goes_on = split.is_recorded(output.uri)
@@ -238,7 +245,10 @@ def _train_here(run: _Run) -> None:
     from denoise.training.worker import Board, train_worker
 
     with decode_in_threads(
-        torch.get_num_threads(), run.config.patch, _reference_of(run.config)
+        torch.get_num_threads(),
+        run.config.patch,
+        _reference_of(run.config),
+        run.config.white_level,
     ) as decode:
         job = run.job(decode, partial(WindowStream, decode))
         board = Board()
@@ -264,7 +274,8 @@ def _train_with_ray(run: _Run) -> None:
             )
         )
         job = run.job(
-            ray_train.decode_in_tasks(config.patch, _reference_of(config)), ray_train.make_stream
+            ray_train.decode_in_tasks(config.patch, _reference_of(config), config.white_level),
+            ray_train.make_stream,
         )
         board = ray_train.RemoteBoard()
         group = ray_train.Group(
@@ -300,11 +311,10 @@ def _check_cluster(config: TrainConfig, resources: "Resources") -> None:
 
 def _advise(validation: "PhotoStore") -> None:
     """Say where validation says too little."""
-    if validation.decoded.photos < _FEW:
+    if (count := validation.decoded.photos) < _FEW:
         _log.warning(
-            "validation has %d pictures: below %d its PSNR says little of others; --validation "
-            "names more",
-            validation.decoded.photos,
+            "validation has %s: below %d its PSNR says little of others; --validation names more",
+            f"{count} {'picture' if count == 1 else 'pictures'}",
             _FEW,
         )
 
