@@ -119,11 +119,9 @@ def _headline(summary: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str]]
     if summary["verb"] == "noise":
         noisy, denoised = denoised, None
     yield "images", "", f"{summary['done']:,}", f"{summary['megapixels']:,.1f} megapixels"
-    left_out = summary["left_out"]
-    count = sum(left_out.values())
-    files = "file" if count == 1 else "files"
-    words = f"{count:,} {files} left out: {', '.join(left_out)}" if left_out else ""
-    yield "failed", "bad" if summary["failed"] else "", f"{summary['failed']:,}", words
+    yield "failed", "bad" if summary["failed"] else "", f"{summary['failed']:,}", ""
+    if left_out := summary["left_out"]:
+        yield "left out", "", f"{sum(left_out.values()):,}", ", ".join(left_out)
     if noisy:
         yield "noisy", "noisy", _decibels(noisy), "dB PSNR, mean"
     if denoised:
