@@ -164,9 +164,6 @@ def _spreads(summary: Mapping[str, Any], names: Mapping[str, str]) -> Iterator[T
         ]
         yield Table("PSNR of the images, in dB: mean and percentiles", ["", *names], rows)
     if changed := summary["changed"]:
-        kinds = ("strongly", "slightly", "hardly")
-        rows = [[kind, f"{changed[kind]:,}", changed["bounds"][kind]] for kind in kinds]
-        yield Table("how much the images changed", ["", "images", "where"], rows)
         columns = {
             "removed": summary["removed"],
             "noise before": summary["noise_before"],
@@ -181,6 +178,9 @@ def _spreads(summary: Mapping[str, Any], names: Mapping[str, str]) -> Iterator[T
             ["", *columns],
             rows,
         )
+        kinds = ("strongly", "slightly", "hardly")
+        rows = [[kind, f"{changed[kind]:,}", changed["bounds"][kind]] for kind in kinds]
+        yield Table("how much the images changed", ["", "images", "where"], rows)
 
 
 def _notes(summary: Mapping[str, Any], names: Mapping[str, str]) -> Iterator[str]:
