@@ -144,7 +144,7 @@ def test_the_flags_that_everybody_needs_come_first():
     words = help_of("infer")
     groups = re.findall(r"^(\S.*):$", words, re.MULTILINE)
     assert groups == [
-        *("input and output", "denoising", "noise", "saving", "measuring", "machine", "talk"),
+        *("input and output", "denoising", "noise", "saving", "measuring", "machine", "messages"),
         "examples",
     ]
     first = re.findall(r"^  --(\S+ \S+)", words, re.MULTILINE)[:3]

@@ -36,7 +36,7 @@ _WARM_UP = 64  # side in pixels of a picture that nobody times
 class CompareConfig:
     """Set models side by side: denoise compare photos --models unet classic"""
 
-    images: str  # folder, glob, file or table; any URI
+    images: str  # folder, glob, file, archive, list or table; any URI
     models: tuple[str, ...]  # shipped names (see `denoise models`) or URIs of packages
     reference: str | None = None  # the images are noisy: the clean ones lie here, by path or stem
     add_noise: float | None = None  # the images are clean: add noise of this sigma first
