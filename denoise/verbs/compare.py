@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from denoise.errors import SettingsError
+from denoise.images.codec import to_floats, to_pixels
 from denoise.images.metrics import estimate_noise, mse, psnr
 from denoise.images.noise import check_seed, check_sigma
 from denoise.images.pairs import Pair, PairConfig
@@ -153,9 +154,19 @@ def _pairs(config: CompareConfig) -> Iterator[Pair]:
     pairing = PairConfig(sigma=config.add_noise, seed=config.seed, reference=reference)
     listed = inputs.entries(uris.absolute(config.images), Counter())
     return (
-        decode_in_time(fetch(entry, pairing), pairing, config.max_seconds)
+        _filling_its_type(decode_in_time(fetch(entry, pairing), pairing, config.max_seconds))
         for entry in islice(listed, config.limit)
     )
+
+
+def _filling_its_type(pair: Pair) -> Pair:
+    """The pair, its pixels up to the largest of their type where its table says another white."""
+    if level := pair.white_level:
+        for name in ("noisy", "clean"):
+            pixels = getattr(pair, name)
+            if pixels is not None:
+                setattr(pair, name, to_pixels(to_floats(pixels, level), 16))
+    return pair
 
 
 def _denoised(pair: Pair, denoiser: "Denoiser", score: Score) -> NDArray[Any]:
