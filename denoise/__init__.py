@@ -1,22 +1,49 @@
-"""Removes Gaussian noise from images in bulk; the few public names, loaded when first used."""
+"""Removes noise from images in bulk; the public names, loaded when first used."""
 
+import sys
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from denoise.nets.batch_denoiser import BatchDenoiser
     from denoise.nets.denoiser import Denoiser
+    from denoise.runners.ray_session import session
     from denoise.verbs.infer import InferConfig, infer
+    from denoise.verbs.noise import NoiseConfig, noise
+    from denoise.verbs.plan import PlanConfig, plan
+    from denoise.verbs.report import ReportConfig, report
     from denoise.verbs.train import TrainConfig, train
 
 __version__ = "0.1.0"
-__all__ = ["BatchDenoiser", "Denoiser", "InferConfig", "TrainConfig", "infer", "train"]
+__all__ = [
+    "BatchDenoiser",
+    "Denoiser",
+    "InferConfig",
+    "NoiseConfig",
+    "PlanConfig",
+    "ReportConfig",
+    "TrainConfig",
+    "infer",
+    "noise",
+    "plan",
+    "report",
+    "session",
+    "train",
+]
 
 _HOMES = {
     "BatchDenoiser": "denoise.nets.batch_denoiser",
     "Denoiser": "denoise.nets.denoiser",
     "InferConfig": "denoise.verbs.infer",
     "infer": "denoise.verbs.infer",
+    "NoiseConfig": "denoise.verbs.noise",
+    "noise": "denoise.verbs.noise",
+    "PlanConfig": "denoise.verbs.plan",
+    "plan": "denoise.verbs.plan",
+    "ReportConfig": "denoise.verbs.report",
+    "report": "denoise.verbs.report",
+    "session": "denoise.runners.ray_session",
     "TrainConfig": "denoise.verbs.train",
     "train": "denoise.verbs.train",
 }
@@ -27,3 +54,15 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'denoise' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)
+
+
+class _Package(ModuleType):
+    """This package, whose `report` is the function also once `denoise.report.page`, say, is
+    imported: Python would put the room of that name in its place."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in _HOMES and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

@@ -59,20 +59,26 @@ _STORES = (
 def main(arguments: list[str] | None = None, *, verb: str | None = None) -> None:
     """Runs the command line and exits: 0 done, 1 failed, 2 wrong flags or places, 3 too many images
     failed, 130 interrupted."""
-    given = sys.argv[1:] if arguments is None else arguments
+    start, given = time.monotonic(), sys.argv[1:] if arguments is None else arguments
     if verb is None:
         verb, given = _verb_of(given)
     interrupted: list[int] = []  # not an Event, whose lock a handler must not wait for
     for sign in (signal.SIGINT, signal.SIGTERM):  # a shell's background jobs begin without SIGINT
         signal.signal(sign, partial(_interrupt, interrupted))
     sys.excepthook = _print_traceback
-    sys.exit(_run(verb, given, interrupted))
+    sys.exit(_run(verb, given, interrupted, start))
 
 
 def _verb_of(given: list[str]) -> tuple[str, list[str]]:
     """The verb, and what follows it; --help, --version and a wrong verb end here."""
     if not given:
-        sys.exit(_fail(f"denoise: a verb is missing (one of {', '.join(VERBS)})", 2))
+        sys.exit(
+            _fail(
+                f"denoise: a verb is missing (one of {', '.join(VERBS)}); "
+                "denoise help explains them",
+                2,
+            )
+        )
     if given[0] == "help" and len(given) > 1:
         given = [given[1], "--help"]
     if given[0] in ("-h", "--help", "help"):
@@ -105,15 +111,15 @@ def _completion(shells: list[str]) -> list[str]:
     return ["--tyro-print-completion", shells[0]]
 
 
-def _run(verb: str, given: list[str], interrupted: list[int]) -> int:
+def _run(verb: str, given: list[str], interrupted: list[int], start: float) -> int:
     """Reads the flags, does the work, shows the result; the exit code."""
     try:
-        return _done(verb, given, interrupted)
+        return _done(verb, given, interrupted, start)
     except KeyboardInterrupt:
         return _fail(f"denoise {verb}: interrupted; the same command goes on from here", 130)
 
 
-def _done(verb: str, given: list[str], interrupted: list[int]) -> int:
+def _done(verb: str, given: list[str], interrupted: list[int], start: float) -> int:
     try:
         verb, given = spelled_out(verb, given)
         config, as_json, verbose = flags.read(verb, _config_of(verb), given)
@@ -142,7 +148,11 @@ def _done(verb: str, given: list[str], interrupted: list[int]) -> int:
         if verbose or words is None:
             raise
         return _fail(f"denoise {verb}: {words} (-v shows where)", 1)
-    _show(found, config, as_json=as_json)
+    try:
+        _show(verb, found | _on_the_clock(found, start), config, as_json=as_json)
+        sys.stdout.flush()
+    except BrokenPipeError:  # of `denoise models | head`; nor does Python's end write the rest
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     if found.get("ok") is False:
         return 1
     limit = getattr(config, "max_error_rate", 1.0)
@@ -203,12 +213,25 @@ def _set_up_ray(verbose: bool) -> None:
         os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "killed by `ray.kill`")
 
 
-def _show(found: dict[str, Any], config: Any, *, as_json: bool) -> None:
+def _on_the_clock(found: dict[str, Any], start: float) -> dict[str, float]:
+    """The time that a user waited: Python and its libraries are loaded before a job starts."""
+    elapsed = found.get("elapsed_seconds")
+    if elapsed is None:
+        return {}
+    waited = time.monotonic() - start
+    before = max(0.0, waited - elapsed)
+    return {
+        "elapsed_seconds": waited,
+        "start_up_seconds": found.get("start_up_seconds", 0.0) + before,
+    }
+
+
+def _show(verb: str, found: dict[str, Any], config: Any, *, as_json: bool) -> None:
     """The result: one line of JSON, the last words of a job, or a short table."""
     if as_json:
         print(json.dumps(found, default=str))
         return
-    if words := _last_words(found, config):
+    if words := _last_words(verb, found, config):
         for line in words:
             _print(line)
         return
@@ -223,15 +246,13 @@ def _show(found: dict[str, Any], config: Any, *, as_json: bool) -> None:
         _print(row)
 
 
-def _last_words(found: dict[str, Any], config: Any) -> list[str]:
+def _last_words(verb: str, found: dict[str, Any], config: Any) -> list[str]:
     """What a job says at its end; nothing of those that have a table only."""
-    if ("start_up_seconds" in found and "done" in found) or found.get("nothing_to_do"):
-        from denoise.report.closing import closing_words
-        from denoise.storage import uris
+    from denoise.report.closing import last_words
+    from denoise.storage import uris
 
-        return closing_words(found, uris.absolute(config.output))
-    words: list[str] = found.get("words", [])
-    return words
+    output = getattr(config, "output", None)
+    return last_words(verb, found, uris.absolute(output) if output else None)
 
 
 def _short(value: Any) -> str:

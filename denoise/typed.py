@@ -58,10 +58,16 @@ def _values(given: list[str]) -> list[str]:
     found, flag = [], ""
     for one in given:
         flag = one if one.startswith("--") else flag
-        if flag in _SIGMAS and re.fullmatch(r"[\d.]+/[1-9]\d*", one):
-            above, _, below = one.partition("/")
-            one = repr(float(above) / float(below))
+        if flag in _SIGMAS and "/" in one:
+            one = repr(_fraction(flag, one))
         elif flag == "--format":
-            one = _FORMATS.get(one, one)
+            one = _FORMATS.get(one.lower(), one.lower())
         found.append(one)
     return found
+
+
+def _fraction(flag: str, given: str) -> float:
+    found = re.fullmatch(r"(\d+\.?\d*|\.\d+)/([1-9]\d*)", given)
+    if found is None:
+        raise ValueError(f"{flag} takes a number such as 0.1 or 25/255, got {given}")
+    return float(found[1]) / float(found[2])

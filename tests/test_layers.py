@@ -1,8 +1,10 @@
 """The architecture: rooms import only downwards, without circles, and keep to their libraries."""
 
 import ast
+import dataclasses
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -51,6 +53,14 @@ def test_a_library_is_used_in_its_own_rooms_only(library: str):
 def test_importing_the_package_and_the_command_loads_neither_torch_nor_ray():
     loaded = _modules_after("import denoise, denoise.__main__")
     assert loaded.isdisjoint({"torch", "ray", "pyarrow", "fsspec"})
+
+
+@pytest.mark.parametrize("verb", ["noise", "train", "infer", "plan", "report"])
+def test_a_verb_and_its_config_are_public_names(verb: str):
+    import_module("denoise.report.page")  # whose room is called like a verb
+    config = getattr(denoise, f"{verb.title()}Config")
+    assert callable(getattr(denoise, verb)) and dataclasses.is_dataclass(config)
+    assert {verb, config.__name__} <= set(denoise.__all__)
 
 
 @pytest.mark.parametrize("verb", ["noise", "infer", "train", "plan", "report", "models"])

@@ -218,6 +218,7 @@ def test_the_stores_libraries_are_silent_unless_asked(flags: list[str]):
         ("noise a b --sigma 25/255", f"--images a --output b --sigma {25 / 255!r}"),
         ("train a b --sigma 0 51/255", "--images a --output b --sigma 0 0.2"),
         ("infer a b --format jpg", "--images a --output b --format jpeg"),
+        ("infer a b --format TIF", "--images a --output b --format tiff"),
         ("infer 1/2 b --reference 3/4", "--images 1/2 --output b --reference 3/4"),
         ("infer a --output=b --format=jpg", "--images a --output b --format jpeg"),
         ("report out", "--output out"),
@@ -240,6 +241,7 @@ def test_a_dry_run_is_a_plan():
         ("infer a b --images c", "--images is given twice"),
         ("infer a b --output=c", "--output is given twice"),
         ("models x", "1 names before the flags .* it takes no names"),
+        ("noise a b --sigma 25/0", "--sigma takes a number such as 0.1 or 25/255, got 25/0"),
     ],
 )
 def test_names_that_make_no_sense_are_refused_in_one_sentence(typed: str, words: str):
@@ -253,6 +255,13 @@ def test_a_verb_that_is_nearly_right_is_guessed(capsys: pytest.CaptureFixture[st
         main(["infre"])
     assert ended.value.code == 2
     assert "did you mean infer?" in capsys.readouterr().err
+
+
+def test_a_reader_of_the_result_may_stop_reading():
+    command = [sys.executable, "-m", "denoise", "models"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()  # as `| head` does
+        assert process.stderr.read() == b"" and process.wait() == 0
 
 
 @pytest.mark.parametrize(

@@ -97,6 +97,18 @@ def test_an_input_that_comes_later_never_takes_the_name_of_an_earlier_one():
     assert stems_of(["a.png"], first=["a.gif", "a.png.gif"])["a.png"].startswith("a.png~")
 
 
+@pytest.mark.parametrize("later", [0, 1, 2, 3])
+def test_no_file_is_called_like_a_folder_whichever_comes_first(later: int):
+    """In one listing, and where the last ones are new in a later one."""
+    for order in permutations(["a.jpg", "a.png/b.jpg", "a.png/c.png/d.jpg", "x.png/y.jpg"]):
+        first, new = order[: 4 - later], order[4 - later :]
+        stems = stems_of(first) | stems_of(new, first=first)
+        files = {path: file_of(path, ".png", stem=stem) for path, stem in stems.items()}
+        folders = {str(folder) for name in files.values() for folder in Path(name).parents}
+        assert len(set(files.values())) == 4 and folders.isdisjoint(files.values()), files
+        assert files["x.png/y.jpg"] == "x.png/y.png"  # it collides with none
+
+
 def test_many_names_are_known_again():
     names = Names("png", folds=False)
     stems = stems_of([f"{number}.jpg" for number in range(70_000)])

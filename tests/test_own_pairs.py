@@ -56,6 +56,25 @@ def test_training_on_own_pairs_says_how_noisy_they_were(own_pairs: Path):
     assert found["training"]["photos"] == 11 and found["sigma"] is None
     assert 20 < found["metrics"]["validation_psnr_noisy"] < 30
     assert found["metrics"]["validation_psnr_start"] is not None
+    card = (own_pairs / "model/README.md").read_text()
+    assert "that removes noise like that of its pairs from photographs" in card
+    assert "| noise | that of the pairs |" in card and ", noise of the pairs |" in card
+    assert "train --images NOISY --reference CLEAN --architecture classic --steps 2" in card
+
+
+def test_the_card_of_a_network_of_ones_own_says_how_to_load_it(own_pairs: Path):
+    name = "test_imported:Net"
+    config = TrainConfig(
+        images=str(own_pairs / "clean"), architecture=name, output=str(own_pairs / "model"),
+        steps=2, save_every=1, batch_size=2, patch=16,
+    )  # fmt: skip
+    assert train(config)["architecture"] == name
+    card = " ".join((own_pairs / "model/README.md").read_text().split())
+    assert (
+        f"A network of one's own, `{name}` (to load it, allow it by DENOISE_NETWORKS={name}),"
+        in card
+    )
+    assert "that removes Gaussian noise from photographs" in card and "autoencoder" not in card
 
 
 def test_references_that_make_no_sense_are_refused_in_one_sentence(own_pairs: Path):

@@ -287,13 +287,16 @@ def test_shipped_models_are_whole_small_and_say_what_they_are(name: str):
 def test_the_table_of_models_says_what_each_was_trained_and_validated_on():
     found = models(ModelsConfig())
     headings, *lines = found["table"]
-    assert "CBSD68" in headings
+    assert all(name in headings for name in ("CBSD68", "real pairs", "megapixels/s", "choose it"))
     assert [one["name"] for one in found["models"][:2]] == ["photo", "unet"]
-    assert max(map(len, lines)) <= 105
+    assert max(map(len, lines)) <= 100
     words = " ".join(" ".join(lines).split())
     for one in found["models"]:
-        assert any(line.startswith(f"{one['name']} ") for line in lines)
-        assert f"trained on {one['trained_on']} validated on {one['validated_on']}" in words
+        line = next(line for line in lines if line.startswith(f"{one['name']} "))
+        assert f"{one['megapixels_per_second']:.1f}" in line and one["choose_if"] in line
+        for psnr in (one["cbsd68_psnr"], one["real_pairs_psnr"]):
+            assert psnr is None or f"{psnr:.2f} dB" in line
+        assert f"trained on {one['trained_on']}; validated on {one['validated_on']}" in words
 
 
 def test_what_is_shipped_is_under_20_mb_in_all_and_names_no_ones_own_folders():

@@ -7,7 +7,7 @@ from io import StringIO
 import pytest
 
 from denoise.output.run_log import RunLog
-from denoise.report.closing import closing_words
+from denoise.report.closing import closing_words, last_words, left_out_words, words_of_bytes
 from denoise.report.progress import Progress, words_of_time
 
 
@@ -36,7 +36,7 @@ def test_a_line_counts_rates_time_left_and_the_slowest_stage(clock: Clock):
     clock.now += 5
     line = shown.line(20, 1, 3 * 10**6, {"network": 9.0, "decode": 1.0})
     assert line == (
-        "infer 20/100 images, 1 failed, 2.0 images/s, 0.40 megapixels/s, 40 s left, "
+        "infer 20/100 images, 1 failed, 40 s left, 2.0 images/s, 0.40 megapixels/s, "
         "network takes 90%"
     )
 
@@ -52,6 +52,27 @@ def test_a_terminal_has_one_live_bar_over_the_whole_job(clock: Clock):
     assert "80%" in said and "12/15 images" in said and "15/15 images" in said
 
 
+@pytest.mark.parametrize(
+    ("columns", "shown"),
+    [
+        (120, "3 failed, 40 s left, 2.0 images/s, 0.40 megapixels/s, network takes 90%"),
+        (100, "3 failed, 40 s left, 2.0 images/s, 0.40 megapixels/s"),
+        (70, "3 failed, 40 s left"),
+        (20, "3 failed"),
+    ],
+)
+def test_a_narrow_terminal_has_a_bar_and_what_is_wanted_most(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch, columns: int, shown: str
+):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    progress = Progress("infer", 100, stream=Terminal(), clock=clock)
+    progress.show(10, 0, 10**6, {})
+    clock.now += 5
+    progress.show(20, 3, 3 * 10**6, {"network": 9.0, "decode": 1.0})
+    line = progress.stream.getvalue().rpartition("\r\x1b[K")[2]
+    assert len(line) < columns and (columns < 70 or line.endswith(f" images, {shown}"))
+
+
 def test_what_an_earlier_run_did_is_said_once_and_is_no_part_of_the_rate(clock: Clock):
     shown = Progress("infer", stream=StringIO(), clock=clock)
     with shown:
@@ -63,7 +84,7 @@ def test_what_an_earlier_run_did_is_said_once_and_is_no_part_of_the_rate(clock: 
     )
     shown.line(0, 0, 0, {})
     clock.now += 1
-    assert "infer 19/299 images, 7.0 images/s" in shown.line(7, 0, 0, {})
+    assert "infer 19/299 images, 40 s left, 7.0 images/s" in shown.line(7, 0, 0, {})
     assert "40 s left" in shown.line(7, 0, 0, {})
 
 
@@ -215,3 +236,85 @@ def test_the_verdict_is_the_psnr_or_else_how_much_changed():
     ]
     measured = without | {"psnr_noisy": {"mean": 20.2}, "psnr": {"mean": 30.1}, "advice": None}
     assert closing_words(measured)[1:] == ["PSNR 20.20 -> 30.10 dB, mean of the images."]
+
+
+ONE = {
+    "path": "Dog.jpg", "output": "/x/clean.jpg", "model": "photo@1a2b", "strength": 1.0,
+    "elapsed_seconds": 4.0, "start_up_seconds": 3.0, "psnr": None, "psnr_noisy": None,
+    "removed": 12 / 255, "noise_before": 15 / 255, "noise_after": 3 / 255,
+}  # fmt: skip
+
+
+def test_one_photograph_ends_with_its_time_its_verdict_and_its_file():
+    assert last_words("infer", ONE) == [
+        "Denoised Dog.jpg in 4.0 s (3.0 s of it to start up).",
+        "It changed strongly: 12.0 levels of 255 were removed (root mean square); its noise, "
+        "estimated: 15.0 -> 3.0.",
+        "file    /x/clean.jpg",
+    ]
+    measured = last_words("infer", ONE | {"psnr_noisy": 20.0, "psnr": 31.5})
+    assert measured[1] == "PSNR 20.00 -> 31.50 dB."
+
+
+def test_one_that_hardly_changed_says_what_to_try():
+    hardly = ONE | {"removed": 0.5 / 255, "noise_before": None, "noise_after": None}
+    _, verdict, advice, _ = last_words("infer", hardly | {"strength": 0.1})
+    assert verdict == "It hardly changed: 0.5 levels of 255 were removed (root mean square)."
+    assert advice.startswith("The noise may be of a kind that photo does not remove. Try --stren")
+    quiet = last_words("infer", hardly | {"noise_before": 0.3 / 255, "noise_after": 0.2 / 255})
+    assert quiet[2].startswith("There is little noise (about 0.3 levels of 255). Try another")
+
+
+PLAN = {
+    "images": 299, "left_out": {"no image": 2}, "left_out_names": {"no image": ["a.NEF", "b.txt"]},
+    "already_done": 0, "to_do": 299, "input_bytes": 700e6, "model": "photo@1a2b", "workers": 2,
+    "where": "this machine", "sampled": 64, "sample_errors": {}, "megapixels": 1234.5,
+    "output_bytes": 362e6, "start_up_seconds": 18.0, "seconds": 150.0, "memory_bytes": 1.3e9,
+}  # fmt: skip
+
+
+def test_a_plan_is_in_units_for_people():
+    assert last_words("plan", PLAN) == [
+        "299 images, 1,234.5 megapixels, 700 MB, to denoise with photo.",
+        "2 left out, no image: a.NEF, b.txt",
+        "About 2 min 30 s (18 s of it to start up) with 2 workers on this machine; 362 MB of "
+        "output, 1.3 GB of memory.",
+    ]
+    done = PLAN | {"already_done": 299, "to_do": 0, "sample_errors": {"no whole PNG": 3}}
+    assert last_words("plan", done)[2:] == [
+        "299 were done before; nothing is left to do.",
+        "3 of 64 that were tried fail: no whole PNG (3).",
+    ]
+
+
+def test_what_is_left_out_is_named_up_to_five():
+    names = {"hidden": list("abcde")}
+    assert left_out_words({"hidden": 7, "named twice": 1}, names) == [
+        "7 left out, hidden: a, b, c, d, e, and 2 more",
+        "1 left out, named twice",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("size", "words"), [(999, "999 bytes"), (1500, "1.5 kB"), (362e6, "362 MB"), (2e12, "2000 GB")]
+)
+def test_sizes_are_in_the_unit_that_suits_them(size: float, words: str):
+    assert words_of_bytes(size) == words
+
+
+def test_a_training_and_an_extraction_end_with_a_sentence_and_paths_too():
+    training = {"last_step": 1200, "photos": 9, "validated_on": 1}
+    metrics = {"validation_psnr": 31.7, "validation_psnr_noisy": 31, "validation_psnr_start": 31.5}
+    trained = {"training": training, "metrics": metrics, "output": "/x/m", "elapsed_seconds": 29.0}
+    assert last_words("train", trained) == [
+        "Trained 1,200 steps on 9 photographs in 29 s.",
+        "Validation PSNR 31.70 dB on 1 photograph (noisy 31.00, before the first step 31.50).",
+        "model   /x/m",
+        "card    /x/m/README.md",
+    ]
+    counts = {"written": 1, "already_there": 0, "renamed": 0, "failed": 2}
+    assert last_words("extract", counts | {"into": "/x", "list": "/x/extracted.csv"}) == [
+        "Wrote 1 image; 2 have no image to write.",
+        "images  /x",
+        "list    /x/extracted.csv",
+    ]

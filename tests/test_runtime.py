@@ -7,9 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import ray
 from ray.data import ActorPoolStrategy
 from running import ROOT, clean_environment, run, send
 
+import denoise
 from denoise.errors import SettingsError
 from denoise.runners.ray_session import _reason
 from denoise.runners.resources import Resources, actors, local, needs_of
@@ -75,6 +77,13 @@ def test_a_worker_takes_a_gpu_where_there_is_one():
     assert needs_of("gpu", 1.0, replace(TWO_CPUS, is_own=False)) == {"GPU": 1.0, "CPU": 1.0}
     with pytest.raises(SettingsError, match="--device gpu: this machine has 2 CPUs and 0 GPUs"):
         needs_of("gpu", 1.0, TWO_CPUS)
+
+
+def test_calls_within_a_session_share_it_and_leave_it_open(ray_session: Resources):
+    job = ray.get_runtime_context().get_job_id()
+    with denoise.session(), denoise.session():
+        assert ray.get_runtime_context().get_job_id() == job
+    assert ray.is_initialized()
 
 
 def test_this_machine_has_what_a_private_session_finds(ray_session: Resources):

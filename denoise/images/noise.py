@@ -64,7 +64,8 @@ def normal(shape: tuple[int, ...], seed: int) -> NDArray[np.float32]:
 def check_sigma(name: str, sigma: float) -> None:
     """Raises ValueError where a standard deviation is no share of the pixel scale."""
     if not 0 <= sigma <= 1:
-        raise ValueError(f"{name} must lie in 0..1 (the pixel scale), got {sigma}")
+        levels = f"; {sigma:g} levels of 255 are {sigma:g}/255" if 1 < sigma <= 255 else ""
+        raise ValueError(f"{name} must lie in 0..1 (the pixel scale), got {sigma}{levels}")
 
 
 def check_seed(seed: int) -> None:

@@ -70,6 +70,17 @@ def _shortened_part(part: str) -> str:
     return begin + end.decode(errors="surrogateescape")
 
 
+def _folders_like_files(path: str) -> list[str]:
+    """The folders of a path that an image file may be called like, outermost first."""
+    if "." not in path.rpartition("/")[0]:
+        return []  # nearly always
+    return [one for one in _folders(path) if uris.suffix(one) in _WRITTEN]
+
+
+def _folders(path: str) -> list[str]:
+    return [path[:end] for end, letter in enumerate(path) if letter == "/"]
+
+
 class Names:
     """The names that files of images have, so that every further one gets a name of its own.
 
@@ -81,6 +92,7 @@ class Names:
         self._format, self._folds = format, folds
         self._runs: list[NDArray[np.uint64]] = []  # sorted, each longer than the next
         self._latest: set[int] = set()
+        self._folders: set[int] = set()  # that are called like image files, which is rare
 
     def give(self, entries: Iterator[Entry]) -> Iterator[Entry]:
         """Yield the entries; those whose usual name is taken with another `stem`."""
@@ -88,25 +100,28 @@ class Names:
             usual = [self._keys(uris.key(entry.path)) for entry in batch]
             known = self._known(usual)  # of all at once: each by itself would take ten times longer
             for entry, keys in zip(batch, usual, strict=True):
-                if keys.isdisjoint(known) and keys.isdisjoint(self._latest):
-                    self._latest |= keys
+                path = uris.key(entry.path)
+                is_free = keys.isdisjoint(known) and not (keys & self._latest or self._bars(path))
+                if is_free and keys.isdisjoint(self._folders):
+                    self._note(path, keys)
                     yield entry
                 else:
-                    yield replace(entry, stem=self._stem_of(uris.key(entry.path)))
+                    yield replace(entry, stem=self._stem_of(path))
             self._settle()
 
     def claim(self, entry: Entry) -> None:
         """Note the names of an entry that has been given one."""
-        self._latest |= self._keys(uris.key(entry.path), entry.stem)
+        path = uris.key(entry.path)
+        self._note(entry.stem or path, self._keys(path, entry.stem))
         self._settle()
 
     def name_of(self, path: str, usual: str) -> str:
         """A name for the file of a path: the usual one unless another file has that."""
         suffix = uris.suffix(usual)
         for name in (usual, *(shortened(stem + suffix) for stem in self._stems(uris.key(path)))):
-            if not self._is_taken(key := self._key(name)):
+            if not (self._is_taken(key := self._key(name)) or self._bars(name)):
                 break
-        self._latest.add(key)
+        self._note(name, {key})
         self._settle()
         return name
 
@@ -114,14 +129,25 @@ class Names:
         """What the file of a path is called whose usual name is taken."""
         for stem in self._stems(path):
             keys = self._keys(path, stem)
-            if not any(map(self._is_taken, keys)):
+            if not (any(map(self._is_taken, keys)) or self._bars(stem)):
                 break
-        self._latest |= keys
+        self._note(stem, keys)
         return stem
 
-    @staticmethod
-    def _stems(path: str) -> Iterator[str]:
+    def _note(self, path: str, keys: set[int]) -> None:
+        """Take names, and those of the folders that they need."""
+        self._latest |= keys
+        self._folders |= {self._key(folder) for folder in _folders_like_files(path)}
+
+    def _bars(self, path: str) -> str:
+        """The first folder of a path that is a file already; empty where there is none."""
+        return next((one for one in _folders_like_files(path) if self._is_file(self._key(one))), "")
+
+    def _stems(self, path: str) -> Iterator[str]:
         """Its whole name, which says where it came from; a hash where an input is called so."""
+        while folder := self._bars(path):
+            path = f"{folder}~{_hash(folder) & 0xFFFFFFFF:08x}{path[len(folder) :]}"
+            yield _without_suffix(path)
         yield path
         yield f"{path}~{_hash(path) & 0xFFFFFFFF:08x}"
         yield f"{path}~{_hash(path):016x}"
@@ -145,6 +171,9 @@ class Names:
         return _hash(name)
 
     def _is_taken(self, key: int) -> bool:
+        return key in self._folders or self._is_file(key)
+
+    def _is_file(self, key: int) -> bool:
         return key in self._latest or any(_holds(run, key) for run in self._runs)
 
     def _known(self, wanted: list[set[int]]) -> set[int]:

@@ -35,6 +35,13 @@ def views_of(
         title: [view for index in picked if (view := view_at(index)) is not None]
         for title, picked in _picked(stats).items()
     }
+    alone = [view for some in shown.values() for view in some if list(view.wholes) == ["denoised"]]
+    if alone and not allow_elsewhere:
+        _log.warning(
+            "the report shows %d images without their inputs, which lie outside of its folder; "
+            "--allow-elsewhere reads them",
+            len(alone),
+        )
     return {title: views for title, views in shown.items() if views}
 
 
@@ -100,10 +107,9 @@ def _drawn(
     denoised = _stored(uri, row, "image")
     try:
         clean, noisy = _pair(uri, run, part, row["path"], allow_elsewhere)
-    except ElsewhereError as error:
+    except ElsewhereError:
         if denoised is None:
             raise
-        _log.info("shown without its input: %s (%s)", row["path"], error)
         clean = noisy = None
     if len({pixels.shape[:2] for pixels in (clean, noisy, denoised) if pixels is not None}) > 1:
         raise ImageError("its input has changed since")

@@ -17,6 +17,7 @@ from denoise.output.run_log import RunLog
 _LIVE = 0.2  # seconds between drawings on a terminal
 _PLAIN = 30.0  # and between lines elsewhere
 _NAMED = 20  # failures of a run; a list of a million dead links names no more
+_LEAST_BAR = 12  # columns of it on a terminal
 _TICK = 1.0  # seconds of the clock that runs while nothing can be counted
 _CLEAR = "\r\x1b[K"  # to the line's beginning, and what a longer one left behind goes
 _T = TypeVar("_T")
@@ -131,7 +132,8 @@ class Progress:
                 self._write(self._line())
 
     def _rates(self, done: int, failed: int, pixels: int, seconds: Mapping[str, float]) -> str:
-        """Failures, rates, time left, and the stage that takes the most time; each with a comma."""
+        """Failures, time left, rates, and the stage that takes the most time: the most wanted
+        first, each with a comma."""
         self._first = self._first or (self.clock(), done, pixels)
         start, first_done, first_pixels = self._first
         spent = self.clock() - start
@@ -140,9 +142,9 @@ class Progress:
             parts.append(f"{failed} failed")
         if done > first_done and spent > 0:
             rate = (done - first_done) / spent
+            parts.append(f"{words_of_time((self.total - self.before - done) / rate)} left")
             parts.append(f"{rate:.1f} {self.unit}/s")
             parts.append(f"{(pixels - first_pixels) / spent / 1e6:.2f} megapixels/s")
-            parts.append(f"{words_of_time((self.total - self.before - done) / rate)} left")
         if seconds:
             slowest = max(seconds, key=lambda stage: seconds[stage])
             share = seconds[slowest] / max(1e-9, sum(seconds.values()))
@@ -225,9 +227,13 @@ def _run_clock(progress: "weakref.ref[Progress]", stop: threading.Event) -> None
 
 
 def _bar(verb: str, done: int, total: int, unit: str, text: str) -> str:
-    """A line as wide as the terminal, drawn by tqdm."""
+    """A line as wide as the terminal, drawn by tqdm; of the text what leaves room for a bar."""
     from tqdm import tqdm
 
+    width, parts = get_terminal_size().columns - 1, text.removeprefix(", ").split(", ")
+    room = width - len(f"{verb}: 100%|| {total}/{total} {unit}, ") - _LEAST_BAR
+    while len(parts) > 1 and len(", ".join(parts)) > room:
+        parts.pop()
     return str(
         tqdm.format_meter(
             n=done,
@@ -235,9 +241,9 @@ def _bar(verb: str, done: int, total: int, unit: str, text: str) -> str:
             elapsed=0,
             prefix=verb,
             unit=unit,
-            ncols=get_terminal_size().columns - 1,
+            ncols=width,
             bar_format=_BAR,
-            postfix=text.removeprefix(", "),
+            postfix=", ".join(parts),
         )
     )
 

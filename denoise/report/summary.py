@@ -93,15 +93,21 @@ def verdict_of(
 
 def _advice(noise: Mapping[str, float] | None, settings: Mapping[str, Any]) -> str:
     """What to try where more than half of the images hardly changed."""
-    model = str(settings.get("model") or "the model").partition("@")[0]
-    if noise and noise["median"] < _LITTLE_NOISE:
-        why = f"they have little noise (about {255 * noise['median']:.1f} levels of 255)"
+    model, strength = str(settings.get("model") or "the model"), settings.get("strength")
+    words = advice_on(noise["median"] if noise else None, model, strength or 1.0)
+    return f"More than half of the images hardly changed: {words}"
+
+
+def advice_on(noise: float | None, model: str, strength: float) -> str:
+    """Why images may have hardly changed, and what to try; `noise` is a sigma on 0..1."""
+    if noise is not None and noise < _LITTLE_NOISE:
+        why = f"there is little noise (about {255 * noise:.1f} levels of 255)"
     else:
-        why = f"their noise may be of a kind that {model} does not remove"
+        why = f"the noise may be of a kind that {model.partition('@')[0]} does not remove"
     tries = ["another --model (`denoise models` lists them, `denoise compare` shows them)"]
-    if (settings.get("strength") or 1.0) < 1:
+    if strength < 1:
         tries.insert(0, "--strength 1")
-    return f"More than half of the images hardly changed: {why}. Try {', or '.join(tries)}."
+    return f"{why}. Try {', or '.join(tries)}."
 
 
 def _spread(values: NDArray[np.float64]) -> dict[str, float] | None:

@@ -68,6 +68,9 @@ def connected(*, verbose: bool = False) -> Iterator[Resources]:
                     ray.shutdown()
 
 
+session = connected  # its public name: around several calls, which share it then
+
+
 @contextmanager
 def _private_folder() -> Iterator[str]:
     """A folder for the session that no other user can enter: Ray lets everybody into its own.

@@ -10,6 +10,7 @@ from denoise.images.sniff import HEAD
 from denoise.storage import archives, files, uris
 from denoise.storage.disk import Found
 from denoise.storage.entry import Entry
+from denoise.storage.left_out import leave_out
 
 # Files and folders of thumbnails, deleted files and such, in small letters: what Windows, macOS,
 # Synology and QNAP leave behind. Those whose names begin with a dot are hidden anyway.
@@ -47,7 +48,7 @@ def images_among(
                 if reason is None:
                     yield Entry(uris.key(one.path), one.uri, one.size, one.mark)
                 elif reason:
-                    left_out[reason] += 1
+                    leave_out(left_out, reason, one.path)
 
 
 def reason_by_name(found: Found) -> str | None:
@@ -72,6 +73,13 @@ def reason_of_member(name: str) -> str | None:
         return "an archive in an archive"
     reason = reason_by_name(Found(name, name, 0, ""))
     return "no image" if reason is UNSURE and uris.suffix(name) in _BESIDE else reason
+
+
+def needs_look(name: str) -> bool:
+    """Whether the first bytes of a member decide: of a million members nearly none."""
+    suffix = uris.suffix(name)
+    is_known = suffix in IMAGE_SUFFIXES or suffix in _BESIDE
+    return not is_known and reason_of_member(uris.key(name)) is UNSURE
 
 
 def _reason_by_content(found: Found) -> str | None:

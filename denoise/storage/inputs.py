@@ -19,6 +19,7 @@ from denoise.storage.choosing import UNSURE, images_among, is_inside, reason_by_
 from denoise.storage.columns import NO_COLUMNS, Columns
 from denoise.storage.disk import Found
 from denoise.storage.entry import Entry, unique
+from denoise.storage.left_out import leave_out
 from denoise.storage.members import CHAIN, images_in_archives, images_of_chain
 from denoise.storage.table_entries import images_in_tables, images_of_list
 
@@ -180,8 +181,9 @@ def _images_listed(
         yield from unique(
             images_in_tables(iter(tables), left_out, *options.of_lists), root, left_out
         )
-    elif tables:
-        left_out["no image"] += len(tables)
+        return
+    for table in tables:
+        leave_out(left_out, "no image", table.path)
 
 
 def _loose(

@@ -9,9 +9,10 @@ from itertools import groupby
 from denoise.images.codec import IMAGE_SUFFIXES, looks_like_image
 from denoise.images.sniff import HEAD
 from denoise.storage import archives, files, pages, uris
-from denoise.storage.choosing import UNSURE, images_among, reason_of_member
+from denoise.storage.choosing import UNSURE, images_among, needs_look, reason_of_member
 from denoise.storage.disk import Found
 from denoise.storage.entry import Entry, unique
+from denoise.storage.left_out import leave_out
 from denoise.storage.stores import ask, filesystem, pattern
 from denoise.storage.tars import Member
 
@@ -27,7 +28,7 @@ def images_in_archives(
     """
 
     def wants_head(name: str) -> int:
-        return HEAD if reason_of_member(uris.key(name)) is UNSURE else 0
+        return HEAD if needs_look(name) else 0
 
     listed = archives.members(packed, wants_head)
     for _, of_one in groupby(listed, key=lambda each: each[0].uri):
@@ -48,7 +49,7 @@ def _images_of(
         if reason is UNSURE:
             reason = None if looks_like_image(one.head) else "no image"
         if reason is not None:
-            left_out[reason] += 1
+            leave_out(left_out, reason, f"{uris.key(archive.path)}/{name}")
             continue
         mark, path = f"{archive.mark}@{one.offset}", uris.key(f"{archive.path}/{name}")
         yield Entry(

@@ -1,7 +1,7 @@
 """What a training run says of its model: the card, the curve, and pictures before and after."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from io import BytesIO
 from typing import Any
 
@@ -28,7 +28,7 @@ _MARGIN = 48
 _TEXT = """\
 # {name}
 
-A convolutional autoencoder that removes {removes} from photographs, for
+{network} that removes {removes} from photographs, for
 denoise: `denoise infer --images photos --output denoised --model {name}`
 
 | | |
@@ -54,52 +54,84 @@ noise has buried, the network makes up.{limits}
 ![clean, noisy, denoised](samples.jpg)
 """
 
-_DRAWN = (
-    f"{{sigma}} of the 0..1 scale; in {UNCLIPPED:.0%} of the samples not clipped",
-    f"given in {LEVEL_GIVEN:.0%} of the samples; else the network estimates it by itself",
-)
+_SHIPPED = "A convolutional autoencoder"
 # architectures that have no input for the level
 _DEAF = {"classic": "not taken notice of: it knows the noise that it was trained on"}
 _OPTIMIZERS = {"muon": "Muon (AdamW for biases and few channels)", "adamw": "AdamW"}
-_CAMERA = (
-    "what cameras make (`denoise/images/camera.py`), of all strengths: grain of several sizes, "
-    f"stronger in mid-tones, compressed, in {CAMERA:.0%} of the samples; Gaussian in "
-    f"{GAUSSIAN:.0%}; none in the others, which must come back as they were",
-    "never given: the network estimates it by itself",
-)
+_OWN = "A network of one's own, `{}` (to load it, allow it by DENOISE_NETWORKS={}),"
 _CAMERA_LIMITS = """
 
 For photographs that a camera or a phone stored as JPEG, PNG or TIFF and that show noise. Not for
 raw files, nor for film grain, nor for Gaussian noise that was added: the Gaussian models are better
 at that. A phone's own denoising, when it has left blotches or watercolour, stays as it is."""
-_PAIRS = (
-    "that of the pairs: {sigma} of the 0..1 scale, clipped and rounded",
-    "never given: the network estimates it by itself",
-)
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """What a card says of one kind of noise."""
+
+    removes: str
+    noise: str
+    level: str
+    judged: str
+    given: str = "PHOTOS"
+    limits: str = ""
+
+
+_NOT_GIVEN = "never given: the network estimates it by itself"
+_KINDS = {
+    "drawn": _Kind(
+        "Gaussian noise",
+        f"{{sigma}} of the 0..1 scale; in {UNCLIPPED:.0%} of the samples not clipped",
+        f"given in {LEVEL_GIVEN:.0%} of the samples; else the network estimates it by itself",
+        "{validated}, clipped",
+    ),
+    "pairs": _Kind(
+        "Gaussian noise",
+        "that of the pairs: {sigma} of the 0..1 scale, clipped and rounded",
+        _NOT_GIVEN,
+        "{validated}, clipped",
+        given="PAIRS",
+    ),
+    "own pairs": _Kind(
+        "noise like that of its pairs",
+        "that of the pairs",
+        _NOT_GIVEN,
+        "noise of the pairs",
+        "PAIRS",
+    ),
+    "camera": _Kind(
+        "the noise of cameras",
+        "what cameras make (`denoise/images/camera.py`), of all strengths: grain of several sizes, "
+        f"stronger in mid-tones, compressed, in {CAMERA:.0%} of the samples; Gaussian in "
+        f"{GAUSSIAN:.0%}; none in the others, which must come back as they were",
+        _NOT_GIVEN,
+        "camera noise of all strengths",
+        limits=_CAMERA_LIMITS,
+    ),
+}
 
 
 def text(name: str, fields: Mapping[str, Any], model: nn.Module, history: Sequence[Record]) -> str:
     """The model card, in Markdown."""
-    training, metrics = fields["training"], fields["metrics"]
-    is_camera = fields.get("kind") == "camera"
-    is_pairs = fields["clipping"] != "both" and not is_camera
-    noise, level = _CAMERA if is_camera else _PAIRS if is_pairs else _DRAWN
+    training, metrics, architecture = (fields[k] for k in ("training", "metrics", "architecture"))
+    kind = _KINDS[_kind_of(fields)]
+    given = "NOISY --reference CLEAN" if training.get("reference") else kind.given
     return _TEXT.format(
         **{key: training[key] for key in training if key not in ("sigma", "architecture", "kind")},
         name=name,
-        removes="the noise of cameras" if is_camera else "Gaussian noise",
-        limits=_CAMERA_LIMITS if is_camera else "",
+        network=_OWN.format(architecture, architecture) if ":" in architecture else _SHIPPED,
+        removes=kind.removes,
+        limits=kind.limits,
         by=_OPTIMIZERS[training["optimizer"]],
-        given="PAIRS" if is_pairs else "PHOTOS",
-        flags=" ".join(_flags(training, is_pairs=is_pairs)),
-        architecture=fields["architecture"],
+        given=given,
+        flags=" ".join(_flags(training, is_pairs=given != "PHOTOS")),
+        architecture=architecture,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         macs=float(model.macs_per_pixel) / 1e3,  # type: ignore[arg-type]  # untyped in torch
-        noise=noise if is_camera else noise.format(sigma=_words_of(fields["sigma"])),
-        level=_DEAF.get(fields["architecture"], level),
-        judged="camera noise of all strengths"
-        if is_camera
-        else _words_of(metrics["validation_sigma"]) + ", clipped",
+        noise=kind.noise.format(sigma=_words_of(fields["sigma"])),
+        level=_DEAF.get(architecture, kind.level),
+        judged=kind.judged.format(validated=_words_of(metrics["validation_sigma"])),
         images_per_second=np.median([record["images_per_second"] for record in history]),
         psnr=metrics["validation_psnr"],
         noisy=metrics["validation_psnr_noisy"],
@@ -107,10 +139,18 @@ def text(name: str, fields: Mapping[str, Any], model: nn.Module, history: Sequen
     )
 
 
+def _kind_of(fields: Mapping[str, Any]) -> str:
+    if fields.get("kind") == "camera":
+        return "camera"
+    if fields["clipping"] == "both":
+        return "drawn"
+    return "own pairs" if fields["sigma"] is None else "pairs"
+
+
 def _words_of(sigma: float | Sequence[float] | None) -> str:
     """A noise level, or the least and the greatest."""
     if sigma is None:
-        return "a sigma that the pairs do not tell"
+        return "no sigma"
     low, high = (sigma, sigma) if isinstance(sigma, int | float) else sigma
     return f"sigma {low:g}" if low == high else f"sigma {low:g} to {high:g}"
 

@@ -22,12 +22,13 @@ from denoise.output.folder import Output, run_of
 from denoise.output.manifest import Shard
 from denoise.output.names import Names
 from denoise.output.shard import Counts
-from denoise.report.closing import closing_words
+from denoise.report.closing import closing_words, left_out_words
 from denoise.report.progress import Progress
 from denoise.runners import Job, open_runner, runs_here
 from denoise.storage import files, inputs, references, uris
 from denoise.storage.columns import NO_COLUMNS, Columns
 from denoise.storage.entry import Entry
+from denoise.storage.left_out import LeftOut
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -147,10 +148,12 @@ def run(
         Output(uri, verb, settings, overwrite=config.overwrite) as output,
         Progress(verb, log=output.log) as progress,
     ):
-        left_out: Counter[str] = Counter()
+        left_out = LeftOut()
         progress.begin("listing")
         found = progress.count_found(listed(config, left_out, columns))
         listing = manifest.update(uri, found, left_out, columns.schema, _names(config, uri))
+        for words in left_out_words(left_out, left_out.names):
+            _log.info(words)
         _log_listing(listing, is_chosen=bool(config.include or config.exclude or config.limit))
         pending = manifest.pending(uri)
         failed = manifest.with_errors(uri) if config.retry_errors else []
@@ -182,7 +185,7 @@ def _work(
 
     Returns the seconds until work began.
     """
-    start, new = time.monotonic(), listing.new
+    start, new, began = time.monotonic(), listing.new, list[float]()
     size = sum(shard.size for shard in (*pending, *failed)) + (new.size if new else 0)
     # what died in this process may die again; Ray's workers isolate the image that did it
     is_here = not output.has_died and runs_here(job, size, sizes.here)
@@ -196,7 +199,6 @@ def _work(
     verbose = _log.isEnabledFor(logging.DEBUG)
     opened = open_runner(job, output.uri, here=is_here, verbose=verbose)
     with again, opened as runner:
-        start_up = time.monotonic() - start
         if new is not None:
             shard_bytes = sizes.gpu if runner.on_gpus else sizes.cpu
             pending = [*pending, *manifest.cut(output.uri, new, shard_bytes)]
@@ -204,20 +206,24 @@ def _work(
             if shards:
                 if not is_here:
                     progress.begin("starting workers")
-                _follow(runner.run(shards, retry_errors), output, progress)
-    return start_up
+                began.append(_follow(runner.run(shards, retry_errors), output, progress))
+    return max(0.0, began[0] - start) if began else 0.0
 
 
-def _follow(done: Iterator[Counts], output: Output, progress: Progress) -> None:
-    """Add up what shards came to, and show it. Raises WriteError once another run took over."""
-    total = Counts()
+def _follow(done: Iterator[Counts], output: Output, progress: Progress) -> float:
+    """Add up what shards came to, and show it; return the time on the monotonic clock when the
+    first of them was begun. Raises WriteError once another run took over."""
+    total, began = Counts(), None
     for counts in done:
+        if began is None:  # the workers were there by then
+            began = time.monotonic() - sum(counts.seconds.values())
         total.add(counts)
         output.check()
         for path, error in counts.failures.items():
             progress.failed(path, error)
         progress.show(total.images, total.failed, total.pixels, total.seconds)
     progress.end()
+    return time.monotonic() if began is None else began
 
 
 @contextmanager
@@ -325,8 +331,6 @@ def worker_counts(workers: int | tuple[int, int] | None) -> tuple[int, ...]:
 
 def _log_listing(listing: manifest.Listing, *, is_chosen: bool) -> None:
     """Say what was found that a user may not expect."""
-    for reason, count in sorted(listing.left_out.items()):
-        _log.info("%d left out: %s", count, reason)
     if listing.added:
         _log.info("%d images were added since", listing.added)
     if listing.changed:

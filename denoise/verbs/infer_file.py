@@ -1,17 +1,22 @@
 """One photograph to one file: `denoise infer photo.jpg clean.jpg` writes that file alone."""
 
+import time
 from collections import Counter
 from dataclasses import replace
 from itertools import islice
-from math import sqrt
 from typing import TYPE_CHECKING, Any
 
 from denoise.errors import SettingsError, WriteError, words_of
 from denoise.images.codec import FORMATS, IMAGE_SUFFIXES, decode, encode
-from denoise.images.pairs import errors_of
 from denoise.storage import files, inputs, uris
 from denoise.storage.fetch import fetch
-from denoise.verbs.infer_shard import denoised_pairs, denoiser_of, pairing_of, to_store
+from denoise.verbs.infer_shard import (
+    denoised_pairs,
+    denoiser_of,
+    metrics_of,
+    pairing_of,
+    to_store,
+)
 from denoise.verbs.stages import decode_in_time
 
 if TYPE_CHECKING:
@@ -39,9 +44,13 @@ def infer_file(config: "InferConfig", model: str) -> dict[str, Any]:
     Raises SettingsError where the file is there already (unless `overwrite`) or flags are wrong,
     RuntimeError where the image cannot be decoded or denoised.
     """
+    start = time.monotonic()
     uri, asked = uris.absolute(config.output), uris.suffix(config.output)
     if files.exists(uri) and not config.overwrite:
-        raise SettingsError(f"{uris.shown(uri)} is there already; --overwrite replaces it")
+        raise SettingsError(
+            f"{uris.shown(uri)} is there already; --overwrite replaces it (if the shell made two "
+            "names of a pattern, put that in quotes)"
+        )
     if config.save == "tar":
         raise SettingsError(
             f"save tar packs images into shards, and {config.output} is the file of one: leave "
@@ -57,6 +66,7 @@ def infer_file(config: "InferConfig", model: str) -> dict[str, Any]:
     if entry.uri == uri:
         raise SettingsError(f"{uris.shown(uri)} is the input itself: name another file")
     denoiser = denoiser_of(config, model)
+    start_up = time.monotonic() - start
     pairing = pairing_of(config)
     decoded = decode_in_time(fetch(entry, pairing), pairing, config.max_seconds)
     [(pair, denoised)] = denoised_pairs([decoded], denoiser, 0)
@@ -75,16 +85,14 @@ def infer_file(config: "InferConfig", model: str) -> dict[str, Any]:
         files.write(uri, encoded)
     except OSError as error:
         raise WriteError(f"{uris.shown(uri)} could not be written: {words_of(error)}") from error
-    level = pair.white_level
-    removed, _ = errors_of(pair.noisy, pixels, level)
-    _, before = errors_of(pair.noisy, pair.clean, level)
-    _, after = errors_of(pixels, pair.clean, level)
     return {
+        "path": entry.path,
         "output": uris.shown(uri),
         "model": model,
+        "strength": config.strength,
         "height": pair.picture.height,
         "width": pair.picture.width,
-        "removed": None if removed is None else sqrt(removed),
-        "psnr_noisy": before,
-        "psnr": after,
+        **metrics_of(pair, pixels, config),
+        "elapsed_seconds": time.monotonic() - start,
+        "start_up_seconds": start_up,
     }

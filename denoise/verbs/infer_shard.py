@@ -208,11 +208,11 @@ def row_of(
             columns = {"image": saved.image, "file": saved.file}
     if pair.error is None:
         with pair.stage("measure"):
-            columns |= _metrics(pair, saved.pixels, config)
+            columns |= metrics_of(pair, saved.pixels, config)
     return pair, (columns if pair.error is None else {}) | pair.about() | {"model": model}
 
 
-def _metrics(pair: Pair, stored: Any, config: "InferConfig") -> dict[str, Any]:
+def metrics_of(pair: Pair, stored: Any, config: "InferConfig") -> dict[str, Any]:
     """The columns that say how far the noisy and the stored pixels are from the clean ones, and
     from each other."""
     assert pair.noisy is not None

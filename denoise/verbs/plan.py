@@ -17,6 +17,7 @@ from denoise.runners import Allocation, is_private, runs_here
 from denoise.storage import files, uris
 from denoise.storage.columns import Columns
 from denoise.storage.entry import Entry
+from denoise.storage.left_out import LeftOut
 from denoise.verbs import infer
 from denoise.verbs.bulk import check_apart, columns_of, listed
 from denoise.verbs.infer import InferConfig
@@ -88,7 +89,7 @@ def plan(config: PlanConfig) -> dict[str, Any]:
     check_apart(place, uris.absolute(ready.images), *needed)
     columns = columns_of(config, tables.INFER_SCHEMA)
     is_new = _begins_anew(place, ready, model, columns)
-    left_out: Counter[str] = Counter()
+    left_out = LeftOut()
     sample = _Sample()
     found = listed(config, left_out)
     planned = manifest.planned(
@@ -103,6 +104,7 @@ def plan(config: PlanConfig) -> dict[str, Any]:
     return {
         "images": sample.count,
         "left_out": dict(left_out),
+        "left_out_names": left_out.names,
         "already_done": planned.done,
         "to_do": planned.to_do,
         "shards": planned.shards,

@@ -10,6 +10,7 @@ With MLFLOW_TRACKING_URI or WANDB_PROJECT set, MLflow or Weights & Biases get th
 """
 
 import logging
+import time
 from collections import Counter
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -115,6 +116,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
     """
     from denoise.training.start import start_of
 
+    began = time.monotonic()
     place = uris.absolute(config.output)
     _check_apart(config, place)
     references.forget()
@@ -144,7 +146,8 @@ def train(config: TrainConfig) -> dict[str, Any]:
         work(_Run(config, output, progress, start, split, tracking))
         output.end()
         output.finish()
-        return _result(place, nothing_to_do=False)
+        spent = {"elapsed_seconds": time.monotonic() - began}
+        return _result(place, nothing_to_do=False) | spent
 
 
 def _reference_of(config: TrainConfig) -> str | None:
@@ -308,11 +311,10 @@ def _check_cluster(config: TrainConfig, resources: "Resources") -> None:
 
 def _advise(validation: "PhotoStore") -> None:
     """Say where validation says too little."""
-    if validation.decoded.photos < _FEW:
+    if (count := validation.decoded.photos) < _FEW:
         _log.warning(
-            "validation has %d pictures: below %d its PSNR says little of others; --validation "
-            "names more",
-            validation.decoded.photos,
+            "validation has %s: below %d its PSNR says little of others; --validation names more",
+            f"{count} {'picture' if count == 1 else 'pictures'}",
             _FEW,
         )
 
