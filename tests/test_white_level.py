@@ -197,6 +197,16 @@ def test_one_file_keeps_its_levels(scope: Path, model: str):
     assert WHITE // 4 < stored.max() <= WHITE
 
 
+def test_models_are_compared_on_the_scale_of_a_table(scope: Path, model: str):
+    pairs = str(scope.parent / "pairs")
+    rows(NoiseConfig(images=str(scope), output=pairs, sigma=0.1, white_level="auto"))
+    sheet = str(scope.parent / "sheet.png")
+    compared = compare(CompareConfig(images=pairs, models=(model,), output=sheet))
+    found = rows(inferring(scope, model, images=pairs, precision="float32"))
+    wanted = np.mean([row["psnr"] for row in found.values()])
+    assert compared["models"][1]["psnr"] == pytest.approx(wanted, abs=0.01)
+
+
 def test_training_sees_them_as_bright_as_they_are(scope: Path):
     (listed,) = (e for e in entries(str(scope), Counter()) if e.path == "a.tif")
     given = decode((scope / "a.tif").read_bytes()).pixels
