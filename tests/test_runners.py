@@ -92,7 +92,7 @@ def by_this_process(tmp_path_factory: pytest.TempPathFactory, images: Path, mode
 
 
 @pytest.mark.ray
-def test_both_write_the_same_part_files_byte_for_byte(
+def test_both_write_the_same_part_files_and_shards_byte_for_byte(
     ray_session: object, by_this_process: Path, images: Path, model: str, tmp_path: Path
 ):
     infer(config_of("ray", images, tmp_path / "out", model))
@@ -100,8 +100,13 @@ def test_both_write_the_same_part_files_byte_for_byte(
     assert pages_of(tmp_path / "out") == pages_of(by_this_process)
     for runner in ("here", "ray"):
         flags = {"images": str(images), "output": str(tmp_path / f"pairs-{runner}")}
-        noise(NoiseConfig(**flags, workers=WORKERS[runner]))
+        noise(NoiseConfig(**flags, workers=WORKERS[runner], save="tar"))
     assert pages_of(tmp_path / "pairs-ray") == pages_of(tmp_path / "pairs-here")
+    shards_here, shards_ray = (
+        {one.name: one.read_bytes() for one in (tmp_path / f"pairs-{runner}" / "images").iterdir()}
+        for runner in ("here", "ray")
+    )
+    assert shards_here and shards_ray == shards_here
 
 
 @pytest.mark.ray

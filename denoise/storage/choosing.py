@@ -75,6 +75,13 @@ def reason_of_member(name: str) -> str | None:
     return "no image" if reason is UNSURE and uris.suffix(name) in _BESIDE else reason
 
 
+def needs_look(name: str) -> bool:
+    """Whether the first bytes of a member decide: of a million members nearly none."""
+    suffix = uris.suffix(name)
+    is_known = suffix in IMAGE_SUFFIXES or suffix in _BESIDE
+    return not is_known and reason_of_member(uris.key(name)) is UNSURE
+
+
 def _reason_by_content(found: Found) -> str | None:
     """As `reason_by_name`, never unsure. What is unreadable is an input: its row says so."""
     if not found.size and not found.uri.startswith("http"):  # which does not say

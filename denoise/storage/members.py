@@ -9,7 +9,7 @@ from itertools import groupby
 from denoise.images.codec import IMAGE_SUFFIXES, looks_like_image
 from denoise.images.sniff import HEAD
 from denoise.storage import archives, files, pages, uris
-from denoise.storage.choosing import UNSURE, images_among, reason_of_member
+from denoise.storage.choosing import UNSURE, images_among, needs_look, reason_of_member
 from denoise.storage.disk import Found
 from denoise.storage.entry import Entry, unique
 from denoise.storage.left_out import leave_out
@@ -28,7 +28,7 @@ def images_in_archives(
     """
 
     def wants_head(name: str) -> int:
-        return HEAD if reason_of_member(uris.key(name)) is UNSURE else 0
+        return HEAD if needs_look(name) else 0
 
     listed = archives.members(packed, wants_head)
     for _, of_one in groupby(listed, key=lambda each: each[0].uri):

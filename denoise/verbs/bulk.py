@@ -50,9 +50,11 @@ class BulkConfig:
     # images into the Parquet table, as files under OUTPUT/images, or both; tar: as shards there
     # that WebDataset reads
     save: Save = "parquet"
-    format: Format = "png"  # of the saved images; `same` keeps each input's
-    quality: int | None = None  # 1..100, for jpeg and lossy webp (gray webp is always lossless)
-    strip_metadata: bool = False  # leave EXIF, ICC profile and resolution out
+    # of the saved images; `same` keeps each input's: AVIF, JPEG 2000 and JPEG XL too; of HEIC and
+    # whatever else is read alone, and of AVIF beyond 8 bits, it makes png
+    format: Format = "png"
+    quality: int | None = None  # 1..100, for jpeg, avif and lossy webp (gray webp is lossless)
+    strip_metadata: bool = False  # leave EXIF, XMP, ICC profile, texts and resolution out
     include: tuple[str, ...] = ()  # globs of paths below `images`; only these are inputs
     exclude: tuple[str, ...] = ()  # globs of paths that are no inputs
     column: str | None = None  # of a table the one of the images, of a list the one that names them
