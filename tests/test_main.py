@@ -82,7 +82,7 @@ FLAGS = {
     "infer": INFER,
     "plan": INFER,
     "extract": "output into save",
-    "compare": "images models reference add_noise seed limit max_seconds output",
+    "compare": "images models reference add_noise white_level seed limit max_seconds output",
     "report": "output allow_elsewhere",
     "models": "",
     "export": "model output to",
