@@ -9,7 +9,7 @@ from conftest import encoded, photo
 from PIL import Image
 from running import tiny_model
 
-from denoise import InferConfig, infer
+from denoise import InferConfig, NoiseConfig, TrainConfig, infer, noise, train
 from denoise.errors import SettingsError
 from denoise.images.codec import decode
 from denoise.nets.denoiser import Denoiser
@@ -63,6 +63,16 @@ def test_what_makes_no_sense_is_refused(
     with pytest.raises(SettingsError, match=words):
         infer(config_of(photos, model, output, **more))
     assert {path: path.read_bytes() for path in photos.rglob("*.png")} == before
+
+
+def test_verbs_that_write_a_folder_refuse_the_name_of_an_image(photos: Path):
+    flags = {"images": str(photos), "output": str(photos / "noisy.png")}
+    for verb, config in ((noise, NoiseConfig(**flags)), (train, TrainConfig(**flags))):
+        with pytest.raises(SettingsError, match="names an image file, and this writes a folder"):
+            verb(config)
+    assert not (photos / "noisy.png").exists()
+    (photos / "noisy.png").mkdir()
+    assert noise(NoiseConfig(**flags, limit=1))["images"] == 1
 
 
 def test_a_photograph_that_does_not_decode_is_told_in_words(photos: Path, model: str):

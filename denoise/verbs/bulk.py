@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import pyarrow as pa
 
 from denoise.errors import SettingsError, words_of
-from denoise.images.codec import MAX_PIXELS
+from denoise.images.codec import IMAGE_SUFFIXES, MAX_PIXELS
 from denoise.images.noise import check_seed
 from denoise.images.pairs import WhiteLevel, check_white_level
 from denoise.output import manifest, tables
@@ -310,6 +310,16 @@ def check_reference(images: str, reference: str) -> None:
         raise SettingsError(
             f"{uris.shown(images)} is a table of pairs, which brings its clean images along: leave "
             "reference out"
+        )
+
+
+def check_is_folder(output: str) -> None:
+    """Raise SettingsError where an output folder is called like an image file."""
+    uri = uris.absolute(output)
+    if uris.suffix(uri) in IMAGE_SUFFIXES and not files.is_folder(uri):
+        raise SettingsError(
+            f"{output} names an image file, and this writes a folder: name one (only `infer` "
+            "writes a single image)"
         )
 
 

@@ -34,10 +34,11 @@ _WARM_UP = 64  # side in pixels of a picture that nobody times
 
 @dataclass(frozen=True, kw_only=True)
 class CompareConfig:
-    """Set models side by side: denoise compare photos --models unet classic"""
+    """Set models side by side: denoise compare photos --models photo unet"""
 
     images: str  # folder, glob, file, archive, list or table; any URI
-    models: tuple[str, ...]  # shipped names (see `denoise models`) or URIs of packages
+    # shipped names (see `denoise models`) or URIs of packages
+    models: tuple[str, ...] = ("photo", "unet")
     reference: str | None = None  # the images are noisy: the clean ones lie here, by path or stem
     add_noise: float | None = None  # the images are clean: add noise of this sigma first
     seed: int = 0  # of that noise

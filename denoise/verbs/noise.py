@@ -62,6 +62,7 @@ def noise(config: NoiseConfig) -> dict[str, Any]:
     Resumes where it was interrupted, and returns the summary. Raises SettingsError before any work
     where flags or locations are wrong.
     """
+    bulk.check_is_folder(config.output)
     job = Job(partial(worker, config=config), workers=worker_counts(config.workers))
     sizes = bulk.Sizes(here=_HERE, cpu=_SHARD_BYTES)
     return bulk.run(config, "noise", config.settings(), job, sizes, NOISE_SCHEMA)

@@ -28,7 +28,14 @@ from denoise.storage.uris import join
 from denoise.training import metrics_log
 from denoise.training.recipe import RATES, Recipe
 from denoise.training.split import Split, split_of
-from denoise.verbs.bulk import check_apart, check_reference, flags_of, run_that_made, worker_counts
+from denoise.verbs.bulk import (
+    check_apart,
+    check_is_folder,
+    check_reference,
+    flags_of,
+    run_that_made,
+    worker_counts,
+)
 
 if TYPE_CHECKING:
     from denoise.runners.resources import Resources
@@ -117,6 +124,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
     from denoise.training.start import start_of
 
     began = time.monotonic()
+    check_is_folder(config.output)
     place = uris.absolute(config.output)
     _check_apart(config, place)
     references.forget()
