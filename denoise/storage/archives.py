@@ -15,11 +15,11 @@ from itertools import islice
 from threading import Lock
 
 from denoise.errors import ImageError, SettingsError, words_of
-from denoise.storage import files, tars, zips
+from denoise.images.sniff import HEAD
+from denoise.storage import files, tars, uris, zips
 from denoise.storage.disk import Found
-from denoise.storage.spans import MAGIC, DamagedError, Ranges, Stream, check_kind
+from denoise.storage.spans import DAMAGED, MAGIC, DamagedError, Ranges, Stream, check_kind
 from denoise.storage.tars import Member
-from denoise.storage.zips import DAMAGED
 
 # the endings of names -> what is expected; the first bytes decide
 SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.zst", ".tzst", ".zip")
@@ -86,7 +86,10 @@ def members(
 
 
 def content(uri: str, mark: str, extent: Extent, size: int) -> bytes:
-    """The bytes of a member. Raises OSError, and ImageError where the archive is damaged."""
+    """The bytes of a member. Raises OSError, and ImageError where the archive is damaged or is no
+    longer the version that was listed, whose members lay elsewhere in it."""
+    if not _is_as_listed(uri, mark):
+        raise ImageError("its archive has changed since it was listed: run again")
 
     def read(start: int, stop: int) -> bytes:
         return files.read_range(uri, start, stop)
@@ -100,6 +103,19 @@ def content(uri: str, mark: str, extent: Extent, size: int) -> bytes:
     if len(whole) != size:
         raise ImageError(DAMAGED)
     return whole
+
+
+def _is_as_listed(uri: str, mark: str) -> bool:
+    """Whether an archive still is the version of a mark: a disk is asked each time, a store once in
+    each process."""
+    if uris.is_local(uri):
+        return not mark or files.is_version(uri, mark)
+    return not mark or _is_version(uri, mark)
+
+
+@lru_cache(maxsize=1000)
+def _is_version(uri: str, mark: str) -> bool:
+    return files.is_version(uri, mark)
 
 
 def index_of(uri: str) -> Index:
@@ -161,7 +177,7 @@ class _Listing:
             if self.kind in MAGIC.values():
                 check_kind(self.kind)
                 with Stream(found.uri, found.size, self.kind, 1 << 20) as stream:
-                    yield from tars.members(stream, wants_head)
+                    yield from map(_within_limit, tars.members(stream, wants_head))
             elif self.kind == "zip":
                 yield from zips.members(ranges, found.size, wants_head)
             else:
@@ -170,8 +186,15 @@ class _Listing:
             yield Member("", error=words_of(error))
         except SettingsError as error:
             yield Member("", error=str(error))
-        except DamagedError:
-            yield Member("", error=DAMAGED)
+        except DamagedError as error:
+            yield Member("", error=str(error))
+
+
+def _within_limit(member: Member) -> Member:
+    """A member of a stream, which may decompress to anything."""
+    if member.size <= zips.LARGEST:
+        return member
+    return Member(member.name, member.offset, head=member.head, error=zips.TOO_LARGE)
 
 
 def _streams_as(start: bytes) -> str | None:
@@ -188,10 +211,15 @@ def _streamed(uri: str, mark: str, extent: Extent, size: int) -> bytes:
                 _streams.pop(next(iter(_streams))).close()
             stream = Stream(uri, files.info(uri).size, extent.kind, _HOLD)
         try:
+            if size > zips.UNSEEN:
+                zips.check_head(stream.read(extent.offset, HEAD))
             whole = stream.read(extent.offset, size)
         except DamagedError as error:
             stream.close()
             raise ImageError(DAMAGED) from error
+        except ImageError:
+            _streams[key] = stream
+            raise
         except BaseException:
             stream.close()
             raise
