@@ -21,8 +21,9 @@ from denoise.storage import archives, files, inputs, uris, zips
 from denoise.storage.disk import Found
 from denoise.storage.entry import Entry, source_of
 from denoise.storage.fetch import load_pair
+from denoise.storage.member_table import MemberTable
 from denoise.storage.references import reference_of
-from denoise.storage.tars import TOO_MUCH
+from denoise.storage.tars import TOO_MUCH, Member
 from denoise.training.photos import decode_photos
 from denoise.verbs import bulk
 from denoise.verbs.infer import InferConfig, infer
@@ -130,6 +131,7 @@ def test_braces_stand_for_each_archive_and_one_that_is_missing_is_a_row(tmp_path
         ("s3://b/{08..11}.tar", ["08", "09", "10", "11"]),
         ("s3://b/{3..1}.tar", ["3", "2", "1"]),
         ("s3://b/{a,bc}.tar", ["a", "bc"]),
+        ("s3://b/{a,a/b}.tar", ["a", "a/b"]),
     ],
 )
 def test_braces_are_expanded_as_a_shell_does(uri: str, named: list[str]):
@@ -138,6 +140,17 @@ def test_braces_are_expanded_as_a_shell_does(uri: str, named: list[str]):
     assert len(uris.expand_braces("{0..9}/{a,b}{1..3}")) == 60
     with pytest.raises(SettingsError, match="more than"):
         uris.expand_braces("{0..999}{0..99999}")
+
+
+@pytest.mark.parametrize("braces", ["{a*,ab*}.png", "{a,ab,a}.png", "{sub,sub/in}"])
+def test_what_several_parts_in_braces_name_is_one_input(tmp_path: Path, braces: str):
+    for name in ("a.png", "ab.png", "sub/in/a.png", "sub/b.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(encoded(photo()))
+    listed, left_out = found(f"{tmp_path}/{braces}")
+    is_below = braces.startswith("{sub")
+    assert set(listed) == ({"sub/b.png", "sub/in/a.png"} if is_below else {"a.png", "ab.png"})
+    assert left_out == {"named twice": 1}
 
 
 def test_links_folders_and_devices_in_a_tar_are_no_inputs(tmp_path: Path):
@@ -486,6 +499,52 @@ def test_a_list_names_archives_and_its_columns_come_along(tmp_path: Path, name: 
     if place.suffix != ".txt":
         assert [rows[path]["licence"] for path in inside] == ["b", "b", "c"]
     assert rows[inside[2]]["error"] is None and rows["gone.tar"]["error"] == "no such file"
+
+
+def test_a_list_names_members_as_our_tables_do(tmp_path: Path):
+    inside = pictures(2)
+    pack(tmp_path / "b.tar", inside)
+    (tmp_path / "list.txt").write_text("b.tar/00001.png\nb.tar/gone.png\n")
+    listed, _ = found(tmp_path / "list.txt")
+    assert source_of(listed["b.tar/00001.png"]).encoded == inside["00001.png"]
+    assert load_pair(listed["b.tar/gone.png"], PairConfig()).error == "no such file"
+
+
+def test_a_folder_called_like_an_archive_leads_to_archives_inside(tmp_path: Path):
+    inside = pictures(2)
+    for root in ("noisy", "clean"):
+        pack(tmp_path / root / "out.tar" / "in.zip" / "a.tar", inside)
+    (path, entry), _ = found(tmp_path / "noisy")[0].items()
+    assert path == "out.tar/in.zip/a.tar/00000.png"
+    for encoded_image in (
+        archives.read(f"{tmp_path}/noisy/{path}"),
+        source_of(reference_of(f"{tmp_path}/clean", path)).encoded,
+        source_of(reference_of(f"{tmp_path}/clean/out.tar/in.zip/a.tar", path)).encoded,
+    ):
+        assert encoded_image == source_of(entry).encoded == inside["00000.png"]
+
+
+def test_members_are_found_by_name_and_by_stem_as_in_a_folder():
+    names = [f"{k % 7}/{k % 100}.{suffix}" for k in range(500) for suffix in ("png", "jpg", "txt")]
+    table = MemberTable(Member(name, offset) for offset, name in enumerate(names))
+    for name in names:
+        assert table.get(f"./{name}") == Member(f"./{name}", names.index(name))
+        alike = {names.index(f"{name[:-4]}.{suffix}") for suffix in ("png", "jpg")}
+        assert {one.offset for one in table.alike(f"{name[:-4]}.webp")} == alike
+    assert "7/1.png" not in table and not table.alike("7/1.png")
+    assert len(table) == len(set(names)) and not len(MemberTable([]))
+    assert not MemberTable([]).alike("a.png") and MemberTable([]).get("a.png") is None
+
+
+def test_indexes_of_archives_are_kept_while_they_are_small(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(archives, "_INDEXED", 2500)
+    places = [str(pack(tmp_path / f"{k}.tar", pictures(2))) for k in range(4)]
+    archives._indexes.clear()
+    for place in (*places, places[0]):
+        assert len(archives.index_of(place).members) == 2
+    assert [uri for uri, _ in archives._indexes] == [places[3], places[0]]
 
 
 def test_globs_choose_among_members_by_their_paths(tmp_path: Path):
