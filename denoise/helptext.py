@@ -19,7 +19,7 @@ GROUPS = {
     "saving": "save format quality strip-metadata to",
     "measuring": "ssim max-error-rate max-pixels max-seconds",
     "machine": "workers device gpus-per-worker no-ray",
-    "talk": "json verbose help",
+    "messages": "json verbose help",
 }
 _METAVARS = {
     **dict.fromkeys(("images", "output", "into", "reference", "validation"), "FOLDER"),

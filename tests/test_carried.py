@@ -3,6 +3,7 @@
 import zlib
 from io import BytesIO
 
+import imagecodecs
 import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
@@ -78,6 +79,27 @@ def test_a_jpeg_xl_has_the_pixels_that_it_was_given():
     ramp += [(169, 150, 109), (162, 146, 107), (155, 142, 104), (149, 139, 102)]
     pixels = np.array([ramp], np.uint8)  # [1, 9, 3]; at its fastest libjxl gives other ones
     assert np.array_equal(decode(encode(Picture(pixels), format="jxl")).pixels, pixels)
+
+
+def test_a_jpeg_xl_of_16_bits_says_that_its_curve_is_that_of_srgb():
+    for deep in (DEEP, DEEP[..., :1]):
+        linear = imagecodecs.jpegxl_encode(deep.squeeze(), lossless=True)
+        words = "its colours are not sRGB's, as which they are written"
+        assert decode(linear).note == words  # so imagecodecs writes 16 bits
+        for more in ({}, {"exif": exif(1)[6:]}):
+            ours = decode(encode(Picture(deep, **more), format="jxl"))
+            assert ours.note is None and np.array_equal(ours.pixels, deep)
+
+
+@pytest.mark.parametrize("pixels", [RGB, GRAY, DEEP, DEEP[..., :1]])
+def test_a_jp2_says_which_plane_is_alpha(pixels: np.ndarray):
+    encoded = encode(Picture(pixels, pixels[..., 0]), format="jpeg2000")
+    count = pixels.shape[2] + 1
+    at = encoded.index(b"cdef") + 4
+    said = np.frombuffer(encoded[at + 2 : at + 2 + 6 * count], ">u2").reshape(count, 3)
+    assert said[-1].tolist() == [count - 1, 1, 0] and not said[:-1, 1].any()
+    if pixels.itemsize == 1:
+        assert Image.open(BytesIO(encoded)).mode == {2: "LA", 4: "RGBA"}[count]
 
 
 def test_the_profile_of_a_jp2_comes_along():

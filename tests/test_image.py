@@ -437,6 +437,7 @@ def test_names_of_formats():
     assert format_for(Picture(RGB, format="GIF"), "webp") == "webp"
     assert format_for(Picture(RGB, format="HEIF"), "same") == "png"  # is read alone
     assert format_for(Picture(RGB, format="AVIF"), "same") == "avif"
+    assert format_for(Picture(RGB, RGB[..., 0], format="AVIF"), "same") == "png"  # alpha unchanged
     assert format_for(Picture(DEEP, format="AVIF"), "same") == "png"  # which holds 16 bits
     assert format_for(Picture(DEEP, format="JXL"), "same") == "jxl"
     assert format_for(Picture(DEEP, format="JPEG2000"), "same") == "jpeg2000"

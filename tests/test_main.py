@@ -82,7 +82,7 @@ FLAGS = {
     "infer": INFER,
     "plan": INFER,
     "extract": "output into save",
-    "compare": "images models reference add_noise seed limit max_seconds output",
+    "compare": "images models reference add_noise seed limit white_level max_seconds output",
     "report": "output allow_elsewhere",
     "models": "",
     "export": "model output to",
@@ -144,7 +144,7 @@ def test_the_flags_that_everybody_needs_come_first():
     words = help_of("infer")
     groups = re.findall(r"^(\S.*):$", words, re.MULTILINE)
     assert groups == [
-        *("input and output", "denoising", "noise", "saving", "measuring", "machine", "talk"),
+        *("input and output", "denoising", "noise", "saving", "measuring", "machine", "messages"),
         "examples",
     ]
     first = re.findall(r"^  --(\S+ \S+)", words, re.MULTILINE)[:3]

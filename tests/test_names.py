@@ -12,6 +12,7 @@ from running import rows_of
 
 from denoise.output import manifest
 from denoise.output.names import Names, file_of, shortened
+from denoise.output.tar_shard import key_of
 from denoise.storage import disk
 from denoise.storage.entry import Entry
 from denoise.verbs.extract import ExtractConfig, extract
@@ -73,6 +74,24 @@ def test_no_two_inputs_get_one_file_whatever_they_hold(format: str, folds: bool)
             ]
             unlike = {name.casefold() for name in files} if folds else set(files)
             assert len(unlike) == len(paths), files
+
+
+@pytest.mark.parametrize("in_tar", [False, True])
+@pytest.mark.parametrize("first", ["a.jpeg", "a.jpg", "a.png", "a.gif"])
+@pytest.mark.parametrize("second", ["a.jpeg.gif", "a.jpg.gif", "a.png.gif", "a.webp", "a"])
+def test_neither_do_two_whose_names_say_something_else_than_they_hold(
+    first: str, second: str, in_tar: bool
+):
+    names = Names("same", folds=False, in_tar=in_tar)
+    for one in (entries := list(names.give(map(entry, (first, second))))):
+        assert one.path in (first, second)
+    made = [
+        {file_of(one.path, held, keep_name=True, stem=one.stem) for held in (".png", ".jpg")}
+        for one in entries
+    ]
+    if in_tar:  # where names that differ by suffix alone are one sample
+        made = [{key_of(name) for name in names} for names in made]
+    assert made[0].isdisjoint(made[1])
 
 
 def test_the_first_gets_the_usual_name_and_the_next_says_where_it_comes_from():

@@ -2,6 +2,7 @@
 
 import json
 from importlib.util import find_spec
+from io import StringIO
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,8 @@ import pytest
 from denoise.errors import SettingsError
 from denoise.output.folder import Output
 from denoise.output.manifest import Listing
-from denoise.training.metrics_log import Recorder, tracking, words_of
+from denoise.report.progress import Progress
+from denoise.training.metrics_log import Recorder, show_latest, tracking, words_of
 from denoise.training.recipe import Recipe
 
 RECORD = {"step": 20, "loss": 0.5, "psnr": 30.0, "images_per_second": 8.0, "seconds_per_step": 2.0}
@@ -95,7 +97,18 @@ def test_weights_and_biases_goes_on_in_the_run_of_the_same_output(here: Path, mo
 
 
 def test_the_live_line_says_how_good_and_how_long():
-    assert words_of(RECORD, 120) == ", loss 0.50000, 30.00 dB, 8 images/s, 3 min 20 s left"
+    assert words_of(RECORD, 120) == ", loss 0.50000, 30.00 dB, 3 min 20 s left, 8 images/s"
+
+
+def test_the_last_record_is_shown_too():
+    class Terminal(StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    progress = Progress("train", 20, "steps", stream=Terminal())
+    with show_latest(lambda: RECORD, progress):
+        pass  # sooner than the first look
+    assert "20/20 steps, loss 0.5" in progress.stream.getvalue()
 
 
 def test_what_a_killed_run_left_of_its_events_is_swept_by_the_next(tmp_path: Path):

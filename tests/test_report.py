@@ -20,7 +20,7 @@ from denoise.images.pairs import PairConfig, errors_of
 from denoise.output import manifest, tables
 from denoise.output.folder import FORMAT
 from denoise.report.stats import table_statistics
-from denoise.report.views import SheetRow, contact_sheet
+from denoise.report.views import SheetRow, contact_sheet, sheet_of
 from denoise.storage import files, inputs
 from denoise.storage.fetch import load_pair
 from denoise.verbs.report import ReportConfig, report
@@ -412,6 +412,16 @@ def test_a_contact_sheet_has_a_line_for_each_image():
     ]
     heights = [Image.open(BytesIO(contact_sheet(rows[:n]))).height for n in (1, 2)]
     assert heights[1] > 1.8 * heights[0]
+
+
+def test_labels_of_a_contact_sheet_do_not_reach_into_the_next():
+    def sheet(name: str) -> np.ndarray:
+        pixels = np.full((64, 64, 3), 255, np.uint8)
+        return np.asarray(Image.open(BytesIO(sheet_of([[(name, pixels)] * 2], side=64))))
+
+    between = slice(8 + 64, 8 + 64 + 8)  # columns
+    assert (sheet("W" * 300 + ", 41.00 dB")[:, between] == 255).all()
+    assert (sheet("41.00 dB")[:, : 8 + 64] < 255).any()
 
 
 chromium = shutil.which("chromium")

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from denoise.errors import SettingsError
+from denoise.errors import SettingsError, WriteError
 from denoise.output import tables
 from denoise.output.tar_shard import append, end, key_of, name_of
 from denoise.storage import archives
@@ -154,10 +154,52 @@ def test_images_that_changed_are_packed_anew_beside_those_that_did_not(tmp_path:
 def test_overwriting_removes_the_shards_of_the_earlier_run(tmp_path: Path):
     images, output = images_in(tmp_path / "in"), tmp_path / "out"
     pairs(images, output, save="tar")
-    (output / "images" / name_of(777)).write_bytes(b"of a killed run")
-    (output / "images" / "mine.tar").write_bytes(b"mine")
+    first, *_ = tables.parts(str(output))
+    Path(first).unlink()  # as a kill leaves it: a shard that no part file names
+    for mine in ("mine.tar", name_of(777)):
+        (output / "images" / mine).write_bytes(b"mine")
     pairs(images, output, save="parquet", overwrite=True)
-    assert {*shards_of(output)} == {"mine.tar"}
+    assert {*shards_of(output)} == {"mine.tar", name_of(777)}
+
+
+def test_images_that_keep_their_format_and_differ_by_it_alone_are_samples_of_their_own(
+    tmp_path: Path,
+):
+    images = images_in(tmp_path / "in")
+    (images / "a" / "cat.jpg").write_bytes(encoded(photo(24, 32), "JPEG"))
+    output = tmp_path / "out"
+    rows = pairs(images, output, save="tar", format="same")
+    samples = samples_in(output / "images")
+    assert {json.loads(fields["json"])["path"] for fields in samples.values()} == set(NAMES)
+    whole = shards_of(output)
+    pairs(images, output, save="tar", format="same", retry_errors=True)
+    assert shards_of(output) == whole and not same(rows, rows_of(output))
+
+
+def test_a_shard_that_is_gone_is_named_where_its_rows_stay(tmp_path: Path):
+    images, output = images_in(tmp_path / "in"), tmp_path / "out"
+    pairs(images, output, save="tar")
+    tars = [*(output / "images").iterdir()]
+    for tar in tars:
+        tar.unlink()
+    with pytest.raises(WriteError, match=r"shard-00000.tar has no .*put the shard back"):
+        pairs(images, output, save="tar", retry_errors=True)
+
+
+@pytest.mark.parametrize("save", ["files", "tar"])
+def test_a_table_that_holds_no_clean_images_is_measured_by_their_folder(tmp_path: Path, save: str):
+    images = images_in(tmp_path / "in")
+    pairs(images, tmp_path / "pairs", save=save)
+    config = InferConfig(
+        images=str(tmp_path / "pairs"),
+        output=str(tmp_path / "out"),
+        model=tiny_model(tmp_path / "model"),
+        reference=str(images),
+        max_error_rate=1,
+    )
+    infer(config)
+    noisy = [row["psnr_noisy"] for row in rows_of(tmp_path / "out") if row["error"] is None]
+    assert len(noisy) == len(NAMES) and all(18 < one < 25 for one in noisy)
 
 
 def test_the_shards_are_inputs_of_the_next_run_and_so_is_the_table(tmp_path: Path):

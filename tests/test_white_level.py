@@ -15,10 +15,10 @@ from conftest import encoded, photo
 from running import rows_of, tiny_model
 
 from denoise import InferConfig, infer
-from denoise.errors import SettingsError
+from denoise.errors import ImageError, SettingsError
 from denoise.images.codec import Picture, decode, encode, to_floats, to_pixels
 from denoise.images.metrics import estimate_noise, mse, psnr, ssim
-from denoise.images.pairs import PairConfig
+from denoise.images.pairs import PairConfig, Source, with_white_level
 from denoise.nets.denoiser import Denoiser
 from denoise.output.folder import run_of
 from denoise.report.closing import closing_words
@@ -26,6 +26,7 @@ from denoise.report.gallery import views_of
 from denoise.report.stats import table_statistics
 from denoise.storage.inputs import entries
 from denoise.training.photos import decode_photos
+from denoise.verbs.compare import CompareConfig, compare
 from denoise.verbs.noise import NoiseConfig, noise
 
 WHITE = 4095
@@ -196,6 +197,16 @@ def test_one_file_keeps_its_levels(scope: Path, model: str):
     assert WHITE // 4 < stored.max() <= WHITE
 
 
+def test_models_are_compared_on_the_scale_of_a_table(scope: Path, model: str):
+    pairs = str(scope.parent / "pairs")
+    rows(NoiseConfig(images=str(scope), output=pairs, sigma=0.1, white_level="auto"))
+    sheet = str(scope.parent / "sheet.png")
+    compared = compare(CompareConfig(images=pairs, models=(model,), output=sheet))
+    found = rows(inferring(scope, model, images=pairs, precision="float32"))
+    wanted = np.mean([row["psnr"] for row in found.values()])
+    assert compared["models"][1]["psnr"] == pytest.approx(wanted, abs=0.01)
+
+
 def test_training_sees_them_as_bright_as_they_are(scope: Path):
     (listed,) = (e for e in entries(str(scope), Counter()) if e.path == "a.tif")
     given = decode((scope / "a.tif").read_bytes()).pixels
@@ -224,3 +235,30 @@ def test_the_report_shows_them_as_bright_as_they_are(scope: Path, model: str):
 def test_nonsense_is_refused(level: Any):
     with pytest.raises(ValueError, match=r"white-level must be auto or lie in 1\.\.65535, got"):
         PairConfig(white_level=level)
+
+
+def test_compare_measures_and_denoises_on_the_scale_of_the_white_level(
+    scope: Path, tmp_path: Path, model: str
+):
+    (scope / "full.png").unlink()
+    (scope / "eight.png").unlink()
+    pairs = str(tmp_path / "pairs")
+    noise(NoiseConfig(images=str(scope), output=pairs, white_level=WHITE))
+    measured = infer(InferConfig(images=pairs, output=str(tmp_path / "out"), model=model))
+    sheet = str(tmp_path / "sheet.png")
+    of_table = CompareConfig(images=pairs, models=(model,), output=sheet)
+    of_files = CompareConfig(
+        images=str(scope), models=(model,), add_noise=0.1, white_level=WHITE, output=sheet
+    )
+    for config in (of_table, of_files):
+        before, after = compare(config)["models"]
+        assert before["psnr"] == pytest.approx(measured["psnr_noisy"]["mean"], abs=0.001)
+        assert after["psnr"] == pytest.approx(measured["psnr"]["mean"], abs=0.001)
+        assert before["psnr"] < 25
+
+
+@pytest.mark.parametrize("level", [[1], b"1", "auto", 4095.5, 0, True, 1 << 20])
+def test_a_white_level_of_a_strangers_table_that_is_none_is_the_images_error(level: Any):
+    picture = Picture(twelve_bits(0))
+    with pytest.raises(ImageError, match="white level of its table must be a number"):
+        with_white_level(picture, Source(b"", white_level=level), None)

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from denoise.images.boxes import EXIF_UUID, XMP_UUID, boxes
+from denoise.images.jpegxl import with_srgb_curve
 from denoise.images.planes import extra
 from denoise.images.writers import Planes
 
@@ -88,19 +89,27 @@ def jpeg2000(
     for box in boxes(encoded):
         content = encoded[box.start : box.end]
         if box.name == b"jp2h":
-            content = _jp2_header(content, icc, dpi)
+            content = _jp2_header(content, icc, dpi, planes.shape[2])
         parts += [beside] * (box.name == b"jp2c") + [_box(box.name, content)]
     return b"".join(parts)
 
 
-def _jp2_header(content: bytes, icc: bytes | None, dpi: tuple[float, float] | None) -> bytes:
-    """The boxes of a JP2's head, with the profile in the place of the named colours."""
+def _jp2_header(
+    content: bytes, icc: bytes | None, dpi: tuple[float, float] | None, count: int
+) -> bytes:
+    """The boxes of a JP2's head, with the profile in the place of the named colours, and with what
+    its planes are where one is alpha."""
     parts = []
     for box in boxes(content):
         inner = content[box.start : box.end]
         if box.name == b"colr" and icc:
             inner = b"\x02\x00\x00" + icc  # method 2: a profile
-        parts.append(_box(box.name, inner))
+        if box.name != b"cdef":
+            parts.append(_box(box.name, inner))
+    if count in (2, 4):  # imagecodecs does not say so
+        colours = [struct.pack(">HHH", plane, 0, plane + 1) for plane in range(count - 1)]
+        alpha = struct.pack(">HHH", count - 1, 1, 0)
+        parts.append(_box(b"cdef", struct.pack(">H", count) + b"".join(colours) + alpha))
     if dpi:
         across, down = (min(max(1, round(side / 0.0254)), 0xFFFF) for side in dpi)  # per metre
         resolution = struct.pack(">HHHHbb", down, 1, across, 1, 0, 0)
@@ -117,18 +126,18 @@ def jpegxl(planes: Planes, *, exif: bytes | None = None, xmp: bytes | None = Non
     library = extra("imagecodecs", "JXL", "JPEG XL files need")
     squeezed = np.ascontiguousarray(planes[..., 0] if planes.shape[2] == 1 else planes)
     encoded: bytes = library.jpegxl_encode(squeezed, lossless=True, effort=2, numthreads=1)
-    if not exif and not xmp:
-        return encoded
     beside = _box(b"Exif", bytes(4) + exif) if exif else b""  # its TIFF begins at once
     beside += _box(b"xml ", xmp) if xmp else b""
     if not encoded.startswith(_JXL_HEAD[:12]):
-        return _JXL_HEAD + beside + _box(b"jxlc", encoded)
-    parts, is_before = [], True
+        codestream = with_srgb_curve(encoded)
+        return _JXL_HEAD + beside + _box(b"jxlc", codestream) if beside else codestream
+    parts = []
     for box in boxes(encoded):
-        if is_before and box.name in (b"jxlc", b"jxlp"):
+        content = encoded[box.start : box.end]
+        if box.name == b"jxlc":
             parts.append(beside)
-            is_before = False
-        parts.append(_box(box.name, encoded[box.start : box.end]))
+            content = with_srgb_curve(content)
+        parts.append(_box(box.name, content))
     return b"".join(parts)
 
 

@@ -52,6 +52,7 @@ FORMATS = {
     "jxl": ".jxl",
 }
 _DEEP = ("png", "tiff", "jpeg2000", "jxl")  # those that hold 16 bits, all without loss
+_WITHOUT_ALPHA = ("jpeg", "avif")  # avif has it, but with loss
 _LONGEST_SIDE = {"webp": 16383, "jpeg": 65500, "avif": 65536}
 _TURNED = ("HEIF", "JXL")  # formats that libraries turn upright themselves
 
@@ -160,12 +161,13 @@ def _webp_options(quality: int | None, *, is_gray: bool) -> dict[str, Any]:
 
 def format_for(picture: Picture, wanted: str) -> str:
     """The one of FORMATS to write: "same" is the input's, or png where that is none of them, or
-    holds 8 bits where the picture has 16."""
+    would lose more than `quality` says: 16 bits, or alpha."""
     if wanted != "same":
         return wanted
     format = picture.format.lower()
     is_deeper = picture.bit_depth > 8 and format not in _DEEP
-    return format if format in FORMATS and not is_deeper else "png"
+    has_alpha = picture.alpha is not None and format in _WITHOUT_ALPHA
+    return format if format in FORMATS and not (is_deeper or has_alpha) else "png"
 
 
 def is_lossy(format: str, quality: int | None) -> bool:
@@ -200,8 +202,8 @@ def _check_fits(picture: Picture, format: str) -> None:
         return
     if picture.bit_depth > 8:
         raise ImageError(f"{format} holds 8 bits a channel, not 16: choose png or tiff")
-    if format == "jpeg" and picture.alpha is not None:
-        raise ImageError("jpeg holds no alpha: choose png, webp or tiff")
+    if format in _WITHOUT_ALPHA and picture.alpha is not None:
+        raise ImageError(f"{format} holds no alpha unchanged: choose png, webp or tiff")
     limit = _LONGEST_SIDE[format]
     if max(picture.height, picture.width) > limit:
         raise ImageError(f"{format} holds at most {limit} pixels a side: choose png or tiff")

@@ -196,18 +196,17 @@ def with_white_level(picture: Picture, source: Source, asked: WhiteLevel | None)
     if picture.bit_depth == 8:
         return picture
     brightest = int(picture.pixels.max())
-    wanted: WhiteLevel | None = source.white_level
-    if wanted is None and not source.is_noisy:  # `noise` has added it on the scale of its table
-        wanted = asked
-        if wanted is None and 0 < brightest <= _DIM:
+    level = source.white_level
+    if level is not None and not (type(level) is int and 1 <= level <= _LARGEST):
+        raise ImageError("the white level of its table must be a number in 1..65535")
+    if level is None and not source.is_noisy:  # `noise` has added it on the scale of its table
+        if asked is None and 0 < brightest <= _DIM:
             note = f"{picture.note}; {DIM_NOTE}" if picture.note else DIM_NOTE
             return replace(picture, note=note)
-    fitting = next((one for one in _USUAL_WHITES if brightest <= one), _LARGEST)
-    level = fitting if isinstance(wanted, str) else wanted  # auto is the only word
+        fitting = next((one for one in _USUAL_WHITES if brightest <= one), _LARGEST)
+        level = fitting if isinstance(asked, str) else asked  # auto is the only word
     if level is None or level == _LARGEST:
         return picture
-    if not 1 <= level <= _LARGEST:
-        raise ImageError("the white level of its table must lie in 1..65535")
     if brightest > level:
         raise ImageError(f"levels above the white level {level}: give a higher one, or auto")
     return replace(picture, white_level=level)

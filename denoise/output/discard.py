@@ -12,7 +12,7 @@ from functools import partial
 import pyarrow as pa
 
 from denoise.errors import SettingsError
-from denoise.output import run_log, tables
+from denoise.output import manifest, run_log, tables
 from denoise.storage import disk, files, listing, uris
 from denoise.storage.uris import join
 
@@ -22,7 +22,7 @@ _FOLDERS = ("data", "images", "_manifest", UNFINISHED)
 CHECKPOINT, SPLIT = "checkpoint.pt", "_split.parquet"  # of a training
 _OURS = ("_SUCCESS", "summary.json", "report.html", CHECKPOINT, SPLIT, run_log.NAME, "_run.json")
 _PACKAGE = ("config.json", "model.safetensors", "README.md")  # what `train` writes at its end
-_TAR_SHARD = re.compile(r"shard-\d{5,}\.tar")
+_TAR_SHARD = re.compile(r"shard-(\d{5,})\.tar")
 _REMOVERS = 16  # threads: enough to hide a store's latency
 
 
@@ -70,12 +70,14 @@ def discard(uri: str) -> None:
     stays that a killed run had written before the part file that names it.
     """
     files.remove_file(uri, "_SUCCESS")
+    is_in_tars = _wrote_tars(uri)
     with ThreadPoolExecutor(_REMOVERS) as pool:
+        if is_in_tars:
+            list(pool.map(partial(files.remove_file, join(uri, "images")), _tars_of(uri)))
         for part in tables.parts(uri):
-            list(pool.map(partial(files.remove_file, uri), _files_of(part)))
+            if not is_in_tars:
+                list(pool.map(partial(files.remove_file, uri), _files_of(part)))
             files.remove_file(join(uri, "data"), uris.name_of(part))
-    for name in _tars_of(uri):
-        files.remove_file(join(uri, "images"), name)
     files.sweep(join(uri, "data"))
     for name in ("data", "images"):
         _remove_if_empty(join(uri, name))
@@ -99,15 +101,20 @@ def _files_of(part: str) -> Iterator[str]:
         return
 
 
-def _tars_of(uri: str) -> list[str]:
-    """The tar shards of a run that wrote such: a killed one has some that no part file names."""
+def _wrote_tars(uri: str) -> bool:
+    """Whether the images of a run are in tar shards."""
     try:
         settings = files.object_in(join(uri, "_run.json")).get("settings")
     except (OSError, ValueError):
-        return []
-    if not isinstance(settings, dict) or settings.get("save") != "tar":
-        return []
-    return [name for name in files.names(join(uri, "images")) if _TAR_SHARD.fullmatch(name)]
+        return False
+    return isinstance(settings, dict) and settings.get("save") == "tar"
+
+
+def _tars_of(uri: str) -> list[str]:
+    """The tar shards of a run: a killed one has some that no part file names."""
+    shards = [made.shards for made in manifest.generations_of(uri)]
+    found = map(_TAR_SHARD.fullmatch, files.names(join(uri, "images")))
+    return [one[0] for one in found if one and any(int(one[1]) in some for some in shards)]
 
 
 def _remove_if_empty(folder: str) -> None:

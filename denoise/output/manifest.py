@@ -36,7 +36,6 @@ _MANY = 64_000  # shards, beyond which they are made larger
 _READERS = 16  # threads: enough to hide a store's latency
 _MOVED = 2 * _CHUNK  # inputs that lie elsewhere are noted at a time: each may be in another file
 _PLACE = 0xFFFFFF  # the bits that tell where an input lies, of the 64 remembered of its version
-_VERSIONED = ["path", "uri", "size", "mark", "row"]
 _MANIFEST = pa.schema(
     [
         ("path", pa.string()),

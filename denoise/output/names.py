@@ -30,8 +30,10 @@ def file_of(path: str, suffix: str, *, keep_name: bool = False, stem: str = "") 
     path = uris.key(path)
     if stem:
         return shortened(stem + suffix)
-    if not (keep_name and uris.suffix(path) in _WRITTEN):
+    if not keep_name:
         return shortened(_without_suffix(path) + suffix)
+    if uris.suffix(path) not in _WRITTEN:  # of a.jpg.gif all stays: a.jpg may have to be a.jpg.png
+        return shortened((path if _has_two_suffixes(path) else _without_suffix(path)) + suffix)
     is_true = _true_suffix(path) == suffix
     return shortened(path if is_true and not _has_two_suffixes(path) else path + suffix)
 
@@ -85,11 +87,12 @@ class Names:
     """The names that files of images have, so that every further one gets a name of its own.
 
     Holds 8 bytes of each name, in sorted runs: fit for a hundred million. With `folds` names
-    that differ by case or Unicode form alone are one name, as they are to some disks.
+    that differ by case or Unicode form alone are one name, as they are to some disks; with
+    `in_tar` those that differ by suffix alone, which group the members of one image.
     """
 
-    def __init__(self, format: str, *, folds: bool) -> None:
-        self._format, self._folds = format, folds
+    def __init__(self, format: str, *, folds: bool, in_tar: bool = False) -> None:
+        self._format, self._folds, self._in_tar = format, folds, in_tar
         self._runs: list[NDArray[np.uint64]] = []  # sorted, each longer than the next
         self._latest: set[int] = set()
         self._folders: set[int] = set()  # that are called like image files, which is rare
@@ -166,6 +169,7 @@ class Names:
         return {self._key(name) for name in self._names(path, stem)}
 
     def _key(self, name: str) -> int:
+        name = _without_suffix(name) if self._in_tar else name
         if self._folds:
             name = normalize("NFD", normalize("NFD", name).casefold())
         return _hash(name)

@@ -146,7 +146,7 @@ class ShardWriter:
         while self._old and (before is None or self._old[0]["path"] < before):
             row = self._old.popleft()
             if self._tar is not None:
-                self._tar.keep(row)
+                self._tar.copy(row)
             self._write(row)
 
     def _write(self, row: dict[str, Any]) -> None:

@@ -17,6 +17,7 @@ from typing import IO, Any, Self
 
 import numpy as np
 
+from denoise.errors import WriteError
 from denoise.output.discard import UNFINISHED
 from denoise.storage import archives, files, uris
 from denoise.storage.rows import holds_image
@@ -114,13 +115,22 @@ class TarShard:
         emptied = dict.fromkeys(row.keys() & {*_IMAGES})
         return row | emptied | {"file": f"{self._file}/{members[0][0]}"}
 
-    def keep(self, row: Mapping[str, Any]) -> None:
-        """Copy the members of a row from the tar that is there."""
+    def copy(self, row: Mapping[str, Any]) -> None:
+        """Copy the members of a row from the tar that is there. Raises WriteError where they, or
+        all of it, are gone."""
         if not (row["file"] or "").startswith(self._file + "/"):
             return
         uri = join(self._output, self._file)
-        there = archives.index_of(uri).members
         main = row["file"][len(self._file) + 1 :]
+        try:
+            there = archives.index_of(uri).members
+        except FileNotFoundError:
+            there = {}
+        if main not in there:
+            raise WriteError(
+                f"{uris.shown(uri)} has no {main}, which a row that stays names: put the "
+                "shard back, or do all anew with --overwrite"
+            )
         suffix = uris.suffix(main)
         key = main.removesuffix(suffix)
         for name in (main, f"{key}.clean{suffix}", f"{key}.json"):

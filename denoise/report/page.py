@@ -119,11 +119,9 @@ def _headline(summary: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str]]
     if summary["verb"] == "noise":
         noisy, denoised = denoised, None
     yield "images", "", f"{summary['done']:,}", f"{summary['megapixels']:,.1f} megapixels"
-    left_out = summary["left_out"]
-    count = sum(left_out.values())
-    files = "file" if count == 1 else "files"
-    words = f"{count:,} {files} left out: {', '.join(left_out)}" if left_out else ""
-    yield "failed", "bad" if summary["failed"] else "", f"{summary['failed']:,}", words
+    yield "failed", "bad" if summary["failed"] else "", f"{summary['failed']:,}", ""
+    if left_out := summary["left_out"]:
+        yield "left out", "", f"{sum(left_out.values()):,}", ", ".join(left_out)
     if noisy:
         yield "noisy", "noisy", _decibels(noisy), "dB PSNR, mean"
     if denoised:
@@ -166,9 +164,6 @@ def _spreads(summary: Mapping[str, Any], names: Mapping[str, str]) -> Iterator[T
         ]
         yield Table("PSNR of the images, in dB: mean and percentiles", ["", *names], rows)
     if changed := summary["changed"]:
-        kinds = ("strongly", "slightly", "hardly")
-        rows = [[kind, f"{changed[kind]:,}", changed["bounds"][kind]] for kind in kinds]
-        yield Table("how much the images changed", ["", "images", "where"], rows)
         columns = {
             "removed": summary["removed"],
             "noise before": summary["noise_before"],
@@ -183,6 +178,9 @@ def _spreads(summary: Mapping[str, Any], names: Mapping[str, str]) -> Iterator[T
             ["", *columns],
             rows,
         )
+        kinds = ("strongly", "slightly", "hardly")
+        rows = [[kind, f"{changed[kind]:,}", changed["bounds"][kind]] for kind in kinds]
+        yield Table("how much the images changed", ["", "images", "where"], rows)
 
 
 def _notes(summary: Mapping[str, Any], names: Mapping[str, str]) -> Iterator[str]:

@@ -122,10 +122,19 @@ def sheet_of(rows: Sequence[Sequence[Labelled]], *, side: int = _SHEET_SIDE) -> 
     for row, height in zip(rows, heights, strict=True):
         for column, (label, pixels) in enumerate(row):
             left = _MARGIN + column * (side + _MARGIN)
-            pen.text((left, top), label[-45:], fill="black", font=font)
+            pen.text((left, top), _fitted(label, side, font), fill="black", font=font)
             sheet.paste(Image.fromarray(_flat(_middle(pixels, side))), (left, top + _LINE))
         top += height
     return _encoded(sheet, "PNG")
+
+
+def _fitted(label: str, width: int, font: Any) -> str:
+    """The label, or its end, where the figures stand, as far as it fits into a width."""
+    label = label[-width:]  # no letter takes less than a pixel
+    if font.getlength(label) <= width:
+        return label
+    cuts = range(1, len(label) + 1)
+    return next(end for n in cuts if font.getlength(end := f"...{label[n:]}") <= width)
 
 
 def _middle(pixels: Pixels, side: int) -> NDArray[np.uint8]:

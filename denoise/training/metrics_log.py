@@ -137,20 +137,26 @@ def _wandb(recorder: Recorder) -> Iterator[Callable[..., Any]]:
 @contextmanager
 def show_latest(read: Callable[[], Record], progress: Progress) -> Iterator[None]:
     """Show the latest record as it changes; `progress` counts steps."""
-    over = threading.Event()
+    over, last = threading.Event(), 0.0
 
     def show() -> None:
-        last = 0.0
-        while not over.wait(1.0):
-            record = read()
-            if record and record["step"] != last:
-                last = record["step"]
-                progress.update(int(last), words_of(record, progress.total))
+        nonlocal last
+        record = read()
+        if record and record["step"] != last:
+            last = record["step"]
+            progress.update(int(last), words_of(record, progress.total))
 
-    thread = threading.Thread(target=show, daemon=True)
+    def show_on() -> None:
+        while not over.wait(1.0):
+            show()
+
+    thread = threading.Thread(target=show_on, daemon=True)
     thread.start()
     try:
         yield
+        over.set()
+        thread.join()
+        show()  # the last one, which came with the end
     finally:
         over.set()
         thread.join()
@@ -158,7 +164,7 @@ def show_latest(read: Callable[[], Record], progress: Progress) -> Iterator[None
 
 
 def words_of(record: Record, steps: int) -> str:
-    """Loss, PSNR, rate and the time left, each after a comma."""
+    """Loss, PSNR, the time left and the rate, each after a comma."""
     quality = ""
     if "psnr" in record:
         quality = f", {record['psnr']:.2f} dB"
@@ -166,6 +172,6 @@ def words_of(record: Record, steps: int) -> str:
         quality += f" (noisy {record['psnr_noisy']:.2f}, start {record['psnr_start']:.2f})"
     left = (steps - int(record["step"])) * record["seconds_per_step"]
     return (
-        f", loss {record['loss']:.5f}{quality}, "
-        f"{record['images_per_second']:.0f} images/s, {words_of_time(left)} left"
+        f", loss {record['loss']:.5f}{quality}, {words_of_time(left)} left, "
+        f"{record['images_per_second']:.0f} images/s"
     )

@@ -50,9 +50,11 @@ class BulkConfig:
     # images into the Parquet table, as files under OUTPUT/images, or both; tar: as shards there
     # that WebDataset reads
     save: Save = "parquet"
-    format: Format = "png"  # of the saved images; `same` keeps each input's
-    quality: int | None = None  # 1..100, for jpeg and lossy webp (gray webp is always lossless)
-    strip_metadata: bool = False  # leave EXIF, ICC profile and resolution out
+    # of the saved images; `same` keeps each input's: AVIF, JPEG 2000 and JPEG XL too; of HEIC and
+    # whatever else is read alone, and of AVIF beyond 8 bits, it makes png
+    format: Format = "png"
+    quality: int | None = None  # 1..100, for jpeg, avif and lossy webp (gray webp is lossless)
+    strip_metadata: bool = False  # leave EXIF, XMP, ICC profile, texts and resolution out
     include: tuple[str, ...] = ()  # globs of paths below `images`; only these are inputs
     exclude: tuple[str, ...] = ()  # globs of paths that are no inputs
     column: str | None = None  # of a table the one of the images, of a list the one that names them
@@ -210,11 +212,11 @@ def _work(
 
 def _follow(done: Iterator[Counts], output: Output, progress: Progress) -> float:
     """Add up what shards came to, and show it; return the time on the monotonic clock when the
-    first of them was begun. Raises WriteError once another run took over."""
+    first of them was started, about. Raises WriteError once another run took over."""
     total, began = Counts(), None
     for counts in done:
-        if began is None:  # the workers were there by then
-            began = time.monotonic() - sum(counts.seconds.values())
+        if began is None:  # stages overlap: a shard takes as long as its longest, or longer
+            began = time.monotonic() - max(counts.seconds.values(), default=0.0)
         total.add(counts)
         output.check()
         for path, error in counts.failures.items():
@@ -262,7 +264,8 @@ def _names(config: BulkConfig, output: str) -> Names | None:
     """The names of the files that a job writes, if it writes any."""
     if config.save not in ("files", "both", "tar"):
         return None
-    return Names(config.format, folds=files.folds_names(files.standing(output)))
+    folds = files.folds_names(files.standing(output))
+    return Names(config.format, folds=folds, in_tar=config.save == "tar")
 
 
 def _chosen(
@@ -301,8 +304,9 @@ def check_reference(images: str, reference: str) -> None:
     """Raise SettingsError where there are no references, or the images bring their own along."""
     if not files.exists(uris.absolute(reference)):
         raise SettingsError(f"no references under {uris.shown(uris.absolute(reference))}")
-    made_by = run_that_made(images)
-    if made_by is not None and made_by.get("verb") == "noise":
+    made_by = run_that_made(images) or {}
+    has_clean = made_by.get("settings", {}).get("save") not in ("files", "tar")  # in its table
+    if made_by.get("verb") == "noise" and has_clean:
         raise SettingsError(
             f"{uris.shown(images)} is a table of pairs, which brings its clean images along: leave "
             "reference out"

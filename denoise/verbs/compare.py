@@ -1,6 +1,6 @@
 """`denoise compare`: models side by side on the same images, by quality, speed and looks.
 
-Pixels are [H, W, C] integers; noise and what was removed are told in levels of 255.
+Pixels are [H, W, C] integers; noise and what was removed are printed in levels of 255.
 """
 
 import time
@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from denoise.errors import SettingsError
+from denoise.images.codec import to_floats, to_pixels
 from denoise.images.metrics import estimate_noise, mse, psnr
 from denoise.images.noise import check_seed, check_sigma
-from denoise.images.pairs import Pair, PairConfig
+from denoise.images.pairs import Pair, PairConfig, WhiteLevel, check_white_level
 from denoise.report.views import Labelled, sheet_of
 from denoise.storage import files, inputs, uris
 from denoise.storage.fetch import fetch
@@ -26,7 +27,7 @@ from denoise.verbs.stages import decode_in_time
 if TYPE_CHECKING:
     from denoise.nets.denoiser import Denoiser
 
-_SHOWN = 6  # images of the contact sheet
+_ON_SHEET = 6  # images of the contact sheet
 _SIDE = 240  # pixels of one of its panels
 _WARM_UP = 64  # side in pixels of a picture that nobody times
 
@@ -35,17 +36,19 @@ _WARM_UP = 64  # side in pixels of a picture that nobody times
 class CompareConfig:
     """Set models side by side: denoise compare photos --models unet classic"""
 
-    images: str  # folder, glob, file or table; any URI
+    images: str  # folder, glob, file, archive, list or table; any URI
     models: tuple[str, ...]  # shipped names (see `denoise models`) or URIs of packages
     reference: str | None = None  # the images are noisy: the clean ones lie here, by path or stem
     add_noise: float | None = None  # the images are clean: add noise of this sigma first
     seed: int = 0  # of that noise
     limit: int = 24  # the first so many images
+    white_level: WhiteLevel | None = None  # as for infer: what is white in images of 16 bits
     max_seconds: float = 120.0  # an image that takes longer to decode is left out and counted
     output: str = "comparison.png"  # the contact sheet; replaced where it is there
 
     def __post_init__(self) -> None:
         check_seed(self.seed)
+        check_white_level(self.white_level)
         if not self.images or not self.models:
             raise ValueError("images and models must not be empty")
         if self.add_noise is not None:
@@ -128,7 +131,7 @@ def compare(config: CompareConfig) -> dict[str, Any]:
         results = {
             name: _denoised(pair, denoiser, scores[name]) for name, denoiser in denoisers.items()
         }
-        if len(sheet) < _SHOWN:
+        if len(sheet) < _ON_SHEET:
             sheet.append(list(_panels(pair, results)))
     if not sheet:
         raise SettingsError(f"none of the images can be used: {'; '.join(errors)}")
@@ -150,12 +153,29 @@ def _pairs(config: CompareConfig) -> Iterator[Pair]:
     reference = uris.absolute(config.reference) if config.reference else None
     if reference and not files.exists(reference):
         raise SettingsError(f"no references under {uris.shown(reference)}")
-    pairing = PairConfig(sigma=config.add_noise, seed=config.seed, reference=reference)
+    pairing = PairConfig(
+        sigma=config.add_noise,
+        seed=config.seed,
+        reference=reference,
+        white_level=config.white_level,
+    )
     listed = inputs.entries(uris.absolute(config.images), Counter())
     return (
-        decode_in_time(fetch(entry, pairing), pairing, config.max_seconds)
+        _full_scale(decode_in_time(fetch(entry, pairing), pairing, config.max_seconds))
         for entry in islice(listed, config.limit)
     )
+
+
+def _full_scale(pair: Pair) -> Pair:
+    """The pair with white at 65535: nothing behind it needs to know the image's white level."""
+    level = pair.white_level
+    if level is None:
+        return pair
+    for name in ("noisy", "clean"):
+        pixels = getattr(pair, name)
+        if pixels is not None:
+            setattr(pair, name, to_pixels(to_floats(pixels, level), 16))
+    return pair
 
 
 def _denoised(pair: Pair, denoiser: "Denoiser", score: Score) -> NDArray[Any]:
@@ -175,7 +195,7 @@ def _panels(pair: Pair, results: Mapping[str, NDArray[Any]]) -> Iterator[Labelle
     for name, pixels in results.items():
         removed = 255 * mse(pixels, pair.noisy) ** 0.5
         known = _quality(pixels, pair.clean) or f", {removed:.1f} removed"
-        yield f"{name.rstrip('/').rsplit('/', 1)[-1]}{known}", pixels
+        yield f"{uris.name_of(name)}{known}", pixels
     if pair.clean is not None:
         yield "clean", pair.clean
 

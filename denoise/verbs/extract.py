@@ -133,7 +133,7 @@ def _write_tars(output: str, column: str, into: str) -> Iterator[_File]:
 
     Yields the images of a shard once it is there.
     """
-    names = Names("same", folds=True)
+    names = Names("same", folds=True, in_tar=True)
     with ThreadPoolExecutor(_WRITERS) as pool:
         for part in tables.parts(output):
             name = tar_shard.name_of(tables.shard_of(uris.name_of(part)))

@@ -45,7 +45,7 @@ _FEW = 8  # validation pictures
 class TrainConfig(Recipe):
     """Train a model on clean images, or on the pairs that `noise` wrote."""
 
-    images: str  # folder, glob, file, list or table; any URI
+    images: str  # folder, glob, file, archive, list or table; any URI
     output: str  # becomes the model package; run again, it resumes
     reference: str | None = None  # the images are noisy: the clean ones lie here, by path or stem
     white_level: WhiteLevel | None = None  # as for noise: what is white in images of 16 bits

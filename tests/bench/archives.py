@@ -90,8 +90,8 @@ def remote(root: str, folder: Path, members: int) -> None:
 def rates(home: Path) -> None:
     """The same pictures as loose files and in tars, in turns: read alone, and by the noise job."""
     made = [encoded(photo(256, 256, seed=k), "JPEG", quality=90) for k in range(16)]
-    for number in range(2000):
-        place = home / "loose" / f"{number // 500:05d}" / f"{number:06d}.jpg"
+    for number in range(500):
+        place = home / "loose" / f"{number // 125:05d}" / f"{number:06d}.jpg"
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_bytes(made[number % 16])
     (home / "tars").mkdir()
@@ -104,12 +104,10 @@ def rates(home: Path) -> None:
         for kind in ("loose", "tars") if number % 2 else ("tars", "loose"):
             listed: list[Entry] = list(inputs.entries(str(home / kind), Counter()))
             with ThreadPoolExecutor(8) as pool, measured(seconds["read", kind]):
-                list(pool.map(source_of, listed))
+                list(pool.map(source_of, listed * 4))
             output = home / f"out-{kind}-{number}"
             with measured(seconds["noise", kind]):
-                noise(
-                    NoiseConfig(images=str(home / kind), output=str(output), limit=500, save="none")
-                )
+                noise(NoiseConfig(images=str(home / kind), output=str(output), save="none"))
             shutil.rmtree(output)
     for what, count in (("read", 2000), ("noise", 500)):
         loose, packed = seconds[what, "loose"], seconds[what, "tars"]
