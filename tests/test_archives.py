@@ -1,6 +1,8 @@
 """Images in archives are inputs as loose ones are: same pixels, same numbers, any archive."""
 
+import gzip
 import io
+import os
 import struct
 import tarfile
 import zipfile
@@ -15,11 +17,13 @@ import pytest
 from denoise.errors import ImageError, SettingsError
 from denoise.images.pairs import PairConfig
 from denoise.output import manifest, tables
-from denoise.storage import files, inputs, uris
+from denoise.storage import archives, files, inputs, uris, zips
 from denoise.storage.disk import Found
 from denoise.storage.entry import Entry, source_of
 from denoise.storage.fetch import load_pair
+from denoise.storage.member_table import MemberTable
 from denoise.storage.references import reference_of
+from denoise.storage.tars import TOO_MUCH, Member
 from denoise.training.photos import decode_photos
 from denoise.verbs import bulk
 from denoise.verbs.infer import InferConfig, infer
@@ -127,6 +131,7 @@ def test_braces_stand_for_each_archive_and_one_that_is_missing_is_a_row(tmp_path
         ("s3://b/{08..11}.tar", ["08", "09", "10", "11"]),
         ("s3://b/{3..1}.tar", ["3", "2", "1"]),
         ("s3://b/{a,bc}.tar", ["a", "bc"]),
+        ("s3://b/{a,a/b}.tar", ["a", "a/b"]),
     ],
 )
 def test_braces_are_expanded_as_a_shell_does(uri: str, named: list[str]):
@@ -135,6 +140,17 @@ def test_braces_are_expanded_as_a_shell_does(uri: str, named: list[str]):
     assert len(uris.expand_braces("{0..9}/{a,b}{1..3}")) == 60
     with pytest.raises(SettingsError, match="more than"):
         uris.expand_braces("{0..999}{0..99999}")
+
+
+@pytest.mark.parametrize("braces", ["{a*,ab*}.png", "{a,ab,a}.png", "{sub,sub/in}"])
+def test_what_several_parts_in_braces_name_is_one_input(tmp_path: Path, braces: str):
+    for name in ("a.png", "ab.png", "sub/in/a.png", "sub/b.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(encoded(photo()))
+    listed, left_out = found(f"{tmp_path}/{braces}")
+    is_below = braces.startswith("{sub")
+    assert set(listed) == ({"sub/b.png", "sub/in/a.png"} if is_below else {"a.png", "ab.png"})
+    assert left_out == {"named twice": 1}
 
 
 def test_links_folders_and_devices_in_a_tar_are_no_inputs(tmp_path: Path):
@@ -197,31 +213,130 @@ def header(name: bytes, size: bytes, kind: bytes = b"0") -> bytes:
     return bytes(block)
 
 
+def pax(records: bytes) -> bytes:
+    """A pax header, with what it says of the next member."""
+    padded = records.ljust(-(-len(records) // 512) * 512, b"\0")
+    return header(b"x", b"%o" % len(records), b"x") + padded
+
+
 @pytest.mark.parametrize(
-    "block",
+    ("block", "error"),
     [
-        header(b"a.png", b"\xff" * 12),  # a negative size
-        header(b"a.png", b"99999999999"),  # no octal number
-        header(b"x", b"77777777777", b"x"),  # what is said of a member is 8 GiB
-        header(b"x", b"77777777777", b"L"),
-        header(b"x", b"%o" % 9, b"x") + b"99 path=a".ljust(512, b"\0"),
-        header(b"x", b"%o" % 9, b"x") + b"-1 path=a".ljust(512, b"\0"),
+        (header(b"a.png", b"\xff" * 12), DAMAGED),  # a negative size
+        (header(b"a.png", b"99999999999"), DAMAGED),  # no octal number
+        (header(b"x", b"77777777777", b"x"), TOO_MUCH),  # what is said of a member is 8 GiB
+        (header(b"x", b"77777777777", b"L"), TOO_MUCH),
+        (pax(b"99 path=a"), DAMAGED),
+        (pax(b"-1 path=a"), DAMAGED),
+        (pax(b"3 path=a"), DAMAGED),  # it ends within its own key
+        (pax(b"5 a=\n" * 1001), TOO_MUCH),  # of 1 MiB of them a worker had for a minute
+        (pax(b"5 a=\n") * 17, TOO_MUCH),
     ],
 )
-def test_a_hostile_header_ends_its_archive(tmp_path: Path, block: bytes):
+def test_a_hostile_header_ends_its_archive(tmp_path: Path, block: bytes, error: str):
     whole = pack(tmp_path / "a.tar", pictures(1)).read_bytes()
     (tmp_path / "a.tar").write_bytes(whole.rstrip(b"\0").ljust(-(-len(whole) // 512) * 512, b"\0"))
     end = next(k for k in range(512, len(whole), 512) if whole[k : k + 512] == bytes(512))
     (tmp_path / "a.tar").write_bytes(whole[:end] + block + bytes(1024))
     listed, _ = found(tmp_path / "a.tar")
     errors = {path: entry.error for path, entry in listed.items()}
-    assert errors == {"a.tar/00000.png": "", "a.tar": DAMAGED}
+    assert errors == {"a.tar/00000.png": "", "a.tar": error}
 
 
-def test_a_size_beyond_the_file_is_that_members_error(tmp_path: Path):
-    (tmp_path / "a.tar").write_bytes(header(b"a.png", b"77777777777") + bytes(1024))
+@pytest.mark.parametrize("kind", [".tar", ".tar.gz"])
+@pytest.mark.parametrize(
+    "block",
+    [
+        header(b"a.png", b"77777777777"),
+        header(b"a.png", b"\x80" + b"\xff" * 11),  # GNU's binary form
+        pax(b"28 size=9999999999999999999\n") + header(b"a.png", b"0"),
+    ],
+)
+def test_a_size_beyond_the_file_is_that_members_error(tmp_path: Path, block: bytes, kind: str):
+    place = tmp_path / f"a{kind}"
+    place.write_bytes((gzip.compress if kind == ".tar.gz" else bytes)(block + bytes(1024)))
+    noise(NoiseConfig(images=str(place), output=str(tmp_path / "out"), max_error_rate=1))
+    (row,) = rows_of(tmp_path / "out")
+    assert (row["path"], row["error"]) == (f"a{kind}/a.png", DAMAGED)
+
+
+def test_numbers_of_a_zip_that_no_file_reaches_are_its_members_errors(tmp_path: Path):
+    place, most = tmp_path / "a.zip", (1 << 64) - 1
+    pack(place, {"a.png": encoded(photo()), "b.png": encoded(photo())})
+    whole = place.read_bytes()
+    first = whole.index(b"PK\1\2")
+    entry = bytearray(whole[first : first + 46 + 5])
+    entry[20:28], entry[42:46] = b"\xff" * 8, b"\xff" * 4  # both sizes, and the offset
+    wide = struct.pack("<2H3Q", 1, 24, most, most, most)
+    entry[30:32] = struct.pack("<H", len(wide))
+    directory = bytes(entry) + wide + whole[first + 46 + 5 : whole.index(b"PK\5\6")]
+    end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 2, 2, len(directory), first, 0)
+    place.write_bytes(whole[:first] + directory + end)
+    noise(NoiseConfig(images=str(place), output=str(tmp_path / "out"), max_error_rate=1))
+    errors = {row["path"]: row["error"] for row in rows_of(tmp_path / "out")}
+    assert errors == {"a.zip/a.png": "it claims to have more than 2 GiB", "a.zip/b.png": None}
+
+
+def test_a_member_without_a_name_is_called_as_other_empty_names_are(tmp_path: Path):
+    image = encoded(photo())
+    blocks = header(b"", b"%o" % len(image)) + image.ljust(-(-len(image) // 512) * 512, b"\0")
+    (tmp_path / "a.tar").write_bytes(blocks + bytes(1024))
+    with pack(tmp_path / "b-stored.zip", {"x.png": image}).open("r+b") as file:
+        whole = file.read().replace(b"x.png", b"\0.png")
+        file.seek(0)
+        file.write(whole)
+    listed, _ = found(tmp_path)
+    assert [*listed] == ["a.tar/__", "b-stored.zip/__"]
+    assert all(source_of(entry).encoded == image for entry in listed.values())
+
+
+@pytest.mark.parametrize("kind", [".tar.gz", ".tar.zst"])
+def test_a_large_member_of_a_stream_is_read_where_it_begins_like_an_image(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(zips, "UNSEEN", 1 << 19)
+    monkeypatch.setattr(archives, "_HOLD", 1 << 19)
+    large = encoded(photo()).ljust(1 << 20, b"\1")
+    inside = {"a.png": bytes(1 << 20), "b.png": large, "c.png": encoded(photo()), "d.png": large}
+    listed, _ = found(pack(tmp_path / f"a{kind}", inside))
+    for name in ("b.png", "d.png", "c.png", "b.png"):
+        assert source_of(listed[f"a{kind}/{name}"]).encoded == inside[name]
+    assert load_pair(listed[f"a{kind}/a.png"], PairConfig()).error == (
+        "no image, or of a format that is not read"
+    )
+    monkeypatch.setattr(zips, "LARGEST", 1 << 19)
+    errors = {path[-5:]: entry.error for path, entry in found(tmp_path)[0].items()}
+    assert errors.pop("c.png") == "" and set(errors.values()) == {
+        "it claims to have more than 2 GiB"
+    }
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_archive_that_was_replaced_since_gives_no_other_members_pixels(
+    tmp_path: Path, kind: str
+):
+    one, two = encoded(photo(seed=1)), encoded(photo(seed=2))
+    size = max(len(one), len(two))
+    one, two = one.ljust(size, b"\0"), two.ljust(size, b"\0")
+    place = pack(tmp_path / f"a{kind}", {"a.png": one, "b.png": two})
+    entry, _ = found(place)[0].values()
+    assert source_of(entry).encoded == one
+    pack(place, {"b.png": two, "a.png": one})
+    os.utime(place, (1, 1))  # some disks count time in seconds
+    assert load_pair(entry, PairConfig()).error == (
+        "its archive has changed since it was listed: run again"
+    )
+    assert source_of(found(place)[0][entry.path]).encoded == one
+
+
+def test_a_tar_whose_checksums_are_of_signed_bytes_is_read(tmp_path: Path):
+    image = encoded(photo())
+    block = bytearray(header("é.png".encode(), b"%o" % len(image)))
+    sum_ = 8 * 32 + sum(byte - 256 * (byte > 127) for byte in block[:148] + block[156:])
+    block[148:156] = b"%06o\0 " % sum_  # as SunOS counts them
+    (tmp_path / "a.tar").write_bytes(bytes(block) + image.ljust(-(-len(image) // 512) * 512, b"\0"))
     listed, _ = found(tmp_path / "a.tar")
-    assert {path: entry.error for path, entry in listed.items()} == {"a.tar/a.png": DAMAGED}
+    assert source_of(listed["a.tar/é.png"]).encoded == image
 
 
 def test_a_zip_that_claims_what_it_does_not_hold_is_an_error_of_its_member(tmp_path: Path):
@@ -384,6 +499,52 @@ def test_a_list_names_archives_and_its_columns_come_along(tmp_path: Path, name: 
     if place.suffix != ".txt":
         assert [rows[path]["licence"] for path in inside] == ["b", "b", "c"]
     assert rows[inside[2]]["error"] is None and rows["gone.tar"]["error"] == "no such file"
+
+
+def test_a_list_names_members_as_our_tables_do(tmp_path: Path):
+    inside = pictures(2)
+    pack(tmp_path / "b.tar", inside)
+    (tmp_path / "list.txt").write_text("b.tar/00001.png\nb.tar/gone.png\n")
+    listed, _ = found(tmp_path / "list.txt")
+    assert source_of(listed["b.tar/00001.png"]).encoded == inside["00001.png"]
+    assert load_pair(listed["b.tar/gone.png"], PairConfig()).error == "no such file"
+
+
+def test_a_folder_called_like_an_archive_leads_to_archives_inside(tmp_path: Path):
+    inside = pictures(2)
+    for root in ("noisy", "clean"):
+        pack(tmp_path / root / "out.tar" / "in.zip" / "a.tar", inside)
+    (path, entry), _ = found(tmp_path / "noisy")[0].items()
+    assert path == "out.tar/in.zip/a.tar/00000.png"
+    for encoded_image in (
+        archives.read(f"{tmp_path}/noisy/{path}"),
+        source_of(reference_of(f"{tmp_path}/clean", path)).encoded,
+        source_of(reference_of(f"{tmp_path}/clean/out.tar/in.zip/a.tar", path)).encoded,
+    ):
+        assert encoded_image == source_of(entry).encoded == inside["00000.png"]
+
+
+def test_members_are_found_by_name_and_by_stem_as_in_a_folder():
+    names = [f"{k % 7}/{k % 100}.{suffix}" for k in range(500) for suffix in ("png", "jpg", "txt")]
+    table = MemberTable(Member(name, offset) for offset, name in enumerate(names))
+    for name in names:
+        assert table.get(f"./{name}") == Member(f"./{name}", names.index(name))
+        alike = {names.index(f"{name[:-4]}.{suffix}") for suffix in ("png", "jpg")}
+        assert {one.offset for one in table.alike(f"{name[:-4]}.webp")} == alike
+    assert "7/1.png" not in table and not table.alike("7/1.png")
+    assert len(table) == len(set(names)) and not len(MemberTable([]))
+    assert not MemberTable([]).alike("a.png") and MemberTable([]).get("a.png") is None
+
+
+def test_indexes_of_archives_are_kept_while_they_are_small(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(archives, "_INDEXED", 2500)
+    places = [str(pack(tmp_path / f"{k}.tar", pictures(2))) for k in range(4)]
+    archives._indexes.clear()
+    for place in (*places, places[0]):
+        assert len(archives.index_of(place).members) == 2
+    assert [uri for uri, _ in archives._indexes] == [places[3], places[0]]
 
 
 def test_globs_choose_among_members_by_their_paths(tmp_path: Path):

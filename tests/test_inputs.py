@@ -21,8 +21,8 @@ from conftest import encoded, photo
 
 from denoise.errors import ImageError, SettingsError
 from denoise.images.pairs import PairConfig
-from denoise.storage import disk, files, parquet, pieces
-from denoise.storage.entry import Entry, source_of
+from denoise.storage import disk, files, hashes, parquet, pieces
+from denoise.storage.entry import Entry, source_of, unique
 from denoise.storage.fetch import load_pair
 from denoise.storage.inputs import entries
 from denoise.storage.references import reference_of
@@ -265,6 +265,24 @@ def test_each_of_many_images_of_one_name_has_a_path_of_its_own(tmp_path: Path):
     (tmp_path / "list.txt").write_text("\n".join(uris))
     listed, left_out = found(tmp_path / "list.txt")
     assert {entry.uri for entry in listed.values()} == set(uris) and left_out == {"named twice": 3}
+
+
+def test_paths_are_unique_however_many_and_in_whatever_runs_their_hashes_are(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    uris = [f"/{k % 13}/{k % 7}/{k % 50}.png" for k in range(3000)]
+
+    def listed() -> tuple[list[tuple[str, str]], int]:
+        found = (Entry(uri.rpartition("/")[2], uri, 0, "") for uri in uris)
+        left_out: Counter[str] = Counter()
+        return [(one.path, one.uri) for one in unique(found, "/", left_out)], left_out[
+            "named twice"
+        ]
+
+    whole = listed()
+    monkeypatch.setattr(hashes, "_RUN", 10)
+    assert listed() == whole
+    assert len(dict(whole[0])) == len(whole[0]) == len(set(uris)) == 3000 - whole[1]
 
 
 def test_a_name_that_is_escaped_and_one_that_looks_so_are_two_inputs(tmp_path: Path):

@@ -9,26 +9,30 @@ import re
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
 from threading import Lock
 
 from denoise.errors import ImageError, SettingsError, words_of
-from denoise.storage import files, tars, zips
+from denoise.images.sniff import HEAD
+from denoise.storage import files, tars, uris, zips
 from denoise.storage.disk import Found
-from denoise.storage.spans import MAGIC, DamagedError, Ranges, Stream, check_kind
+from denoise.storage.member_table import MemberTable
+from denoise.storage.spans import DAMAGED, MAGIC, DamagedError, Ranges, Stream, check_kind
 from denoise.storage.tars import Member
-from denoise.storage.zips import DAMAGED
 
 # the endings of names -> what is expected; the first bytes decide
 SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.zst", ".tzst", ".zip")
 OTHERS = (".7z", ".rar", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.lz4", ".cpio")
-_NAME = re.compile(r"(.*?\.(?:tar|tar\.gz|tgz|tar\.zst|tzst|zip))/", re.IGNORECASE | re.DOTALL)
+_ENDS = re.compile(rf"(?:{'|'.join(map(re.escape, SUFFIXES))})(?=/)", re.IGNORECASE)
 _AHEAD = 16  # archives that are listed at a time
 _PAGE = 1000  # members listed ahead of each
 _HOLD = 64 << 20  # bytes of a stream behind the one read last: a shard's images are among them
 _OPEN = 2  # streams that stay open: of the images and of their references
+_INDEXED = 4_000_000  # members of all archives that a process has an index of: 250 MB
+_indexes: dict[tuple[str, str], "Index"] = {}  # the one used last is last
 _streams: dict[tuple[str, str], Stream] = {}  # the one read last is last
 _reading, _indexing = Lock(), Lock()
 
@@ -48,7 +52,7 @@ class Index:
 
     kind: str  # of archive
     mark: str  # of its version
-    members: dict[str, Member]  # by name, the first of that name
+    members: MemberTable
     error: str  # why it could not be listed to its end, empty where it was
 
 
@@ -57,10 +61,9 @@ def is_archive(name: str) -> bool:
     return name.lower().endswith(SUFFIXES)
 
 
-def name_in(path: str) -> str:
-    """The part of a path that is called like an archive, with all before it; empty where none."""
-    part = _NAME.match(path)
-    return part[1] if part else ""
+def names_in(path: str) -> Iterator[str]:
+    """The beginnings of a path that are called like an archive: any of them may be a folder."""
+    return (path[: end.end()] for end in _ENDS.finditer(path))
 
 
 def members(
@@ -86,7 +89,10 @@ def members(
 
 
 def content(uri: str, mark: str, extent: Extent, size: int) -> bytes:
-    """The bytes of a member. Raises OSError, and ImageError where the archive is damaged."""
+    """The bytes of a member. Raises OSError, and ImageError where the archive is damaged or is no
+    longer the version that was listed, whose members lay elsewhere in it."""
+    if not _is_as_listed(uri, mark):
+        raise ImageError("its archive has changed since it was listed: run again")
 
     def read(start: int, stop: int) -> bytes:
         return files.read_range(uri, start, stop)
@@ -102,24 +108,47 @@ def content(uri: str, mark: str, extent: Extent, size: int) -> bytes:
     return whole
 
 
-def index_of(uri: str) -> Index:
+def _is_as_listed(uri: str, mark: str) -> bool:
+    """Whether an archive still is the version of a mark: a disk is asked each time, a store once in
+    each process."""
+    if uris.is_local(uri):
+        return not mark or files.is_version(uri, mark)
+    return not mark or _is_version(uri, mark)
+
+
+@lru_cache(maxsize=1000)
+def _is_version(uri: str, mark: str) -> bool:
+    return files.is_version(uri, mark)
+
+
+def index_of(archive: str | Found) -> Index:
     """The members of an archive, which each process lists once. Raises OSError."""
-    found = files.info(uri)
+    found = files.info(archive) if isinstance(archive, str) else archive
+    key = found.uri, found.mark
     with _indexing:  # else all threads that fetch ahead list the same one at once
-        return _index(uri, found.size, found.mark)
+        index = _indexes.pop(key, None) or _listed_whole(found)
+        _indexes[key] = index
+        while len(_indexes) > 1 and sum(map(_weight, _indexes.values())) > _INDEXED:
+            _indexes.pop(next(iter(_indexes)))
+        return index
 
 
-@lru_cache(maxsize=8)
-def _index(uri: str, size: int, mark: str) -> Index:
-    by_name: dict[str, Member] = {}
+def _weight(index: Index) -> int:
+    return 1000 + len(index.members)  # many small ones take memory too
+
+
+def _listed_whole(archive: Found) -> Index:
     kind = error = ""
-    for _, of_archive, one in members(iter([Found("", uri, size, mark)]), lambda name: 0):
-        kind = of_archive
-        if one.error == DAMAGED or not one.name:
-            error = one.error
-        if one.name and not one.left_out:
-            by_name.setdefault(one.name, one)
-    return Index(kind, mark, by_name, error)
+
+    def files_in() -> Iterator[Member]:
+        nonlocal kind, error
+        for _, kind, one in members(iter([archive]), lambda name: 0):  # noqa: B007
+            error = one.error if one.error == DAMAGED or not one.name else error
+            if one.name and not one.left_out:
+                yield one
+
+    table = MemberTable(files_in())
+    return Index(kind, archive.mark, table, error)
 
 
 def read(uri: str) -> bytes:
@@ -130,14 +159,27 @@ def read(uri: str) -> bytes:
     try:
         return files.read(uri)
     except (FileNotFoundError, NotADirectoryError):
-        archive = name_in(uri)
-        if not archive or not files.exists(archive):
+        archive = _archive_in(uri)
+        if archive is None:
             raise
     index = index_of(archive)
-    one = index.members.get(uri[len(archive) + 1 :])
+    one = index.members.get(uri[len(archive.uri) + 1 :])
     if one is None:
         raise FileNotFoundError(uri)
-    return content(archive, index.mark, Extent(index.kind, one.offset, one.stored), one.size)
+    if one.error:
+        raise ImageError(one.error)
+    extent = Extent(index.kind, one.offset, one.stored)
+    return content(archive.uri, index.mark, extent, one.size)
+
+
+def _archive_in(uri: str) -> Found | None:
+    """The archive that a URI leads through, None where there is none."""
+    for name in names_in(uri):
+        with suppress(FileNotFoundError, NotADirectoryError):
+            found = files.info(name)
+            if not found.is_folder:
+                return found
+    return None
 
 
 class _Listing:
@@ -161,7 +203,7 @@ class _Listing:
             if self.kind in MAGIC.values():
                 check_kind(self.kind)
                 with Stream(found.uri, found.size, self.kind, 1 << 20) as stream:
-                    yield from tars.members(stream, wants_head)
+                    yield from map(_within_limit, tars.members(stream, wants_head))
             elif self.kind == "zip":
                 yield from zips.members(ranges, found.size, wants_head)
             else:
@@ -170,8 +212,15 @@ class _Listing:
             yield Member("", error=words_of(error))
         except SettingsError as error:
             yield Member("", error=str(error))
-        except DamagedError:
-            yield Member("", error=DAMAGED)
+        except DamagedError as error:
+            yield Member("", error=str(error))
+
+
+def _within_limit(member: Member) -> Member:
+    """A member of a stream, which may decompress to anything."""
+    if member.size <= zips.LARGEST:
+        return member
+    return Member(member.name, member.offset, head=member.head, error=zips.TOO_LARGE)
 
 
 def _streams_as(start: bytes) -> str | None:
@@ -188,10 +237,15 @@ def _streamed(uri: str, mark: str, extent: Extent, size: int) -> bytes:
                 _streams.pop(next(iter(_streams))).close()
             stream = Stream(uri, files.info(uri).size, extent.kind, _HOLD)
         try:
+            if size > zips.UNSEEN:
+                zips.check_head(stream.read(extent.offset, HEAD))
             whole = stream.read(extent.offset, size)
         except DamagedError as error:
             stream.close()
             raise ImageError(DAMAGED) from error
+        except ImageError:
+            _streams[key] = stream
+            raise
         except BaseException:
             stream.close()
             raise

@@ -3,15 +3,17 @@
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from hashlib import blake2b
+from itertools import islice
 from typing import Any
 
 from denoise.errors import ImageError
 from denoise.images.pairs import Source
-from denoise.storage import archives, files, rows, uris
+from denoise.storage import archives, rows, uris
 from denoise.storage.columns import Names
+from denoise.storage.hashes import HashMap, hash_of
 
 _UNKNOWN = 2 << 20  # bytes that an image of unknown size counts as
+_BATCH = 1 << 14  # paths that are looked up at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +53,7 @@ def source_of(
         mark = entry.mark.rpartition("@")[0]
         return Source(archives.content(entry.uri, mark, extent, entry.size))
     if entry.row < 0:
-        return Source(files.read(entry.uri))
+        return Source(archives.read(entry.uri))  # a list may name a member by a path
     image = entry.column, entry.row, entry.item
     return rows.image_in(
         entry.uri, entry.mark, image, beside=beside, allow_elsewhere=allow_elsewhere
@@ -83,25 +85,31 @@ def unique(
     the root is moved to. A path that cannot collide is not looked at.
     """
     root = uris.absolute(root)
-    seen: dict[int, int] = {}  # hashes: of a hundred million names they fit into memory
-    for entry in found:
-        if not may_collide(entry):
+    seen = HashMap()  # of each path what has it
+    size = 1  # the first image is there at once
+    while batch := list(islice(found, size)):
+        size = min(2 * size, _BATCH)
+        keys = [hash_of(entry.path) if may_collide(entry) else None for entry in batch]
+        settled = seen.settled([key for key in keys if key is not None])
+        for entry, key in zip(batch, keys, strict=True):
+            if key is None:
+                yield entry
+                continue
+            home = hash_of(_identity(entry, root))
+            holder = settled.get(key, seen.latest(key))
+            while holder is not None and holder != home:
+                entry = replace(entry, path=f"{entry.path}~{home & 0xFFFFFFFF:08x}")
+                key = hash_of(entry.path)
+                holder = seen.get(key)
+            if holder is not None:
+                left_out["named twice"] += 1
+                continue
+            seen.add(key, home)
             yield entry
-            continue
-        identity = repr((uris.identity(entry.uri, root), entry.row, entry.item))
-        if entry.archive:
-            identity += str(entry.offset)
-        key, home = _hash(entry.path), _hash(identity)
-        while seen.get(key, home) != home:
-            entry = replace(entry, path=f"{entry.path}~{home & 0xFFFFFFFF:08x}")
-            key = _hash(entry.path)
-        if key in seen:
-            left_out["named twice"] += 1
-            continue
-        seen[key] = home
-        yield entry
+        seen.settle()
 
 
-def _hash(text: str) -> int:
-    """64 bits, the same in every process."""
-    return int.from_bytes(blake2b(uris.to_bytes(text), digest_size=8).digest())
+def _identity(entry: Entry, root: str) -> str:
+    """What tells an image from all others, as seen from the root."""
+    identity = repr((uris.identity(entry.uri, root), entry.row, entry.item))
+    return identity + str(entry.offset) if entry.archive else identity

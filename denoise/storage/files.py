@@ -184,6 +184,14 @@ def info(uri: str) -> Found:
     return pages.found(name_of(uri), uri, details)
 
 
+def is_version(uri: str, mark: str) -> bool:
+    """Whether a file still is the version that `info` or a listing gave a mark. Raises OSError."""
+    fs, path = filesystem(uri)
+    if is_disk(fs):
+        return mark in ask(fs, uri, disk.marks, path)
+    return pages.has_mark(ask(fs, uri, fs.info, path), mark)
+
+
 def remove(uri: str) -> None:
     """Removes a file or a whole folder; nothing happens where there is none. Raises OSError."""
     fs, path = filesystem(uri)

@@ -169,7 +169,7 @@ def _images_listed(
     def may_collide(entry: Entry) -> bool:
         """Whether a path may be another one's too: escaped ones, and those in archives that have
         a folder's name. All other paths of a folder differ."""
-        folder = archives.name_in(entry.path)
+        folder = next(archives.names_in(entry.path), "")
         if folder and not entry.archive:
             folders.add(folder)
         return folder in folders or _looks_escaped(entry.path)
@@ -204,8 +204,8 @@ def _loose(
 
 
 def _files_of_each(named: list[str], base: str, left_out: Counter[str]) -> Iterator[Found]:
-    """The files that each of several URIs below a folder stands for, one that is missing too: its
-    row says so. Raises FileNotFoundError where none is there."""
+    """The files that each of several URIs below a folder stands for, each once; one that is missing
+    too: its row says so. Raises FileNotFoundError where none is there."""
 
     def look(uri: str) -> list[Found]:
         path = uri[len(uris.join(base, "")) :]
@@ -222,8 +222,12 @@ def _files_of_each(named: list[str], base: str, left_out: Counter[str]) -> Itera
         below = listing.listing(uri, left_out)
         return [replace(each, path=f"{path}/{each.path}") for each in below]
 
+    some: dict[str, Found] = {}
     with ThreadPoolExecutor(16) as pool:
-        some = [one for found in pool.map(look, named) for one in found]
-    if not any(one.size >= 0 for one in some):
+        for one in chain.from_iterable(pool.map(look, named)):
+            if one.uri in some and not one.is_folder:
+                leave_out(left_out, "named twice", one.path)
+            some.setdefault(one.uri, one)
+    if not any(one.size >= 0 for one in some.values()):
         raise FileNotFoundError(named[0])
-    return (replace(one, size=max(0, one.size)) for one in some)
+    return (replace(one, size=max(0, one.size)) for one in some.values())

@@ -68,6 +68,12 @@ def _mark(details: _Details) -> str:
     return ""
 
 
+def has_mark(details: _Details, mark: str) -> bool:
+    """Whether what `info` says of a file has a mark that a listing gave: some stores put an ETag
+    in quotes here and not there."""
+    return mark.strip('"') in {str(details.get(key)).strip('"') for key in _MARKS}
+
+
 def _children(
     fs: Any, prefix: str, folder: str, top: str, details: _Details, ask: _Ask
 ) -> Iterator[Found]:

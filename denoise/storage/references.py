@@ -4,15 +4,21 @@ References may lie in archives, as images may: `--reference clean.tar` has the m
 and `--reference folder` may hold an archive of the same name as the one of the images.
 """
 
-from functools import lru_cache
+from collections.abc import Callable
+from contextlib import suppress
+from functools import lru_cache, partial
 from threading import Lock
+from typing import TypeVar
 
 from denoise.errors import ImageError
 from denoise.images.codec import IMAGE_SUFFIXES
 from denoise.storage import archives, files, uris
+from denoise.storage.disk import Found
 from denoise.storage.entry import Entry
+from denoise.storage.member_table import bare_of
 
 _MANY = 10_000  # names in a store's folder of references: of more each is asked for by itself
+_T = TypeVar("_T")
 _Names = tuple[dict[str, str], dict[str, list[str]]]  # by key; the images by their keys' stems
 _reading = Lock()  # else all threads that fetch ahead read the same names at once
 
@@ -33,18 +39,26 @@ def reference_of(reference: str, path: str) -> Entry:
     """
     if _is_one(reference, tuple(IMAGE_SUFFIXES)):
         return Entry(path, reference, 0, "")
-    archive = archives.name_in(path)
-    inner = path[len(archive) + 1 :] if archive else path
+    # what a path leads through may be a folder that is called like an archive
+    through = [
+        one
+        for one in archives.names_in(path)
+        if _is_one(uris.join(reference, one), archives.SUFFIXES)
+    ]
+    inner = [path[len(one) + 1 :] for one in archives.names_in(path)]
     if _is_one(reference, archives.SUFFIXES):
-        return _member(reference, inner)
-    if archive and _is_one(uris.join(reference, archive), archives.SUFFIXES):
-        return _member(uris.join(reference, archive), inner)
-    try:
-        return _file(reference, path)
-    except ImageError:
-        if not archive:
-            raise
-    return _file(reference, inner)
+        return _first(partial(_member, reference), inner or [path])
+    if through:
+        return _member(uris.join(reference, through[0]), path[len(through[0]) + 1 :])
+    return _first(partial(_file, reference), [path, *inner])
+
+
+def _first(find: Callable[[str], Entry], paths: list[str]) -> Entry:
+    """What is found under the first of several paths. Raises ImageError."""
+    for path in paths[:-1]:
+        with suppress(ImageError):
+            return find(path)
+    return find(paths[-1])
 
 
 def _file(reference: str, path: str) -> Entry:
@@ -58,11 +72,12 @@ def _file(reference: str, path: str) -> Entry:
 
 
 def _member(archive: str, path: str) -> Entry:
-    """The clean image of a path in an archive. Raises ImageError."""
+    """The clean image of a path in an archive. Raises OSError, ImageError."""
     with _reading:
-        index, names = _archive(archive)
+        index = archives.index_of(_archive(archive))
+    named = index.members.get(path)
     try:
-        one = index.members[_match(*names, path)]
+        one = named or _only(index.members.alike(path))
     except ImageError as error:
         if not index.error:
             raise
@@ -81,9 +96,10 @@ def _member(archive: str, path: str) -> Entry:
 
 def _match(there: dict[str, str], by_stem: dict[str, list[str]], key: str) -> str:
     """The name of a key, else the one image of the same stem. Raises ImageError."""
-    if key in there:
-        return there[key]
-    alike = by_stem.get(_bare(key), [])
+    return there[key] if key in there else _only(by_stem.get(bare_of(key), []))
+
+
+def _only(alike: list[_T]) -> _T:
     if len(alike) != 1:
         raise ImageError(f"{len(alike) or 'no'} references of that name")
     return alike[0]
@@ -107,11 +123,10 @@ def _names(folder: str) -> _Names | None:
     return None if found is None else _by_key(found)
 
 
-@lru_cache(maxsize=8)
-def _archive(uri: str) -> tuple[archives.Index, _Names]:
-    """The members of an archive, and their names. Raises OSError."""
-    index = archives.index_of(uri)
-    return index, _by_key(list(index.members))
+@lru_cache(maxsize=256)
+def _archive(uri: str) -> Found:
+    """An archive's version: asked for once, as a store takes a request. Raises OSError."""
+    return files.info(uri)
 
 
 def _alike(folder: str, name: str) -> list[str]:
@@ -128,11 +143,5 @@ def _by_key(names: list[str]) -> _Names:
     by_stem: dict[str, list[str]] = {}
     for key, name in there.items():
         if uris.suffix(name) in IMAGE_SUFFIXES:
-            by_stem.setdefault(_bare(key), []).append(name)
+            by_stem.setdefault(bare_of(key), []).append(name)
     return there, by_stem
-
-
-def _bare(key: str) -> str:
-    """A path without its suffix."""
-    folder, slash, _ = key.rpartition("/")
-    return folder + slash + uris.stem(key)

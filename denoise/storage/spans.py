@@ -5,6 +5,7 @@ Both kinds have `read(start, size)`, which gives fewer bytes at the end, and `re
 
 from collections.abc import Iterator
 from contextlib import ExitStack
+from io import BytesIO
 from typing import IO, Protocol, Self
 
 import pyarrow as pa
@@ -21,8 +22,14 @@ _MOST_TIMES, _MOST_MORE = 1200, 1 << 30
 MAGIC = {b"\x1f\x8b": "tar.gz", b"\x28\xb5\x2f\xfd": "tar.zst"}  # of what is a stream
 
 
+DAMAGED = "truncated or damaged archive"
+
+
 class DamagedError(Exception):
     """An archive that is no archive, or is not whole."""
+
+    def __init__(self, words: str = DAMAGED) -> None:
+        super().__init__(words)
 
 
 class Span(Protocol):
@@ -85,9 +92,26 @@ class Stream:
         """Raises OSError, and DamagedError where it does not decompress."""
         if self._chunks is None or start < self._first:
             self._begin()
+        if size > self._hold:
+            return self._read_large(start, start + size)
         self._advance(start, start + size)
         at = start - self._first
-        return bytes(self._held[at : at + size]) if at >= 0 else b""
+        with memoryview(self._held) as held:
+            return bytes(held[at : at + size]) if at >= 0 else b""
+
+    def _read_large(self, start: int, stop: int) -> bytes:
+        """More bytes than are held: into one piece of memory, as there may be a gigabyte. Of them
+        no more is held than the last."""
+        self._advance(start, start)
+        whole = BytesIO()
+        with memoryview(self._held) as held:
+            whole.write(held[start - self._first : stop - self._first])
+        while not self._is_at_end and self._first + len(self._held) < stop:
+            self._first += len(self._held)
+            self._held = bytearray()
+            self._advance(self._first, self._first + 1)
+            whole.write(self._held[: stop - self._first])
+        return whole.getvalue()
 
     def reaches(self, end: int) -> bool:
         """Whether there are so many bytes: it decompresses up to there."""

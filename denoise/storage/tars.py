@@ -3,13 +3,21 @@
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from denoise.storage.spans import DamagedError, Span
+from denoise.storage.spans import DAMAGED, DamagedError, Span
 
 _BLOCK = 512
-_LONGEST = 1 << 20  # bytes of a long name, or of the fields of a pax header
+_LONGEST = 1 << 20  # bytes of a header about the next member: its long name, its pax fields
+_RECORDS = 1000  # in a pax header; real ones have a dozen
+_HEADERS = 16  # about one member; real ones have two
+_LARGEST = (1 << 63) - 1  # bytes of a file
 _REGULAR = b"\0" + b"07"
 _LINKS, _SPECIAL = b"12", b"346"
 _TO_A_NAME = b"L"  # GNU: the next member's name, where it is long
+NAMELESS = "__"  # a member without a name
+TOO_MUCH = (
+    f"archive with more headers about a member ({_HEADERS}), more records in one ({_RECORDS:,}) or "
+    f"longer ones ({_LONGEST >> 20} MiB) than programs write: pack it anew"
+)
 
 
 class Member(NamedTuple):
@@ -30,7 +38,7 @@ def members(span: Span, wants_head: Callable[[str], int]) -> Iterator[Member]:
     `wants_head` gives the number of first bytes of a name that are needed to know its kind. A
     member that the file ends in has an error. Raises OSError, and DamagedError where it is no tar.
     """
-    at, name, size, is_sparse = 0, None, None, False
+    at, name, size, is_sparse, headers = 0, "", None, False, 0
     while True:
         header = span.read(at, _BLOCK)
         # some programs leave the zeros at the end out
@@ -39,16 +47,18 @@ def members(span: Span, wants_head: Callable[[str], int]) -> Iterator[Member]:
         kind, own_name, own_size = _parsed(header)
         at += _BLOCK
         if kind in b"xgLK":
-            payload = _payload(span, at, own_size)
+            headers += 1
+            if headers > _HEADERS or own_size > _LONGEST:
+                raise DamagedError(TOO_MUCH)
             if kind == _TO_A_NAME:
-                name = _text(payload)
+                name = _text(_payload(span, at, own_size))
             elif kind == b"x":
-                fields = _fields(payload)
-                name, size = fields.get("path", name), _size_in(fields, size)
+                fields = _fields(_payload(span, at, own_size))
+                name, size = fields.get("path") or name, _size_in(fields, size)
                 is_sparse = any(key.startswith("GNU.sparse") for key in fields)
             at += _padded(own_size)
             continue
-        full_name = own_name if name is None else name
+        full_name = name or own_name or NAMELESS
         length = own_size if size is None else size
         more = header[482:483] if kind == b"S" else b"\0"  # whether its map goes on
         while more not in (b"", b"\0"):
@@ -57,10 +67,10 @@ def members(span: Span, wants_head: Callable[[str], int]) -> Iterator[Member]:
         holds = 0 if kind in _LINKS + b"3456" else length
         found = kind, full_name, at, holds
         yield from _member(span, found, wants_head, is_sparse or kind == b"S")
-        if not span.reaches(at + holds):
+        if at + holds > _LARGEST or not span.reaches(at + holds):
             return
         at += _padded(holds)
-        name, size, is_sparse = None, None, False
+        name, size, is_sparse, headers = "", None, False, 0
 
 
 def _member(
@@ -77,20 +87,22 @@ def _member(
         yield Member(name, left_out="neither file nor folder")
     elif kind in _REGULAR + b"S" and not name.endswith("/"):
         head = span.read(at, min(size, wants_head(name))) if size else b""
-        error = ""
         if is_sparse:
             error = "a sparse file in its archive, which cannot be read there: unpack it"
-        elif not span.reaches(at + size):
-            error = "truncated or damaged archive"
-        yield Member(name, at, size, size, head, error=error)
+            yield Member(name, at, head=head, error=error)
+        elif at + size > _LARGEST or not span.reaches(at + size):
+            yield Member(name, at, head=head, error=DAMAGED)
+        else:
+            yield Member(name, at, size, size, head)
 
 
 def _parsed(header: bytes) -> tuple[bytes, str, int]:
     """Type, name and size of a header. Raises DamagedError where it is none."""
     if len(header) < _BLOCK:
         raise DamagedError
-    total = sum(header) - sum(header[148:156]) + 8 * 32
-    if _number(header[148:156]) != total:
+    rest = header[:148] + b" " * 8 + header[156:]
+    differs = sum(rest) - _number(header[148:156])
+    if differs and differs != 256 * sum(byte > 127 for byte in rest):  # of bytes with a sign
         raise DamagedError
     name = header[:100].partition(b"\0")[0]
     if header[257:263] == b"ustar\0" and header[345]:
@@ -116,24 +128,28 @@ def _number(field: bytes) -> int:
 
 def _payload(span: Span, at: int, size: int) -> bytes:
     """The content of a header about the members that follow. Raises DamagedError."""
-    if size > _LONGEST or len(payload := span.read(at, size)) < size:
+    if len(payload := span.read(at, size)) < size:
         raise DamagedError
     return payload
 
 
 def _fields(payload: bytes) -> dict[str, str]:
-    """The records `LENGTH KEY=VALUE` of a pax header."""
+    """The records `LENGTH KEY=VALUE` of a pax header. Raises DamagedError."""
     fields: dict[str, str] = {}
-    while payload:
-        digits, blank, _ = payload.partition(b" ")
-        if not blank or not digits.isdigit() or len(digits) > 8:
+    at = records = 0
+    while at < len(payload):
+        records += 1
+        if records > _RECORDS:
+            raise DamagedError(TOO_MUCH)
+        blank = payload.find(b" ", at, at + 9)
+        if blank < 0 or not payload[at:blank].isdigit():
             raise DamagedError
-        length, whole = int(digits), len(payload)
-        record, payload = payload[len(digits) + 1 : length], payload[length:]
-        key, equals, value = record.rstrip(b"\n").partition(b"=")
-        if not equals or length <= len(digits) or length > whole:
+        stop = at + int(payload[at:blank])
+        key, equals, value = payload[blank + 1 : stop].rstrip(b"\n").partition(b"=")
+        if not equals or stop > len(payload):
             raise DamagedError
         fields[_text(key)] = _text(value)
+        at = stop
     return fields
 
 

@@ -164,7 +164,7 @@ def by_way_of(root: str, uri: str) -> str:
 def expand_braces(uri: str) -> list[str]:
     """The URIs that one with `{000..123}` or `{a,b}` in it stands for, as a shell writes them; none
     where it has neither. Raises SettingsError where they are too many."""
-    part = re.search(r"\{(?:(\d{1,18})\.\.(\d{1,18})|([^{}/]*,[^{}/]*))\}", uri)
+    part = re.search(r"\{(?:(\d{1,18})\.\.(\d{1,18})|([^{}]*,[^{}]*))\}", uri)
     if part is None:
         return []
     first, last, named = part.groups()

@@ -8,11 +8,12 @@ from isal.igzip_lib import IsalError
 
 from denoise.errors import ImageError
 from denoise.images.sniff import HEAD, kind_of
-from denoise.storage.spans import DamagedError, Span
-from denoise.storage.tars import Member
+from denoise.storage.spans import DAMAGED, DamagedError, Span
+from denoise.storage.tars import NAMELESS, Member
 
-DAMAGED = "truncated or damaged archive"
-_LARGEST = 1 << 31  # bytes of a member when it is inflated
+LARGEST = 1 << 31  # bytes of a member when it is decompressed
+UNSEEN = 1 << 26  # bytes of a member that are decompressed whatever it begins like
+TOO_LARGE = f"it claims to have more than {LARGEST >> 30} GiB"
 _TAIL = 22 + 65_535  # bytes in which the end of a directory is, with the longest comment
 _ENTRY = struct.Struct("<4s4B4HL2L5H2L")
 _LOCAL = struct.Struct("<4s2B4HL2L2H")
@@ -35,8 +36,8 @@ def members(span: Span, size: int, wants_head: Callable[[str], int]) -> Iterator
         flags, method, stored, length = fields[5], fields[6], fields[10], fields[11]
         sizes = fields[12:15]  # of its name, of more fields, of a comment
         names = span.read(at + _ENTRY.size, sizes[0] + sizes[1])
-        at += _ENTRY.size + sum(sizes)
-        name = _text(names[: sizes[0]], flags)
+        here, at = at, at + _ENTRY.size + sum(sizes)
+        name = _text(names[: sizes[0]], flags) or NAMELESS
         wide = [length, stored, fields[18]]
         length, stored, offset = _widened(names[sizes[0] :], wide)
         is_link = fields[2] == 3 and fields[17] >> 28 == 0xA  # made on Unix
@@ -49,8 +50,11 @@ def members(span: Span, size: int, wants_head: Callable[[str], int]) -> Iterator
         error = _error(flags, method, stored, length)
         if not error and offset + _LOCAL.size + stored > size:
             error = DAMAGED
-        found = Member(name, offset, stored, length, error=error)
-        if wanted := 0 if error else wants_head(name):
+        if error:  # its numbers may be anything, and its entry lies where no other one does
+            yield Member(name, here, error=error)
+            continue
+        found = Member(name, offset, stored, length)
+        if wanted := wants_head(name):
             found = found._replace(head=_head(span, found, wanted))
         yield found
 
@@ -83,14 +87,19 @@ def content(read: Callable[[int, int], bytes], found: Member) -> bytes:
 
 def _inflated(body: memoryview, size: int) -> bytes:
     """What a member inflates to, of which no more is made than it claims to be."""
-    inflate = isal_zlib.decompressobj(wbits=-15)
     try:
-        head = inflate.decompress(body, HEAD)
-        if size > 1 << 26 and kind_of(head) is None:  # so much of what is no image: a bomb
-            raise ImageError("no image, or of a format that is not read")
-        return head + inflate.decompress(inflate.unconsumed_tail, max(1, size + 1 - len(head)))
+        if size > UNSEEN:
+            check_head(isal_zlib.decompressobj(wbits=-15).decompress(body, HEAD))
+        whole = isal_zlib.decompressobj(wbits=-15).decompress(body, size + 1)
+        return bytes(whole)
     except IsalError as error:  # type: ignore[misc]  # its stub says no exception
         raise ImageError(DAMAGED) from error
+
+
+def check_head(head: bytes) -> None:
+    """Raise ImageError where a member of more than UNSEEN bytes begins like no image: a bomb."""
+    if kind_of(head) is None:
+        raise ImageError("no image, or of a format that is not read")
 
 
 def _directory(span: Span, size: int) -> tuple[int, int, int]:
@@ -148,7 +157,7 @@ def _error(flags: int, method: int, stored: int, size: int) -> str:
         return "packed in a way that is not read: pack it as zip commonly does, or unpack it"
     if method == _STORED and stored != size:
         return DAMAGED
-    return f"it claims to have more than {_LARGEST >> 30} GiB" if size > _LARGEST else ""
+    return TOO_LARGE if size > LARGEST else ""
 
 
 def _head(span: Span, found: Member, size: int) -> bytes:
