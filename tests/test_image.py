@@ -438,6 +438,8 @@ def test_names_of_formats():
     assert format_for(Picture(RGB, format="HEIF"), "same") == "png"  # is read alone
     assert format_for(Picture(RGB, format="AVIF"), "same") == "avif"
     assert format_for(Picture(RGB, RGB[..., 0], format="AVIF"), "same") == "png"  # alpha unchanged
+    large = np.broadcast_to(np.uint8(0), (8000, 8000, 3))  # encoding takes 40 bytes a pixel
+    assert format_for(Picture(large, format="AVIF"), "same") == "png"
     assert format_for(Picture(DEEP, format="AVIF"), "same") == "png"  # which holds 16 bits
     assert format_for(Picture(DEEP, format="JXL"), "same") == "jxl"
     assert format_for(Picture(DEEP, format="JPEG2000"), "same") == "jpeg2000"

@@ -53,6 +53,7 @@ FORMATS = {
 }
 _DEEP = ("png", "tiff", "jpeg2000", "jxl")  # those that hold 16 bits, all without loss
 _WITHOUT_ALPHA = ("jpeg", "avif")  # avif has it, but with loss
+_MOST = dict.fromkeys(("avif", "jpeg2000"), 150_000_000)  # values: encoding takes 13 bytes each
 _LONGEST_SIDE = {"webp": 16383, "jpeg": 65500, "avif": 65536}
 _TURNED = ("HEIF", "JXL")  # formats that libraries turn upright themselves
 
@@ -161,13 +162,15 @@ def _webp_options(quality: int | None, *, is_gray: bool) -> dict[str, Any]:
 
 def format_for(picture: Picture, wanted: str) -> str:
     """The one of FORMATS to write: "same" is the input's, or png where that is none of them, or
-    would lose more than `quality` says: 16 bits, or alpha."""
+    would lose more than `quality` says (16 bits, or alpha) or take too much memory to encode."""
     if wanted != "same":
         return wanted
     format = picture.format.lower()
     is_deeper = picture.bit_depth > 8 and format not in _DEEP
     has_alpha = picture.alpha is not None and format in _WITHOUT_ALPHA
-    return format if format in FORMATS and not (is_deeper or has_alpha) else "png"
+    is_large = picture.pixels.size > _MOST.get(format, picture.pixels.size)
+    is_fit = format in FORMATS and not (is_deeper or has_alpha or is_large)
+    return format if is_fit else "png"
 
 
 def is_lossy(format: str, quality: int | None) -> bool:

@@ -122,11 +122,8 @@ class TarShard:
             return
         uri = join(self._output, self._file)
         main = row["file"][len(self._file) + 1 :]
-        try:
-            there = archives.index_of(uri).members
-        except FileNotFoundError:
-            there = {}
-        if main not in there:
+        there = archives.index_of(uri).members if files.exists(uri) else None
+        if there is None or main not in there:
             raise WriteError(
                 f"{uris.shown(uri)} has no {main}, which a row that stays names: put the "
                 "shard back, or do all anew with --overwrite"
