@@ -211,6 +211,8 @@ def test_a_run_ends_with_one_sentence_and_the_paths():
         "table   out/data",
         "report  out/report.html",
     ]
+    resumed = closing_words(summary | {"done_before": 12})
+    assert resumed[0].endswith("to start up). 12 of them were done before.")
     assert closing_words(summary | {"nothing_to_do": True})[0] == (
         "Nothing was left to do: 299 images were done before."
     )

@@ -30,7 +30,8 @@ def closing_words(summary: Found, output: str | None = None) -> list[str]:
     """Lines to end a run of `noise` or `infer` with.
 
     `summary` is as in summary.json; what a verb knows besides may stand in it: `elapsed_seconds`
-    (on the clock), `start_up_seconds` (a part of them), `nothing_to_do`. `output` is the folder's
+    (on the clock), `start_up_seconds` (a part of them), `done_before` (images that an earlier run
+    did), `nothing_to_do`. `output` is the folder's
     URI; without it no paths are named.
     """
     return [
@@ -69,7 +70,9 @@ def _sentence(summary: Found) -> str:
     if summary.get("nothing_to_do"):
         return f"Nothing was left to do: {_images(done)} were done before."
     count = _images(done) if done == images else f"{done:,} of {_images(images)}"
-    return f"{_DONE.get(str(summary['verb']), 'Did')} {count}{_time(summary)}."
+    before = summary.get("done_before")
+    of_them = f" {before:,} of them were done before." if before else ""
+    return f"{_DONE.get(str(summary['verb']), 'Did')} {count}{_time(summary)}.{of_them}"
 
 
 def _time(summary: Found) -> str:

@@ -165,7 +165,11 @@ def run(
         output.end()
         progress.begin("writing the report")
         summary = _report(uri)
-        spent = {"elapsed_seconds": time.monotonic() - start, "start_up_seconds": start_up}
+        spent = {
+            "elapsed_seconds": time.monotonic() - start,
+            "start_up_seconds": start_up,
+            "done_before": progress.before,
+        }
         for words in closing_words(summary | spent, uri):
             output.log.line(words)
         output.finish()
