@@ -1,12 +1,12 @@
 """How well each model denoises a folder, and at what price, beside the classics, in one run.
 
 python -m tests.bench.quality IMAGES [--models unet cae-s ...] [--peers bm3d nlm wavelets]
-    [--sigmas 15 25 50 25.5] [--noise unclipped clipped] [--limit N] [--told]
+    [--sigmas 15 25 50 25.5] [--noise unclipped clipped] [--limit N] [--level-given]
 python -m tests.bench.quality --pairs NOISY CLEAN [--models ...] [--peers ...] [--limit N]
 
 With --pairs, the images are noisy already (see `tests.bench.real`).
 PSNR and SSIM are means over the images, RGB, no border cut off, of results rounded to 8 bits. The
-networks are not told the noise level unless --told; the peers always are. bm3d and PyWavelets (for
+networks get no noise level unless --level-given; the peers always do. bm3d and PyWavelets (for
 wavelets) come from PyPI: `pip install bm3d PyWavelets`; what is not installed is left out.
 """
 
@@ -65,7 +65,7 @@ def flags() -> argparse.Namespace:
     parser.add_argument("--sigmas", nargs="*", type=float, default=[15, 25, 50, 25.5])
     parser.add_argument("--noise", nargs="*", default=["unclipped", "clipped"])
     parser.add_argument("--limit", type=int)
-    parser.add_argument("--told", action="store_true")
+    parser.add_argument("--level-given", action="store_true")
     asked = parser.parse_args()
     if bool(asked.images) == bool(asked.pairs):
         parser.error("give either IMAGES, to add noise to, or --pairs NOISY CLEAN")
@@ -89,7 +89,7 @@ def methods(asked: argparse.Namespace) -> Iterator[tuple[str, str, Method]]:
         network = found.package
         count = sum(weight.numel() for weight in network.model.parameters())
         about = f"{network.model.macs_per_pixel / 1e3:.0f} | {count / 1e6:.2f} M"
-        yield network.name, about, network_method(name, told=asked.level_given)
+        yield network.name, about, network_method(name, level_given=asked.level_given)
     for peer in asked.peers:
         peers = {"bm3d": bm3d_method, "nlm": nlm_method, "wavelets": wavelets_method}
         method = peers[peer]() if peer in peers else None  # OpenCV's is for real pairs alone
@@ -97,10 +97,10 @@ def methods(asked: argparse.Namespace) -> Iterator[tuple[str, str, Method]]:
             yield peer, "- | -", method
 
 
-def network_method(name: str, *, told: bool) -> Method:
+def network_method(name: str, *, level_given: bool) -> Method:
     load = cache(lambda level: Denoiser.load(name, level=level))
     load(None)(np.zeros((64, 64, 3), np.float32))  # the first call on a GPU prepares it
-    return lambda noisy, sigma: load(sigma if told else None)(noisy)
+    return lambda noisy, sigma: load(sigma if level_given else None)(noisy)
 
 
 def bm3d_method() -> Method | None:
