@@ -544,7 +544,7 @@ def test_indexes_of_archives_are_kept_while_they_are_small(
     archives._indexes.clear()
     for place in (*places, places[0]):
         assert len(archives.index_of(place).members) == 2
-    assert [uri for uri, _ in archives._indexes] == [places[3], places[0]]
+    assert [uri for uri, *_ in archives._indexes] == [places[3], places[0]]
 
 
 def test_globs_choose_among_members_by_their_paths(tmp_path: Path):
