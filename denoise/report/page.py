@@ -131,8 +131,8 @@ def _headline(summary: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str]]
     if summary["changed"] and not denoised:
         yield from _changes(summary)
     if summary["seconds"]:
-        yield "speed", "", f"{summary['megapixels_per_second']:,.2f}", "megapixels/s"
-        yield "time", "", words_of_time(summary["seconds"]), "of work, start-up left out"
+        speed = f"{summary['megapixels_per_second']:,.2f} megapixels/s"
+        yield "time", "", words_of_time(summary["seconds"]), f"of work, {speed}"
 
 
 def _changes(summary: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str]]:
