@@ -44,28 +44,28 @@ def found(images: object) -> tuple[dict[str, Entry], Counter[str]]:
     return by_path, left_out
 
 
-def pack(place: Path, contents: dict[str, bytes] | list[tuple[str, bytes]]) -> Path:
+def pack(archive: Path, contents: dict[str, bytes] | list[tuple[str, bytes]]) -> Path:
     """An archive of the kind that its name says."""
-    place.parent.mkdir(parents=True, exist_ok=True)
+    archive.parent.mkdir(parents=True, exist_ok=True)
     pairs = contents.items() if isinstance(contents, dict) else contents
-    if place.suffix == ".zip":
-        how = zipfile.ZIP_STORED if "stored" in place.name else zipfile.ZIP_DEFLATED
-        with zipfile.ZipFile(place, "w", how) as archive:
+    if archive.suffix == ".zip":
+        how = zipfile.ZIP_STORED if "stored" in archive.name else zipfile.ZIP_DEFLATED
+        with zipfile.ZipFile(archive, "w", how) as packed:
             for name, content in pairs:
-                archive.writestr(name, content)
-        return place
+                packed.writestr(name, content)
+        return archive
     plain = io.BytesIO()
-    mode = "w:gz" if place.name.endswith(("gz",)) else "w"
+    mode = "w:gz" if archive.name.endswith(("gz",)) else "w"
     with tarfile.open(fileobj=plain, mode=mode) as tar:
         for name, content in pairs:
             member = tarfile.TarInfo(name)
             member.size = len(content)
             tar.addfile(member, io.BytesIO(content))
     whole = plain.getvalue()
-    if place.name.endswith(".zst"):
+    if archive.name.endswith(".zst"):
         whole = pa.compress(whole, "zstd", asbytes=True)
-    place.write_bytes(whole)
-    return place
+    archive.write_bytes(whole)
+    return archive
 
 
 def pictures(count: int) -> dict[str, bytes]:
@@ -73,14 +73,14 @@ def pictures(count: int) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_members_are_read_by_their_place_in_any_order(tmp_path: Path, kind: str):
+def test_members_are_read_by_their_offset_in_any_order(tmp_path: Path, kind: str):
     inside = pictures(9) | {"deep/er/x.jpg": encoded(photo(seed=9), "JPEG")}
     inside["a" * 150 + "/ü.png"] = encoded(photo(seed=10))  # a long name, and not of ASCII
-    place = pack(tmp_path / f"some{kind}", inside)
-    listed, left_out = found(place)
-    assert list(listed) == [f"{place.name}/{name}" for name in inside] and not left_out
+    archive = pack(tmp_path / f"some{kind}", inside)
+    listed, left_out = found(archive)
+    assert list(listed) == [f"{archive.name}/{name}" for name in inside] and not left_out
     for name in sorted(inside, reverse=True):
-        assert source_of(listed[f"{place.name}/{name}"]).encoded == inside[name]
+        assert source_of(listed[f"{archive.name}/{name}"]).encoded == inside[name]
 
 
 def test_a_tar_as_webdataset_writes_it_gives_its_images_alone(tmp_path: Path):
@@ -154,8 +154,8 @@ def test_what_several_parts_in_braces_name_is_one_input(tmp_path: Path, braces: 
 
 
 def test_links_folders_and_devices_in_a_tar_are_no_inputs(tmp_path: Path):
-    place = tmp_path / "a.tar"
-    with tarfile.open(place, "w") as tar:
+    archive = tmp_path / "a.tar"
+    with tarfile.open(archive, "w") as tar:
         for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.DIRTYPE, tarfile.FIFOTYPE):
             member = tarfile.TarInfo(f"{kind.decode()}.png")
             member.type, member.linkname = kind, "/etc/passwd"
@@ -163,7 +163,7 @@ def test_links_folders_and_devices_in_a_tar_are_no_inputs(tmp_path: Path):
         member = tarfile.TarInfo("last.png")
         member.size = len(content := encoded(photo()))
         tar.addfile(member, io.BytesIO(content))
-    listed, left_out = found(place)
+    listed, left_out = found(archive)
     assert [*listed] == ["a.tar/last.png"] and source_of(listed["a.tar/last.png"]).encoded
     assert left_out == {"link in an archive": 2, "neither file nor folder": 1}
 
@@ -174,9 +174,9 @@ def test_names_that_lead_out_or_come_twice_are_paths_below(tmp_path: Path, kind:
     names = ["../../x.png", "/etc/y.png", "./z.png", "twice.png", "twice.png"]
     with pytest.warns(UserWarning) if kind == ".zip" else io.StringIO():
         contents = [one] * 4 + [two]
-        place = pack(tmp_path / f"a{kind}", list(zip(names, contents, strict=True)))
-    listed, _ = found(place)
-    top = place.name
+        archive = pack(tmp_path / f"a{kind}", list(zip(names, contents, strict=True)))
+    listed, _ = found(archive)
+    top = archive.name
     first = [f"{top}/__/__/x.png", f"{top}/etc/y.png", f"{top}/z.png", f"{top}/twice.png"]
     assert [*listed][:4] == first and [*listed][4].startswith(f"{top}/twice.png~")
     assert [source_of(entry).encoded for entry in listed.values()] == [one] * 4 + [two]
@@ -184,8 +184,8 @@ def test_names_that_lead_out_or_come_twice_are_paths_below(tmp_path: Path, kind:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_truncated_archive_costs_its_own_row_and_what_is_whole_stays(tmp_path: Path, kind: str):
-    place = pack(tmp_path / f"a{kind}", pictures(20))
-    place.write_bytes(place.read_bytes()[: place.stat().st_size // 2 - 99])
+    archive = pack(tmp_path / f"a{kind}", pictures(20))
+    archive.write_bytes(archive.read_bytes()[: archive.stat().st_size // 2 - 99])
     pack(tmp_path / "b.tar", pictures(1))
     listed, _ = found(tmp_path)
     failed = [entry for entry in listed.values() if entry.error]
@@ -253,17 +253,17 @@ def test_a_hostile_header_ends_its_archive(tmp_path: Path, block: bytes, error: 
     ],
 )
 def test_a_size_beyond_the_file_is_that_members_error(tmp_path: Path, block: bytes, kind: str):
-    place = tmp_path / f"a{kind}"
-    place.write_bytes((gzip.compress if kind == ".tar.gz" else bytes)(block + bytes(1024)))
-    noise(NoiseConfig(images=str(place), output=str(tmp_path / "out"), max_error_rate=1))
+    archive = tmp_path / f"a{kind}"
+    archive.write_bytes((gzip.compress if kind == ".tar.gz" else bytes)(block + bytes(1024)))
+    noise(NoiseConfig(images=str(archive), output=str(tmp_path / "out"), max_error_rate=1))
     (row,) = rows_of(tmp_path / "out")
     assert (row["path"], row["error"]) == (f"a{kind}/a.png", DAMAGED)
 
 
 def test_numbers_of_a_zip_that_no_file_reaches_are_its_members_errors(tmp_path: Path):
-    place, most = tmp_path / "a.zip", (1 << 64) - 1
-    pack(place, {"a.png": encoded(photo()), "b.png": encoded(photo())})
-    whole = place.read_bytes()
+    archive, most = tmp_path / "a.zip", (1 << 64) - 1
+    pack(archive, {"a.png": encoded(photo()), "b.png": encoded(photo())})
+    whole = archive.read_bytes()
     first = whole.index(b"PK\1\2")
     entry = bytearray(whole[first : first + 46 + 5])
     entry[20:28], entry[42:46] = b"\xff" * 8, b"\xff" * 4  # both sizes, and the offset
@@ -271,8 +271,8 @@ def test_numbers_of_a_zip_that_no_file_reaches_are_its_members_errors(tmp_path: 
     entry[30:32] = struct.pack("<H", len(wide))
     directory = bytes(entry) + wide + whole[first + 46 + 5 : whole.index(b"PK\5\6")]
     end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 2, 2, len(directory), first, 0)
-    place.write_bytes(whole[:first] + directory + end)
-    noise(NoiseConfig(images=str(place), output=str(tmp_path / "out"), max_error_rate=1))
+    archive.write_bytes(whole[:first] + directory + end)
+    noise(NoiseConfig(images=str(archive), output=str(tmp_path / "out"), max_error_rate=1))
     errors = {row["path"]: row["error"] for row in rows_of(tmp_path / "out")}
     assert errors == {"a.zip/a.png": "it claims to have more than 2 GiB", "a.zip/b.png": None}
 
@@ -318,15 +318,15 @@ def test_an_archive_that_was_replaced_since_gives_no_other_members_pixels(
     one, two = encoded(photo(seed=1)), encoded(photo(seed=2))
     size = max(len(one), len(two))
     one, two = one.ljust(size, b"\0"), two.ljust(size, b"\0")
-    place = pack(tmp_path / f"a{kind}", {"a.png": one, "b.png": two})
-    entry, _ = found(place)[0].values()
+    archive = pack(tmp_path / f"a{kind}", {"a.png": one, "b.png": two})
+    entry, _ = found(archive)[0].values()
     assert source_of(entry).encoded == one
-    pack(place, {"b.png": two, "a.png": one})
-    os.utime(place, (1, 1))  # some disks count time in seconds
+    pack(archive, {"b.png": two, "a.png": one})
+    os.utime(archive, (1, 1))  # some disks count time in seconds
     assert load_pair(entry, PairConfig()).error == (
         "its archive has changed since it was listed: run again"
     )
-    assert source_of(found(place)[0][entry.path]).encoded == one
+    assert source_of(found(archive)[0][entry.path]).encoded == one
 
 
 def test_a_tar_whose_checksums_are_of_signed_bytes_is_read(tmp_path: Path):
@@ -340,20 +340,20 @@ def test_a_tar_whose_checksums_are_of_signed_bytes_is_read(tmp_path: Path):
 
 
 def test_a_zip_that_claims_what_it_does_not_hold_is_an_error_of_its_member(tmp_path: Path):
-    place = pack(tmp_path / "a.zip", {"a.png": bytes(1 << 20), "b.png": encoded(photo())})
-    whole = place.read_bytes()
+    archive = pack(tmp_path / "a.zip", {"a.png": bytes(1 << 20), "b.png": encoded(photo())})
+    whole = archive.read_bytes()
     for claimed in (10, 1 << 21, 1 << 30):  # inflates to more, or to less
         sized = whole.replace(struct.pack("<L", 1 << 20), struct.pack("<L", claimed))
-        place.write_bytes(sized)
-        listed, _ = found(place)
+        archive.write_bytes(sized)
+        listed, _ = found(archive)
         assert load_pair(listed["a.zip/a.png"], PairConfig()).error is not None
         assert load_pair(listed["a.zip/b.png"], PairConfig()).error is None
 
 
 def test_a_member_whose_bytes_were_changed_is_an_error_of_a_zip(tmp_path: Path):
-    place = pack(tmp_path / "a-stored.zip", {"a.bmp": (content := encoded(photo(), "BMP"))})
-    place.write_bytes(place.read_bytes().replace(content[-50:], bytes(50)))
-    listed, _ = found(place)
+    archive = pack(tmp_path / "a-stored.zip", {"a.bmp": (content := encoded(photo(), "BMP"))})
+    archive.write_bytes(archive.read_bytes().replace(content[-50:], bytes(50)))
+    listed, _ = found(archive)
     assert load_pair(listed["a-stored.zip/a.bmp"], PairConfig()).error == DAMAGED
 
 
@@ -366,9 +366,9 @@ def test_an_archive_that_is_not_read_says_what_to_do(tmp_path: Path):
 def test_a_folder_called_like_an_archive_beside_it_takes_no_path_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    place = pack(tmp_path / "a.tar", pictures(1))
+    archive = pack(tmp_path / "a.tar", pictures(1))
     loose = Found("a.tar/00000.png", str(tmp_path / "loose.png"), 5, "1")  # as on a store
-    packed = Found("a.tar", str(place), place.stat().st_size, "1")
+    packed = Found("a.tar", str(archive), archive.stat().st_size, "1")
     monkeypatch.setattr(inputs.listing, "listing", lambda *args: iter([packed, loose]))
     assert len(found(tmp_path)[0]) == 2
 
@@ -393,8 +393,8 @@ def test_pixels_and_numbers_are_those_of_the_same_images_in_a_folder(tmp_path: P
 
 
 def test_a_run_goes_on_in_an_archive(tmp_path: Path):
-    place, output = pack(tmp_path / "in" / "a.tar", pictures(12)), tmp_path / "out"
-    config = NoiseConfig(images=str(place), output=str(output))
+    archive, output = pack(tmp_path / "in" / "a.tar", pictures(12)), tmp_path / "out"
+    config = NoiseConfig(images=str(archive), output=str(output))
     noise(config)
     whole = rows_of(output)
     killed = tables.parts(str(output))[1:]
@@ -415,14 +415,14 @@ def test_plan_counts_members(tmp_path: Path):
 
 
 def test_the_manifest_says_where_a_member_lies(tmp_path: Path):
-    place = pack(tmp_path / "a.tar", pictures(3))
+    archive = pack(tmp_path / "a.tar", pictures(3))
     output = str(tmp_path / "out")
-    listing = manifest.update(output, inputs.entries(str(place), Counter()), Counter())
+    listing = manifest.update(output, inputs.entries(str(archive), Counter()), Counter())
     assert listing.new is not None
     (shard,) = manifest.cut(output, listing.new)
-    whole = place.read_bytes()
+    whole = archive.read_bytes()
     for entry in shard.entries(output):
-        assert entry.uri == str(place)
+        assert entry.uri == str(archive)
         assert whole[entry.offset :][: entry.size] == pictures(3)[entry.path.rsplit("/")[-1]]
 
 
@@ -468,11 +468,11 @@ def test_metrics_against_references_in_an_archive_are_those_of_loose_ones(tmp_pa
 
 
 def test_a_damaged_archive_of_references_says_so(tmp_path: Path):
-    place = pack(tmp_path / "clean.tar", pictures(20))
-    place.write_bytes(place.read_bytes()[: place.stat().st_size // 2 - 99])
-    assert reference_of(str(place), "00000.png").size
+    archive = pack(tmp_path / "clean.tar", pictures(20))
+    archive.write_bytes(archive.read_bytes()[: archive.stat().st_size // 2 - 99])
+    assert reference_of(str(archive), "00000.png").size
     with pytest.raises(ImageError, match="the archive of its reference: truncated or damaged"):
-        reference_of(str(place), "00019.png")
+        reference_of(str(archive), "00019.png")
 
 
 @pytest.mark.parametrize("name", ["list.txt", "list.csv", "list.parquet"])
@@ -480,23 +480,23 @@ def test_a_list_names_archives_and_its_columns_come_along(tmp_path: Path, name: 
     (tmp_path / "loose.png").write_bytes(encoded(photo()))
     named = ["loose.png", "0.tar", str(pack(tmp_path / "sub" / "1.zip", pictures(1))), "gone.tar"]
     pack(tmp_path / "0.tar", pictures(2))
-    place = tmp_path / name
-    if place.suffix == ".parquet":
-        pq.write_table(pa.table({"uri": named, "licence": [*"abcd"]}), place)
-    elif place.suffix == ".csv":
+    archive = tmp_path / name
+    if archive.suffix == ".parquet":
+        pq.write_table(pa.table({"uri": named, "licence": [*"abcd"]}), archive)
+    elif archive.suffix == ".csv":
         rows = (f"{uri},{licence}" for uri, licence in zip(named, "abcd", strict=True))
-        place.write_text("\n".join(["uri,licence", *rows]))
+        archive.write_text("\n".join(["uri,licence", *rows]))
     else:
-        place.write_text("\n".join([*named, "0.tar"]))
-    listed, left_out = found(place)
+        archive.write_text("\n".join([*named, "0.tar"]))
+    listed, left_out = found(archive)
     errors = {path: entry.error for path, entry in listed.items()}
     inside = ["0.tar/00000.png", "0.tar/00001.png", "sub/1.zip/00000.png"]
     assert errors == dict.fromkeys(["loose.png", *inside], "") | {"gone.tar": "no such file"}
-    assert left_out == ({"named twice": 1} if place.suffix == ".txt" else {})
+    assert left_out == ({"named twice": 1} if archive.suffix == ".txt" else {})
     output = tmp_path / "out"
-    noise(NoiseConfig(images=str(place), output=str(output), save="none", max_error_rate=1))
+    noise(NoiseConfig(images=str(archive), output=str(output), save="none", max_error_rate=1))
     rows = {row["path"]: row for row in rows_of(output)}
-    if place.suffix != ".txt":
+    if archive.suffix != ".txt":
         assert [rows[path]["licence"] for path in inside] == ["b", "b", "c"]
     assert rows[inside[2]]["error"] is None and rows["gone.tar"]["error"] == "no such file"
 
@@ -540,11 +540,11 @@ def test_indexes_of_archives_are_kept_while_they_are_small(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(archives, "_INDEXED", 2500)
-    places = [str(pack(tmp_path / f"{k}.tar", pictures(2))) for k in range(4)]
+    each = [str(pack(tmp_path / f"{k}.tar", pictures(2))) for k in range(4)]
     archives._indexes.clear()
-    for place in (*places, places[0]):
-        assert len(archives.index_of(place).members) == 2
-    assert [uri for uri, _ in archives._indexes] == [places[3], places[0]]
+    for archive in (*each, each[0]):
+        assert len(archives.index_of(archive).members) == 2
+    assert [uri for uri, *_ in archives._indexes] == [each[3], each[0]]
 
 
 def test_globs_choose_among_members_by_their_paths(tmp_path: Path):
@@ -567,10 +567,10 @@ def test_listing_an_archive_on_a_store_asks_for_little_of_large_members_and_seld
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, share: float
 ):
     count = 20
-    place = pack(
+    archive = pack(
         tmp_path / "a.tar", {f"{k}.jpg": b"\xff\xd8\xff".ljust(size) for k in range(count)}
     )
-    whole, asked = place.read_bytes(), list[int]()
+    whole, asked = archive.read_bytes(), list[int]()
     files.write("memory://bucket/a.tar", whole)
     read_range = files.read_range
 

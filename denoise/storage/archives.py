@@ -32,9 +32,10 @@ _PAGE = 1000  # members listed ahead of each
 _HOLD = 64 << 20  # bytes of a stream behind the one read last: a shard's images are among them
 _OPEN = 2  # streams that stay open: of the images and of their references
 _INDEXED = 4_000_000  # members of all archives that a process has an index of: 250 MB
-_indexes: dict[tuple[str, str], "Index"] = {}  # the one used last is last
+_indexes: dict[tuple[str, int, str], "Index"] = {}  # the one used last is last
 _streams: dict[tuple[str, str], Stream] = {}  # the one read last is last
 _reading, _indexing = Lock(), Lock()
+_is_version = lru_cache(maxsize=1000)(files.is_version)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,23 +112,19 @@ def content(uri: str, mark: str, extent: Extent, size: int) -> bytes:
 def _is_as_listed(uri: str, mark: str) -> bool:
     """Whether an archive still is the version of a mark: a disk is asked each time, a store once in
     each process."""
-    if uris.is_local(uri):
-        return not mark or files.is_version(uri, mark)
-    return not mark or _is_version(uri, mark)
-
-
-@lru_cache(maxsize=1000)
-def _is_version(uri: str, mark: str) -> bool:
-    return files.is_version(uri, mark)
+    is_version = files.is_version if uris.is_local(uri) else _is_version
+    return not mark or is_version(uri, mark)
 
 
 def index_of(archive: str | Found) -> Index:
     """The members of an archive, which each process lists once. Raises OSError."""
     found = files.info(archive) if isinstance(archive, str) else archive
-    key = found.uri, found.mark
+    key = found.uri, found.size, found.mark
     with _indexing:  # else all threads that fetch ahead list the same one at once
-        index = _indexes.pop(key, None) or _listed_whole(found)
-        _indexes[key] = index
+        if key in _indexes:
+            _indexes[key] = _indexes.pop(key)
+            return _indexes[key]
+        index = _indexes[key] = _listed_whole(found)
         while len(_indexes) > 1 and sum(map(_weight, _indexes.values())) > _INDEXED:
             _indexes.pop(next(iter(_indexes)))
         return index
@@ -147,7 +144,7 @@ def _listed_whole(archive: Found) -> Index:
             if one.name and not one.left_out:
                 yield one
 
-    table = MemberTable(files_in())
+    table = MemberTable(files_in())  # which finds out the rest
     return Index(kind, archive.mark, table, error)
 
 

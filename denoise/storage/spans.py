@@ -20,8 +20,6 @@ _CHUNK = 1 << 18
 # A stream may decompress to so much and no more: deflate cannot reach it, a bomb of zstd can
 _MOST_TIMES, _MOST_MORE = 1200, 1 << 30
 MAGIC = {b"\x1f\x8b": "tar.gz", b"\x28\xb5\x2f\xfd": "tar.zst"}  # of what is a stream
-
-
 DAMAGED = "truncated or damaged archive"
 
 

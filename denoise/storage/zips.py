@@ -157,7 +157,7 @@ def _error(flags: int, method: int, stored: int, size: int) -> str:
         return "packed in a way that is not read: pack it as zip commonly does, or unpack it"
     if method == _STORED and stored != size:
         return DAMAGED
-    return TOO_LARGE if size > LARGEST else ""
+    return TOO_LARGE if max(stored, size) > LARGEST else ""
 
 
 def _head(span: Span, found: Member, size: int) -> bytes:
