@@ -167,7 +167,7 @@ def _words_of(error: Exception) -> str | None:
     cause = getattr(error, "cause", error)  # of what a task of Ray's raised
     text = errors.without_secrets(str(cause).partition("\n")[0])  # Ray puts its own advice below
     if isinstance(cause, OSError):
-        name = uris.shown(str(cause.filename or ""))
+        name = uris.redact(str(cause.filename or ""))
         words = errors.words_of(cause) if cause.errno else text
         # without a name, what kind of error it is at least says where to look
         return f"{name or type(cause).__name__}: {words}" if name or cause.errno else words

@@ -124,7 +124,7 @@ def _id(name: str, digest: str) -> str:
 
 
 def _name_of(name_or_uri: str) -> str:
-    return uris.name_of(uris.shown(uri_of(name_or_uri)))
+    return uris.name_of(uris.redact(uri_of(name_or_uri)))
 
 
 def _files(asked: str) -> tuple[dict[str, Any], bytes]:
@@ -135,7 +135,7 @@ def _files(asked: str) -> tuple[dict[str, Any], bytes]:
     digest = sha256(encoded).hexdigest()
     if digest != config["digest"]:
         raise SettingsError(
-            f"model {uris.shown(asked)}: the weights are not the ones it was saved with "
+            f"model {uris.redact(asked)}: the weights are not the ones it was saved with "
             f"(SHA-256 {digest[:12]}, config.json says {config['digest'][:12]})"
         )
     return config, encoded
@@ -146,15 +146,15 @@ def _config(uri: str, asked: str) -> dict[str, Any]:
     try:
         config = json.loads(encoded)
     except (ValueError, RecursionError) as error:
-        raise SettingsError(f"model {uris.shown(asked)}: config.json is no JSON") from error
+        raise SettingsError(f"model {uris.redact(asked)}: config.json is no JSON") from error
     if not isinstance(config, dict):
-        raise SettingsError(f"model {uris.shown(asked)}: config.json holds no JSON object")
+        raise SettingsError(f"model {uris.redact(asked)}: config.json holds no JSON object")
     for name, kind in _FIELDS.items():
         if name not in config:
-            raise SettingsError(f"model {uris.shown(asked)}: config.json has no {name}")
+            raise SettingsError(f"model {uris.redact(asked)}: config.json has no {name}")
         if not isinstance(config[name], kind):
             raise SettingsError(
-                f"model {uris.shown(asked)}: {name} in config.json is {config[name]!r:.60}"
+                f"model {uris.redact(asked)}: {name} in config.json is {config[name]!r:.60}"
             )
     return config
 
@@ -166,12 +166,12 @@ def _read(uri: str, asked: str, limit: int) -> bytes:
         size = files.info(uri).size
         if size > limit:
             raise SettingsError(
-                f"model {uris.shown(asked)}: {name} has {size:,} bytes, at most {limit:,} may be"
+                f"model {uris.redact(asked)}: {name} has {size:,} bytes, at most {limit:,} may be"
             )
         return files.read(uri)
     except OSError as error:
         raise SettingsError(
-            f"model {uris.shown(asked)}: cannot read {name}: {errors.words_of(error)}; a model "
+            f"model {uris.redact(asked)}: cannot read {name}: {errors.words_of(error)}; a model "
             f"is a shipped one ({', '.join(shipped_names())}) or the URI of a package folder"
         ) from error
 
@@ -197,7 +197,7 @@ def _network(config: Mapping[str, Any], encoded: bytes, asked: str) -> "nn.Modul
         model.load_state_dict(weights, assign=True)
     except (ValueError, RuntimeError, SafetensorError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise SettingsError(f"model {uris.shown(asked)}: {reason}") from error
+        raise SettingsError(f"model {uris.redact(asked)}: {reason}") from error
     return model.eval()
 
 

@@ -32,7 +32,7 @@ def refuse_links(uri: str) -> None:
     for name in _FOLDERS if uris.is_local(uri) else ():
         if os.path.islink(join(uri, name)):
             raise SettingsError(
-                f"{uris.shown(uri)}/{name} is a symbolic link, and nothing is written or removed "
+                f"{uris.redact(uri)}/{name} is a symbolic link, and nothing is written or removed "
                 "through one; give --output the folder that shall hold everything"
             )
 
@@ -50,8 +50,8 @@ def refuse_others(uri: str, verb: str, *, has_files: bool) -> None:
         found.add("images")
     if found:
         raise SettingsError(
-            f"{uris.shown(uri)} holds {', '.join(sorted(found))}, but no _run.json: no run made it,"
-            " and this one would write over it or remove it; give another --output, or move it away"
+            f"{uris.redact(uri)} holds {', '.join(sorted(found))}, but no _run.json: no run made "
+            "it, and this one would replace or remove it; give another --output, or move it away"
         )
 
 

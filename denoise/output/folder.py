@@ -88,8 +88,8 @@ class Output:
         """Raise WriteError once another run has taken over; it costs nothing to call often."""
         if self._lock.is_lost:
             raise WriteError(
-                f"{uris.shown(self.uri)}: another run took over, as this one gave no sign of life, "
-                "or _lock.json was removed; this one writes no more"
+                f"{uris.redact(self.uri)}: another run took over, as this one gave no sign of "
+                "life, or _lock.json was removed; this one writes no more"
             )
 
     def record(self, **fields: Any) -> None:
@@ -180,7 +180,7 @@ class Output:
 
     def _warn(self, words: str, error: OSError | WriteError) -> None:
         why = errors.words_of(error) if isinstance(error, OSError) else error
-        _log.warning("%s: %s: %s", uris.shown(self.uri), words, why)
+        _log.warning("%s: %s: %s", uris.redact(self.uri), words, why)
 
 
 def run_to_resume(
@@ -226,7 +226,7 @@ def run_of(uri: str) -> dict[str, Any] | None:
     if version != FORMAT:
         age = "an older" if version < FORMAT else "a newer"
         raise SettingsError(
-            f"{uris.shown(uri)} was made by {age} version of denoise (format {version}, this one "
+            f"{uris.redact(uri)} was made by {age} version of denoise (format {version}, this one "
             f"has {FORMAT}): use that version, or give another --output"
         )
     for name, kind in (("verb", str), ("settings", dict)):
@@ -236,7 +236,7 @@ def run_of(uri: str) -> dict[str, Any] | None:
 
 
 def _record(uri: str) -> str:
-    return f"{uris.shown(uri)}/_run.json"
+    return f"{uris.redact(uri)}/_run.json"
 
 
 def check_same(
@@ -247,7 +247,7 @@ def check_same(
     if differences:
         ways_out = "another --output, or --overwrite" if can_overwrite else "or another --output"
         raise SettingsError(
-            f"{uris.shown(uri)} was made with other settings: {'; '.join(differences)}."
+            f"{uris.redact(uri)} was made with other settings: {'; '.join(differences)}."
             f" Give the same ones{',' if can_overwrite else ''} {ways_out}"
         )
 

@@ -43,7 +43,7 @@ class Lock:
             return  # a disk lets one only create it
         time.sleep(_SETTLE)  # whoever saw the same as we did has written by now; the last one stays
         if not self._is_ours():
-            raise SettingsError(f"another run took {uris.shown(self._folder)} at the same moment")
+            raise SettingsError(f"another run took {uris.redact(self._folder)} at the same moment")
 
     def keep(self) -> None:
         """Begin the heartbeat, until `rest`."""
@@ -98,7 +98,7 @@ class Lock:
         if holder is None or not self._is_alive(holder):
             return
         raise SettingsError(
-            f"{uris.shown(self._folder)} is being written by process {holder['process']} on "
+            f"{uris.redact(self._folder)} is being written by process {holder['process']} on "
             f"{holder['host']}; wait for it, or stop it"
         )
 
@@ -113,8 +113,8 @@ class Lock:
         wrong = [name for name, kind in _KINDS.items() if not _is_of(kind, fields.get(name))]
         if wrong:
             raise SettingsError(
-                f"{uris.shown(self._uri)} is no lock of this version (its {wrong[0]} is missing or "
-                "wrong); remove it if nothing is at work there"
+                f"{uris.redact(self._uri)} is no lock of this version (its {wrong[0]} is missing "
+                "or wrong); remove it if nothing is at work there"
             )
         return fields
 

@@ -177,7 +177,7 @@ class ShardWriter:
         try:
             yield
         except OSError as error:
-            uri = uris.shown(tables.part_uri(self._task.output, self._task.number))
+            uri = uris.redact(tables.part_uri(self._task.output, self._task.number))
             raise WriteError(f"{uri} could not be written: {words_of(error)}") from error
 
 

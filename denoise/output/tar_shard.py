@@ -125,7 +125,7 @@ class TarShard:
         there = archives.index_of(uri).members if files.exists(uri) else None
         if there is None or main not in there:
             raise WriteError(
-                f"{uris.shown(uri)} has no {main}, which a row that stays names: put the "
+                f"{uris.redact(uri)} has no {main}, which a row that stays names: put the "
                 "shard back, or do all anew with --overwrite"
             )
         suffix = uris.suffix(main)

@@ -7,7 +7,7 @@ from typing import Any
 from denoise.images.pairs import DIM_NOTE
 from denoise.report.progress import words_of_time
 from denoise.report.summary import HARDLY, STRONGLY, advice_on
-from denoise.storage.uris import join, shown
+from denoise.storage.uris import join, redact
 
 _NAMED = 5  # failed images, and files that are none
 _DONE = {"noise": "Added noise to", "infer": "Denoised"}
@@ -143,9 +143,9 @@ def _paths(summary: Found, output: str | None) -> Iterator[str]:
     if output is None:
         return
     if summary.get("save") in ("files", "both", "tar"):
-        yield f"images  {shown(join(output, 'images'))}"
-    yield f"table   {shown(join(output, 'data'))}"
-    yield f"report  {shown(join(output, 'report.html'))}"
+        yield f"images  {redact(join(output, 'images'))}"
+    yield f"table   {redact(join(output, 'data'))}"
+    yield f"report  {redact(join(output, 'report.html'))}"
 
 
 def _plan(found: Found) -> Iterator[str]:

@@ -19,7 +19,7 @@ from denoise.errors import SettingsError, words_of
 from denoise.storage import disk, pages
 from denoise.storage.disk import UNFINISHED, Found
 from denoise.storage.stores import WHOLE_UPLOADS, ask, filesystem, is_disk, translated
-from denoise.storage.uris import before_wildcards, is_local, is_normal, join, name_of, shown
+from denoise.storage.uris import before_wildcards, is_local, is_normal, join, name_of, redact
 
 
 def read(uri: str) -> bytes:
@@ -239,7 +239,7 @@ def check_writable(folder: str) -> None:
         write(trial, b"")
         remove(trial)
     except OSError as error:
-        raise SettingsError(f"cannot write to {shown(folder)}: {words_of(error)}") from error
+        raise SettingsError(f"cannot write to {redact(folder)}: {words_of(error)}") from error
 
 
 def standing(folder: str) -> str:

@@ -49,7 +49,7 @@ def entries(
             yield entry
     except _UNREADABLE as error:
         raise SettingsError(
-            f"cannot list {uris.shown(images)}: {errors.words_of(error)}"
+            f"cannot list {uris.redact(images)}: {errors.words_of(error)}"
         ) from error
     if not anything:
         looked_for = ", ".join(sorted(IMAGE_SUFFIXES & {".jpg", ".png", ".tif", ".webp"}))
@@ -59,7 +59,7 @@ def entries(
                 "it is a glob, which names files: `/**` at its end takes those of all folders below"
             )
         raise SettingsError(
-            f"no images under {uris.shown(images)} (looked for {looked_for}, ...); {hint}"
+            f"no images under {uris.redact(images)} (looked for {looked_for}, ...); {hint}"
         )
 
 
@@ -78,7 +78,7 @@ def columns_of(
         return rows.schema_beside(first.uri, first.column) if first and is_in_table else None
     except _UNREADABLE as error:
         raise SettingsError(
-            f"cannot list {uris.shown(images)}: {errors.words_of(error)}"
+            f"cannot list {uris.redact(images)}: {errors.words_of(error)}"
         ) from error
 
 
@@ -121,13 +121,13 @@ def _images_under(images: str, left_out: Counter[str], options: _Options) -> Ite
         table = iter([files.info(images)])
         found = images_in_tables(table, left_out, *options.of_lists, alone=True)
         return unique(found, folder, left_out)
-    name = uris.name_of(uris.shown(images))
+    name = uris.name_of(uris.redact(images))
     one = replace(files.info(images), path=name)
     if archives.is_archive(name):
         return images_in_archives(iter([one]), folder, left_out)
     if name.lower().endswith(archives.OTHERS):
         raise SettingsError(
-            f"{uris.shown(images)}: archives are read that are {', '.join(archives.SUFFIXES)}; "
+            f"{uris.redact(images)}: archives are read that are {', '.join(archives.SUFFIXES)}; "
             "unpack it, or pack it as one of them"
         )
     # also a hidden one: somebody has named it

@@ -11,7 +11,7 @@ from denoise.errors import SettingsError
 from denoise.storage import disk, pages
 from denoise.storage.disk import Found
 from denoise.storage.stores import WHOLE_UPLOADS, ask, filesystem, is_disk, pattern
-from denoise.storage.uris import before_wildcards, glob_parts, is_local, local_path, shown, split
+from denoise.storage.uris import before_wildcards, glob_parts, is_local, local_path, redact, split
 
 _LISTERS = 16  # folders of a store listed ahead
 _counting = Lock()  # folders are listed by threads
@@ -92,12 +92,12 @@ def matches(glob: str, left_out: Counter[str] | None = None) -> Iterator[Found]:
     its part before the first wildcard. Raises OSError; SettingsError where it is no glob."""
     base, like = glob_parts(local_path(glob) if is_local(glob) else glob)
     if split(glob)[0] in WHOLE_UPLOADS and "://" not in base:
-        raise SettingsError(f"{shown(glob)}: a bucket's name has no wildcards")
+        raise SettingsError(f"{redact(glob)}: a bucket's name has no wildcards")
     parts = like.split("/")
     try:
         whole, *each = [pattern(one) for one in (like, *parts)]
     except ValueError as error:
-        raise SettingsError(f"{shown(glob)}: {error}") from error
+        raise SettingsError(f"{redact(glob)}: {error}") from error
 
     def awaited(folder: str) -> frozenset[int]:
         """The parts of the pattern that a folder's children may match, if the folder's own

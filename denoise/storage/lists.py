@@ -63,7 +63,7 @@ def schema_of(uri: str, column: str | None) -> pa.Schema:
 
 def names_uris(uri: str, column: str | None) -> bool:
     """Whether a table is a list whatever else it holds: by its column `uri`, or the wanted one."""
-    if uris.suffix(uris.shown(uri)) != ".parquet":
+    if uris.suffix(uris.redact(uri)) != ".parquet":
         return False
     with files.open_input(uri) as file:
         schema = pq.read_schema(file)
@@ -121,12 +121,12 @@ def _location(uri: str, schema: pa.Schema, column: str | None) -> str:
     try:
         return columns.location_column(schema.names, column, other_than_text)
     except SettingsError as error:
-        raise SettingsError(f"{uris.shown(uri)}: {error}") from error
+        raise SettingsError(f"{uris.redact(uri)}: {error}") from error
 
 
 def _kind_of(uri: str) -> str:
     """Its ending, without `.gz`; empty for a table."""
-    name = uris.name_of(uris.shown(uri)).lower().removesuffix(".gz")
+    name = uris.name_of(uris.redact(uri)).lower().removesuffix(".gz")
     last = uris.suffix(name).removeprefix(".")
     return last if last in _KINDS else ""
 
@@ -137,7 +137,7 @@ def _lines(uri: str, file: IO[bytes], *, allow_nul: bool) -> Iterator[str]:
     What is no UTF-8 is escaped, as in the names of files. Raises SettingsError where a line is no
     text or too long.
     """
-    plain: Any = gzip.GzipFile(fileobj=file) if uris.shown(uri).lower().endswith(".gz") else file
+    plain: Any = gzip.GzipFile(fileobj=file) if uris.redact(uri).lower().endswith(".gz") else file
     head = plain.read(2)
     plain.seek(0)
     is_wide = head in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # as Excel and PowerShell write
@@ -150,7 +150,7 @@ def _lines(uri: str, file: IO[bytes], *, allow_nul: bool) -> Iterator[str]:
         if len(line) == _LONGEST or ("\0" in line and not (allow_nul and number > 1)):
             wrong = "is too long" if len(line) == _LONGEST else "holds NUL characters"
             raise SettingsError(
-                f"{uris.shown(uri)} is no UTF-8 text (line {number} {wrong}): save it as UTF-8"
+                f"{uris.redact(uri)} is no UTF-8 text (line {number} {wrong}): save it as UTF-8"
             )
         yield line
 
@@ -190,7 +190,7 @@ def _object(uri: str, number: int, line: str) -> _Row:
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
-        raise SettingsError(f"{uris.shown(uri)}: line {number} is no JSON object")
+        raise SettingsError(f"{uris.redact(uri)}: line {number} is no JSON object")
     return {_valid(name): value for name, value in found.items()}
 
 

@@ -35,7 +35,7 @@ class Image(NamedTuple):
 
 def is_table(uri: str) -> bool:
     """Whether a URI ends like a table."""
-    return uris.suffix(uris.shown(uri)) in SUFFIXES
+    return uris.suffix(uris.redact(uri)) in SUFFIXES
 
 
 def images_in(
@@ -53,7 +53,7 @@ def images_in(
         taken = _image_column(table, column)
         if (page := table.largest_page(taken)) > _LARGEST_PAGE:
             raise SettingsError(
-                f"{uris.shown(found.uri)}: its row groups have {page / 2**30:.1f} GiB of images "
+                f"{uris.redact(found.uri)}: its row groups have {page / 2**30:.1f} GiB of images "
                 "that are read at once, by each worker, which takes twice that: write it with "
                 "smaller ones, as by pyarrow.parquet.write_table(..., row_group_size=100)"
             )
@@ -146,7 +146,7 @@ def holds_image(value: Any) -> bool:
 
 def _module_of(uri: str) -> ModuleType:
     """What reads a table: two modules with the same names in them."""
-    return arrow if uris.suffix(uris.shown(uri)) in arrow.SUFFIXES else parquet
+    return arrow if uris.suffix(uris.redact(uri)) in arrow.SUFFIXES else parquet
 
 
 def _row(

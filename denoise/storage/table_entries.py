@@ -42,7 +42,7 @@ def images_in_tables(
         try:
             first = next(images, None)
         except NoImagesError as error:
-            refused = refused or f"{uris.shown(one.uri)}: {error}"
+            refused = refused or f"{uris.redact(one.uri)}: {error}"
             without.append(one)
             continue
         anything = True
@@ -66,7 +66,7 @@ def _images_in(table: Found, left_out: Counter[str], column: str | None) -> Iter
             yield Entry(path, table.uri, image.size, mark, image.row, image.column, image.item)
     except pa.ArrowException as error:
         words = errors.words_of(error)
-        raise SettingsError(f"{uris.shown(table.uri)} is no whole table ({words})") from error
+        raise SettingsError(f"{uris.redact(table.uri)} is no whole table ({words})") from error
 
 
 def _dataset_tables(found: Iterator[Found]) -> Iterator[Found]:
@@ -98,7 +98,7 @@ def images_of_list(
         where = uris.resolved(folder, named)
         called = uris.relative(where, folder)
         if called.startswith("../") and not uris.is_relative(named):
-            called = uris.shown(where)
+            called = uris.redact(where)
         path = uris.key(called.split("://", 1)[-1])
         if archives.is_archive(path):
             if where in packed:

@@ -1,4 +1,4 @@
-"""URIs as text: made absolute, put together, compared, and shown without credentials.
+"""URIs as text: made absolute, put together, compared, and redacted for messages and records.
 
 A URI is a local path, `file://`, `s3://`, `gs://`, `az://` or whatever else fsspec knows.
 """
@@ -122,7 +122,7 @@ def is_normal(name: object) -> TypeGuard[str]:
 def relative(uri: str, folder: str) -> str:
     """A URI's path from a folder, by way of `..` where it lies outside, so that both may
     move together; the whole URI on another store. Shows no secrets."""
-    return _seen_from(folder, shown(uri))
+    return _seen_from(folder, redact(uri))
 
 
 def identity(uri: str, folder: str) -> str:
@@ -138,7 +138,7 @@ def identity(uri: str, folder: str) -> str:
 
 
 def _seen_from(folder: str, uri: str) -> str:
-    top = join(shown(folder), "")
+    top = join(redact(folder), "")
     if uri.startswith(top):
         return uri[len(top) :]
     (store, inner), (other, outer) = split(uri), split(top)
@@ -173,13 +173,13 @@ def expand_braces(uri: str) -> list[str]:
     else:
         low, high = int(first), int(last)
         if abs(high - low) >= _MOST_BRACED:
-            raise SettingsError(f"{shown(uri)} stands for more than {_MOST_BRACED:,} names")
+            raise SettingsError(f"{redact(uri)} stands for more than {_MOST_BRACED:,} names")
         width = max(len(first), len(last)) if "0" in (first[0], last[0]) else 0
         step = 1 if low <= high else -1
         values = [f"{value:0{width}d}" for value in range(low, high + step, step)]
     after = expand_braces(uri[part.end() :]) or [uri[part.end() :]]
     if len(values) * len(after) > _MOST_BRACED:
-        raise SettingsError(f"{shown(uri)} stands for more than {_MOST_BRACED:,} names")
+        raise SettingsError(f"{redact(uri)} stands for more than {_MOST_BRACED:,} names")
     return [uri[: part.start()] + value + rest for value in values for rest in after]
 
 
@@ -200,7 +200,7 @@ def before_wildcards(pattern: str) -> str:
     return re.split(r"[*?\[]", pattern, maxsplit=1)[0]
 
 
-def shown(uri: str) -> str:
+def redact(uri: str) -> str:
     """A URI as it may be printed and recorded: without a user name and password, and without its
     query, which may let anybody in: always on the web, elsewhere where a field has a
     secret's name. A path stays, whatever its name."""
@@ -214,9 +214,9 @@ def shown(uri: str) -> str:
 
 
 def recorded(uri: str) -> str:
-    """A URI as `shown`, and a hash of its query, but for a signature: so that settings tell two
-    lists apart that only their queries do, and keep no secret."""
-    location = shown(uri)
+    """A redacted URI and a hash of its query, but for a signature: so that settings tell two lists
+    apart that only their queries do, and hold no secret."""
+    location = redact(uri)
     whole = identity(uri, "")
     if "://" not in uri or whole == location:
         return location

@@ -45,8 +45,8 @@ class Split:
         found = _differences(before, self._versions())
         if found:
             raise SettingsError(
-                f"{uris.shown(output)} was started with other images: {'; '.join(found)}. Give the "
-                "same ones as then, or another --output"
+                f"{uris.redact(output)} was started with other images: {'; '.join(found)}. Give "
+                "the same ones as then, or another --output"
             )
 
     @staticmethod

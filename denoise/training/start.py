@@ -45,7 +45,7 @@ def start_of(architecture: str | None, init: str | None) -> Start:
             raise SettingsError(str(error)) from error
     found = package.load(init)
     known = found.config["architecture"]
-    grown = _grown(found, architecture, uris.shown(init)) if architecture else found.model
+    grown = _grown(found, architecture, uris.redact(init)) if architecture else found.model
     weights = found.model.state_dict()
     return Start(architecture or known, arguments_of(grown), weights, found.digest)
 

@@ -98,7 +98,7 @@ def train_worker(
         except OSError as error:
             if error.errno not in _FULL:
                 raise
-            raise Hopeless(f"no space left for {uris.shown(job.output)}") from error
+            raise Hopeless(f"no space left for {uris.redact(job.output)}") from error
 
 
 def _sampler(job: Job) -> Sampler:

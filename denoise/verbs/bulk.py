@@ -288,7 +288,7 @@ def _chosen(
     if not anything:
         raise SettingsError(
             f"no image is left of {sum(left_out.values())}: --include and --exclude are globs of "
-            f"paths below {uris.shown(uris.absolute(config.images))}, such as 'holidays/*.jpg'"
+            f"paths below {uris.redact(uris.absolute(config.images))}, such as 'holidays/*.jpg'"
         )
 
 
@@ -301,19 +301,19 @@ def run_that_made(images: str) -> dict[str, Any] | None:
     try:
         return run_of(uri) if not set("*?[") & set(images) and files.is_folder(uri) else None
     except OSError as error:
-        raise SettingsError(f"cannot list {uris.shown(uri)}: {words_of(error)}") from error
+        raise SettingsError(f"cannot list {uris.redact(uri)}: {words_of(error)}") from error
 
 
 def check_reference(images: str, reference: str) -> None:
     """Raise SettingsError where there are no references, or the images bring their own along."""
     if not files.exists(uris.absolute(reference)):
-        raise SettingsError(f"no references under {uris.shown(uris.absolute(reference))}")
+        raise SettingsError(f"no references under {uris.redact(uris.absolute(reference))}")
     made_by = run_that_made(images) or {}
     has_clean = made_by.get("settings", {}).get("save") not in ("files", "tar")  # in its table
     if made_by.get("verb") == "noise" and has_clean:
         raise SettingsError(
-            f"{uris.shown(images)} is a table of pairs, which brings its clean images along: leave "
-            "reference out"
+            f"{uris.redact(images)} is a table of pairs, which brings its clean images along: "
+            "leave reference out"
         )
 
 
@@ -332,7 +332,7 @@ def check_apart(output: str, *read: str) -> None:
     for uri in read:
         if uris.lies_in(uri, output):
             raise SettingsError(
-                f"{uris.shown(uri)} lies inside the output folder {uris.shown(output)}; "
+                f"{uris.redact(uri)} lies inside the output folder {uris.redact(output)}; "
                 "nothing is read from where the job writes"
             )
 
@@ -373,6 +373,6 @@ def _summary(output: str) -> dict[str, Any]:
 def flags_of(config: "DataclassInstance") -> dict[str, Any]:
     """Every flag as it was given, without credentials."""
     return {
-        name: uris.shown(value) if isinstance(value, str) else value
+        name: uris.redact(value) if isinstance(value, str) else value
         for name, value in asdict(config).items()
     }

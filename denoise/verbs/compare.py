@@ -153,7 +153,7 @@ def _pairs(config: CompareConfig) -> Iterator[Pair]:
     """The first images, each with its clean self where that is known."""
     reference = uris.absolute(config.reference) if config.reference else None
     if reference and not files.exists(reference):
-        raise SettingsError(f"no references under {uris.shown(reference)}")
+        raise SettingsError(f"no references under {uris.redact(reference)}")
     pairing = PairConfig(
         sigma=config.add_noise,
         seed=config.seed,

@@ -89,8 +89,8 @@ def demo(config: DemoConfig) -> dict[str, Any]:
             "",
             *_table(rows),
             "",
-            f"look at  {uris.shown(sheet)}",
-            f"and at   {uris.shown(page)}",
+            f"look at  {uris.redact(sheet)}",
+            f"and at   {uris.redact(page)}",
         ],
     }
 
@@ -135,7 +135,7 @@ def _discard_trained(model: str) -> None:
     """Removes what `train` made there. Raises SettingsError where it was something else."""
     found = run_of(model)
     if found and found.get("verb") != "train":
-        raise SettingsError(f"{uris.shown(model)} is the output of `{found.get('verb')}`")
+        raise SettingsError(f"{uris.redact(model)} is the output of `{found.get('verb')}`")
     if found:
         files.remove(model)
 

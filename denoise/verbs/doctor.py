@@ -200,9 +200,9 @@ def _ray() -> Check:
 def _answers(uri: str) -> Check:
     place = uris.absolute(uri)
     if not files.exists(place):
-        return Check("images", "bad", f"nothing at {uris.shown(place)}", "is the URI right?")
+        return Check("images", "bad", f"nothing at {uris.redact(place)}", "is the URI right?")
     kind = "folder" if files.is_folder(place) else "file"
-    return Check("images", "ok", f"a {kind} at {uris.shown(place)}")
+    return Check("images", "ok", f"a {kind} at {uris.redact(place)}")
 
 
 def _writable(uri: str) -> Check:
@@ -211,4 +211,4 @@ def _writable(uri: str) -> Check:
         files.check_writable(files.standing(place))
     except SettingsError as error:
         return Check("output", "bad", str(error), "are the rights and credentials there?")
-    return Check("output", "ok", f"can write to {uris.shown(place)}")
+    return Check("output", "ok", f"can write to {uris.redact(place)}")

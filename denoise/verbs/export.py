@@ -49,7 +49,7 @@ def export(config: ExportConfig) -> dict[str, Any]:
     return {
         "model": found.id,
         "to": config.to,
-        "output": uris.shown(place),
+        "output": uris.redact(place),
         "bytes": len(encoded),
         "largest_difference": difference,
         "smallest_side": export.smallest_side(found.model),
@@ -66,5 +66,5 @@ def _write(place: str, encoded: bytes) -> None:
     try:
         files.write(place, encoded)
     except OSError as error:
-        shown = uris.shown(place)
-        raise SettingsError(f"cannot write {shown}: {errors.words_of(error)}") from error
+        name = uris.redact(place)
+        raise SettingsError(f"cannot write {name}: {errors.words_of(error)}") from error

@@ -69,13 +69,13 @@ def extract(config: ExtractConfig) -> dict[str, Any]:
     column, saved = _image_column(output)
     if config.save == saved == "tar" and into == join(output, "images"):
         raise SettingsError(
-            f"the shards lie in {uris.shown(into)} already, as --save tar wrote them: give another "
-            "folder, or --save files"
+            f"the shards lie in {uris.redact(into)} already, as --save tar wrote them: give "
+            "another folder, or --save files"
         )
     if uris.lies_in(into, output) and into != join(output, "images"):
         raise SettingsError(
-            f"{uris.shown(into)} lies inside the output folder; give another one, or none for "
-            f"{uris.shown(join(output, 'images'))}"
+            f"{uris.redact(into)} lies inside the output folder; give another one, or none for "
+            f"{uris.redact(join(output, 'images'))}"
         )
     files.check_writable(files.standing(into))
     counts: Counter[str] = Counter()
@@ -101,7 +101,7 @@ def _image_column(output: str) -> tuple[str, str]:
 
     Raises SettingsError where there is none.
     """
-    run, name = run_of(output), uris.shown(output)
+    run, name = run_of(output), uris.redact(output)
     if run is None:
         raise SettingsError(f"no output of a job under {name} (it has no _run.json)")
     if run.get("verb") not in _COLUMNS:
@@ -229,7 +229,7 @@ def _create(into: str, name: str, content: bytes) -> bool:
     if not is_new and files.read(uri) != content:
         what = "shard" if tar_shard.is_member(f"images/{name}/") else "image"
         raise SettingsError(
-            f"{uris.shown(uri)} is there and is another {what}; give a folder that is new or empty"
+            f"{uris.redact(uri)} is there and is another {what}; give a folder that is new or empty"
         )
     return is_new
 

@@ -150,8 +150,8 @@ def _kept_precision(before: Precision, config: InferConfig) -> Asked:
 
     if is_private() and not can_do(before, networks.device(cpu=config.device == "cpu")):
         raise SettingsError(
-            f"{uris.shown(uris.absolute(config.output))} was begun in {before}, which this machine "
-            "cannot compute in: go on where it was begun, or give another --output"
+            f"{uris.redact(uris.absolute(config.output))} was begun in {before}, which this "
+            "machine cannot compute in: go on where it was begun, or give another --output"
         )
     return before
 

@@ -48,7 +48,7 @@ def infer_file(config: "InferConfig", model: str) -> dict[str, Any]:
     uri, asked = uris.absolute(config.output), uris.suffix(config.output)
     if files.exists(uri) and not config.overwrite:
         raise SettingsError(
-            f"{uris.shown(uri)} is there already; --overwrite replaces it (if the shell made two "
+            f"{uris.redact(uri)} is there already; --overwrite replaces it (if the shell made two "
             "names of a pattern, put that in quotes)"
         )
     if config.save == "tar":
@@ -60,11 +60,11 @@ def infer_file(config: "InferConfig", model: str) -> dict[str, Any]:
     entry, *more = islice(found, 2)
     if more:
         raise SettingsError(
-            f"{config.output} is one image's file, and {uris.shown(config.images)} are several: "
+            f"{config.output} is one image's file, and {uris.redact(config.images)} are several: "
             "name a folder for the output (--format says what the files in it are)"
         )
     if entry.uri == uri:
-        raise SettingsError(f"{uris.shown(uri)} is the input itself: name another file")
+        raise SettingsError(f"{uris.redact(uri)} is the input itself: name another file")
     denoiser = denoiser_of(config, model)
     start_up = time.monotonic() - start
     pairing = pairing_of(config)
@@ -84,10 +84,10 @@ def infer_file(config: "InferConfig", model: str) -> dict[str, Any]:
     try:
         files.write(uri, encoded)
     except OSError as error:
-        raise WriteError(f"{uris.shown(uri)} could not be written: {words_of(error)}") from error
+        raise WriteError(f"{uris.redact(uri)} could not be written: {words_of(error)}") from error
     return {
         "path": entry.path,
-        "output": uris.shown(uri),
+        "output": uris.redact(uri),
         "model": model,
         "strength": config.strength,
         "height": pair.picture.height,

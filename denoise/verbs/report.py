@@ -34,10 +34,10 @@ def report(config: ReportConfig) -> dict[str, Any]:
     uri = uris.absolute(config.output)
     run = folder.run_of(uri)
     if run is None:
-        raise SettingsError(f"no output of a job under {uris.shown(uri)} (it has no _run.json)")
+        raise SettingsError(f"no output of a job under {uris.redact(uri)} (it has no _run.json)")
     if run.get("verb") == "train":
         raise SettingsError(
-            f"{uris.shown(uri)} is the output of `train`: a model package, which has no table to"
+            f"{uris.redact(uri)} is the output of `train`: a model package, which has no table to"
             " report on; its numbers are in config.json and README.md there"
         )
     stats = table_statistics(uri)

@@ -168,7 +168,7 @@ def _warn_of_denoised(images: str) -> None:
     if made_by is not None and made_by.get("verb") == "infer":
         _log.warning(
             "%s is the output of `infer`: a model trained on denoised images learns to blur",
-            uris.shown(images),
+            uris.redact(images),
         )
 
 
@@ -399,4 +399,4 @@ def _pack(config: TrainConfig, job: "Job", split: Split) -> None:
 def _result(place: str, *, nothing_to_do: bool) -> dict[str, Any]:
     """What config.json records, and where it lies."""
     record = files.object_in(join(place, "config.json"))
-    return record | {"output": uris.shown(place), "nothing_to_do": nothing_to_do}
+    return record | {"output": uris.redact(place), "nothing_to_do": nothing_to_do}
