@@ -58,7 +58,7 @@ def __getattr__(name: str) -> Any:
 
 class _Package(ModuleType):
     """This package, whose `report` is the function also once `denoise.report.page`, say, is
-    imported: Python would put the room of that name in its place."""
+    imported: Python would put the room of that name instead."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         if not (name in _HOMES and isinstance(value, ModuleType)):

@@ -57,7 +57,7 @@ _STORES = (
 
 
 def main(arguments: list[str] | None = None, *, verb: str | None = None) -> None:
-    """Runs the command line and exits: 0 done, 1 failed, 2 wrong flags or places, 3 too many images
+    """Runs the command line and exits: 0 done, 1 failed, 2 wrong flags or URIs, 3 too many images
     failed, 130 interrupted."""
     start, given = time.monotonic(), sys.argv[1:] if arguments is None else arguments
     if verb is None:
@@ -134,10 +134,10 @@ def _done(verb: str, given: list[str], interrupted: list[int], start: float) -> 
         with _quiet_stdout(), outside_the_upload(config) as config:
             found = getattr(import_module(f"denoise.verbs.{verb}"), verb)(config)
     except Exception as error:
-        # what a task of Ray's raised is a SettingsError too, and has a cause: work had begun
+        # what a task of Ray's raised is a SettingsError too, and has a cause: work had started
         is_refused = isinstance(error, SettingsError) and not hasattr(error, "cause")
         # A signal to the whole group, as from a terminal or systemd, ends Ray's processes too: the
-        # job may fail of that before it is told itself
+        # job may fail of that before it knows itself
         if not interrupted and not is_refused:
             time.sleep(1)
         if interrupted:

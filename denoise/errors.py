@@ -47,7 +47,7 @@ class WriteError(RuntimeError):
 
 
 class SettingsError(ValueError):
-    """Wrong flags, places or settings, found before any work: one line, exit code 2."""
+    """Wrong flags, URIs or settings, found before any work: one line, exit code 2."""
 
 
 # The error of an image that workers died on.
@@ -60,7 +60,7 @@ FAILURES = (ImageError, SettingsError, OSError, MemoryError)
 
 
 def words_of(error: BaseException) -> str:
-    """What went wrong with a place, in plain words without names, addresses or credentials."""
+    """What went wrong with a URI, in plain words without names, addresses or credentials."""
     for kind, words in _WORDS.items():
         if isinstance(error, kind):
             return words
@@ -92,7 +92,7 @@ def printable(text: object) -> str:
 
 
 def without_user(text: str) -> str:
-    """Without a user name and password; Azure's containers stand in that place and stay."""
+    """Without a user name and password; Azure's containers stand there and stay."""
     text = re.sub(r"(?<!\baz)(?<!\babfs)(?<!\babfss)://[^/@\s]*@", "://", text)
     # a secret may hold a slash, and a port is none
     return re.sub(r"://[^/@:\s]+:(?!\d+/)[^@\s]+@", "://", text)

@@ -25,9 +25,9 @@ def read(verb: str, config: type, given: list[str]) -> tuple[Any, bool, bool]:
 
     if {"-h", "--help"} & set(given):
         _help(verb, config)
-    said = StringIO()
+    errors = StringIO()
     try:
-        with redirect_stderr(said):
+        with redirect_stderr(errors):
             found: Any = tyro.cli(
                 _command_of(config),
                 prog=f"denoise {verb}",
@@ -39,7 +39,7 @@ def read(verb: str, config: type, given: list[str]) -> tuple[Any, bool, bool]:
         if not ended.code:
             raise
         raise ValueError(
-            f"{_words_in(said.getvalue())} (denoise {verb} --help explains the flags)"
+            f"{_words_in(errors.getvalue())} (denoise {verb} --help explains the flags)"
         ) from ended
     return found.config, found.json, found.verbose
 
@@ -49,7 +49,7 @@ def _help(verb: str, config: type) -> NoReturn:
     import tyro
 
     box, before = StringIO(), os.environ.get("COLUMNS")
-    os.environ["COLUMNS"] = "1000"  # so wide that what is said of a flag stands on one line
+    os.environ["COLUMNS"] = "1000"  # so wide that what is written of a flag stands on one line
     try:
         with redirect_stdout(box), suppress(SystemExit):
             tyro.cli(_command_of(config), args=["--help"], config=(tyro.conf.FlagCreatePairsOff,))
@@ -101,8 +101,8 @@ def _words_in(box: str) -> str:
     _, _, inner = box.partition("\n")  # a title stands in the first line
     bare = re.sub(r"^│| *│?$", "", inner, flags=re.MULTILINE)
     paragraphs = re.split(r"(?:\n|^)[-─╰╯\s]*(?:\n|$)", bare)
-    said = [_line_of(one) for one in paragraphs if one.strip() and not re.match(_REPEATED, one)]
-    return shorten("; ".join(said).rstrip("."), 300, placeholder=" ...")
+    lines = [_line_of(one) for one in paragraphs if one.strip() and not re.match(_REPEATED, one)]
+    return shorten("; ".join(lines).rstrip("."), 300, placeholder=" ...")
 
 
 def _line_of(paragraph: str) -> str:

@@ -37,7 +37,7 @@ def spelled_out(verb: str, given: list[str]) -> tuple[str, list[str]]:
         )
     named = [part for pair in zip(flags, names, strict=False) for part in pair]
     if twice := {flag for flag in named[::2] if flag in rest}:
-        raise ValueError(f"{min(twice)} is given twice: by its place, and as a flag")
+        raise ValueError(f"{min(twice)} is given twice: by position, and as a flag")
     return verb, named + _values(rest)
 
 

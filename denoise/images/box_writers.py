@@ -97,7 +97,7 @@ def jpeg2000(
 def _jp2_header(
     content: bytes, icc: bytes | None, dpi: tuple[float, float] | None, count: int
 ) -> bytes:
-    """The boxes of a JP2's head, with the profile in the place of the named colours, and with what
+    """The boxes of a JP2's head, with the profile instead of the named colours, and with what
     its planes are where one is alpha."""
     parts = []
     for box in boxes(content):

@@ -13,7 +13,7 @@ from denoise.errors import ImageError
 from denoise.images.exif import PREFIX, TOO_MUCH, check_claims
 from denoise.images.planes import most_pieces
 
-# A head that libraries accept, of a directory that lies outside: unreadable, as it is told to be
+# A head that libraries accept, of a directory that lies outside: unreadable, as its note says
 _NO_EXIF = b"II\x2a\x00" + struct.pack("<L", 0x7FFFFFF0)
 # What a JPEG 2000's boxes of a user's own hold, by the UUID that they begin with
 EXIF_UUID = b"JpgTiffExif->JP2"

@@ -185,10 +185,10 @@ def compressed(pixels: Pixels, jpeg: tuple[Compression, ...]) -> Pixels:
 def _light_of(values: NDArray[np.float64], noise: CameraNoise) -> tuple[Any, Any]:
     """Linear light of stored values, and its slope: the inverse of a tone curve that is a shoulder,
     then a power, then a smooth step in part."""
-    turn = np.arcsin(1 - 2 * values) / 3
-    level = (1 - noise.contrast) * values + noise.contrast * (0.5 - np.sin(turn))
+    angle = np.arcsin(1 - 2 * values) / 3
+    level = (1 - noise.contrast) * values + noise.contrast * (0.5 - np.sin(angle))
     steep = np.sqrt(np.maximum(4 * values * (1 - values), 1e-3))
-    slope = (1 - noise.contrast) + noise.contrast * np.cos(turn) * 2 / 3 / steep
+    slope = (1 - noise.contrast) + noise.contrast * np.cos(angle) * 2 / 3 / steep
     level = (level + _TOE) / (1 + _TOE)
     light = level**noise.gamma
     slope = slope * noise.gamma * light / (level * (1 + _TOE))

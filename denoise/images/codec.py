@@ -69,7 +69,7 @@ class Picture:
     icc: bytes | None = None
     dpi: tuple[float, float] | None = None
     note: str | None = None  # what a user should know, such as "first of 12 frames"
-    colour: Colour = ()  # what a PNG file says of its colours in the place of a profile
+    colour: Colour = ()  # what a PNG file says of its colours instead of a profile
     xmp: bytes | None = None
     texts: Texts = ()  # of a PNG file, for another
     white_level: int | None = None  # 1.0 of the working scale; None: the largest of the type
@@ -90,7 +90,7 @@ class Picture:
 def decode(encoded: bytes, *, max_pixels: int = MAX_PIXELS) -> Picture:
     """The picture in the bytes of an image file, whatever the file's name says.
 
-    The EXIF orientation is applied, alpha is kept apart, CMYK becomes RGB through its profile, the
+    The EXIF orientation is applied, alpha is separate, CMYK becomes RGB through its profile, the
     first frame stands for an animation, floats in 0..1 become 16 bits. Raises ImageError.
     """
     return _upright(scan(encoded, max_pixels))
@@ -104,7 +104,7 @@ def encode(
     quality is 1 to 100: for jpeg and avif 95 by default; webp is lossless without it; the others
     always are. metadata=False leaves EXIF, XMP, ICC profile, texts and resolution out. Gray is
     stored as gray; in webp, which knows colours only, as three equal planes, marked so that decode
-    gives gray again (in the place of the XMP), and always lossless. XMP that is too long for a
+    gives gray again (instead of the XMP), and always lossless. XMP that is too long for a
     segment is left out of a jpeg. Raises ImageError where the format cannot hold the picture.
     """
     _check_fits(picture, format)
@@ -114,28 +114,30 @@ def encode(
     planes = picture.pixels
     if picture.alpha is not None:
         planes = np.concatenate([planes, picture.alpha[..., None]], axis=2)
-    kept: dict[str, Any]
-    kept = {"exif": picture.exif, "icc": picture.icc, "dpi": picture.dpi, "xmp": picture.xmp}
+    carried: dict[str, Any]
+    carried = {"exif": picture.exif, "icc": picture.icc, "dpi": picture.dpi, "xmp": picture.xmp}
     match format:
         case "png":
             if len(picture.icc or b"") > LONGEST_PNG_PROFILE:
-                kept["icc"] = None  # as the picture's note says
-            return writers.png(planes, **kept, colour=picture.colour, texts=picture.texts)
+                carried["icc"] = None  # as the picture's note says
+            return writers.png(planes, **carried, colour=picture.colour, texts=picture.texts)
         case "tiff":
-            return writers.tiff(planes, **kept)
+            return writers.tiff(planes, **carried)
         case "jpeg2000":
-            return box_writers.jpeg2000(planes, **kept)
+            return box_writers.jpeg2000(planes, **carried)
         case "jxl":
             return box_writers.jpegxl(planes, exif=picture.exif, xmp=picture.xmp)
         case "avif":
-            del kept["dpi"]  # has no place there
-            return box_writers.avif(planes, quality=quality, **kept)
-    return _jpeg_or_webp(planes, format, quality, kept)
+            del carried["dpi"]  # has no field there
+            return box_writers.avif(planes, quality=quality, **carried)
+    return _jpeg_or_webp(planes, format, quality, carried)
 
 
-def _jpeg_or_webp(planes: Planes, format: str, quality: int | None, kept: dict[str, Any]) -> bytes:
+def _jpeg_or_webp(
+    planes: Planes, format: str, quality: int | None, carried: dict[str, Any]
+) -> bytes:
     """A file by Pillow, with as much of what is known as its format holds."""
-    about = {"icc_profile": kept.pop("icc"), **kept}
+    about = {"icc_profile": carried.pop("icc"), **carried}
     if format == "jpeg":
         options: dict[str, Any] = {"quality": quality or 95, "subsampling": 0}
         about["exif"] = about["exif"] and PREFIX + about["exif"]
@@ -255,7 +257,7 @@ def _upright(raw: Scan) -> Picture:
 def _fitting_profile(
     icc: bytes | None, note: str | None, *, is_gray: bool
 ) -> tuple[bytes | None, str | None]:
-    """The profile if it is one for these pixels, and what is to be said of it."""
+    """The profile if it is one for these pixels, and a note about it."""
     if not icc or len(icc) < 20:
         return None, note
     model = icc[16:20]

@@ -113,15 +113,15 @@ def _in_own_words(kind: str | None, max_pixels: int) -> Iterator[None]:
 
 
 def _words_for(error: BaseException, kind: str | None) -> str:
-    """What is wrong, by what a decoder said."""
-    said = str(error).lower()
+    """What is wrong, by a decoder's message."""
+    message = str(error).lower()
     if kind is None:
         return "not an image"
     if isinstance(error, MemoryError):
         return "not enough memory to decode it"
-    if "decompressed data too large" in said or "too much memory used in text" in said:
+    if "decompressed data too large" in message or "too much memory used in text" in message:
         return f"too much text or too large a profile in {kind}"
-    if "unsupported" in said or "cannot handle" in said or "not supported" in said:
+    if "unsupported" in message or "cannot handle" in message or "not supported" in message:
         return f"unsupported variant of {kind}"
     return f"truncated or damaged {kind}"
 

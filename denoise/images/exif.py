@@ -1,6 +1,6 @@
 """EXIF as raw bytes: read the orientation, and mend what no longer holds once a picture is upright.
 
-The bytes are changed in place and never written anew, so that the offsets inside makers' notes and
+The bytes are overwritten, never laid out anew, so that the offsets inside makers' notes and
 all unknown tags stay as the camera wrote them. Every function raises ValueError for bytes that are
 no EXIF.
 """

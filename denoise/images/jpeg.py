@@ -93,14 +93,14 @@ def _claims_too_much(encoded: bytes, spans: list[tuple[int, int]]) -> bool:
     try:
         check_claims(table.removeprefix(b"MPF\x00"))
     except ValueError as error:
-        return str(error) == TOO_MUCH  # what is damaged otherwise is told by those who read it
+        return str(error) == TOO_MUCH  # other damage is found by those who read it
     return False
 
 
 def _without_tables(
     encoded: bytes, exif: list[tuple[int, int]], tables: list[list[tuple[int, int]]]
 ) -> bytes:
-    """The file, its EXIF replaced by what is no EXIF, so that it is told to be unreadable."""
+    """The file, its EXIF replaced by what is no EXIF, so that a note says that it is unreadable."""
     spans = sorted([*exif, *(one for spans in tables for one in spans)])
     parts, at = [encoded[:2]], 2
     if exif:

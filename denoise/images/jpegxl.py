@@ -1,4 +1,4 @@
-"""JPEG XL files: their head is read here, before imagecodecs decodes them; every depth is kept.
+"""JPEG XL files: their head is read here, before imagecodecs decodes them; every depth stays.
 
 The head is that of ISO/IEC 18181-1, annex D; the boxes around a codestream are those of 18181-2.
 """
@@ -136,7 +136,7 @@ def _metadata(bits: _Bits) -> tuple[int, bool, str | None]:
     if bits.take(1):
         bits.take(3)  # orientation
         if bits.take(1):
-            _size(bits)  # as it is meant to be shown
+            _size(bits)  # as it is meant to be displayed
         if bits.take(1):
             _skip_preview(bits)
         is_animated = bool(bits.take(1))

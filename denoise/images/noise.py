@@ -54,7 +54,7 @@ def normal(shape: tuple[int, ...], seed: int) -> NDArray[np.float32]:
     """Standard normal deviates, float32, a function of shape and seed alone.
 
     Each 16-bit word picks one of 65,536 bins of equal probability and gives the bin's mean; in the
-    outermost bins, where one value would cut the tails off at 4.3, a further 64-bit word places the
+    outermost bins, where one value would cut the tails off at 4.3, a further 64-bit word puts the
     deviate inside the bin (inversion: Devroye, Non-Uniform Random Variate Generation, ch. II.2).
     """
     count = int(np.prod(shape, dtype=np.int64))
@@ -85,14 +85,14 @@ class _Drawn:
             part = self._words[start : start + _BAND]  # _BAND is a multiple of four words
             part[:] = stream.random_raw(len(part) // 4).astype("<u8", copy=False).view("<u2")
             found.append(start + np.flatnonzero((part + np.uint16(_TAIL)) < 2 * _TAIL))
-        places = np.concatenate([*found, np.empty(0, np.int64)])
-        self._places = places[places < count]
+        positions = np.concatenate([*found, np.empty(0, np.int64)])
+        self._positions = positions[positions < count]
         self._tails = np.array(
             [
                 # the middle of one of 2**53 parts of the bin: never 0 or 1, where it is infinite
-                _quantile(int(self._words[place]), ((int(word) >> 11) + 0.5) / (1 << 53))
-                for place, word in zip(
-                    self._places, stream.random_raw(self._places.size), strict=True
+                _quantile(int(self._words[position]), ((int(word) >> 11) + 0.5) / (1 << 53))
+                for position, word in zip(
+                    self._positions, stream.random_raw(self._positions.size), strict=True
                 )
             ],
             np.float32,
@@ -100,8 +100,8 @@ class _Drawn:
 
     def deviates(self, start: int, stop: int) -> NDArray[np.float32]:
         deviates: NDArray[np.float32] = _bin_means().take(self._words[start:stop])
-        first, last = np.searchsorted(self._places, [start, stop])
-        deviates[self._places[first:last] - start] = self._tails[first:last]
+        first, last = np.searchsorted(self._positions, [start, stop])
+        deviates[self._positions[first:last] - start] = self._tails[first:last]
         return deviates
 
 

@@ -77,7 +77,7 @@ _theirs: list[int | None] = []  # Pillow's own limit, once for each thread that 
 
 @contextmanager
 def pillow_limited(max_pixels: int) -> Iterator[None]:
-    """Our limit in the place of Pillow's, which is one for the process and knows no flags."""
+    """Our limit instead of Pillow's, which is one for the process and knows no flags."""
     with _limits:
         _theirs.append(_theirs[0] if _theirs else Image.MAX_IMAGE_PIXELS)
         Image.MAX_IMAGE_PIXELS = max_pixels

@@ -1,6 +1,6 @@
 """PNG files by their chunks: what a decoder needs of one, and what is known of it besides.
 
-Texts and profiles are never inflated beyond what is kept of them, however long they are.
+Texts and profiles are never inflated beyond what is used of them, however long they are.
 """
 
 import struct

@@ -67,7 +67,7 @@ def scan_of_tiff(encoded: bytes, max_pixels: int) -> Scan:
         return Scan(planes, "TIFF", _exif_of_tiff(tags), icc, dpi, note, xmp=tags.get(_XMP))
     image = opened(encoded, "TIFF")
     image.seek(number)
-    packet = image.info.pop("xmp", None)  # by which Pillow would turn it, and nobody else
+    packet = image.info.pop("xmp", None)  # by which only Pillow would rotate it
     check_size(*image.size, max_pixels)
     planes = _pillow_palette(image, tags) if _has_small_map(tags) else pillow_planes(image)
     icc, dpi = profile_of(image), plausible_dpi(image.info.get("dpi"))
@@ -181,7 +181,7 @@ def _needs_tifffile(tags: Image.Exif) -> bool:
 
 
 def _has_small_map(tags: Image.Exif) -> bool:
-    """Whether a palette holds 8 bits a colour, as old programs write them, in the place of 16."""
+    """Whether a palette holds 8 bits a colour, as old programs write them, instead of 16."""
     return tags.get(_PHOTOMETRIC) == _PALETTE and max(tags.get(_COLOUR_MAP, (256,))) < 256
 
 
@@ -249,9 +249,9 @@ def _unsigned(planes: Planes, kind: int, bits: int, tags: Image.Exif) -> Planes:
 def _exif_of_tiff(tags: Image.Exif) -> bytes | None:
     """What a TIFF's tags say about the photograph, as EXIF; nonsense where they cannot be read."""
     try:
-        kept = descriptive(tags)
-        if set(kept) == {_ORIENTATION} and kept[_ORIENTATION] == 1:
+        described = descriptive(tags)
+        if set(described) == {_ORIENTATION} and described[_ORIENTATION] == 1:
             return None  # says nothing
-        return without_prefix(kept.tobytes()) if len(kept) else None
+        return without_prefix(described.tobytes()) if len(described) else None
     except DECODER_ERRORS:
         return b"unreadable"

@@ -2,7 +2,7 @@
 
 A network that sees no further than its reach computes the same pixels from a window as from the
 whole picture, if the window begins where its pooling cells begin (on the stride) and shows the
-reach beyond every pixel that is kept.
+reach beyond every pixel that is used.
 """
 
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ class Box:
 
 @dataclass(frozen=True)
 class Tile:
-    """What the network is shown, and which part of its answer is kept."""
+    """What the network gets, and which part of its answer is used."""
 
     outer: Box
     inner: Box

@@ -149,10 +149,10 @@ def _copy_exif(exif: bytes | None, tags: TiffImagePlugin.ImageFileDirectory_v2) 
 
 def descriptive(source: Image.Exif) -> Image.Exif:
     """The tags that tell about the photograph, those of EXIF's own folder and of GPS included."""
-    kept = Image.Exif()
+    carried = Image.Exif()
     for tag in _DESCRIPTIVE & set(source):
         if _can_be_written(tag, source[tag]):
-            kept[tag] = source[tag]
+            carried[tag] = source[tag]
     for folder in _FOLDERS & set(source):
         inner = {
             tag: value
@@ -160,8 +160,8 @@ def descriptive(source: Image.Exif) -> Image.Exif:
             if tag != _INTEROP and _can_be_written(tag, value, folder)
         }
         if inner:
-            kept[folder] = inner
-    return kept
+            carried[folder] = inner
+    return carried
 
 
 def _can_be_written(tag: int, value: Any, folder: int | None = None) -> bool:

@@ -14,7 +14,7 @@ def upright(xmp: bytes) -> bytes:
 
 
 def fitting(xmp: object) -> tuple[bytes | None, str | None]:
-    """What a library calls XMP, if it can be carried along, and what is to be said of it."""
+    """What a library calls XMP, if it can be carried along, and a note about it."""
     if not isinstance(xmp, bytes) or b"<" not in xmp:
         return None, None  # there is none, or nonsense
     if len(xmp) > LONGEST:

@@ -19,7 +19,7 @@ from denoise.storage.fetch import load_pair
 from denoise.storage.uris import name_of, resolve_inside
 
 _log = logging.getLogger(__name__)
-_WORST, _MEDIAN, _BEST = 4, 3, 3  # images shown of each
+_WORST, _MEDIAN, _BEST = 4, 3, 3  # images of each
 
 
 def views_of(
@@ -31,18 +31,18 @@ def views_of(
     with `allow_elsewhere` alone.
     """
     view_at = partial(_view, uri, run, stats, allow_elsewhere)
-    shown = {
+    views = {
         title: [view for index in picked if (view := view_at(index)) is not None]
         for title, picked in _picked(stats).items()
     }
-    alone = [view for some in shown.values() for view in some if list(view.wholes) == ["denoised"]]
+    alone = [view for some in views.values() for view in some if list(view.wholes) == ["denoised"]]
     if alone and not allow_elsewhere:
         _log.warning(
             "the report shows %d images without their inputs, which lie outside of its folder; "
             "--allow-elsewhere reads them",
             len(alone),
         )
-    return {title: views for title, views in shown.items() if views}
+    return {title: some for title, some in views.items() if some}
 
 
 def _picked(stats: TableStatistics) -> dict[str, list[int]]:

@@ -43,7 +43,7 @@ SIZE_NAMES = (
     *(f"{low:g} to {high:g} MP" for low, high in pairwise(_SIZES)),
     f"{_SIZES[-1]:g} MP and more",
 )
-_MOST_GROUPS = 1000  # folders and error texts told apart; what comes later is counted together
+_MOST_GROUPS = 1000  # folders and error texts listed; what comes later is counted together
 _OTHER_FOLDERS, _OTHER_ERRORS, _OTHER_NOTES = "(other folders)", "other errors", "other notes"
 _EXAMPLES = 5  # paths named for each error
 

@@ -117,15 +117,15 @@ def image_in(
         encoded = archives.read(uris.resolve_inside(uri.rsplit("/", 2)[0], row["file"]))
         if column != "noisy":  # by `infer`: it is noisy no more
             return Source(encoded, white_level=row.get("white_level"))
-        said = {name: row.get(name) for name in ("sigma", "seed", "noise", "white_level")}
-        return Source(encoded, **said)
+        of_noise = {name: row.get(name) for name in ("sigma", "seed", "noise", "white_level")}
+        return Source(encoded, **of_noise)
     encoded = _bytes_of(_item_of(row.get(column), item), uri, allow_elsewhere)
     level = row.get("white_level") if is_ours else None
     if column != "noisy" or not holds_image(row.get("clean")):
         return Source(encoded, white_level=level)
     clean = _bytes_of(row["clean"], uri, allow_elsewhere)
-    said = {name: row.get(name) for name in ("sigma", "seed", "noise")}
-    return Source(encoded, clean, **said, white_level=level)
+    of_noise = {name: row.get(name) for name in ("sigma", "seed", "noise")}
+    return Source(encoded, clean, **of_noise, white_level=level)
 
 
 def values_in(

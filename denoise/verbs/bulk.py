@@ -187,9 +187,9 @@ def _work(
 ) -> float:
     """Run the shards that are pending, those with errors, and the new inputs, here or by Ray.
 
-    Returns the seconds until work began.
+    Returns the seconds until work started.
     """
-    start, new, began = time.monotonic(), listing.new, list[float]()
+    start, new, started = time.monotonic(), listing.new, list[float]()
     size = sum(shard.size for shard in (*pending, *failed)) + (new.size if new else 0)
     # what died in this process may die again; Ray's workers isolate the image that did it
     is_here = not output.has_died and runs_here(job, size, sizes.here)
@@ -210,24 +210,24 @@ def _work(
             if shards:
                 if not is_here:
                     progress.begin("starting workers")
-                began.append(_follow(runner.run(shards, retry_errors), output, progress))
-    return max(0.0, began[0] - start) if began else 0.0
+                started.append(_follow(runner.run(shards, retry_errors), output, progress))
+    return max(0.0, started[0] - start) if started else 0.0
 
 
 def _follow(done: Iterator[Counts], output: Output, progress: Progress) -> float:
     """Add up what shards came to, and show it; return the time on the monotonic clock when the
     first of them was started, about. Raises WriteError once another run took over."""
-    total, began = Counts(), None
+    total, started = Counts(), None
     for counts in done:
-        if began is None:  # stages overlap: a shard takes as long as its longest, or longer
-            began = time.monotonic() - max(counts.seconds.values(), default=0.0)
+        if started is None:  # stages overlap: a shard takes as long as its longest, or longer
+            started = time.monotonic() - max(counts.seconds.values(), default=0.0)
         total.add(counts)
         output.check()
         for path, error in counts.failures.items():
             progress.failed(path, error)
         progress.show(total.images, total.failed, total.pixels, total.seconds)
     progress.end()
-    return time.monotonic() if began is None else began
+    return time.monotonic() if started is None else started
 
 
 @contextmanager
@@ -354,7 +354,7 @@ def _log_listing(listing: manifest.Listing, *, is_chosen: bool) -> None:
     if listing.removed and is_chosen:
         _log.info("%d images of earlier runs are not among these", listing.removed)
     elif listing.removed:
-        _log.warning("%d images are gone since; their rows are kept", listing.removed)
+        _log.warning("%d images are gone since; their rows stay", listing.removed)
 
 
 def _report(output: str) -> dict[str, Any]:

@@ -59,9 +59,9 @@ def demo(config: DemoConfig) -> dict[str, Any]:
     together, not how good the model is (`denoise models` says that, of images it has never seen).
     """
     start = time.monotonic()
-    place = uris.absolute(config.output)
-    pairs, model, denoised = (join(place, name) for name in ("pairs", "model", "denoised"))
-    files.check_writable(place)
+    folder = uris.absolute(config.output)
+    pairs, model, denoised = (join(folder, name) for name in ("pairs", "model", "denoised"))
+    files.check_writable(folder)
     is_done = files.exists(join(denoised, "_SUCCESS")) and not config.overwrite
     with (
         resources.as_file(resources.files("denoise").joinpath("samples")) as samples,
@@ -69,7 +69,7 @@ def demo(config: DemoConfig) -> dict[str, Any]:
     ):
         _run(config, samples, pairs, model, denoised)
     rows = _rows(pairs, denoised)
-    sheet = join(place, "contact_sheet.png")
+    sheet = join(folder, "contact_sheet.png")
     files.write(sheet, contact_sheet(rows))
     gains = [row.psnr - row.psnr_noisy for row in rows]
     seconds, page = time.monotonic() - start, join(denoised, "report.html")

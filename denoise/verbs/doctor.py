@@ -1,4 +1,4 @@
-"""What a bug report needs: versions, devices, Ray, stores and places, each tried, not assumed."""
+"""What a bug report needs: versions, devices, Ray, stores and folders, each tried, not assumed."""
 
 import os
 import platform
@@ -198,17 +198,17 @@ def _ray() -> Check:
 
 
 def _answers(uri: str) -> Check:
-    place = uris.absolute(uri)
-    if not files.exists(place):
-        return Check("images", "bad", f"nothing at {uris.redact(place)}", "is the URI right?")
-    kind = "folder" if files.is_folder(place) else "file"
-    return Check("images", "ok", f"a {kind} at {uris.redact(place)}")
+    location = uris.absolute(uri)
+    if not files.exists(location):
+        return Check("images", "bad", f"nothing at {uris.redact(location)}", "is the URI right?")
+    kind = "folder" if files.is_folder(location) else "file"
+    return Check("images", "ok", f"a {kind} at {uris.redact(location)}")
 
 
 def _writable(uri: str) -> Check:
-    place = uris.absolute(uri)
+    location = uris.absolute(uri)
     try:
-        files.check_writable(files.standing(place))
+        files.check_writable(files.standing(location))
     except SettingsError as error:
         return Check("output", "bad", str(error), "are the rights and credentials there?")
-    return Check("output", "ok", f"can write to {uris.redact(place)}")
+    return Check("output", "ok", f"can write to {uris.redact(location)}")

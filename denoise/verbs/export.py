@@ -29,15 +29,15 @@ class ExportConfig:
 def export(config: ExportConfig) -> dict[str, Any]:
     """Writes the model to a file, whole or not at all, after it was seen to give the same pixels.
 
-    Raises SettingsError where the model, the packages for ONNX or the place are not there.
+    Raises SettingsError where the model, the packages for ONNX or the output are not there.
     """
     from denoise.nets import export, package  # torch: `denoise export --help` does without
 
     if config.to == "onnx":
         _check_onnx()
     found = package.load(config.model)
-    place = uris.absolute(config.output)
-    files.check_writable(files.standing(uris.folder_of(place)))
+    output = uris.absolute(config.output)
+    files.check_writable(files.standing(uris.folder_of(output)))
     encoded, run = export.graph_of(found.model, onnx=config.to == "onnx")
     difference = export.difference(found.model, run)
     if difference > _TOLERANCE:
@@ -45,11 +45,11 @@ def export(config: ExportConfig) -> dict[str, Any]:
             f"the exported {found.id} differs by {difference:.1e} from the model, more than "
             f"{_TOLERANCE:.0e}; nothing was written"
         )
-    _write(place, encoded)
+    _write(output, encoded)
     return {
         "model": found.id,
         "to": config.to,
-        "output": uris.redact(place),
+        "output": uris.redact(output),
         "bytes": len(encoded),
         "largest_difference": difference,
         "smallest_side": export.smallest_side(found.model),
@@ -62,9 +62,9 @@ def _check_onnx() -> None:
         raise SettingsError(f"ONNX needs {', '.join(missing)}: pip install 'bulk-denoise[export]'")
 
 
-def _write(place: str, encoded: bytes) -> None:
+def _write(output: str, encoded: bytes) -> None:
     try:
-        files.write(place, encoded)
+        files.write(output, encoded)
     except OSError as error:
-        name = uris.redact(place)
+        name = uris.redact(output)
         raise SettingsError(f"cannot write {name}: {errors.words_of(error)}") from error

@@ -117,7 +117,7 @@ def _image_column(output: str) -> tuple[str, str]:
 def _write_files(output: str, column: str, into: str) -> Iterator[_File]:
     """Write each image of a table as a file under a name of its own, a few at a time in memory.
 
-    Of each name 8 bytes are kept, to know it again.
+    Holds 8 bytes of each name.
     """
     names = Names("same", folds=True)
     with ThreadPoolExecutor(_WRITERS) as pool:

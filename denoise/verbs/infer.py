@@ -129,12 +129,12 @@ def _model_for(config: InferConfig) -> str:
 
 
 def _precision_for(config: InferConfig) -> Asked:
-    """The precision of a run: what was asked for, what it began with, or what suits the workers.
+    """The precision of a run: what was asked for, what it started with, or what suits the workers.
 
     Raises SettingsError where the workers cannot do what was asked for.
     """
-    begun = folder.run_of(uris.absolute(config.output)) if not config.overwrite else None
-    before: Precision | None = begun.get("settings", {}).get("precision") if begun else None
+    run = folder.run_of(uris.absolute(config.output)) if not config.overwrite else None
+    before: Precision | None = run.get("settings", {}).get("precision") if run else None
     if config.precision == "auto" and before is not None:
         return _kept_precision(before, config)
     if not is_private():
@@ -144,14 +144,14 @@ def _precision_for(config: InferConfig) -> Asked:
 
 
 def _kept_precision(before: Precision, config: InferConfig) -> Asked:
-    """The precision that a run began with. Raises SettingsError where this machine lacks it."""
+    """The precision that a run started with. Raises SettingsError where this machine lacks it."""
     from denoise.nets import networks  # torch
     from denoise.nets.precision import can_do
 
     if is_private() and not can_do(before, networks.device(cpu=config.device == "cpu")):
         raise SettingsError(
-            f"{uris.redact(uris.absolute(config.output))} was begun in {before}, which this "
-            "machine cannot compute in: go on where it was begun, or give another --output"
+            f"{uris.redact(uris.absolute(config.output))} was started in {before}, which this "
+            "machine cannot compute in: go on where it was started, or give another --output"
         )
     return before
 

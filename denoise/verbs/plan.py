@@ -60,15 +60,15 @@ class _Sample:
             self.count, self.size = self.count + 1, self.size + entry.size
             if len(self.entries) < _SAMPLE:
                 self.entries.append(entry)
-            elif (place := draw.randrange(self.count)) < _SAMPLE:
-                self.entries[place] = entry
+            elif (slot := draw.randrange(self.count)) < _SAMPLE:
+                self.entries[slot] = entry
             yield entry
         draw.shuffle(self.entries)
 
 
 @dataclass(frozen=True)
 class _Measured:
-    """One image of the sample, worked on for real."""
+    """One image of the sample, denoised for real."""
 
     megapixels: float
     seconds: float
@@ -80,20 +80,20 @@ def plan(config: PlanConfig) -> dict[str, Any]:
     """Counts, sizes and times of an `infer` run that is not started. Nothing is written but an
     empty file, to see whether the output can be, and that is removed.
 
-    What is to do can be more than was listed: what is gone since keeps its place in a shard that is
-    not done yet. Raises SettingsError for every wrong flag or place that `infer`
+    What is to do can be more than was listed: what is gone since stays in a shard that is
+    not done yet. Raises SettingsError for every wrong flag or URI that `infer`
     would refuse before it starts Ray.
     """
-    place = uris.absolute(config.output)
+    output = uris.absolute(config.output)
     ready, model, needed = infer.prepared(config)
-    check_apart(place, uris.absolute(ready.images), *needed)
+    check_apart(output, uris.absolute(ready.images), *needed)
     columns = columns_of(config, tables.INFER_SCHEMA)
-    is_new = _begins_anew(place, ready, model, columns)
+    is_new = _begins_anew(output, ready, model, columns)
     left_out = LeftOut()
     sample = _Sample()
     found = listed(config, left_out)
     planned = manifest.planned(
-        place,
+        output,
         sample.of(found),
         retry_errors=config.retry_errors,
         overwrite=is_new,
@@ -118,11 +118,11 @@ def plan(config: PlanConfig) -> dict[str, Any]:
     }
 
 
-def _begins_anew(place: str, config: InferConfig, model: str, columns: Columns) -> bool:
+def _begins_anew(uri: str, config: InferConfig, model: str, columns: Columns) -> bool:
     """Whether `infer` would begin anew in its output folder. Raises SettingsError as it would."""
-    files.check_writable(files.standing(place))
+    files.check_writable(files.standing(uri))
     settings = config.settings() | {"model": model} | columns.settings()
-    return folder.run_to_resume(place, "infer", settings, overwrite=config.overwrite) is None
+    return folder.run_to_resume(uri, "infer", settings, overwrite=config.overwrite) is None
 
 
 def _calibrated(sample: list[Entry], config: InferConfig, model: str) -> Iterable[_Measured]:

@@ -1,4 +1,4 @@
-"""How a picture is kept: encoded for the table, as a file of the output folder, or both."""
+"""How a picture is saved: encoded for the table, as a file of the output folder, or both."""
 
 import errno
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ _NO_NAME = "its name cannot be a file's in the output folder"
 
 @dataclass
 class Saved:
-    """A picture as it was kept."""
+    """A picture as it was saved."""
 
     image: dict[str, Any] | None  # the struct of the table's column, null if a file holds it
     file: str | None  # its file, relative to the output folder

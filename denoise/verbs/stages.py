@@ -76,7 +76,7 @@ def in_order(call: Callable[[_T], _R], items: Iterable[_T], threads: int) -> Ite
 def decode_in_time(fetched: Fetched, config: PairConfig, seconds: float) -> Pair:
     """Decode in a thread of its own, which nobody waits for longer than so many seconds.
 
-    No library that decodes can be told to stop, so the thread goes on; Ray's workers end after it.
+    No library that decodes can be stopped, so the thread goes on; Ray's workers end after it.
     """
     if fetched.pair.error is not None:
         return fetched.pair

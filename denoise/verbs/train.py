@@ -107,10 +107,10 @@ class TrainConfig(Recipe):
         low, high = self.sigmas
         settings["sigma"] = None if self.kind == "camera" else low if low == high else (low, high)
         settings["learning_rate"] = self.rate
-        places = {
+        uris_of = {
             key: settings[key] for key in ("images", "reference", "validation") if settings[key]
         }
-        absolute = {key: uris.recorded(uris.absolute(uri)) for key, uri in places.items()}
+        absolute = {key: uris.recorded(uris.absolute(uri)) for key, uri in uris_of.items()}
         init = self.init and uris.recorded(package.absolute(self.init))
         return settings | absolute | {"init": init}
 
@@ -118,44 +118,44 @@ class TrainConfig(Recipe):
 def train(config: TrainConfig) -> dict[str, Any]:
     """Trains, or goes on where an earlier run stopped, and returns what config.json records.
 
-    Raises SettingsError before any work where flags or places are wrong, RuntimeError where
+    Raises SettingsError before any work where flags or URIs are wrong, RuntimeError where
     training itself fails.
     """
     from denoise.training.start import start_of
 
-    began = time.monotonic()
+    clock = time.monotonic()
     check_is_folder(config.output)
-    place = uris.absolute(config.output)
-    _check_apart(config, place)
+    uri = uris.absolute(config.output)
+    _check_apart(config, uri)
     references.forget()
     if config.reference:
         check_reference(config.images, config.reference)
     _warn_of_denoised(config.images)
     tracking = metrics_log.tracking()
     start = start_of(config.architecture, config.init)
-    begun = {
+    of_start = {
         "architecture": start.architecture,
         "network": start.arguments,
         "init_digest": start.digest,
     }
     with (
-        Output(place, "train", config.settings() | begun) as output,
+        Output(uri, "train", config.settings() | of_start) as output,
         Progress("train", config.steps, "steps", log=output.log) as progress,
     ):
         left_out: Counter[str] = Counter()
         progress.begin("listing")
-        split = split_of(config.images, config.validation, place, left_out, config.column)
-        split.check(place)
+        split = split_of(config.images, config.validation, uri, left_out, config.column)
+        split.check(uri)
         if output.is_finished:
-            return _result(place, nothing_to_do=True)
+            return _result(uri, nothing_to_do=True)
         output.begin(Listing(len(split.training), left_out=left_out), flags_of(config))
         output.record(workers=config.workers, inputs_digest=split.digest)
         work = _train_here if _is_for_this_process(config) else _train_with_ray
         work(_Run(config, output, progress, start, split, tracking))
         output.end()
         output.finish()
-        spent = {"elapsed_seconds": time.monotonic() - began}
-        return _result(place, nothing_to_do=False) | spent
+        spent = {"elapsed_seconds": time.monotonic() - clock}
+        return _result(uri, nothing_to_do=False) | spent
 
 
 def _reference_of(config: TrainConfig) -> str | None:
@@ -172,12 +172,12 @@ def _warn_of_denoised(images: str) -> None:
         )
 
 
-def _check_apart(config: TrainConfig, place: str) -> None:
+def _check_apart(config: TrainConfig, uri: str) -> None:
     """Raises SettingsError where something that is read lies inside the output folder."""
     given = [
         uris.absolute(uri) for uri in (config.images, config.reference, config.validation) if uri
     ]
-    check_apart(place, *given, *([package.uri_of(config.init)] if config.init else []))
+    check_apart(uri, *given, *([package.uri_of(config.init)] if config.init else []))
 
 
 def _is_for_this_process(config: TrainConfig) -> bool:
@@ -330,7 +330,7 @@ def _advise(validation: "PhotoStore") -> None:
 def _note(output: Output, store: "PhotoStore", validation: "PhotoStore", *, goes_on: bool) -> None:
     """Says and records what of the photos a user may not expect.
 
-    Raises RuntimeError where a run that goes on would do so without a photo that it began with; of
+    Raises RuntimeError where a resumed run would lack a photo that it started with; of
     photos that are streamed, which are fetched again and again, nobody knows.
     """
     for statistics in (store.statistics(), validation.decoded):
@@ -342,7 +342,7 @@ def _note(output: Output, store: "PhotoStore", validation: "PhotoStore", *, goes
         path = min(before.keys() ^ errors.keys())
         how = f"cannot be read now ({errors[path]})" if path in errors else "could not be read then"
         raise RuntimeError(
-            f"the run would go on with other photos than it began with: {path} {how}"
+            f"the run would go on with other photos than it started with: {path} {how}"
         )
     output.record(undecodable=errors, window=store.photos_a_window)
 
@@ -396,7 +396,7 @@ def _pack(config: TrainConfig, job: "Job", split: Split) -> None:
     )
 
 
-def _result(place: str, *, nothing_to_do: bool) -> dict[str, Any]:
+def _result(uri: str, *, nothing_to_do: bool) -> dict[str, Any]:
     """What config.json records, and where it lies."""
-    record = files.object_in(join(place, "config.json"))
-    return record | {"output": uris.redact(place), "nothing_to_do": nothing_to_do}
+    record = files.object_in(join(uri, "config.json"))
+    return record | {"output": uris.redact(uri), "nothing_to_do": nothing_to_do}
