@@ -25,7 +25,7 @@ class Recipe:
     """What decides the weights, beside the images."""
 
     kind: Kind = "gaussian"  # of noise: Gaussian, or what cameras make, of all strengths
-    # of Gaussian noise: S, or MIN MAX for a blind model; else 0.1
+    # of Gaussian noise: one SIGMA, or MIN MAX for a blind model; else 0.1
     sigma: float | tuple[float, float] | None = None
     steps: int = 2000  # batches to train on
     batch_size: int = 16  # patches a step, over all workers together
@@ -53,7 +53,7 @@ class Recipe:
         check_sigma("sigma", high)
         check_seed(self.seed)
         if low > high:
-            raise ValueError(f"sigma must be S or MIN MAX, ascending, got {low} {high}")
+            raise ValueError(f"sigma must be SIGMA or MIN MAX, ascending, got {low} {high}")
         self._check_counts()
         for name, words in _CHOICES.items():
             if getattr(self, name) not in words:
