@@ -112,7 +112,7 @@ def test_sample_i_is_the_same_in_whatever_batch_it_comes():
     for k in range(6):
         alone = sampler().patches(7 + k, 1)
         assert alone.paths[0] == together.paths[k]
-        for name in ("pixels", "sigma", "seeds", "clipped", "told", "gray"):
+        for name in ("pixels", "sigma", "seeds", "clipped", "level_given", "gray"):
             assert np.array_equal(getattr(alone, name)[0], getattr(together, name)[k])
 
 
