@@ -173,6 +173,13 @@ def same(ours: Iterable[Mapping[str, Any]], theirs: Iterable[Mapping[str, Any]])
     return told + [f"different: {name}" for name in both if mine[name] != others[name]]
 
 
+def asked_runner(request: pytest.FixtureRequest) -> str:
+    """A fixture's runner, `here` or `ray`, of which the latter needs a session."""
+    if request.param == "ray":
+        request.getfixturevalue("ray_session")
+    return str(request.param)
+
+
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of its own, with room for about half of the output."""
     disk = tmp_path / "disk"

@@ -17,6 +17,7 @@ import pytest
 from conftest import encoded, make_photos, photo
 from running import (
     ROOT,
+    asked_runner,
     clean_environment,
     parts_in,
     rows_of,
@@ -46,13 +47,7 @@ from denoise.verbs.noise import NoiseConfig, noise
 RUNNERS = ["here", pytest.param("ray", marks=pytest.mark.ray)]
 WORKERS = {"here": None, "ray": 2}
 small_disk = pytest.fixture(small_disk)
-
-
-@pytest.fixture(params=RUNNERS)
-def runner(request: pytest.FixtureRequest) -> str:
-    if request.param == "ray":
-        request.getfixturevalue("ray_session")
-    return str(request.param)
+runner = pytest.fixture(params=RUNNERS)(asked_runner)
 
 
 @pytest.fixture(scope="module")

@@ -19,18 +19,12 @@ from denoise import InferConfig, infer
 from denoise.errors import CRASHED, SettingsError
 from denoise.images.codec import Picture, encode
 from tests.conftest import encoded, photo
-from tests.running import rows_of, run, same, small_disk, tiny_model
+from tests.running import asked_runner, rows_of, run, same, small_disk, tiny_model
 
 RUNNERS = ["here", pytest.param("ray", marks=[pytest.mark.ray, pytest.mark.slow])]
 small_disk = pytest.fixture(small_disk)
 COUNT = 12  # images, in three shards
-
-
-@pytest.fixture(params=RUNNERS)
-def runner(request: pytest.FixtureRequest) -> str:
-    if request.param == "ray":
-        request.getfixturevalue("ray_session")
-    return str(request.param)
+runner = pytest.fixture(params=RUNNERS)(asked_runner)
 
 
 @pytest.fixture(scope="module")

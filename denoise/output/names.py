@@ -6,16 +6,14 @@ from hashlib import blake2b
 from itertools import chain, islice
 from unicodedata import normalize
 
-import numpy as np
-from numpy.typing import NDArray
-
 from denoise.images.codec import FORMATS, IMAGE_SUFFIXES, suffix_of
 from denoise.storage import uris
 from denoise.storage.entry import Entry
+from denoise.storage.hashes import HashSet, hash_of
 
 _ALIKE = {".jpeg": ".jpg", ".tiff": ".tif"}  # suffixes of one format
 _WRITTEN = frozenset({*FORMATS.values(), *_ALIKE})
-_RUN = 1 << 16  # names that are in a set before they are sorted
+_BATCH = 1 << 16  # names that are looked up at once
 _LONGEST_NAME = 255  # bytes of one part of a path, as file systems take it
 _LONGEST_SUFFIX = 8  # bytes of what counts as a suffix there
 
@@ -39,8 +37,7 @@ def file_of(path: str, suffix: str, *, keep_name: bool = False, stem: str = "") 
 
 
 def _without_suffix(path: str) -> str:
-    own = uris.suffix(path)
-    return path[: -len(own)] if own in IMAGE_SUFFIXES else path
+    return uris.without_suffix(path) if uris.suffix(path) in IMAGE_SUFFIXES else path
 
 
 def _true_suffix(path: str) -> str:
@@ -93,30 +90,29 @@ class Names:
 
     def __init__(self, format: str, *, folds: bool, in_tar: bool = False) -> None:
         self._format, self._folds, self._in_tar = format, folds, in_tar
-        self._runs: list[NDArray[np.uint64]] = []  # sorted, each longer than the next
-        self._latest: set[int] = set()
+        self._taken = HashSet()
         self._folders: set[int] = set()  # that are called like image files, which is rare
 
     def give(self, entries: Iterator[Entry]) -> Iterator[Entry]:
         """Yield the entries; those whose usual name is taken with another `stem`."""
-        while batch := list(islice(entries, _RUN)):
+        while batch := list(islice(entries, _BATCH)):
             usual = [self._keys(uris.key(entry.path)) for entry in batch]
-            known = self._known(usual)  # of all at once: each by itself would take ten times longer
+            known = self._taken.settled(list(chain.from_iterable(usual)))
             for entry, keys in zip(batch, usual, strict=True):
                 path = uris.key(entry.path)
-                is_free = keys.isdisjoint(known) and not (keys & self._latest or self._bars(path))
-                if is_free and keys.isdisjoint(self._folders):
+                is_free = keys.isdisjoint(known) and keys.isdisjoint(self._taken.latest)
+                if is_free and keys.isdisjoint(self._folders) and not self._bars(path):
                     self._note(path, keys)
                     yield entry
                 else:
                     yield replace(entry, stem=self._stem_of(path))
-            self._settle()
+            self._taken.settle()
 
     def claim(self, entry: Entry) -> None:
         """Note the names of an entry that has been given one."""
         path = uris.key(entry.path)
         self._note(entry.stem or path, self._keys(path, entry.stem))
-        self._settle()
+        self._taken.settle()
 
     def name_of(self, path: str, usual: str) -> str:
         """A name for the file of a path: the usual one unless another file has that."""
@@ -125,7 +121,7 @@ class Names:
             if not (self._is_taken(key := self._key(name)) or self._bars(name)):
                 break
         self._note(name, {key})
-        self._settle()
+        self._taken.settle()
         return name
 
     def _stem_of(self, path: str) -> str:
@@ -139,21 +135,21 @@ class Names:
 
     def _note(self, path: str, keys: set[int]) -> None:
         """Take names, and those of the folders that they need."""
-        self._latest |= keys
+        self._taken.latest |= keys
         self._folders |= {self._key(folder) for folder in _folders_like_files(path)}
 
     def _bars(self, path: str) -> str:
         """The first folder of a path that is a file already; empty where there is none."""
-        return next((one for one in _folders_like_files(path) if self._is_file(self._key(one))), "")
+        return next((one for one in _folders_like_files(path) if self._key(one) in self._taken), "")
 
     def _stems(self, path: str) -> Iterator[str]:
         """Its whole name, which says where it came from; a hash where an input is called so."""
         while folder := self._bars(path):
-            path = f"{folder}~{_hash(folder) & 0xFFFFFFFF:08x}{path[len(folder) :]}"
+            path = f"{folder}~{hash_of(folder) & 0xFFFFFFFF:08x}{path[len(folder) :]}"
             yield _without_suffix(path)
         yield path
-        yield f"{path}~{_hash(path) & 0xFFFFFFFF:08x}"
-        yield f"{path}~{_hash(path):016x}"
+        yield f"{path}~{hash_of(path) & 0xFFFFFFFF:08x}"
+        yield f"{path}~{hash_of(path):016x}"
 
     def _names(self, path: str, stem: str) -> list[str]:
         """All names that the file of an input may come to have, as far as one can tell unread."""
@@ -172,38 +168,7 @@ class Names:
         name = _without_suffix(name) if self._in_tar else name
         if self._folds:
             name = normalize("NFD", normalize("NFD", name).casefold())
-        return _hash(name)
+        return hash_of(name)
 
     def _is_taken(self, key: int) -> bool:
-        return key in self._folders or self._is_file(key)
-
-    def _is_file(self, key: int) -> bool:
-        return key in self._latest or any(_holds(run, key) for run in self._runs)
-
-    def _known(self, wanted: list[set[int]]) -> set[int]:
-        """Those of many keys that are in the runs."""
-        keys = np.fromiter(chain.from_iterable(wanted), np.uint64)
-        found: set[int] = set()
-        for run in self._runs:
-            there = np.minimum(np.searchsorted(run, keys), len(run) - 1)
-            found.update(keys[run[there] == keys].tolist())
-        return found
-
-    def _settle(self) -> None:
-        """Put many latest names into a run, and runs of similar length into one."""
-        if len(self._latest) < _RUN:
-            return
-        run = np.sort(np.fromiter(self._latest, np.uint64, len(self._latest)))
-        self._latest.clear()
-        while self._runs and len(self._runs[-1]) < 2 * len(run):
-            run = np.sort(np.concatenate([self._runs.pop(), run]))
-        self._runs.append(run)
-
-
-def _holds(run: NDArray[np.uint64], key: int) -> bool:
-    index = int(np.searchsorted(run, np.uint64(key)))
-    return index < len(run) and int(run[index]) == key
-
-
-def _hash(name: str) -> int:
-    return int.from_bytes(blake2b(uris.to_bytes(name), digest_size=8).digest())
+        return key in self._folders or key in self._taken

@@ -44,7 +44,7 @@ def key_of(name: str) -> str:
     WebDataset takes what follows the first dot of a name for the suffix, and skips what is called
     like `__this__`: a key of such a name is changed and ends in a hash, so that no two become one.
     """
-    bare = name[: -len(uris.suffix(name))] if uris.suffix(name) else name
+    bare = uris.without_suffix(name)
     folder, slash, last = bare.rpartition("/")
     safe = folder + slash + last.replace(".", "_")
     if re.match(r"__[^/]*__(/|$)", safe):

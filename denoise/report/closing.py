@@ -1,7 +1,7 @@
 """The last words of a verb: one sentence, the verdict, and where everything is."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from itertools import chain, islice
+from itertools import islice
 from typing import Any
 
 from denoise.images.pairs import DIM_NOTE
@@ -31,8 +31,7 @@ def closing_words(summary: Found, output: str | None = None) -> list[str]:
 
     `summary` is as in summary.json; what a verb knows besides may stand in it: `elapsed_seconds`
     (on the clock), `start_up_seconds` (a part of them), `done_before` (images that an earlier run
-    did), `nothing_to_do`. `output` is the folder's
-    URI; without it no paths are named.
+    did), `nothing_to_do`. `output` is the folder's URI; without it no paths are named.
     """
     return [
         _sentence(summary),
@@ -59,9 +58,13 @@ def left_out_words(left_out: Mapping[str, int], names: Mapping[str, Iterable[str
 
 def _listed(names: list[str], count: int) -> str:
     """A colon and the first names of many."""
-    named = names[:_NAMED]
-    rest = [f"and {count - len(named):,} more"] if named and count > len(named) else []
-    return f": {', '.join([*named, *rest])}" if named else ""
+    return f": {_first(names, count)}" if names else ""
+
+
+def _first(names: Iterable[str], count: int) -> str:
+    """The first of so many names, and how many more there are."""
+    named = list(islice(names, _NAMED))
+    return ", ".join([*named, *[f"and {count - len(named):,} more"] * (count > len(named))])
 
 
 def _sentence(summary: Found) -> str:
@@ -92,9 +95,7 @@ def _failures(summary: Found) -> Iterator[str]:
     names = (
         f"{path} ({error})" for error, paths in summary["error_examples"].items() for path in paths
     )
-    named = list(islice(names, _NAMED))
-    rest = [f"and {failed - len(named):,} more"] if failed > len(named) else []
-    yield f"{failed:,} failed: {', '.join(chain(named, rest))}."
+    yield f"{failed:,} failed: {_first(names, failed)}."
 
 
 def _verdict(summary: Found) -> Iterator[str]:

@@ -10,7 +10,9 @@ from denoise.errors import ImageError
 from denoise.images.pairs import Source
 from denoise.storage import archives, rows, uris
 from denoise.storage.columns import Names
+from denoise.storage.disk import Found
 from denoise.storage.hashes import HashMap, hash_of
+from denoise.storage.tars import Member
 
 _UNKNOWN = 2 << 20  # bytes that an image of unknown size counts as
 _BATCH = 1 << 14  # paths that are looked up at once
@@ -39,6 +41,20 @@ class Entry:
     def likely_size(self) -> int:
         """In bytes; an ordinary photograph's where it is not known."""
         return self.size or _UNKNOWN
+
+
+def entry_of_member(path: str, archive: Found, kind: str, member: Member) -> Entry:
+    """A member of an archive as an input. It is as old as its archive, and as its offset there."""
+    return Entry(
+        path,
+        archive.uri,
+        member.size,
+        f"{archive.mark}@{member.offset}",
+        archive=kind,
+        offset=member.offset,
+        stored=member.stored,
+        error=member.error,
+    )
 
 
 def source_of(

@@ -25,7 +25,9 @@ class MemberTable:
             key = uris.key(one.name)
             names.append(hash_of(key))
             # only images are references by their stem
-            bare.append(hash_of(bare_of(key)) if uris.suffix(key) in IMAGE_SUFFIXES else 0)
+            bare.append(
+                hash_of(uris.without_suffix(key)) if uris.suffix(key) in IMAGE_SUFFIXES else 0
+            )
             error = errors.setdefault(one.error, len(errors))
             numbers.extend((one.offset, one.stored, one.size, error))
         self._errors = list(errors)
@@ -56,7 +58,7 @@ class MemberTable:
 
     def alike(self, name: str) -> list[Member]:
         """The images whose names differ from this one by their suffix alone; named like it."""
-        return self._found(self._stems, self._images, bare_of(uris.key(name)), name)
+        return self._found(self._stems, self._images, uris.without_suffix(uris.key(name)), name)
 
     def _found(self, hashes: _Hashes, order: _Order, text: str, name: str) -> list[Member]:
         wanted = np.uint64(hash_of(text))
@@ -66,9 +68,3 @@ class MemberTable:
             Member(name, offset, stored, size, error=self._errors[error])
             for offset, stored, size, error in rows
         ]
-
-
-def bare_of(key: str) -> str:
-    """A path without its suffix."""
-    folder, slash, _ = key.rpartition("/")
-    return folder + slash + uris.stem(key)

@@ -11,7 +11,7 @@ from denoise.images.sniff import HEAD
 from denoise.storage import archives, files, pages, uris
 from denoise.storage.choosing import UNSURE, images_among, needs_look, reason_of_member
 from denoise.storage.disk import Found
-from denoise.storage.entry import Entry, unique
+from denoise.storage.entry import Entry, entry_of_member, unique
 from denoise.storage.left_out import leave_out
 from denoise.storage.stores import ask, filesystem, pattern
 from denoise.storage.tars import Member
@@ -51,17 +51,7 @@ def _images_of(
         if reason is not None:
             leave_out(left_out, reason, f"{uris.key(archive.path)}/{name}")
             continue
-        mark, path = f"{archive.mark}@{one.offset}", uris.key(f"{archive.path}/{name}")
-        yield Entry(
-            path,
-            archive.uri,
-            one.size,
-            mark,
-            archive=kind,
-            offset=one.offset,
-            stored=one.stored,
-            error=one.error,
-        )
+        yield entry_of_member(uris.key(f"{archive.path}/{name}"), archive, kind, one)
 
 
 def images_of_chain(kind: str, inner: str, archive: str, left_out: Counter[str]) -> Iterator[Entry]:

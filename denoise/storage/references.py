@@ -14,8 +14,7 @@ from denoise.errors import ImageError
 from denoise.images.codec import IMAGE_SUFFIXES
 from denoise.storage import archives, files, uris
 from denoise.storage.disk import Found
-from denoise.storage.entry import Entry
-from denoise.storage.member_table import bare_of
+from denoise.storage.entry import Entry, entry_of_member
 
 _MANY = 10_000  # names in a store's folder of references: of more each is asked for by itself
 _T = TypeVar("_T")
@@ -74,7 +73,8 @@ def _file(reference: str, path: str) -> Entry:
 def _member(archive: str, path: str) -> Entry:
     """The clean image of a path in an archive. Raises OSError, ImageError."""
     with _reading:
-        index = archives.index_of(_archive(archive))
+        found = _archive(archive)
+        index = archives.index_of(found)
     named = index.members.get(path)
     try:
         one = named or _only(index.members.alike(path))
@@ -82,21 +82,12 @@ def _member(archive: str, path: str) -> Entry:
         if not index.error:
             raise
         raise ImageError(f"the archive of its reference: {index.error}") from error
-    return Entry(
-        path,
-        archive,
-        one.size,
-        f"{index.mark}@{one.offset}",
-        archive=index.kind,
-        offset=one.offset,
-        stored=one.stored,
-        error=one.error,
-    )
+    return entry_of_member(path, found, index.kind, one)
 
 
 def _match(there: dict[str, str], by_stem: dict[str, list[str]], key: str) -> str:
     """The name of a key, else the one image of the same stem. Raises ImageError."""
-    return there[key] if key in there else _only(by_stem.get(bare_of(key), []))
+    return there[key] if key in there else _only(by_stem.get(uris.without_suffix(key), []))
 
 
 def _only(alike: list[_T]) -> _T:
@@ -143,5 +134,5 @@ def _by_key(names: list[str]) -> _Names:
     by_stem: dict[str, list[str]] = {}
     for key, name in there.items():
         if uris.suffix(name) in IMAGE_SUFFIXES:
-            by_stem.setdefault(bare_of(key), []).append(name)
+            by_stem.setdefault(uris.without_suffix(key), []).append(name)
     return there, by_stem

@@ -251,3 +251,9 @@ def stem(path: str) -> str:
     """The name without its suffix."""
     name = path.rsplit("/", 1)[-1]
     return name.rsplit(".", 1)[0] if "." in name else name
+
+
+def without_suffix(path: str) -> str:
+    """A path without the suffix of its name."""
+    folder, slash, _ = path.rpartition("/")
+    return folder + slash + stem(path)
