@@ -9,7 +9,8 @@ import numpy as np
 
 from denoise.errors import ImageError
 from denoise.images.boxes import meta_of, without_links
-from denoise.images.exif import check_claims, upright
+from denoise.images.exif import of_turned
+from denoise.images.metadata import Metadata
 from denoise.images.planes import Scan, check_size, extra, note_of, stretched
 
 # libheif holds the picture in its own colours beside the result, and tiles of it
@@ -37,21 +38,9 @@ def scan_of_heif(encoded: bytes, max_pixels: int) -> Scan:
     exif, xmp = (
         next((encoded[start:end] for start, end in found), None) for found in (meta.exif, meta.xmp)
     )
-    return Scan(
-        np.array(planes),
-        "HEIF",
-        exif and _turned_already(exif, planes),
-        image.info.get("icc_profile"),
-        None,
-        note_of(lambda: len(file)),
+    metadata = Metadata(
+        exif=of_turned(exif, planes.shape[1], planes.shape[0]),
+        icc=image.info.get("icc_profile"),
         xmp=xmp,
     )
-
-
-def _turned_already(exif: bytes, planes: Any) -> bytes:
-    """The EXIF of pixels that the library has turned; as it is where it cannot be read."""
-    try:
-        check_claims(exif)
-        return upright(exif, planes.shape[1], planes.shape[0])
-    except ValueError:
-        return exif
+    return Scan(np.array(planes), "HEIF", metadata, note_of(lambda: len(file)))
