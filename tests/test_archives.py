@@ -18,9 +18,9 @@ from denoise.errors import ImageError, SettingsError
 from denoise.images.pairs import PairConfig
 from denoise.output import manifest, tables
 from denoise.storage import archives, files, inputs, uris, zips
-from denoise.storage.disk import Found
 from denoise.storage.entry import Entry, source_of
 from denoise.storage.fetch import load_pair
+from denoise.storage.found import Found, LeftOut
 from denoise.storage.member_table import MemberTable
 from denoise.storage.references import reference_of
 from denoise.storage.tars import TOO_MUCH, Member
@@ -37,11 +37,11 @@ KINDS = (".tar", ".tar.gz", ".tgz", ".tar.zst", ".zip", "-stored.zip")
 
 
 def found(images: object) -> tuple[dict[str, Entry], Counter[str]]:
-    left_out: Counter[str] = Counter()
+    left_out = LeftOut()
     listed = list(inputs.entries(str(images), left_out))
     by_path = {entry.path: entry for entry in listed}
     assert len(by_path) == len(listed), "a path was listed twice"
-    return by_path, left_out
+    return by_path, left_out.counts
 
 
 def pack(archive: Path, contents: dict[str, bytes] | list[tuple[str, bytes]]) -> Path:
@@ -417,7 +417,7 @@ def test_plan_counts_members(tmp_path: Path):
 def test_the_manifest_says_where_a_member_lies(tmp_path: Path):
     archive = pack(tmp_path / "a.tar", pictures(3))
     output = str(tmp_path / "out")
-    listing = manifest.update(output, inputs.entries(str(archive), Counter()), Counter())
+    listing = manifest.update(output, inputs.entries(str(archive), LeftOut()))
     assert listing.new is not None
     (shard,) = manifest.cut(output, listing.new)
     whole = archive.read_bytes()
@@ -554,7 +554,7 @@ def test_globs_choose_among_members_by_their_paths(tmp_path: Path):
 
     def chosen(**globs: tuple[str, ...]) -> set[str]:
         config = NoiseConfig(images=str(tmp_path / "in"), output=str(tmp_path / "out"), **globs)
-        return {entry.path for entry in bulk.listed(config, Counter())}
+        return {entry.path for entry in bulk.listed(config, LeftOut())}
 
     assert chosen(include=("0.tar/*",)) == {f"0.tar/{name}" for name in (*pictures(2), "sub/x.jpg")}
     assert chosen(include=("*.jpg",)) == {"0.tar/sub/x.jpg", "1.tar/sub/x.jpg"}

@@ -1,6 +1,5 @@
 """The manifest: every input in one shard, and later listings compared with it."""
 
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +19,7 @@ def entry(number: int, mark: str = "1", size: int = 10) -> Entry:
 
 
 def update(place: Path, entries: Iterable[Entry]) -> manifest.Listing:
-    listing = manifest.update(str(place), iter(list(entries)), Counter())
+    listing = manifest.update(str(place), iter(list(entries)))
     if listing.new is not None:
         manifest.cut(str(place), listing.new)
     return listing

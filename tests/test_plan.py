@@ -1,6 +1,5 @@
 """A plan counts what a run would do, and does nothing."""
 
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from denoise.output.folder import Output
 from denoise.output.tables import INFER_SCHEMA
 from denoise.runners.resources import Resources
 from denoise.storage.entry import Entry
+from denoise.storage.found import LeftOut
 from denoise.storage.inputs import entries
 from denoise.verbs.infer import prepared
 from denoise.verbs.plan import PlanConfig, _Sample, plan
@@ -24,7 +24,7 @@ def listed(config: PlanConfig, photos: Path) -> None:
     """Lists the photographs, as a run does before its work."""
     ready, model, _ = prepared(config)
     with Output(config.output, "infer", ready.settings() | {"model": model}):
-        found = manifest.update(config.output, entries(str(photos), Counter()), Counter())
+        found = manifest.update(config.output, entries(str(photos), LeftOut()))
         if found.new is not None:
             manifest.cut(config.output, found.new)
 

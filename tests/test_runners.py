@@ -38,6 +38,7 @@ from denoise.output.shard import ShardTask, task_of
 from denoise.runners import Allocation, Job, open_runner
 from denoise.runners.resources import Resources
 from denoise.storage.entry import Entry
+from denoise.storage.found import LeftOut
 from denoise.storage.inputs import entries
 from denoise.verbs import stages
 from denoise.verbs.infer import prepared
@@ -246,9 +247,8 @@ def test_a_job_that_failed_gives_its_cpus_back_while_its_error_is_still_there(
 
 
 def shard_of(images: Path, output: Path) -> ShardTask:
-    from collections import Counter
 
-    listed = sorted(entries(str(images), Counter()), key=lambda entry: entry.path)
+    listed = sorted(entries(str(images), LeftOut()), key=lambda entry: entry.path)
     return ShardTask(str(output), 0, listed)
 
 

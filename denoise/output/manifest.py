@@ -7,10 +7,10 @@ OUTPUT/_manifest/redo-*             the paths of a finished shard whose images c
 
 import json
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Set
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from hashlib import blake2b
 from io import BytesIO
@@ -86,7 +86,6 @@ class Listing:
     added: int = 0
     changed: int = 0
     removed: int = 0
-    left_out: Counter[str] = field(default_factory=Counter)
     new: Generation | None = None  # what the manifest did not know, not cut into shards yet
 
 
@@ -126,7 +125,6 @@ class Shard:
 def update(
     uri: str,
     entries: Iterator[Entry],
-    left_out: Counter[str],
     beside: pa.Schema = _NOTHING,
     names: Names | None = None,
 ) -> Listing:
@@ -138,7 +136,7 @@ def update(
     list carry along. `names` are for the files of images: the inputs of the manifest keep theirs,
     and new ones get others.
     """
-    listing = Listing(left_out=left_out)
+    listing = Listing()
     generations = generations_of(uri)
     known = _Known(uri, generations)
     number = len(generations)

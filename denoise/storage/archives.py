@@ -18,7 +18,7 @@ from threading import Lock
 from denoise.errors import ImageError, SettingsError, words_of
 from denoise.images.sniff import HEAD
 from denoise.storage import files, tars, uris, zips
-from denoise.storage.disk import Found
+from denoise.storage.found import Found
 from denoise.storage.member_table import MemberTable
 from denoise.storage.spans import DAMAGED, MAGIC, DamagedError, Ranges, Stream, check_kind
 from denoise.storage.tars import Member

@@ -2,7 +2,6 @@
 
 import logging
 import time
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
@@ -28,7 +27,7 @@ from denoise.runners import Job, open_runner, runs_here
 from denoise.storage import files, inputs, references, uris
 from denoise.storage.columns import NO_COLUMNS, Columns
 from denoise.storage.entry import Entry
-from denoise.storage.left_out import LeftOut
+from denoise.storage.found import LeftOut
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -151,15 +150,15 @@ def run(
         left_out = LeftOut()
         progress.begin("listing")
         found = progress.count_found(listed(config, left_out, columns))
-        listing = manifest.update(uri, found, left_out, columns.schema, _names(config, uri))
-        for words in left_out_words(left_out, left_out.names):
+        listing = manifest.update(uri, found, columns.schema, _names(config, uri))
+        for words in left_out_words(left_out.counts, left_out.names):
             _log.info(words)
         _log_listing(listing, is_chosen=bool(config.include or config.exclude or config.limit))
         pending = manifest.pending(uri)
         failed = manifest.with_errors(uri) if config.retry_errors else []
         if not (listing.new or pending or failed) and output.is_finished:
             return _summary(uri) | {"nothing_to_do": True}
-        output.begin(listing, flags_of(config))
+        output.begin(listing.inputs, left_out.counts, flags_of(config))
         if listing.new or pending or failed:
             start_up = _work(output, progress, pending, failed, listing, job, sizes)
         output.end()
@@ -234,7 +233,7 @@ def _follow(done: Iterator[Counts], output: Output, progress: Progress) -> float
 def _checked_first(config: BulkConfig, uri: str, job: Job) -> Iterator[None]:
     """Raise SettingsError where there is no image, or no Ray, or a node that does not see what it
     needs: an earlier run's rows stay then. Ray is there for the time of the job."""
-    first = next(listed(config, Counter())).uri
+    first = next(listed(config, LeftOut())).uri
     if runs_here(job, 0, 0):  # whatever its size, nobody else needs to be reached
         yield
         return
@@ -253,9 +252,7 @@ def columns_of(config: BulkConfig, schema: pa.Schema) -> Columns:
     return tables.carried(found, config.keep_columns, schema)
 
 
-def listed(
-    config: BulkConfig, left_out: Counter[str], columns: Columns = NO_COLUMNS
-) -> Iterator[Entry]:
+def listed(config: BulkConfig, left_out: LeftOut, columns: Columns = NO_COLUMNS) -> Iterator[Entry]:
     """The inputs of a job; what is no image is counted by reason. Raises SettingsError."""
     output = uris.absolute(config.output)
     found: Iterator[Entry] = inputs.entries(
@@ -272,22 +269,20 @@ def _names(config: BulkConfig, output: str) -> Names | None:
     return Names(config.format, folds=folds, in_tar=config.save == "tar")
 
 
-def _chosen(
-    entries: Iterator[Entry], config: BulkConfig, left_out: Counter[str]
-) -> Iterator[Entry]:
+def _chosen(entries: Iterator[Entry], config: BulkConfig, left_out: LeftOut) -> Iterator[Entry]:
     """The entries that --include and --exclude leave. Raises SettingsError where none is left."""
     anything = False
     for entry in entries:
         if config.include and not any(fnmatchcase(entry.path, one) for one in config.include):
-            left_out["not included"] += 1
+            left_out.add("not included")
         elif any(fnmatchcase(entry.path, one) for one in config.exclude):
-            left_out["excluded"] += 1
+            left_out.add("excluded")
         else:
             anything = True
             yield entry
     if not anything:
         raise SettingsError(
-            f"no image is left of {sum(left_out.values())}: --include and --exclude are globs of "
+            f"no image is left of {left_out.counts.total()}: --include and --exclude are globs of "
             f"paths below {uris.redact(uris.absolute(config.images))}, such as 'holidays/*.jpg'"
         )
 

@@ -22,6 +22,7 @@ from denoise.images.pairs import Pair, PairConfig, WhiteLevel, check_white_level
 from denoise.report.views import Labelled, sheet_of
 from denoise.storage import files, inputs, uris
 from denoise.storage.fetch import fetch
+from denoise.storage.found import LeftOut
 from denoise.verbs.stages import decode_in_time
 
 if TYPE_CHECKING:
@@ -160,7 +161,7 @@ def _pairs(config: CompareConfig) -> Iterator[Pair]:
         reference=reference,
         white_level=config.white_level,
     )
-    listed = inputs.entries(uris.absolute(config.images), Counter())
+    listed = inputs.entries(uris.absolute(config.images), LeftOut())
     return (
         _full_scale(decode_in_time(fetch(entry, pairing), pairing, config.max_seconds))
         for entry in islice(listed, config.limit)

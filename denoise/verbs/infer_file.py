@@ -1,7 +1,6 @@
 """One photograph to one file: `denoise infer photo.jpg clean.jpg` writes that file alone."""
 
 import time
-from collections import Counter
 from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from denoise.errors import SettingsError, WriteError, words_of
 from denoise.images.codec import FORMATS, IMAGE_SUFFIXES
 from denoise.storage import files, inputs, uris
 from denoise.storage.fetch import fetch
+from denoise.storage.found import LeftOut
 from denoise.verbs.infer_shard import (
     denoised_pairs,
     denoiser_of,
@@ -57,7 +57,7 @@ def infer_file(config: "InferConfig", model: str) -> dict[str, Any]:
             f"save tar packs images into shards, and {config.output} is the file of one: leave "
             "--save out, or name a folder for the output"
         )
-    found = inputs.entries(uris.absolute(config.images), Counter(), column=config.column)
+    found = inputs.entries(uris.absolute(config.images), LeftOut(), column=config.column)
     entry, *more = islice(found, 2)
     if more:
         raise SettingsError(

@@ -11,7 +11,6 @@ With MLFLOW_TRACKING_URI or WANDB_PROJECT set, MLflow or Weights & Biases get th
 
 import logging
 import time
-from collections import Counter
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -20,10 +19,10 @@ from denoise.errors import SettingsError
 from denoise.images.pairs import WhiteLevel, check_white_level
 from denoise.nets import package
 from denoise.output.folder import Output, run_of, versions
-from denoise.output.manifest import Listing
 from denoise.report.progress import Progress
 from denoise.runners import gpus_are_made_up, is_private
 from denoise.storage import files, references, uris
+from denoise.storage.found import LeftOut
 from denoise.storage.uris import join
 from denoise.training import metrics_log
 from denoise.training.recipe import RATES, Recipe
@@ -142,13 +141,13 @@ def train(config: TrainConfig) -> dict[str, Any]:
         Output(uri, "train", config.settings() | of_start) as output,
         Progress("train", config.steps, "steps", log=output.log) as progress,
     ):
-        left_out: Counter[str] = Counter()
+        left_out = LeftOut()
         progress.begin("listing")
         split = split_of(config.images, config.validation, uri, left_out, config.column)
         split.check(uri)
         if output.is_finished:
             return _result(uri, nothing_to_do=True)
-        output.begin(Listing(len(split.training), left_out=left_out), flags_of(config))
+        output.begin(len(split.training), left_out.counts, flags_of(config))
         output.record(workers=config.workers, inputs_digest=split.digest)
         work = _train_here if _is_for_this_process(config) else _train_with_ray
         work(_Run(config, output, progress, start, split, tracking))
