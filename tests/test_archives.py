@@ -17,13 +17,14 @@ import pytest
 from denoise.errors import ImageError, SettingsError
 from denoise.images.pairs import PairConfig
 from denoise.output import manifest, tables
-from denoise.storage import archives, files, inputs, uris, zips
+from denoise.storage import archives, files, inputs, spans, uris
 from denoise.storage.entry import Entry, source_of
 from denoise.storage.fetch import load_pair
 from denoise.storage.found import Found, LeftOut
 from denoise.storage.member_table import MemberTable
 from denoise.storage.references import reference_of
-from denoise.storage.tars import TOO_MUCH, Member
+from denoise.storage.spans import Member
+from denoise.storage.tars import TOO_MUCH
 from denoise.training.photos import decode_photos
 from denoise.verbs import bulk
 from denoise.verbs.infer import InferConfig, infer
@@ -294,7 +295,7 @@ def test_a_member_without_a_name_is_called_as_other_empty_names_are(tmp_path: Pa
 def test_a_large_member_of_a_stream_is_read_where_it_begins_like_an_image(
     tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(zips, "UNSEEN", 1 << 19)
+    monkeypatch.setattr(spans, "UNSEEN", 1 << 19)
     monkeypatch.setattr(archives, "_HOLD", 1 << 19)
     large = encoded(photo()).ljust(1 << 20, b"\1")
     inside = {"a.png": bytes(1 << 20), "b.png": large, "c.png": encoded(photo()), "d.png": large}
@@ -304,7 +305,7 @@ def test_a_large_member_of_a_stream_is_read_where_it_begins_like_an_image(
     assert load_pair(listed[f"a{kind}/a.png"], PairConfig()).error == (
         "no image, or of a format that is not read"
     )
-    monkeypatch.setattr(zips, "LARGEST", 1 << 19)
+    monkeypatch.setattr(spans, "LARGEST", 1 << 19)
     errors = {path[-5:]: entry.error for path, entry in found(tmp_path)[0].items()}
     assert errors.pop("c.png") == "" and set(errors.values()) == {
         "it claims to have more than 2 GiB"

@@ -9,7 +9,7 @@ import pytest
 
 from denoise.errors import SettingsError
 from denoise.output.folder import Output
-from denoise.report.progress import Progress
+from denoise.reports.progress import Progress
 from denoise.training.metrics_log import Recorder, show_latest, tracking, words_of
 from denoise.training.recipe import Recipe
 

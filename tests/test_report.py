@@ -18,8 +18,8 @@ from denoise.images.metrics import mse, psnr
 from denoise.images.pairs import PairConfig, errors_of
 from denoise.output import manifest, tables
 from denoise.output.folder import FORMAT
-from denoise.report.stats import table_statistics
-from denoise.report.views import SheetRow, contact_sheet, sheet_of
+from denoise.reports.stats import table_statistics
+from denoise.reports.views import SheetRow, contact_sheet, sheet_of
 from denoise.storage import files, inputs
 from denoise.storage.fetch import load_pair
 from denoise.storage.found import LeftOut

@@ -20,9 +20,9 @@ from denoise.images.metrics import estimate_noise, mse, psnr, ssim
 from denoise.images.pairs import PairConfig, Source, with_white_level
 from denoise.nets.denoiser import Denoiser
 from denoise.output.folder import run_of
-from denoise.report.closing import closing_words
-from denoise.report.gallery import views_of
-from denoise.report.stats import table_statistics
+from denoise.reports.closing import closing_words
+from denoise.reports.gallery import views_of
+from denoise.reports.stats import table_statistics
 from denoise.storage.found import LeftOut
 from denoise.storage.inputs import entries
 from denoise.training.photos import decode_photos

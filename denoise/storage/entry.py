@@ -11,7 +11,7 @@ from denoise.storage import archives, rows, uris
 from denoise.storage.columns import Names
 from denoise.storage.found import Found, LeftOut
 from denoise.storage.hashes import HashMap, hash_of
-from denoise.storage.tars import Member
+from denoise.storage.spans import Member
 
 _UNKNOWN = 2 << 20  # bytes that an image of unknown size counts as
 _BATCH = 1 << 14  # paths that are looked up at once

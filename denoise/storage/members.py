@@ -11,8 +11,8 @@ from denoise.storage import archives, files, pages, uris
 from denoise.storage.choosing import UNSURE, images_among, needs_look, reason_of_member
 from denoise.storage.entry import Entry, entry_of_member, unique
 from denoise.storage.found import Found, LeftOut
+from denoise.storage.spans import Member
 from denoise.storage.stores import ask, filesystem, pattern
-from denoise.storage.tars import Member
 
 CHAIN = re.compile(r"(zip|tar)://(.*?)::(.+)", re.DOTALL)  # an archive by fsspec's words
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from denoise.errors import SettingsError
 from denoise.output.folder import UNFINISHED
-from denoise.report.progress import Progress, words_of_time
+from denoise.reports.progress import Progress, words_of_time
 from denoise.storage import files, uris
 from denoise.storage.uris import join
 from denoise.training.recipe import Recipe

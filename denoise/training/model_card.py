@@ -14,7 +14,7 @@ from denoise.images.codec import to_pixels
 from denoise.images.metrics import mse, psnr
 from denoise.nets.denoiser import from_network
 from denoise.nets.networks import UNKNOWN_LEVEL
-from denoise.report.views import SheetRow, contact_sheet
+from denoise.reports.views import SheetRow, contact_sheet
 from denoise.storage.uris import name_of
 from denoise.training.metrics_log import Record
 from denoise.training.photos import Photo

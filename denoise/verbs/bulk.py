@@ -21,8 +21,8 @@ from denoise.output.folder import Output, run_of
 from denoise.output.manifest import Shard
 from denoise.output.names import Names
 from denoise.output.shard import Counts
-from denoise.report.closing import closing_words, left_out_words
-from denoise.report.progress import Progress
+from denoise.reports.closing import closing_words, left_out_words
+from denoise.reports.progress import Progress
 from denoise.runners import Job, open_runner, runs_here
 from denoise.storage import files, inputs, references, uris
 from denoise.storage.columns import NO_COLUMNS, Columns

@@ -19,7 +19,7 @@ from denoise.images.codec import to_floats, to_pixels
 from denoise.images.metrics import estimate_noise, mse, psnr
 from denoise.images.noise import check_seed, check_sigma
 from denoise.images.pairs import Pair, PairConfig, WhiteLevel, check_white_level
-from denoise.report.views import Labelled, sheet_of
+from denoise.reports.views import Labelled, sheet_of
 from denoise.storage import files, inputs, uris
 from denoise.storage.fetch import fetch
 from denoise.storage.found import LeftOut

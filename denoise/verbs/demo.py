@@ -21,8 +21,8 @@ from denoise.images.codec import decode
 from denoise.images.noise import check_sigma
 from denoise.output import tables
 from denoise.output.folder import run_of
-from denoise.report.progress import words_of_time
-from denoise.report.views import SheetRow, contact_sheet
+from denoise.reports.progress import words_of_time
+from denoise.reports.views import SheetRow, contact_sheet
 from denoise.storage import files, uris
 from denoise.storage.uris import join
 from denoise.verbs.infer import InferConfig, infer

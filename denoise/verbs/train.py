@@ -19,7 +19,7 @@ from denoise.errors import SettingsError
 from denoise.images.pairs import WhiteLevel, check_white_level
 from denoise.nets import package
 from denoise.output.folder import Output, run_of, versions
-from denoise.report.progress import Progress
+from denoise.reports.progress import Progress
 from denoise.runners import gpus_are_made_up, is_private
 from denoise.storage import files, references, uris
 from denoise.storage.found import LeftOut

@@ -12,8 +12,8 @@ from denoise.errors import ElsewhereError, ImageError
 from denoise.images.codec import MAX_PIXELS, decode, to_floats
 from denoise.images.pairs import PairConfig
 from denoise.output import manifest, tables
-from denoise.report.stats import TableStatistics
-from denoise.report.views import Panels, Pixels, View, panels_of, view_of
+from denoise.reports.stats import TableStatistics
+from denoise.reports.views import Panels, Pixels, View, panels_of, view_of
 from denoise.storage import archives, files
 from denoise.storage.fetch import load_pair
 from denoise.storage.uris import name_of, resolve_inside
