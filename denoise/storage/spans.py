@@ -22,6 +22,7 @@ _CHUNK = 1 << 18
 _MOST_TIMES, _MOST_MORE = 1200, 1 << 30
 MAGIC = {b"\x1f\x8b": "tar.gz", b"\x28\xb5\x2f\xfd": "tar.zst"}  # of what is a stream
 LARGEST = 1 << 31  # bytes of a member when it is decompressed
+_TOO_LARGE = f"it claims to have more than {LARGEST >> 30} GiB"
 UNSEEN = 1 << 26  # bytes of a member that are decompressed whatever it begins like
 NAMELESS = "__"  # a member without a name
 DAMAGED = "truncated or damaged archive"
@@ -48,7 +49,7 @@ class Member(NamedTuple):
 
 def error_of_size(size: int) -> str:
     """Why a member of so many bytes is not read, empty where it is."""
-    return f"it claims to have more than {LARGEST >> 30} GiB" if size > LARGEST else ""
+    return _TOO_LARGE if size > LARGEST else ""
 
 
 def check_head(size: int, head: Callable[[], bytes]) -> None:
