@@ -11,6 +11,7 @@ from running import tiny_model, write_part
 from denoise.errors import SettingsError
 from denoise.output import manifest
 from denoise.output.folder import Output
+from denoise.output.redo import paths_to_redo
 from denoise.output.tables import INFER_SCHEMA
 from denoise.runners.resources import Resources
 from denoise.storage.entry import Entry
@@ -99,7 +100,7 @@ def test_it_says_what_a_run_would_find_to_do(
     failed = manifest.with_errors(place) if retry_errors else []
     to_do = {entry.path for one in pending if not one.has_redo for entry in one.entries(place)}
     for one in pending:
-        to_do |= manifest.paths_to_redo(place, one.number) if one.has_redo else set()
+        to_do |= paths_to_redo(place, one.number) if one.has_redo else set()
     assert found["to_do"] == len(to_do | {"broken.png"} if failed else to_do)
     assert found["shards"] == len({one.number for one in pending + failed})
     assert bool(found["seconds"]) == bool(pending or failed)

@@ -33,7 +33,7 @@ from running import (
 from denoise import InferConfig, infer
 from denoise.errors import CRASHED, WriteError
 from denoise.output import tables
-from denoise.output.manifest import Shard
+from denoise.output.generations import Shard, generations_of
 from denoise.output.shard import ShardTask, task_of
 from denoise.runners import Allocation, Job, open_runner
 from denoise.runners.resources import Resources
@@ -304,9 +304,8 @@ def test_an_image_that_takes_too_long_is_an_error_row_and_the_others_are_fine(
 def test_what_a_task_names_is_read_from_the_manifest_by_the_worker(
     by_this_process: Path, images: Path
 ):
-    from denoise.output import manifest
 
-    (made,) = manifest.generations_of(str(by_this_process))
+    (made,) = generations_of(str(by_this_process))
     tasks = [task_of(str(by_this_process), made.shard(number)) for number in made.shards]
     paths = [entry.path for task in tasks for entry in task.entries]
     assert sorted(paths) == sorted(row["path"] for row in rows_of(by_this_process))

@@ -20,7 +20,7 @@ from ray.data import Dataset, Datasource, ReadTask
 from ray.data.block import BlockMetadata
 from ray.util.metrics import Counter as Metric
 
-from denoise.output.manifest import Shard
+from denoise.output.generations import Shard
 from denoise.output.shard import Counts, ShardTask, task_of
 from denoise.runners import GIVEN_UP, Allocation, Job, Runner, crash_guard, ray_session
 from denoise.runners.resources import Resources, actors, needs_of

@@ -18,7 +18,8 @@ from denoise.images.noise import check_seed
 from denoise.images.pairs import WhiteLevel, check_white_level
 from denoise.output import manifest, tables
 from denoise.output.folder import Output, run_of
-from denoise.output.manifest import Shard
+from denoise.output.generations import Shard
+from denoise.output.known_inputs import Listing
 from denoise.output.names import Names
 from denoise.output.shard import Counts
 from denoise.reports.closing import closing_words, left_out_words
@@ -180,7 +181,7 @@ def _work(
     first: Progress,
     pending: list[Shard],
     failed: list[Shard],
-    listing: manifest.Listing,
+    listing: Listing,
     job: Job,
     sizes: Sizes,
 ) -> float:
@@ -340,7 +341,7 @@ def worker_counts(workers: int | tuple[int, int] | None) -> tuple[int, ...]:
     return counts
 
 
-def _log_listing(listing: manifest.Listing, *, is_chosen: bool) -> None:
+def _log_listing(listing: Listing, *, is_chosen: bool) -> None:
     """Say what was found that a user may not expect."""
     if listing.added:
         _log.info("%d images were added since", listing.added)
