@@ -30,9 +30,9 @@ from denoise.runners.resources import Resources
 from denoise.storage.entry import Entry
 from denoise.training import model_card
 from denoise.training.batches import Worker, batches, pairs_of
+from denoise.training.learner import Learner
 from denoise.training.loop import (
     Diverged,
-    Learner,
     learn,
     learning_rate_at,
     loss_of,

@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from denoise.images.planes import squeezed
+
 Pixels = NDArray[Any]
 Panels = dict[str, NDArray[np.uint8]]
 Labelled = tuple[str, Pixels]
@@ -77,7 +79,7 @@ def view_of(about: Mapping[str, Any], panels: Panels) -> View:
     height, width = next(iter(panels.values())).shape[:2]
     left, top, right, bottom = _crop_box(panels, height, width)
     crops = {
-        name: _data_uri(_encoded(Image.fromarray(_flat(panel[top:bottom, left:right])), "PNG"))
+        name: _data_uri(_encoded(Image.fromarray(squeezed(panel[top:bottom, left:right])), "PNG"))
         for name, panel in panels.items()
     }
     return View(
@@ -123,7 +125,7 @@ def sheet_of(rows: Sequence[Sequence[Labelled]], *, side: int = _SHEET_SIDE) -> 
         for column, (label, pixels) in enumerate(row):
             left = _MARGIN + column * (side + _MARGIN)
             pen.text((left, top), _fitted(label, side, font), fill="black", font=font)
-            sheet.paste(Image.fromarray(_flat(_middle(pixels, side))), (left, top + _LINE))
+            sheet.paste(Image.fromarray(squeezed(_middle(pixels, side))), (left, top + _LINE))
         top += height
     return _encoded(sheet, "PNG")
 
@@ -177,17 +179,12 @@ def _wholes(panels: Panels) -> dict[str, str]:
     while True:
         encoded = {}
         for name, panel in panels.items():
-            whole = Image.fromarray(_flat(panel))
+            whole = Image.fromarray(squeezed(panel))
             whole.thumbnail((side, side), Image.Resampling.LANCZOS, reducing_gap=2.0)
             encoded[name] = _encoded(whole, "JPEG", quality=85)
         if sum(map(len, encoded.values())) <= _WHOLE_BYTES or side < 64:
             return {name: _data_uri(content) for name, content in encoded.items()}
         side *= 0.8
-
-
-def _flat(panel: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """[H, W] for gray, as Pillow wants it."""
-    return np.ascontiguousarray(panel[..., 0] if panel.shape[2] == 1 else panel)
 
 
 def _encoded(image: Image.Image, form: str, **options: Any) -> bytes:

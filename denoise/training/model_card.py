@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from denoise.images.codec import to_pixels
 from denoise.images.metrics import mse, psnr
-from denoise.nets.denoiser import from_network
 from denoise.nets.networks import UNKNOWN_LEVEL
+from denoise.nets.windows import from_network
 from denoise.reports.views import SheetRow, contact_sheet
 from denoise.storage.uris import name_of
 from denoise.training.metrics_log import Record

@@ -348,9 +348,10 @@ def _note(output: Output, store: "PhotoStore", validation: "PhotoStore", *, goes
 
 def _pack(config: TrainConfig, job: "Job", split: Split) -> None:
     """Write the package of the best checkpoint."""
-    from denoise.training import checkpoint, model_card
+    from denoise.training import model_card
+    from denoise.training.learner import load_checkpoint
 
-    state = checkpoint.load(job.output)
+    state = load_checkpoint(job.output)
     assert state is not None  # the last step wrote it
     best, history = state["best"], state["progress"]["history"]
     model = job.start.network(config.seed)
