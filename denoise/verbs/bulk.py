@@ -4,20 +4,20 @@ import logging
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 import pyarrow as pa
 
-from denoise.errors import SettingsError, words_of
-from denoise.images.codec import IMAGE_SUFFIXES, MAX_PIXELS
+from denoise.errors import SettingsError
+from denoise.images.codec import MAX_PIXELS
 from denoise.images.noise import check_seed
 from denoise.images.pairs import WhiteLevel, check_white_level
 from denoise.output import manifest, tables
-from denoise.output.folder import Output, run_of
+from denoise.output.folder import Output
 from denoise.output.generations import Shard
 from denoise.output.known_inputs import Listing
 from denoise.output.names import Names
@@ -29,9 +29,7 @@ from denoise.storage import files, inputs, references, uris
 from denoise.storage.columns import NO_COLUMNS, Columns
 from denoise.storage.entry import Entry
 from denoise.storage.found import LeftOut
-
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
+from denoise.verbs.checks import check_apart, flags_of, worker_counts
 
 _log = logging.getLogger(__name__)
 Save = Literal["parquet", "files", "both", "tar", "none"]
@@ -288,59 +286,6 @@ def _chosen(entries: Iterator[Entry], config: BulkConfig, left_out: LeftOut) -> 
         )
 
 
-def run_that_made(images: str) -> dict[str, Any] | None:
-    """_run.json of the job whose output folder the images are, if they are one's.
-
-    Raises SettingsError where nobody answers.
-    """
-    uri = uris.absolute(images)
-    try:
-        return run_of(uri) if not set("*?[") & set(images) and files.is_folder(uri) else None
-    except OSError as error:
-        raise SettingsError(f"cannot list {uris.redact(uri)}: {words_of(error)}") from error
-
-
-def check_reference(images: str, reference: str) -> None:
-    """Raise SettingsError where there are no references, or the images bring their own along."""
-    if not files.exists(uris.absolute(reference)):
-        raise SettingsError(f"no references under {uris.redact(uris.absolute(reference))}")
-    made_by = run_that_made(images) or {}
-    has_clean = made_by.get("settings", {}).get("save") not in ("files", "tar")  # in its table
-    if made_by.get("verb") == "noise" and has_clean:
-        raise SettingsError(
-            f"{uris.redact(images)} is a table of pairs, which brings its clean images along: "
-            "leave reference out"
-        )
-
-
-def check_is_folder(output: str) -> None:
-    """Raise SettingsError where an output folder is called like an image file."""
-    uri = uris.absolute(output)
-    if uris.suffix(uri) in IMAGE_SUFFIXES and not files.is_folder(uri):
-        raise SettingsError(
-            f"{output} names an image file, and this writes a folder: name one (only `infer` "
-            "writes a single image)"
-        )
-
-
-def check_apart(output: str, *read: str) -> None:
-    """Raise SettingsError where something that is read lies inside the output folder."""
-    for uri in read:
-        if uris.lies_in(uri, output):
-            raise SettingsError(
-                f"{uris.redact(uri)} lies inside the output folder {uris.redact(output)}; "
-                "nothing is read from where the job writes"
-            )
-
-
-def worker_counts(workers: int | tuple[int, int] | None) -> tuple[int, ...]:
-    """`--workers N`, `--workers MIN MAX` or nothing, as a tuple. Raises ValueError for nonsense."""
-    counts = () if workers is None else workers if isinstance(workers, tuple) else (workers,)
-    if any(count < 1 for count in counts) or list(counts) != sorted(counts):
-        raise ValueError(f"workers must be N or MIN MAX, at least 1 and ascending, got {workers}")
-    return counts
-
-
 def _log_listing(listing: Listing, *, is_chosen: bool) -> None:
     """Say what was found that a user may not expect."""
     if listing.added:
@@ -364,11 +309,3 @@ def _summary(output: str) -> dict[str, Any]:
     if not files.exists(uris.join(output, "summary.json")):
         return _report(output)
     return files.object_in(uris.join(output, "summary.json"))
-
-
-def flags_of(config: "DataclassInstance") -> dict[str, Any]:
-    """Every flag as it was given, without credentials."""
-    return {
-        name: uris.redact(value) if isinstance(value, str) else value
-        for name, value in asdict(config).items()
-    }

@@ -13,7 +13,8 @@ from denoise.output.tables import INFER_SCHEMA
 from denoise.runners import DEVICES, Device, Job, gpus_are_made_up, is_private
 from denoise.storage import uris
 from denoise.verbs import bulk
-from denoise.verbs.bulk import BulkConfig, check_reference, run_that_made, worker_counts
+from denoise.verbs.bulk import BulkConfig
+from denoise.verbs.checks import check_reference, run_that_made, worker_counts
 from denoise.verbs.infer_file import infer_file, is_one_file
 from denoise.verbs.infer_shard import no_gpu, worker
 

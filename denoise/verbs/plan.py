@@ -19,7 +19,8 @@ from denoise.storage.columns import Columns
 from denoise.storage.entry import Entry
 from denoise.storage.found import LeftOut
 from denoise.verbs import infer
-from denoise.verbs.bulk import check_apart, columns_of, listed
+from denoise.verbs.bulk import columns_of, listed
+from denoise.verbs.checks import check_apart
 from denoise.verbs.infer import InferConfig
 from denoise.verbs.infer_shard import worker
 

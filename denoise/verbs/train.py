@@ -25,7 +25,7 @@ from denoise.storage.uris import join
 from denoise.training import metrics_log
 from denoise.training.recipe import RATES, Recipe
 from denoise.training.split import split_of
-from denoise.verbs.bulk import (
+from denoise.verbs.checks import (
     check_apart,
     check_is_folder,
     check_reference,
