@@ -71,3 +71,11 @@ def many(tmp_path: Path) -> Callable[[int], Path]:
         return root
 
     return make
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A model package that is small and fast, and no good."""
+    from tests.running import tiny_model  # which imports this module
+
+    return tiny_model(tmp_path_factory.mktemp("models") / "tiny")

@@ -23,7 +23,6 @@ from running import (
     rows_of,
     send,
     small_disk,
-    tiny_model,
     wait_until,
 )
 from running import (
@@ -54,11 +53,6 @@ runner = pytest.fixture(params=RUNNERS)(asked_runner)
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_photos(tmp_path_factory.mktemp("photos"))
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return tiny_model(tmp_path_factory.mktemp("models") / "tiny")
 
 
 def config_of(runner: str, images: Path, output: Path, model: str, **more: Any) -> InferConfig:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import encoded, photo
-from running import rows_of, tiny_model
+from running import rows_of
 
 from denoise import InferConfig, infer
 from denoise.errors import ImageError, SettingsError
@@ -30,11 +30,6 @@ from denoise.verbs.compare import CompareConfig, compare
 from denoise.verbs.noise import NoiseConfig, noise
 
 WHITE = 4095
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return tiny_model(tmp_path_factory.mktemp("models") / "tiny")
 
 
 def twelve_bits(seed: int, *, channels: int = 1) -> np.ndarray:
