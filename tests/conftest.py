@@ -12,6 +12,13 @@ from denoise.runners.ray_session import connected
 from denoise.runners.resources import Resources
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep the tests of Ray in one process, which starts it once, where two processes share all."""
+    for item in items:
+        if item.get_closest_marker("ray"):
+            item.add_marker(pytest.mark.xdist_group("ray"))
+
+
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[Resources]:
     """One private Ray for all tests that need one in this process."""
