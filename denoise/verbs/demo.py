@@ -38,7 +38,7 @@ class DemoConfig:
     """Runs every job on the sample photographs: denoise demo --output demo"""
 
     output: str = "demo"  # a folder; run again, it goes on where it was, or says it is done
-    steps: int = 60  # of training, from the shipped weights
+    steps: int = 40  # of training, from the shipped weights
     sigma: float = 0.1  # standard deviation of the noise, on the 0..1 scale
     overwrite: bool = False  # discard what an earlier demo made there
 
