@@ -410,14 +410,14 @@ def test_a_contact_sheet_has_a_line_for_each_image():
         SheetRow("a.png", clean, clean, clean, 20.0, 30.0),
         SheetRow("b" * 200, gray, gray, gray, 20.0, 30.0),
     ]
-    heights = [Image.open(BytesIO(contact_sheet(rows[:n]))).height for n in (1, 2)]
+    heights = [len(contact_sheet(rows[:n])) for n in (1, 2)]
     assert heights[1] > 1.8 * heights[0]
 
 
 def test_labels_of_a_contact_sheet_do_not_reach_into_the_next():
     def sheet(name: str) -> np.ndarray:
         pixels = np.full((64, 64, 3), 255, np.uint8)
-        return np.asarray(Image.open(BytesIO(sheet_of([[(name, pixels)] * 2], side=64))))
+        return sheet_of([[(name, pixels)] * 2], side=64)
 
     between = slice(8 + 64, 8 + 64 + 8)  # columns
     assert (sheet("W" * 300 + ", 41.00 dB")[:, between] == 255).all()

@@ -28,7 +28,7 @@ from denoise.storage import uris
 
 _AT_ONCE = 64_000  # shards that Ray Data's driver handles with ease
 _DECODERS = 4  # threads of a GPU worker at least: a CPU or two would never feed it
-_READERS = 2  # tasks that make rows of shard numbers
+_READERS = 1  # task at a time that makes rows of shard numbers
 _MAPS = {  # of what is counted, columns that hold a dict
     "seconds": pa.map_(pa.string(), pa.float64()),
     "failures": pa.map_(pa.string(), pa.string()),

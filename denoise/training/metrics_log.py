@@ -134,6 +134,27 @@ def _wandb(recorder: Recorder) -> Iterator[Callable[..., Any]]:
         yield run.log
 
 
+class Board:
+    """Where the first worker writes how far it is, for the driver to show, and any of several what
+    a retry would only repeat, for the workers that Ray starts instead."""
+
+    def __init__(self) -> None:
+        self.record: Record = {}
+        self.failure = ""
+
+    def write(self, record: Record) -> None:
+        self.record = record
+
+    def read(self) -> Record:
+        return self.record
+
+    def fail(self, failure: str) -> None:
+        self.failure = self.failure or failure
+
+    def read_failure(self) -> str:
+        return self.failure
+
+
 @contextmanager
 def show_latest(read: Callable[[], Record], progress: Progress) -> Iterator[None]:
     """Show the latest record as it changes; `progress` counts steps."""

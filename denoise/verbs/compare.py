@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from denoise.errors import SettingsError
-from denoise.images.codec import to_floats, to_pixels
+from denoise.images.codec import Picture, encode, to_floats, to_pixels
 from denoise.images.metrics import estimate_noise, mse, psnr
 from denoise.images.noise import check_seed, check_sigma
 from denoise.images.pairs import Pair, PairConfig, WhiteLevel, check_white_level
@@ -137,7 +137,7 @@ def compare(config: CompareConfig) -> dict[str, Any]:
             sheet.append(list(_panels(pair, results)))
     if not sheet:
         raise SettingsError(f"none of the images can be used: {'; '.join(errors)}")
-    files.write(output, sheet_of(sheet, side=_SIDE))
+    files.write(output, encode(Picture(sheet_of(sheet, side=_SIDE))))
     done = [before, *scores.values()]
     return {
         "images": before.images + sum(errors.values()),

@@ -92,7 +92,7 @@ def train_here(run: Run) -> None:
 
     from denoise.training.batches import Worker
     from denoise.training.photo_store import WindowStream, decode_in_threads
-    from denoise.training.worker import Board, train_worker
+    from denoise.training.worker import train_worker
 
     with decode_in_threads(
         torch.get_num_threads(),
@@ -101,7 +101,7 @@ def train_here(run: Run) -> None:
         run.config.white_level,
     ) as decode:
         job = run.job(decode, partial(WindowStream, decode))
-        board = Board()
+        board = metrics_log.Board()
         run.progress.begin("starting")
         with metrics_log.show_latest(board.read, run.progress):
             train_worker(job, Worker(), board.write)
