@@ -12,6 +12,7 @@ from denoise.runners.ray_session import connected
 from denoise.runners.resources import Resources
 
 
+@pytest.hookimpl(tryfirst=True)  # before the groups are read
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep together, where two processes share the tests, what needs the same Ray or servers."""
     for item in items:
