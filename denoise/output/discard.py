@@ -93,20 +93,24 @@ def discard(uri: str) -> None:
 
 
 def _files_of(part: str) -> Iterator[str]:
-    """The image files below OUTPUT/images that a part file names, until where it is damaged."""
+    """The image files below OUTPUT/images that a part file names, until where it is damaged.
+
+    Raises OSError where it cannot be read at all.
+    """
     try:
         for row in tables.rows_in(part, ["file"]):
             if uris.is_normal(name := row.get("file")) and name.startswith("images/"):
                 yield name
-    except (OSError, pa.ArrowException):
-        return
+    except (OSError, pa.ArrowException) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # of the disk: what it names must not stay behind unnamed
 
 
 def _wrote_tars(uri: str) -> bool:
     """Whether the images of a run are in tar shards."""
     try:
         settings = files.object_in(join(uri, "_run.json")).get("settings")
-    except (OSError, ValueError):
+    except (FileNotFoundError, ValueError):  # no run's, or a damaged one: part files name all
         return False
     return isinstance(settings, dict) and settings.get("save") == "tar"
 
