@@ -93,19 +93,21 @@ def write_below(
 ) -> None:
     """Write a file of a name below a folder, as `write`, but on a disk through no symbolic link
     below that folder. Raises OSError (ELOOP where there is one)."""
-    fs, path = filesystem(folder)
-    if is_disk(fs):
-        disk.check_unlinked(path, name)
-    write(join(folder, name), content, aside=aside)
+    write(_below(folder, name), content, aside=aside)
 
 
 def create_below(folder: str, name: str, content: bytes) -> bool:
     """Write a file of a name below a folder where none is, as `create`, through no symbolic link
     below that folder; False where there is one. Raises OSError (ELOOP where there is a link)."""
+    return create(_below(folder, name), content)
+
+
+def _below(folder: str, name: str) -> str:
+    """The URI of a name below a folder. Raises OSError where a link is on its way (ELOOP)."""
     fs, path = filesystem(folder)
     if is_disk(fs):
         disk.check_unlinked(path, name)
-    return create(join(folder, name), content)
+    return join(folder, name)
 
 
 def folds_names(folder: str) -> bool:

@@ -14,11 +14,18 @@ from denoise import errors
 from denoise.errors import SettingsError
 from denoise.images.codec import IMAGE_SUFFIXES
 from denoise.storage import archives, files, listing, lists, pages, rows, uris
-from denoise.storage.choosing import UNSURE, images_among, is_inside, reason_by_name
+from denoise.storage.choosing import (
+    CHAIN,
+    UNSURE,
+    images_among,
+    images_in_archives,
+    images_of_chain,
+    is_inside,
+    reason_by_name,
+)
 from denoise.storage.columns import NO_COLUMNS, Columns
 from denoise.storage.entry import Entry, unique
 from denoise.storage.found import Found, LeftOut
-from denoise.storage.members import CHAIN, images_in_archives, images_of_chain
 from denoise.storage.table_entries import images_in_tables, images_of_list
 
 _UNREADABLE = (OSError, EOFError, UnicodeError, zlib.error, pa.ArrowException, csv.Error)

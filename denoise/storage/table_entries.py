@@ -11,10 +11,10 @@ import pyarrow as pa
 from denoise import errors
 from denoise.errors import SettingsError
 from denoise.storage import archives, arrow, files, lists, rows, uris
+from denoise.storage.choosing import images_in_archives
 from denoise.storage.columns import Columns, NoImagesError
 from denoise.storage.entry import Entry
 from denoise.storage.found import Found, LeftOut
-from denoise.storage.members import images_in_archives
 
 _LOOKERS = 16  # threads that ask for the size of an archive
 
