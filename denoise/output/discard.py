@@ -15,6 +15,7 @@ from denoise.errors import SettingsError
 from denoise.output import run_log, tables
 from denoise.output.generations import generations_of
 from denoise.storage import disk, files, listing, uris
+from denoise.storage.stores import ASKERS
 from denoise.storage.uris import join
 
 UNFINISHED = "_unfinished"
@@ -24,7 +25,6 @@ CHECKPOINT, SPLIT = "checkpoint.pt", "_split.parquet"  # of a training
 _OURS = ("_SUCCESS", "summary.json", "report.html", CHECKPOINT, SPLIT, run_log.NAME, "_run.json")
 _PACKAGE = ("config.json", "model.safetensors", "README.md")  # what `train` writes at its end
 _TAR_SHARD = re.compile(r"shard-(\d{5,})\.tar")
-_REMOVERS = 16  # threads: enough to hide a store's latency
 
 
 def refuse_links(uri: str) -> None:
@@ -72,7 +72,7 @@ def discard(uri: str) -> None:
     """
     files.remove_file(uri, "_SUCCESS")
     is_in_tars = _wrote_tars(uri)
-    with ThreadPoolExecutor(_REMOVERS) as pool:
+    with ThreadPoolExecutor(ASKERS) as pool:
         if is_in_tars:
             list(pool.map(partial(files.remove_file, join(uri, "images")), _tars_of(uri)))
         for part in tables.parts(uri):

@@ -12,7 +12,7 @@ from denoise.storage import archives, files, pages, uris
 from denoise.storage.entry import Entry, entry_of_member, unique
 from denoise.storage.found import Found, LeftOut
 from denoise.storage.spans import Member
-from denoise.storage.stores import ask, filesystem, pattern
+from denoise.storage.stores import ASKERS, ask, filesystem, pattern
 
 # Files and folders of thumbnails, deleted files and such, in small letters: what Windows, macOS,
 # Synology and QNAP leave behind. Those whose names begin with a dot are hidden anyway.
@@ -37,7 +37,7 @@ UNSURE = "its name does not tell"
 
 def images_among(found: Iterator[Found], left_out: LeftOut, output: str | None) -> Iterator[Entry]:
     """The images among files: by suffix, and by content where the suffix tells nothing."""
-    with ThreadPoolExecutor(16) as pool:
+    with ThreadPoolExecutor(ASKERS) as pool:
         while batch := list(islice(found, 1000)):
             by_name = [reason_by_name(one) for one in batch]
             unsure = [one for one, why in zip(batch, by_name, strict=True) if why is UNSURE]

@@ -26,6 +26,7 @@ from denoise.storage.choosing import (
 from denoise.storage.columns import NO_COLUMNS, Columns
 from denoise.storage.entry import Entry, unique
 from denoise.storage.found import Found, LeftOut
+from denoise.storage.stores import ASKERS
 from denoise.storage.table_entries import images_in_tables, images_of_list
 
 _UNREADABLE = (OSError, EOFError, UnicodeError, zlib.error, pa.ArrowException, csv.Error)
@@ -228,7 +229,7 @@ def _files_of_each(named: list[str], base: str, left_out: LeftOut) -> Iterator[F
         return [replace(each, path=f"{path}/{each.path}") for each in below]
 
     some: dict[str, Found] = {}
-    with ThreadPoolExecutor(16) as pool:
+    with ThreadPoolExecutor(ASKERS) as pool:
         for one in chain.from_iterable(pool.map(look, named)):
             if one.uri in some and not one.is_folder:
                 left_out.add("named twice", one.path)

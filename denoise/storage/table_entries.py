@@ -15,8 +15,7 @@ from denoise.storage.choosing import images_in_archives
 from denoise.storage.columns import Columns, NoImagesError
 from denoise.storage.entry import Entry
 from denoise.storage.found import Found, LeftOut
-
-_LOOKERS = 16  # threads that ask for the size of an archive
+from denoise.storage.stores import ASKERS
 
 
 def images_in_tables(
@@ -107,7 +106,7 @@ def images_of_list(
         # on a store it would be a request an image
         found = _found(where) if uris.is_local(where) else Found("", where, 0, "")
         yield Entry(path, where, found.size, found.mark, listed_in=uri, beside=values)
-    with ThreadPoolExecutor(_LOOKERS) as pool:
+    with ThreadPoolExecutor(ASKERS) as pool:
         each = zip(packed.values(), pool.map(_found, packed), strict=True)
         found_archives = (replace(one, path=path) for (path, _), one in each)
         for entry in images_in_archives(found_archives, folder, left_out):
