@@ -73,7 +73,7 @@ def _dataset_tables(found: Iterator[Found]) -> Iterator[Found]:
     for one in found:
         if not rows.is_table(one.path):
             continue
-        folder, _, name = one.uri.rpartition("/")
+        folder, name = uris.folder_of(one.uri), uris.name_of(one.uri)
         if uris.suffix(name) in arrow.SUFFIXES:
             if folder not in own:
                 own[folder] = arrow.data_files(folder)
@@ -97,7 +97,7 @@ def images_of_list(
         called = uris.relative(where, folder)
         if called.startswith("../") and not uris.is_relative(named):
             called = uris.redact(where)
-        path = uris.key(called.split("://", 1)[-1])
+        path = uris.key(uris.split(called)[1])
         if archives.is_archive(path):
             if where in packed:
                 left_out.add("named twice")
