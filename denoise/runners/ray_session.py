@@ -74,21 +74,20 @@ def folder() -> str:
 
 
 def check_shared(named: tuple[str, ...]) -> None:
-    """Raises SettingsError where another node of the cluster does not see what this one does: a
+    """Raise SettingsError where another node of the cluster does not see what this one does: a
     folder of the laptop's own, a model that only the head has."""
-    nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
-    if len(nodes) < 2:
+    if (nodes := len(_nodes())) < 2:
         return
     local = [uri for uri in named if uris.is_local(uri) and files.exists(uri)]
-    looks = [
-        (uri, _is_there.options(scheduling_strategy=Affinity(node, soft=True)).remote(uri))
-        for uri in local
-        for node in nodes
-    ]
-    for uri, look in looks:
-        if not ray.get(look):
+
+    def missing() -> set[str]:
+        return {uri for uri in local if not files.exists(uri)}
+
+    lacking = set[str]().union(*ask_every_node(missing))
+    for uri in local:
+        if uri in lacking:
             raise SettingsError(
-                f"{uri} is on this machine only; the {len(nodes)} nodes of the cluster need a "
+                f"{uri} is on this machine only; the {nodes} nodes of the cluster need a "
                 "URI that all of them reach, such as s3://... or a shared folder"
             )
 
@@ -96,17 +95,15 @@ def check_shared(named: tuple[str, ...]) -> None:
 def ask_every_node(question: Callable[[], _T]) -> list[_T]:
     """The answer of each node of the cluster, from a process there that takes no CPU and no GPU."""
     ask = ray.remote(num_cpus=0)(question)
-    nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
     found: list[_T] = ray.get(
-        [ask.options(scheduling_strategy=Affinity(node, soft=True)).remote() for node in nodes]
+        [ask.options(scheduling_strategy=Affinity(node, soft=True)).remote() for node in _nodes()]
     )
     return found
 
 
-@ray.remote(num_cpus=0)  # type: ignore[untyped-decorator]  # ray is left out of type checking
-def _is_there(uri: str) -> bool:
-    """Runs on a node of the cluster."""
-    return files.exists(uri)
+def _nodes() -> list[str]:
+    """The nodes of the cluster that are up."""
+    return [node["NodeID"] for node in ray.nodes() if node["Alive"]]
 
 
 @contextmanager
