@@ -42,8 +42,8 @@ def refuse_others(uri: str, verb: str, *, has_files: bool) -> None:
     """Raise SettingsError where a folder without _run.json holds what a run would write over or
     remove: it is somebody's own. `has_files`: whether the run writes below OUTPUT/images."""
     names = set(files.names(uri))
-    theirs = {name for name in names if name.startswith(disk.UNFINISHED)}
-    found = {name for name in theirs if not disk.is_unfinished(name)}
+    theirs = {name for name in names if name.startswith(disk.TRIAL)}
+    found = {name for name in theirs if not disk.is_trial(name)}
     found |= names & {"_manifest", UNFINISHED, *_OURS, *(_PACKAGE if verb == "train" else ())}
     if verb != "train" and tables.parts(uri):
         found.add("data")

@@ -6,8 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import groupby, islice
 
-from denoise.images.codec import IMAGE_SUFFIXES, looks_like_image
-from denoise.images.sniff import HEAD
+from denoise.images.sniff import HEAD, IMAGE_SUFFIXES, looks_like_image
 from denoise.storage import archives, files, pages, uris
 from denoise.storage.entry import Entry, entry_of_member, unique
 from denoise.storage.found import Found, LeftOut

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from denoise import errors
 from denoise.errors import SettingsError
-from denoise.images.codec import IMAGE_SUFFIXES
+from denoise.images.sniff import IMAGE_SUFFIXES
 from denoise.storage import archives, files, listing, lists, pages, rows, uris
 from denoise.storage.choosing import (
     CHAIN,

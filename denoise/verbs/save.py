@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from denoise.errors import ImageError, WriteError, words_of
 from denoise.images.codec import Picture, decode, encode, format_for, is_lossy, suffix_of
-from denoise.output.folder import UNFINISHED
+from denoise.output.discard import UNFINISHED
 from denoise.output.names import file_of
 from denoise.output.shard import ShardTask
 from denoise.runners import Allocation
