@@ -173,12 +173,12 @@ def _check_metadata_fits(metadata: Metadata, format: str) -> None:
 
 def _upright(raw: Scan) -> Picture:
     """Turned as its EXIF says, with alpha apart."""
-    planes, exif, dpi, orientation = raw.planes, raw.metadata.exif, raw.metadata.dpi, 1
+    planes, dpi, orientation = raw.planes, raw.metadata.dpi, 1
+    exif = without_prefix(raw.metadata.exif or b"") or None
     xmp, words = fitting_xmp(raw.metadata.xmp)
     notes = [raw.note, words]
     if exif:
         try:
-            exif = without_prefix(exif)
             check_claims(exif)
             orientation = orientation_of(exif)
             planes = _turned(planes, orientation)
