@@ -4,32 +4,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from denoise.nets.batch_denoiser import BatchDenoiser
-    from denoise.nets.denoiser import Denoiser
-    from denoise.runners.ray_session import session
-    from denoise.verbs.infer import InferConfig, infer
-    from denoise.verbs.noise import NoiseConfig, noise
-    from denoise.verbs.plan import PlanConfig, plan
-    from denoise.verbs.report import ReportConfig, report
-    from denoise.verbs.train import TrainConfig, train
+    from denoise.nets.batch_denoiser import BatchDenoiser as BatchDenoiser
+    from denoise.nets.denoiser import Denoiser as Denoiser
+    from denoise.runners.ray_session import session as session
+    from denoise.verbs.infer import InferConfig as InferConfig
+    from denoise.verbs.infer import infer as infer
+    from denoise.verbs.noise import NoiseConfig as NoiseConfig
+    from denoise.verbs.noise import noise as noise
+    from denoise.verbs.plan import PlanConfig as PlanConfig
+    from denoise.verbs.plan import plan as plan
+    from denoise.verbs.report import ReportConfig as ReportConfig
+    from denoise.verbs.report import report as report
+    from denoise.verbs.train import TrainConfig as TrainConfig
+    from denoise.verbs.train import train as train
 
 __version__ = "0.1.0"
-__all__ = [
-    "BatchDenoiser",
-    "Denoiser",
-    "InferConfig",
-    "NoiseConfig",
-    "PlanConfig",
-    "ReportConfig",
-    "TrainConfig",
-    "infer",
-    "noise",
-    "plan",
-    "report",
-    "session",
-    "train",
-]
-
 _HOMES = {
     "BatchDenoiser": "denoise.nets.batch_denoiser",
     "Denoiser": "denoise.nets.denoiser",
@@ -45,6 +34,7 @@ _HOMES = {
     "TrainConfig": "denoise.verbs.train",
     "train": "denoise.verbs.train",
 }
+__all__ = list(_HOMES)  # as the imports above name them
 
 
 def __getattr__(name: str) -> Any:

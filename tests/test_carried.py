@@ -1,5 +1,6 @@
 """What a file says of its photograph in XMP and texts comes along, as long as it is short."""
 
+import struct
 import zlib
 from io import BytesIO
 
@@ -54,6 +55,19 @@ def test_boxes_hold_exif_and_xmp_at_every_depth(format: str, pixels: np.ndarray)
 @pytest.mark.parametrize("kind", ["HEIC, XMP", "JPEG XL, EXIF, XMP"])
 def test_xmp_of_pixels_that_a_library_has_turned_says_upright(kind: str):
     assert decode(good()[kind]).metadata.xmp == UPRIGHT
+
+
+@pytest.mark.parametrize("kind", ["HEIC", "JPEG XL"])
+def test_damaged_exif_does_not_turn_pixels_that_a_library_has_turned(kind: str):
+    whole, claimed = exif(1)[6:], exif(6)[6:]
+    at = claimed.index(struct.pack(">HHL", 0x8769, 4, 1)) + 8  # where its inner folder lies
+    damaged = claimed[:at] + struct.pack(">L", 0x7FFFFFF0) + claimed[at + 4 :]
+    described = Picture(RGB, metadata=Metadata(exif=whole))
+    encoded = heic(RGB, exif=exif(1)) if kind == "HEIC" else encode(described, format="jxl")
+    assert encoded.count(whole) == 1
+    picture = decode(encoded.replace(whole, damaged))
+    assert np.array_equal(picture.pixels, RGB)
+    assert (picture.metadata.exif, picture.note) == (None, "unreadable EXIF left out")
 
 
 @pytest.mark.parametrize("turned", [1, 6])

@@ -20,13 +20,13 @@ from denoise.images.codec import (
     encode,
     format_for,
     is_lossy,
-    looks_like_image,
     suffix_of,
     to_floats,
     to_pixels,
 )
 from denoise.images.metadata import Metadata
 from denoise.images.metrics import mse
+from denoise.images.sniff import looks_like_image
 from denoise.verbs.save import save as save_picture
 from tests import pictures
 from tests.pictures import ALPHA, DEEP, DEEP_ALPHA, GRAY, HEIGHT, RGB, WIDTH, exif, save

@@ -15,9 +15,10 @@ import tifffile
 from PIL import Image
 
 from denoise.errors import ImageError
-from denoise.images.codec import Picture, decode, encode, looks_like_image
+from denoise.images.codec import Picture, decode, encode
 from denoise.images.exif import orientation_of
 from denoise.images.metadata import Metadata
+from denoise.images.sniff import looks_like_image
 from tests.hostile import exif_in_circles
 from tests.pictures import (
     ALPHA,

@@ -1,5 +1,6 @@
 """An output folder: one driver at a time, one set of settings."""
 
+import errno
 import json
 import os
 import socket
@@ -500,6 +501,20 @@ def test_a_record_without_a_format_is_an_older_one(tmp_path: Path):
 def test_a_lock_that_was_cut_off_is_free(tmp_path: Path, content: str):
     (tmp_path / "_lock.json").write_text(content)
     finished(tmp_path)
+
+
+def test_a_lock_that_cannot_be_read_may_be_held_and_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "_lock.json").write_text(held := lock_of())
+
+    def read(uri: str) -> bytes:
+        raise OSError(errno.EIO, "Input/output error", uri)
+
+    with monkeypatch.context() as broken, pytest.raises(OSError, match="Input/output"):
+        broken.setattr(files, "read", read)
+        finished(tmp_path)
+    assert (tmp_path / "_lock.json").read_text() == held
 
 
 MALFORMED = [

@@ -3,6 +3,7 @@
 import threading
 import time
 from io import StringIO
+from typing import Any
 
 import pytest
 
@@ -30,11 +31,17 @@ def clock() -> Clock:
     return Clock()
 
 
+def line_of(shown: Progress, *counts: Any) -> str:
+    """What a line says after these counts of a run."""
+    shown.show(*counts)
+    return shown._line()
+
+
 def test_a_line_counts_rates_time_left_and_the_slowest_stage(clock: Clock):
     shown = Progress("infer", 100, clock=clock)
-    assert shown.line(10, 0, 10**6, {}) == "infer 10/100 images"
+    assert line_of(shown, 10, 0, 10**6, {}) == "infer 10/100 images"
     clock.now += 5
-    line = shown.line(20, 1, 3 * 10**6, {"network": 9.0, "decode": 1.0})
+    line = line_of(shown, 20, 1, 3 * 10**6, {"network": 9.0, "decode": 1.0})
     assert line == (
         "infer 20/100 images, 1 failed, 40 s left, 2.0 images/s, 0.40 megapixels/s, "
         "network takes 90%"
@@ -82,10 +89,10 @@ def test_what_an_earlier_run_did_is_said_once_and_is_no_part_of_the_rate(clock: 
     assert shown.stream.getvalue() == (
         "infer: listing\ninfer: 12 of 299 were done before\ninfer: starting workers\n"
     )
-    shown.line(0, 0, 0, {})
+    line_of(shown, 0, 0, 0, {})
     clock.now += 1
-    assert "infer 19/299 images, 40 s left, 7.0 images/s" in shown.line(7, 0, 0, {})
-    assert "40 s left" in shown.line(7, 0, 0, {})
+    assert "infer 19/299 images, 40 s left, 7.0 images/s" in line_of(shown, 7, 0, 0, {})
+    assert "40 s left" in line_of(shown, 7, 0, 0, {})
 
 
 def test_a_clock_runs_on_a_terminal_while_nothing_can_be_counted(clock: Clock):

@@ -20,24 +20,8 @@ from denoise.images.jpegxl import encode_jpegxl
 from denoise.images.metadata import NO_METADATA, Metadata, fitting_xmp, joined, upright_xmp
 from denoise.images.planes import Planes, Scan
 from denoise.images.png import LONGEST_WRITTEN_PROFILE, encode_png
-from denoise.images.sniff import IMAGE_SUFFIXES, looks_like_image
 from denoise.images.tiff import encode_tiff
 from denoise.images.webp import encode_webp
-
-__all__ = [
-    "FORMATS",
-    "IMAGE_SUFFIXES",
-    "MAX_PIXELS",
-    "ImageError",
-    "Picture",
-    "decode",
-    "encode",
-    "format_for",
-    "looks_like_image",
-    "suffix_of",
-    "to_floats",
-    "to_pixels",
-]
 
 Pixels = npt.NDArray[Any]  # uint8 or uint16
 Floats = npt.NDArray[np.float32]
@@ -189,12 +173,12 @@ def _check_metadata_fits(metadata: Metadata, format: str) -> None:
 
 def _upright(raw: Scan) -> Picture:
     """Turned as its EXIF says, with alpha apart."""
-    planes, exif, dpi, orientation = raw.planes, raw.metadata.exif, raw.metadata.dpi, 1
+    planes, dpi, orientation = raw.planes, raw.metadata.dpi, 1
+    exif = without_prefix(raw.metadata.exif or b"") or None
     xmp, words = fitting_xmp(raw.metadata.xmp)
     notes = [raw.note, words]
     if exif:
         try:
-            exif = without_prefix(exif)
             check_claims(exif)
             orientation = orientation_of(exif)
             planes = _turned(planes, orientation)

@@ -15,6 +15,7 @@ from denoise.errors import SettingsError
 from denoise.output import run_log, tables
 from denoise.output.generations import generations_of
 from denoise.storage import disk, files, listing, uris
+from denoise.storage.stores import ASKERS
 from denoise.storage.uris import join
 
 UNFINISHED = "_unfinished"
@@ -24,7 +25,6 @@ CHECKPOINT, SPLIT = "checkpoint.pt", "_split.parquet"  # of a training
 _OURS = ("_SUCCESS", "summary.json", "report.html", CHECKPOINT, SPLIT, run_log.NAME, "_run.json")
 _PACKAGE = ("config.json", "model.safetensors", "README.md")  # what `train` writes at its end
 _TAR_SHARD = re.compile(r"shard-(\d{5,})\.tar")
-_REMOVERS = 16  # threads: enough to hide a store's latency
 
 
 def refuse_links(uri: str) -> None:
@@ -42,8 +42,8 @@ def refuse_others(uri: str, verb: str, *, has_files: bool) -> None:
     """Raise SettingsError where a folder without _run.json holds what a run would write over or
     remove: it is somebody's own. `has_files`: whether the run writes below OUTPUT/images."""
     names = set(files.names(uri))
-    theirs = {name for name in names if name.startswith(disk.UNFINISHED)}
-    found = {name for name in theirs if not disk.is_unfinished(name)}
+    theirs = {name for name in names if name.startswith(disk.TRIAL)}
+    found = {name for name in theirs if not disk.is_trial(name)}
     found |= names & {"_manifest", UNFINISHED, *_OURS, *(_PACKAGE if verb == "train" else ())}
     if verb != "train" and tables.parts(uri):
         found.add("data")
@@ -72,7 +72,7 @@ def discard(uri: str) -> None:
     """
     files.remove_file(uri, "_SUCCESS")
     is_in_tars = _wrote_tars(uri)
-    with ThreadPoolExecutor(_REMOVERS) as pool:
+    with ThreadPoolExecutor(ASKERS) as pool:
         if is_in_tars:
             list(pool.map(partial(files.remove_file, join(uri, "images")), _tars_of(uri)))
         for part in tables.parts(uri):
@@ -93,20 +93,24 @@ def discard(uri: str) -> None:
 
 
 def _files_of(part: str) -> Iterator[str]:
-    """The image files below OUTPUT/images that a part file names, until where it is damaged."""
+    """The image files below OUTPUT/images that a part file names, until where it is damaged.
+
+    Raises OSError where it cannot be read at all.
+    """
     try:
         for row in tables.rows_in(part, ["file"]):
             if uris.is_normal(name := row.get("file")) and name.startswith("images/"):
                 yield name
-    except (OSError, pa.ArrowException):
-        return
+    except (OSError, pa.ArrowException) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # of the disk: what it names must not stay behind unnamed
 
 
 def _wrote_tars(uri: str) -> bool:
     """Whether the images of a run are in tar shards."""
     try:
         settings = files.object_in(join(uri, "_run.json")).get("settings")
-    except (OSError, ValueError):
+    except (FileNotFoundError, ValueError):  # no run's, or a damaged one: part files name all
         return False
     return isinstance(settings, dict) and settings.get("save") == "tar"
 

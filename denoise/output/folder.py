@@ -29,7 +29,6 @@ from denoise.output.run_log import RunLog
 from denoise.storage import disk, files, uris
 from denoise.storage.uris import join
 
-__all__ = ["FORMAT", "UNFINISHED", "Output", "check_same", "run_of", "run_to_resume", "versions"]
 _log, _OURS = logging.getLogger(__name__), logging.getLogger("denoise")
 FORMAT = 1  # of an output folder; the next one is refused by this version, and vice versa
 

@@ -22,13 +22,13 @@ from denoise.output.generations import (
     write_chunk,
 )
 from denoise.output.redo import (
-    READERS,
     finished_shards,
     note_to_redo,
     paths_to_redo,
     shards_to_redo,
 )
 from denoise.storage.entry import Entry
+from denoise.storage.stores import ASKERS
 from denoise.storage.uris import to_bytes
 
 _MOVED = 2 * CHUNK  # inputs that lie elsewhere are noted at a time: each may be in another file
@@ -128,7 +128,7 @@ class KnownInputs:
             note_to_redo(self._uri, shard, paths if shard in finished else set())
 
         # of those that have no part file any more nothing needs to be known
-        with ThreadPoolExecutor(READERS) as pool:
+        with ThreadPoolExecutor(ASKERS) as pool:
             list(pool.map(note, sorted((changed.keys() & finished) | (redo - finished))))
         self._write(self._changed)
 

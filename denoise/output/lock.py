@@ -35,7 +35,7 @@ class Lock:
         self._lost = threading.Event()
 
     def take(self) -> None:
-        """Take it. Raises SettingsError where another driver holds it and lives."""
+        """Take it. Raises OSError, and SettingsError where another driver holds it and lives."""
         if not files.create(self._uri, self._heartbeat()):
             self._refuse_if_held()
             files.write(self._uri, self._heartbeat())
@@ -103,12 +103,15 @@ class Lock:
         )
 
     def _holder(self) -> dict[str, Any] | None:
-        """What the lock says; None where it was removed or cut off. Raises SettingsError where no
-        driver of ours can have written it, as it may be somebody's own file."""
+        """What the lock says; None where it was removed or cut off.
+
+        Raises OSError, and SettingsError where no driver of ours can have written it, as it may be
+        somebody's own file.
+        """
         try:
             found = json.loads(files.read(self._uri))
-        except (OSError, ValueError, RecursionError):
-            return None
+        except (FileNotFoundError, ValueError, RecursionError):
+            return None  # what cannot be read for another reason may be held: that ends this run
         fields = found if isinstance(found, dict) else {}
         wrong = [name for name, kind in _KINDS.items() if not _is_of(kind, fields.get(name))]
         if wrong:
@@ -141,7 +144,7 @@ class Lock:
     def _is_ours(self) -> bool:
         try:
             holder = files.object_in(self._uri)
-        except (FileNotFoundError, ValueError):
+        except (FileNotFoundError, ValueError):  # removed, or somebody else's
             return False
         return bool(holder.get("token") == self._token)
 

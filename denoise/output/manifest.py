@@ -25,9 +25,10 @@ from denoise.output.generations import (
 )
 from denoise.output.known_inputs import KnownInputs, Listing
 from denoise.output.names import Names
-from denoise.output.redo import READERS, failures_in, finished_shards, paths_to_redo, shards_to_redo
+from denoise.output.redo import failures_in, finished_shards, paths_to_redo, shards_to_redo
 from denoise.storage import files
 from denoise.storage.entry import Entry
+from denoise.storage.stores import ASKERS
 from denoise.storage.uris import join
 
 SHARD_BYTES = 1 << 20  # of encoded images: a kill costs the work on so much, for each worker
@@ -117,7 +118,7 @@ def planned(
     shards = -(-rows // shard_rows(rows, size))
     done, finished, redo = 0, finished_shards(uri), known.changed_paths()
     numbers = sorted(shards_to_redo(uri))
-    with ThreadPoolExecutor(READERS) as pool:
+    with ThreadPoolExecutor(ASKERS) as pool:
         for number, paths in zip(
             numbers, pool.map(partial(paths_to_redo, uri), numbers), strict=True
         ):

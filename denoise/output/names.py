@@ -6,7 +6,8 @@ from hashlib import blake2b
 from itertools import chain, islice
 from unicodedata import normalize
 
-from denoise.images.codec import FORMATS, IMAGE_SUFFIXES, suffix_of
+from denoise.images.codec import FORMATS, suffix_of
+from denoise.images.sniff import IMAGE_SUFFIXES
 from denoise.storage import uris
 from denoise.storage.entry import Entry
 from denoise.storage.hashes import HashSet, hash_of

@@ -13,9 +13,8 @@ import pyarrow.parquet as pq
 from denoise.output import tables
 from denoise.output.generations import Shard
 from denoise.storage import files
+from denoise.storage.stores import ASKERS
 from denoise.storage.uris import join
-
-READERS = 16  # threads: enough to hide a store's latency
 
 
 def finished_shards(uri: str) -> set[int]:
@@ -57,7 +56,7 @@ def _redo_uri(uri: str, shard: int) -> str:
 
 def failures_in(uri: str, shards: list[Shard]) -> Iterator[set[str]]:
     """What failed in each shard's part file; many are asked for at a time."""
-    with ThreadPoolExecutor(READERS) as pool:
+    with ThreadPoolExecutor(ASKERS) as pool:
         yield from pool.map(_failed_in, (tables.part_uri(uri, one.number) for one in shards))
 
 

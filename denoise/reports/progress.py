@@ -117,11 +117,6 @@ class Progress:
         if is_live(self.stream):
             self._put("\n")
 
-    def line(self, done: int, failed: int, pixels: int, seconds: Mapping[str, float]) -> str:
-        """The counts in words, for what is no terminal."""
-        text = self._rates(done, failed, pixels, seconds)
-        return f"{self.verb} {self.before + done}/{self.total} {self.unit}{text}"
-
     def tick(self) -> None:
         """Redraw what goes on while nothing is counted; write a line, if it is time to."""
         with self._lock:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from denoise.output import tables
 from denoise.storage import files
+from denoise.storage.stores import ASKERS
 
 METRICS = ("mse_noisy", "mse", "ssim_noisy", "ssim", "removed", "noise_before", "noise_after")
 _SCHEMA = pa.schema(
@@ -35,7 +36,7 @@ _SCHEMA = pa.schema(
         *((name, pa.float64()) for name in METRICS),
     ]
 )
-_READERS, _AT_ONCE = 16, 64  # threads, and part files whose rows are in memory together
+_AT_ONCE = 64  # part files whose rows are in memory together
 _SIZES = (0.1, 0.3, 1, 3, 10, 30, 100)  # megapixels between the groups by size
 SIZE_NAMES = (
     "unknown",
@@ -94,7 +95,7 @@ class TableStatistics:
 def table_statistics(uri: str) -> TableStatistics:
     """Read the numbers of every part file of an output folder. Raises OSError."""
     found = TableStatistics(parts=tables.parts(uri))
-    with ThreadPoolExecutor(_READERS) as pool:
+    with ThreadPoolExecutor(ASKERS) as pool:
         for start in range(0, len(found.parts), _AT_ONCE):
             _add(found, list(pool.map(_numbers_in, found.parts[start : start + _AT_ONCE])))
     return found

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from denoise.images.codec import Picture, encode
+from denoise.images.codec import Picture, encode, to_pixels
 from denoise.images.planes import squeezed
 
 Pixels = NDArray[Any]
@@ -149,7 +149,7 @@ def _eight_bits(pixels: Pixels) -> NDArray[np.uint8]:
     if pixels.dtype == np.uint16:
         return (pixels >> 8).astype(np.uint8)
     if pixels.dtype == np.float32:
-        return np.rint(np.clip(pixels, 0, 1) * 255).astype(np.uint8)
+        return to_pixels(pixels, 8)
     return pixels.astype(np.uint8, copy=False)
 
 

@@ -3,28 +3,27 @@
 import logging
 import os
 import re
-import secrets
-import signal
-import sys
-import threading
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import chdir, contextmanager, nullcontext, suppress
-from functools import cache
-from itertools import chain
-from pathlib import Path
-from tempfile import TemporaryDirectory, gettempdir
+from contextlib import contextmanager, nullcontext
 from typing import Any, TypeVar
 
 import grpc
-import psutil
 import ray
 from ray.data import DataContext
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as Affinity
 
-import denoise
 from denoise.errors import SettingsError
 from denoise.runners import is_private
+from denoise.runners.private_ray import (
+    away_from_users_modules,
+    in_own_group,
+    none_left,
+    own_signals,
+    private_folder,
+    silence,
+    token,
+)
 from denoise.runners.resources import Resources, resources
 from denoise.runners.waiting import reports_waiting
 from denoise.storage import files, uris
@@ -38,10 +37,8 @@ _QUIET = {
     "raise_original_map_exception": True,  # else none could tell a full disk from a bug
 }
 _T = TypeVar("_T")
-_GRACE = 5.0  # seconds that Ray's own processes have to end
 _METRICS_PORTS = ("DASHBOARD_METRIC_PORT", "AUTOSCALER_METRIC_PORT")
 _NO_PORT = "65536"  # one more than there are
-_LONGEST = 24  # characters of the folder for temporary files
 
 
 @contextmanager
@@ -54,9 +51,9 @@ def connected(*, verbose: bool = False) -> Iterator[Resources]:
     """
     mine = not ray.is_initialized()
     alone = mine and is_private()
-    with _as_before(), _private_folder() if alone else nullcontext() as folder:
+    with _as_before(), private_folder() if alone else nullcontext() as folder:
         if mine:
-            with _own_signals():
+            with own_signals():
                 _connect(folder, verbose=verbose)
         _quieten(verbose=verbose)
         try:
@@ -64,27 +61,11 @@ def connected(*, verbose: bool = False) -> Iterator[Resources]:
                 yield resources()
         finally:
             if mine:
-                with _none_left():
+                with none_left():
                     ray.shutdown()
 
 
 session = connected  # its public name: around several calls, which share it then
-
-
-@contextmanager
-def _private_folder() -> Iterator[str]:
-    """A folder for the session that no other user can enter: Ray lets everybody into its own.
-
-    It is gone with the session. Its name is short, since a socket's path has 107 characters.
-    """
-    usual = gettempdir()
-    parent = TemporaryDirectory(
-        prefix="denoise-",
-        dir=usual if len(usual) <= _LONGEST else "/tmp",
-        ignore_cleanup_errors=True,  # a process of Ray's may write its last line just now
-    )
-    with parent as private:
-        yield os.path.join(private, "ray")  # Ray changes the mode of this one
 
 
 def folder() -> str:
@@ -93,21 +74,20 @@ def folder() -> str:
 
 
 def check_shared(named: tuple[str, ...]) -> None:
-    """Raises SettingsError where another node of the cluster does not see what this one does: a
+    """Raise SettingsError where another node of the cluster does not see what this one does: a
     folder of the laptop's own, a model that only the head has."""
-    nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
-    if len(nodes) < 2:
+    if (nodes := len(_nodes())) < 2:
         return
     local = [uri for uri in named if uris.is_local(uri) and files.exists(uri)]
-    looks = [
-        (uri, _is_there.options(scheduling_strategy=Affinity(node, soft=True)).remote(uri))
-        for uri in local
-        for node in nodes
-    ]
-    for uri, look in looks:
-        if not ray.get(look):
+
+    def missing() -> set[str]:
+        return {uri for uri in local if not files.exists(uri)}
+
+    lacking = set[str]().union(*ask_every_node(missing))
+    for uri in local:
+        if uri in lacking:
             raise SettingsError(
-                f"{uri} is on this machine only; the {len(nodes)} nodes of the cluster need a "
+                f"{uri} is on this machine only; the {nodes} nodes of the cluster need a "
                 "URI that all of them reach, such as s3://... or a shared folder"
             )
 
@@ -115,17 +95,15 @@ def check_shared(named: tuple[str, ...]) -> None:
 def ask_every_node(question: Callable[[], _T]) -> list[_T]:
     """The answer of each node of the cluster, from a process there that takes no CPU and no GPU."""
     ask = ray.remote(num_cpus=0)(question)
-    nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
     found: list[_T] = ray.get(
-        [ask.options(scheduling_strategy=Affinity(node, soft=True)).remote() for node in nodes]
+        [ask.options(scheduling_strategy=Affinity(node, soft=True)).remote() for node in _nodes()]
     )
     return found
 
 
-@ray.remote(num_cpus=0)  # type: ignore[untyped-decorator]  # ray is left out of type checking
-def _is_there(uri: str) -> bool:
-    """Runs on a node of the cluster."""
-    return files.exists(uri)
+def _nodes() -> list[str]:
+    """The nodes of the cluster that are up."""
+    return [node["NodeID"] for node in ray.nodes() if node["Alive"]]
 
 
 @contextmanager
@@ -146,86 +124,6 @@ def _as_before() -> Iterator[None]:
             os.environ |= {} if value is None else {name: value}
 
 
-@cache
-def _token() -> str:
-    """The same for all sessions of this process: Ray's C++ side reads it once."""
-    return secrets.token_hex(32)
-
-
-@contextmanager
-def _own_signals() -> Iterator[None]:
-    """Ray installs handlers of its own, which abort at SIGTERM: ours come back afterwards."""
-    ours = {sign: signal.getsignal(sign) for sign in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        if threading.current_thread() is threading.main_thread():
-            for sign, handler in ours.items():
-                signal.signal(sign, handler)
-
-
-@contextmanager
-def _none_left() -> Iterator[None]:
-    """Ends what is left of a session of ours after its shutdown: Ray forgets a worker that says
-    goodbye, and a thread of it that never ends, such as an upload's, would hold it for ever."""
-    node = ray._private.worker._global_node
-    started = chain(*node.all_processes.values()) if node else ()  # on a cluster, nothing
-    own = [process for one in started for process in _with_descendants(one.process.pid)]
-    try:
-        yield
-    finally:
-        _, left = psutil.wait_procs(own, _GRACE)
-        for process in left:
-            with suppress(psutil.NoSuchProcess):
-                process.kill()
-        psutil.wait_procs(left, _GRACE)
-
-
-def _with_descendants(pid: int) -> list[psutil.Process]:
-    try:
-        process = psutil.Process(pid)
-        return [process, *process.children(recursive=True)]
-    except psutil.NoSuchProcess:
-        return []
-
-
-@contextmanager
-def _apart() -> Iterator[None]:
-    """What Ray starts here gets a process group of its own, on Linux. A SIGTERM to all of ours, as
-    systemd sends it, would end Ray before us, and Ray's end is ours, at once and without a word.
-    Ray's processes still end when we do: the kernel sees to that (PR_SET_PDEATHSIG)."""
-    if sys.platform == "linux":
-        _forks_apart().set()
-    try:
-        yield
-    finally:
-        _forks_apart().clear()
-
-
-@contextmanager
-def _away_from_users_modules(folder: str) -> Iterator[None]:
-    """Start Ray in an empty folder: its workers import from the current one before all others.
-
-    A user may have a `denoise.py` or a `statistics.py` there, beside the photographs. Where this
-    package runs from a clone, its workers find it by PYTHONPATH instead.
-    """
-    home = Path(denoise.__file__).parent.parent
-    if "site-packages" not in home.parts:
-        paths = [str(home), *filter(None, [os.environ.get("PYTHONPATH")])]
-        os.environ["PYTHONPATH"] = os.pathsep.join(paths)
-    os.makedirs(folder, exist_ok=True)
-    with chdir(folder):
-        yield
-
-
-@cache
-def _forks_apart() -> threading.Event:
-    """Asked by every fork from now on. Of subprocess's, those with a preexec_fn: Ray's have one."""
-    apart = threading.Event()
-    os.register_at_fork(after_in_child=lambda: os.setpgid(0, 0) if apart.is_set() else None)
-    return apart
-
-
 def _connect(folder: str | None, *, verbose: bool) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     address = os.environ.get("RAY_ADDRESS", "")
@@ -237,7 +135,7 @@ def _connect(folder: str | None, *, verbose: bool) -> None:
         # Nobody but us: Ray asks for a token on every port of a local session, unless this says not
         # to; ours is in this process's environment alone, where Ray would keep one in ~/.ray.
         os.environ.pop("RAY_AUTH_MODE", None)
-        os.environ.setdefault("RAY_AUTH_TOKEN", _token())
+        os.environ.setdefault("RAY_AUTH_TOKEN", token())
         # Prometheus's ports would answer everybody without a token: Ray goes on without them
         os.environ |= dict.fromkeys(_METRICS_PORTS, _NO_PORT)
         metrics = {"enable_metrics_collection": False}
@@ -245,9 +143,9 @@ def _connect(folder: str | None, *, verbose: bool) -> None:
         options |= {"_temp_dir": folder}
     try:
         with (
-            _apart(),
-            nullcontext() if folder is None else _away_from_users_modules(folder),
-            nullcontext() if verbose else _silence(),
+            in_own_group(),
+            nullcontext() if folder is None else away_from_users_modules(folder),
+            nullcontext() if verbose else silence(),
         ):
             ray.init(**options)
     except Exception as error:  # that is what Ray raises where its own processes are too slow
@@ -291,22 +189,6 @@ def _reason(error: BaseException) -> str:
         f"it runs Ray {theirs} on Python {their_python}, this is Ray {ours} on Python {our_python};"
         " install the cluster's versions here, or send the job to it with `ray job submit`"
     )
-
-
-@contextmanager
-def _silence() -> Iterator[None]:
-    """Keeps Ray's C++ side off the terminal: its word on every actor of Ray Data's own making, and
-    the line about its own silence. What goes wrong is raised all the same."""
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    stderr = os.dup(2)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
-        yield
-    finally:
-        os.dup2(stderr, 2)
-        os.close(stderr)
-        os.close(nowhere)
 
 
 def _quieten(*, verbose: bool) -> None:

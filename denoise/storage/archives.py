@@ -31,12 +31,12 @@ from denoise.storage.spans import (
     check_kind,
     error_of_size,
 )
+from denoise.storage.stores import ASKERS
 
 # the endings of names -> what is expected; the first bytes decide
 SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.zst", ".tzst", ".zip")
 OTHERS = (".7z", ".rar", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.lz4", ".cpio")
 _ENDS = re.compile(rf"(?:{'|'.join(map(re.escape, SUFFIXES))})(?=/)", re.IGNORECASE)
-_AHEAD = 16  # archives that are listed at a time
 _PAGE = 1000  # members listed ahead of each
 _HOLD = 64 << 20  # bytes of a stream behind the one read last: a shard's images are among them
 _OPEN = 2  # streams that stay open: of the images and of their references
@@ -84,10 +84,10 @@ def members(
     An archive that cannot be listed, or from some byte on cannot, has a member without a name that
     says why. Raises OSError where a store does not answer.
     """
-    with ThreadPoolExecutor(_AHEAD) as pool:
+    with ThreadPoolExecutor(ASKERS) as pool:
         waiting: deque[tuple[Found, _Listing, Future[list[Member]]]] = deque()
         while True:
-            for one in islice(found, _AHEAD - len(waiting)):
+            for one in islice(found, ASKERS - len(waiting)):
                 listing = _Listing(one, wants_head)
                 waiting.append((one, listing, pool.submit(listing.page)))
             if not waiting:

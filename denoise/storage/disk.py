@@ -15,7 +15,7 @@ from uuid import uuid4
 
 from denoise.storage.found import Found
 
-UNFINISHED = ".denoise-"  # what the names of files begin with that are not written to the end
+TRIAL = ".denoise-"  # what the names of files begin with that are not written to the end
 
 
 def identity(folder: str) -> tuple[int, int]:
@@ -71,7 +71,7 @@ def renamed(path: str, aside: str | None) -> Iterator[IO[bytes]]:
     _make_folder(path)
     folder = aside or os.path.dirname(path)
     os.makedirs(folder, exist_ok=True)
-    trial = os.path.join(folder, UNFINISHED + uuid4().hex)
+    trial = os.path.join(folder, trial_name())
     try:
         with open(trial, "xb") as file:
             yield file
@@ -84,9 +84,14 @@ def renamed(path: str, aside: str | None) -> Iterator[IO[bytes]]:
         raise
 
 
-def is_unfinished(name: str) -> bool:
+def trial_name() -> str:
+    """A name for a file that is not written to its end."""
+    return TRIAL + uuid4().hex
+
+
+def is_trial(name: str) -> bool:
     """Whether a name is that of a file of ours that is not written to its end."""
-    return re.fullmatch(re.escape(UNFINISHED) + "[0-9a-f]{32}", name) is not None
+    return re.fullmatch(re.escape(TRIAL) + "[0-9a-f]{32}", name) is not None
 
 
 def _move(trial: str, path: str) -> None:
@@ -104,7 +109,7 @@ def _move(trial: str, path: str) -> None:
 def create(path: str, content: bytes) -> bool:
     """Writes beside the file and links: whoever sees the file sees all of it."""
     _make_folder(path)
-    trial = os.path.join(os.path.dirname(path), UNFINISHED + uuid4().hex)
+    trial = os.path.join(os.path.dirname(path), trial_name())
     with open(trial, "xb") as file:
         file.write(content)
     try:
@@ -164,7 +169,7 @@ def check_unlinked(folder: str, name: str) -> None:
 def folds_names(folder: str) -> bool:
     """Whether a disk takes names for the same that differ by case or by Unicode normalisation: it
     tries. The folder must be there."""
-    trial = os.path.join(folder, f"{UNFINISHED}{uuid4().hex}")
+    trial = os.path.join(folder, trial_name())
     try:
         for one, other in (("a", "A"), ("\u00e9", "e\u0301")):
             with open(trial + one, "xb"):

@@ -13,11 +13,9 @@ from functools import partial
 from io import BytesIO
 from itertools import islice
 from typing import IO, Any
-from uuid import uuid4
 
 from denoise.errors import SettingsError, words_of
 from denoise.storage import disk, pages
-from denoise.storage.disk import UNFINISHED
 from denoise.storage.found import Found
 from denoise.storage.stores import WHOLE_UPLOADS, ask, filesystem, is_disk, translated
 from denoise.storage.uris import before_wildcards, is_local, is_normal, join, name_of, redact
@@ -93,19 +91,21 @@ def write_below(
 ) -> None:
     """Write a file of a name below a folder, as `write`, but on a disk through no symbolic link
     below that folder. Raises OSError (ELOOP where there is one)."""
-    fs, path = filesystem(folder)
-    if is_disk(fs):
-        disk.check_unlinked(path, name)
-    write(join(folder, name), content, aside=aside)
+    write(_below(folder, name), content, aside=aside)
 
 
 def create_below(folder: str, name: str, content: bytes) -> bool:
     """Write a file of a name below a folder where none is, as `create`, through no symbolic link
     below that folder; False where there is one. Raises OSError (ELOOP where there is a link)."""
+    return create(_below(folder, name), content)
+
+
+def _below(folder: str, name: str) -> str:
+    """The URI of a name below a folder. Raises OSError where a link is on its way (ELOOP)."""
     fs, path = filesystem(folder)
     if is_disk(fs):
         disk.check_unlinked(path, name)
-    return create(join(folder, name), content)
+    return join(folder, name)
 
 
 def folds_names(folder: str) -> bool:
@@ -228,14 +228,14 @@ def sweep(folder: str) -> None:
     """Remove the files directly in a folder that killed processes left half written. Raises
     OSError."""
     for name in names(folder):
-        if disk.is_unfinished(name):
+        if disk.is_trial(name):
             remove_file(folder, name)
 
 
 def check_writable(folder: str) -> None:
     """Raises SettingsError where nothing can be written below a folder: it tries. The folder stays
     where it was not there; who only looks tries `standing(folder)`."""
-    trial = join(folder, UNFINISHED + uuid4().hex)
+    trial = join(folder, disk.trial_name())
     try:
         write(trial, b"")
         remove(trial)
@@ -257,7 +257,7 @@ def _upload(fs: Any, path: str, content: bytes | memoryview) -> None:
         fs.pipe_file(path, bytes(content))
         return
     folder = path.rpartition("/")[0]
-    trial = f"{folder}/{UNFINISHED}{uuid4().hex}"
+    trial = f"{folder}/{disk.trial_name()}"
     fs.makedirs(folder, exist_ok=True)
     fs.pipe_file(trial, bytes(content))
     fs.mv(trial, path)

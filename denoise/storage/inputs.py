@@ -12,13 +12,21 @@ import pyarrow as pa
 
 from denoise import errors
 from denoise.errors import SettingsError
-from denoise.images.codec import IMAGE_SUFFIXES
+from denoise.images.sniff import IMAGE_SUFFIXES
 from denoise.storage import archives, files, listing, lists, pages, rows, uris
-from denoise.storage.choosing import UNSURE, images_among, is_inside, reason_by_name
+from denoise.storage.choosing import (
+    CHAIN,
+    UNSURE,
+    images_among,
+    images_in_archives,
+    images_of_chain,
+    is_inside,
+    reason_by_name,
+)
 from denoise.storage.columns import NO_COLUMNS, Columns
 from denoise.storage.entry import Entry, unique
 from denoise.storage.found import Found, LeftOut
-from denoise.storage.members import CHAIN, images_in_archives, images_of_chain
+from denoise.storage.stores import ASKERS
 from denoise.storage.table_entries import images_in_tables, images_of_list
 
 _UNREADABLE = (OSError, EOFError, UnicodeError, zlib.error, pa.ArrowException, csv.Error)
@@ -221,7 +229,7 @@ def _files_of_each(named: list[str], base: str, left_out: LeftOut) -> Iterator[F
         return [replace(each, path=f"{path}/{each.path}") for each in below]
 
     some: dict[str, Found] = {}
-    with ThreadPoolExecutor(16) as pool:
+    with ThreadPoolExecutor(ASKERS) as pool:
         for one in chain.from_iterable(pool.map(look, named)):
             if one.uri in some and not one.is_folder:
                 left_out.add("named twice", one.path)

@@ -10,10 +10,9 @@ from typing import Any
 from denoise.errors import SettingsError
 from denoise.storage import disk, pages
 from denoise.storage.found import Found, LeftOut
-from denoise.storage.stores import WHOLE_UPLOADS, ask, filesystem, is_disk, pattern
+from denoise.storage.stores import ASKERS, WHOLE_UPLOADS, ask, filesystem, is_disk, pattern
 from denoise.storage.uris import before_wildcards, glob_parts, is_local, local_path, redact, split
 
-_LISTERS = 16  # folders of a store listed ahead
 _counting = Lock()  # folders are listed by threads
 _Listed = tuple[Any, Iterable[Found]]  # a folder's identity, and its children
 _Asked = tuple[str, ...]  # what `_inside` is given
@@ -40,14 +39,12 @@ def listing(
     # identities by what `enters` returned; in the order of names, whatever is listed ahead
     seen: dict[Hashable, set[Any]] = defaultdict(set)
     children = partial(_inside, fs, left_out)
-    with ThreadPoolExecutor(1 if is_disk(fs) else _LISTERS) as pool:
+    with ThreadPoolExecutor(1 if is_disk(fs) else ASKERS) as pool:
         first = top if is_disk(fs) else root  # what is found keeps the store's protocol
         waiting: list[tuple[Hashable, _Asked | Future[_Listed]]]  # the next one last
         waiting = [(enters(""), ("", first, begins))]
         while waiting:
-            for k, (matched, one) in enumerate(
-                waiting[-_LISTERS:], max(0, len(waiting) - _LISTERS)
-            ):
+            for k, (matched, one) in enumerate(waiting[-ASKERS:], max(0, len(waiting) - ASKERS)):
                 if isinstance(one, tuple):
                     waiting[k] = matched, pool.submit(children, *one)
             matched, folder = waiting.pop()

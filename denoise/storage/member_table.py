@@ -6,7 +6,7 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from denoise.images.codec import IMAGE_SUFFIXES
+from denoise.images.sniff import IMAGE_SUFFIXES
 from denoise.storage import uris
 from denoise.storage.hashes import hash_of
 from denoise.storage.spans import Member

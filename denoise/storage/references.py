@@ -11,7 +11,7 @@ from threading import Lock
 from typing import TypeVar
 
 from denoise.errors import ImageError
-from denoise.images.codec import IMAGE_SUFFIXES
+from denoise.images.sniff import IMAGE_SUFFIXES
 from denoise.storage import archives, files, uris
 from denoise.storage.entry import Entry, entry_of_member
 from denoise.storage.found import Found

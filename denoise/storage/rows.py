@@ -111,7 +111,9 @@ def image_in(
     if is_ours and row["error"] is not None:
         return Source(b"", error=str(row["error"]))
     if is_ours and row["file"] and not row.get(column):  # `--save files` or `tar` wrote it
-        encoded = archives.read(uris.resolve_inside(uri.rsplit("/", 2)[0], row["file"]))
+        encoded = archives.read(
+            uris.resolve_inside(uris.folder_of(uris.folder_of(uri)), row["file"])
+        )
         if column != "noisy":  # by `infer`: it is noisy no more
             return Source(encoded, white_level=row.get("white_level"))
         of_noise = {name: row.get(name) for name in ("sigma", "seed", "noise", "white_level")}

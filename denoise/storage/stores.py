@@ -31,6 +31,7 @@ EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"} | dict.fromkeys(
 )
 # stores that show an upload when all of it is there; the others get a rename
 WHOLE_UPLOADS = frozenset(EXTRAS) | {"memory", "oss", "oci", "hf", "r2"}
+ASKERS = 16  # threads that ask a store: enough to hide its latency
 _ATTEMPTS = 5
 _T = TypeVar("_T")
 # What the stores' libraries raise of their own; those that are not loaded raise nothing.

@@ -11,12 +11,11 @@ import pyarrow as pa
 from denoise import errors
 from denoise.errors import SettingsError
 from denoise.storage import archives, arrow, files, lists, rows, uris
+from denoise.storage.choosing import images_in_archives
 from denoise.storage.columns import Columns, NoImagesError
 from denoise.storage.entry import Entry
 from denoise.storage.found import Found, LeftOut
-from denoise.storage.members import images_in_archives
-
-_LOOKERS = 16  # threads that ask for the size of an archive
+from denoise.storage.stores import ASKERS
 
 
 def images_in_tables(
@@ -74,7 +73,7 @@ def _dataset_tables(found: Iterator[Found]) -> Iterator[Found]:
     for one in found:
         if not rows.is_table(one.path):
             continue
-        folder, _, name = one.uri.rpartition("/")
+        folder, name = uris.folder_of(one.uri), uris.name_of(one.uri)
         if uris.suffix(name) in arrow.SUFFIXES:
             if folder not in own:
                 own[folder] = arrow.data_files(folder)
@@ -98,7 +97,7 @@ def images_of_list(
         called = uris.relative(where, folder)
         if called.startswith("../") and not uris.is_relative(named):
             called = uris.redact(where)
-        path = uris.key(called.split("://", 1)[-1])
+        path = uris.key(uris.split(called)[1])
         if archives.is_archive(path):
             if where in packed:
                 left_out.add("named twice")
@@ -107,7 +106,7 @@ def images_of_list(
         # on a store it would be a request an image
         found = _found(where) if uris.is_local(where) else Found("", where, 0, "")
         yield Entry(path, where, found.size, found.mark, listed_in=uri, beside=values)
-    with ThreadPoolExecutor(_LOOKERS) as pool:
+    with ThreadPoolExecutor(ASKERS) as pool:
         each = zip(packed.values(), pool.map(_found, packed), strict=True)
         found_archives = (replace(one, path=path) for (path, _), one in each)
         for entry in images_in_archives(found_archives, folder, left_out):

@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from denoise.errors import SettingsError
-from denoise.output.folder import UNFINISHED
+from denoise.output.discard import UNFINISHED
 from denoise.reports.progress import Progress, words_of_time
 from denoise.storage import files, uris
 from denoise.storage.uris import join

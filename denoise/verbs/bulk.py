@@ -195,16 +195,16 @@ def _work(
     known = sum(map(len, pending)) + (new.rows if new else 0)
     before = max(0, listing.inputs - known)
     first.expect(before + known, before=before)
-    again = Progress(first.verb, sum(map(len, failed)), log=output.log)
-    (first if known else again).begin("starting" if is_here else "starting Ray")
+    retried = Progress(first.verb, sum(map(len, failed)), log=output.log)
+    (first if known else retried).begin("starting" if is_here else "starting Ray")
     job = replace(job, needed=(*job.needed, manifest.first_uri(output.uri)))
     verbose = _log.isEnabledFor(logging.DEBUG)
     opened = open_runner(job, output.uri, here=is_here, verbose=verbose)
-    with again, opened as runner:
+    with retried, opened as runner:
         if new is not None:
             shard_bytes = sizes.gpu if runner.on_gpus else sizes.cpu
             pending = [*pending, *manifest.cut(output.uri, new, shard_bytes)]
-        for shards, retry_errors, progress in ((pending, False, first), (failed, True, again)):
+        for shards, retry_errors, progress in ((pending, False, first), (failed, True, retried)):
             if shards:
                 if not is_here:
                     progress.begin("starting workers")

@@ -4,7 +4,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from denoise.errors import SettingsError, words_of
-from denoise.images.codec import IMAGE_SUFFIXES
+from denoise.images.sniff import IMAGE_SUFFIXES
 from denoise.output.folder import run_of
 from denoise.storage import files, uris
 

@@ -151,9 +151,10 @@ def _device() -> Check:
 
 def _memory() -> Check:
     """Physical memory; Ray's workers take some 0.3 GiB each before any image."""
+    from denoise.runners import cores
+
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / _GIB
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    found = f"{total:.1f} GiB, {cpus} CPUs"
+    found = f"{total:.1f} GiB, {cores()} CPUs"
     if total < 2:
         return Check("memory", "bad", found, "2 GiB are needed for a small run")
     return Check("memory", "ok", found)

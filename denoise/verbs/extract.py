@@ -21,9 +21,9 @@ from denoise.output import tables, tar_shard
 from denoise.output.folder import run_of
 from denoise.output.names import Names, file_of
 from denoise.storage import archives, files, uris
+from denoise.storage.stores import ASKERS
 from denoise.storage.uris import join
 
-_WRITERS = 16  # threads: enough to hide a store's latency
 _COLUMNS = {"infer": "image", "noise": "noisy"}  # the images of a verb's table
 _NAMES = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EINVAL)
 _RENAMED = "renamed: another image has that name"
@@ -120,10 +120,10 @@ def _write_files(output: str, column: str, into: str) -> Iterator[_File]:
     Holds 8 bytes of each name.
     """
     names = Names("same", folds=True)
-    with ThreadPoolExecutor(_WRITERS) as pool:
+    with ThreadPoolExecutor(ASKERS) as pool:
         for part in tables.parts(output):
             found = tables.rows_in(part, ["path", column, "file", "error"])
-            while rows := list(islice(found, _WRITERS)):
+            while rows := list(islice(found, ASKERS)):
                 some = [_named(_file(output, row, column), names) for row in rows]
                 yield from pool.map(partial(_write, into=into), some)
 
@@ -134,12 +134,12 @@ def _write_tars(output: str, column: str, into: str) -> Iterator[_File]:
     Yields the images of a shard once it is there.
     """
     names = Names("same", folds=True, in_tar=True)
-    with ThreadPoolExecutor(_WRITERS) as pool:
+    with ThreadPoolExecutor(ASKERS) as pool:
         for part in tables.parts(output):
             name = tar_shard.name_of(tables.shard_of(uris.name_of(part)))
             tar, packed = BytesIO(), list[_File]()
             found = tables.rows_in(part)
-            while rows := list(islice(found, _WRITERS)):
+            while rows := list(islice(found, ASKERS)):
                 some = [_named(_file(output, row, column), names) for row in rows]
                 for row, one in zip(rows, pool.map(_fetch, some), strict=True):
                     member = "" if one.name is None else _pack(tar, row, column, one)

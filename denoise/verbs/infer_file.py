@@ -6,7 +6,8 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from denoise.errors import SettingsError, WriteError, words_of
-from denoise.images.codec import FORMATS, IMAGE_SUFFIXES
+from denoise.images.codec import FORMATS
+from denoise.images.sniff import IMAGE_SUFFIXES
 from denoise.storage import files, inputs, uris
 from denoise.storage.fetch import fetch
 from denoise.storage.found import LeftOut

@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import partial
 from math import isfinite, sqrt
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from denoise.errors import SettingsError
@@ -17,7 +18,7 @@ from denoise.output.shard import Counts, ShardTask, ShardWriter
 from denoise.output.tables import INFER_SCHEMA, with_columns
 from denoise.runners import Allocation, gpus_are_made_up
 from denoise.storage.columns import NO_COLUMNS, Columns
-from denoise.verbs.save import save, uploaders
+from denoise.verbs.save import encoders_of, save
 from denoise.verbs.stages import decoded_pairs, in_order
 
 if TYPE_CHECKING:
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
 _CPU_BATCH = 1 << 20  # pixels for each thread of a CPU: enough that all end at nearly one time
 _GPU_BATCH = 1 << 24
-_USUAL: Mapping[str, str] = {}  # every file has its usual name
 
 
 def worker(
@@ -101,8 +101,7 @@ def infer_shard(
             output=task.output,
             stems=task.stems,
         )
-        encoders = 0 if task.announce else allocation.encode or uploaders(config, task.output)
-        for pair, made in in_order(row, denoised, encoders):
+        for pair, made in in_order(row, denoised, encoders_of(task, allocation, config)):
             out.add(made, pair.seconds)
         out.notes |= denoiser.notes
     return out.counts
@@ -187,7 +186,7 @@ def row_of(
     config: "InferConfig",
     model: str,
     output: str,
-    stems: Mapping[str, str] = _USUAL,
+    stems: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[Pair, dict[str, Any]]:
     """A pair and its row of the table: the image as stored, and how far it is from the clean.
 

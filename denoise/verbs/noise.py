@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from types import MappingProxyType
 from typing import Any, get_args
 
 from denoise.images.noise import check_sigma
@@ -14,12 +15,11 @@ from denoise.storage.columns import NO_COLUMNS, Columns
 from denoise.verbs import bulk
 from denoise.verbs.bulk import BulkConfig
 from denoise.verbs.checks import check_is_folder, worker_counts
-from denoise.verbs.save import save, uploaders
+from denoise.verbs.save import encoders_of, save
 from denoise.verbs.stages import decoded_pairs, in_order
 
 _SHARD_BYTES = 8 << 20  # a second or two of work: many times faster than a network
 _HERE = 128 << 20  # bytes of images that are done sooner in this process than Ray starts
-_USUAL: Mapping[str, str] = {}  # every file has its usual name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,14 +84,13 @@ def noise_shard(
     with ShardWriter(task, with_columns(NOISE_SCHEMA, columns), to_tar=config.save == "tar") as out:
         pairs = decoded_pairs(task, out.missing, pairing, allocation, config.max_seconds)
         row = partial(row_of, config=config, output=task.output, stems=task.stems)
-        encoders = 0 if task.announce else allocation.encode or uploaders(config, task.output)
-        for pair, made in in_order(row, pairs, encoders):
+        for pair, made in in_order(row, pairs, encoders_of(task, allocation, config)):
             out.add(made, pair.seconds)
     return out.counts
 
 
 def row_of(
-    pair: Pair, config: NoiseConfig, output: str, stems: Mapping[str, str] = _USUAL
+    pair: Pair, config: NoiseConfig, output: str, stems: Mapping[str, str] = MappingProxyType({})
 ) -> tuple[Pair, dict[str, Any]]:
     """A pair and its row of the table: encoded images, and how far they are apart."""
     row: dict[str, Any] = {}

@@ -1,6 +1,5 @@
 """What `infer` with the same flags would do and cost, from a listing and a few seconds' work."""
 
-import os
 import random
 import time
 from collections import Counter
@@ -13,7 +12,7 @@ import numpy as np
 
 from denoise.output import folder, manifest, tables
 from denoise.output.shard import ShardTask
-from denoise.runners import Allocation, is_private, runs_here
+from denoise.runners import Allocation, cores, is_private, runs_here
 from denoise.storage import files, uris
 from denoise.storage.columns import Columns
 from denoise.storage.entry import Entry
@@ -152,7 +151,7 @@ def _workers(config: InferConfig, size: int) -> tuple[int, str, float]:
     """How many workers there would be, where, and the seconds until they are there."""
     job = infer.job_of(config, "", ())
     if runs_here(job, size, infer.HERE):
-        return len(os.sched_getaffinity(0)), "this process", _START_HERE
+        return cores(), "this process", _START_HERE
     from denoise.runners import ray_session, resources
 
     if is_private():

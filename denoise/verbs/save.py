@@ -8,8 +8,10 @@ from numpy.typing import NDArray
 
 from denoise.errors import ImageError, WriteError, words_of
 from denoise.images.codec import Picture, decode, encode, format_for, is_lossy, suffix_of
-from denoise.output.folder import UNFINISHED
+from denoise.output.discard import UNFINISHED
 from denoise.output.names import file_of
+from denoise.output.shard import ShardTask
+from denoise.runners import Allocation
 from denoise.storage import files, uris
 from denoise.verbs.bulk import BulkConfig
 
@@ -56,10 +58,13 @@ def encoded_as(format: str, picture: Picture, config: BulkConfig) -> tuple[bytes
     return encoded, picture.pixels
 
 
-def uploaders(config: BulkConfig, output: str) -> int:
-    """Threads that wait for a store to take the files of images while the next ones are made."""
-    has_files = config.save in ("files", "both")
-    return _UPLOADERS if has_files and not uris.is_local(output) else 0
+def encoders_of(task: ShardTask, allocation: Allocation, config: BulkConfig) -> int:
+    """Threads that encode and save images ahead of their rows; some at least where they wait for a
+    store to take files. None where each image is announced before it is done."""
+    if task.announce is not None:
+        return 0
+    waits = config.save in ("files", "both") and not uris.is_local(task.output)
+    return allocation.encode or (_UPLOADERS if waits else 0)
 
 
 def _write_file(output: str, name: str, encoded: bytes) -> None:
