@@ -1,6 +1,5 @@
 """TIFF files: checked to be whole, and read by whichever library keeps their depth."""
 
-import logging
 import struct
 from collections.abc import Iterator
 from io import BytesIO
@@ -11,38 +10,39 @@ from PIL import Image
 
 from denoise.errors import ImageError
 from denoise.images import sniff, xmp
+from denoise.images.deep_tiff import deep_planes
 from denoise.images.exif import check_claims, without_prefix
 from denoise.images.planes import (
     DECODER_ERRORS,
     MANY_FRAMES,
     Scan,
     check_size,
-    extra,
-    from_floats,
     note_of,
     opened,
     pillow_planes,
     plausible_dpi,
     profile_of,
-    stretched,
-    to_rgb,
 )
 from denoise.images.subsampled import is_subsampled, subsampled_planes
 from denoise.images.writers import Planes, descriptive
 
 # TIFF's tags, by number
 _SUBFILE_TYPE, _WIDTH, _HEIGHT, _BITS, _PHOTOMETRIC, _ORIENTATION = 254, 256, 257, 258, 262, 274
-_SAMPLES, _PLANAR, _BESIDE, _SAMPLE_FORMAT = 277, 284, 338, 339
+_SAMPLES, _PLANAR, _BESIDE, _SAMPLE_FORMAT, _FILL_ORDER = 277, 284, 338, 339, 266
 _COMPRESSION, _COLOUR_MAP, _SUB_PAGES = 259, 320, 330
-_ICC, _DNG_VERSION, _XMP = 34675, 50706, 700
+_ICC, _XMP = 34675, 700
+_OF_RAW = {50706, 33424, 34310}  # DNG's version, and what Kodak's and Leaf's files begin with
 _STRIP_STARTS, _ROWS_PER_STRIP, _STRIP_LENGTHS = 273, 278, 279
 _TILE_WIDTH, _TILE_HEIGHT, _TILE_STARTS, _TILE_LENGTHS = 322, 323, 324, 325
 
-_PALETTE, _CMYK, _YCBCR = 3, 5, 6  # photometric interpretations
+_PALETTE, _CMYK, _YCBCR, _LAB = 3, 5, 6, 8  # photometric interpretations
+_COLOURS_OF_PILLOW = {-1: 4, 3: 2, 5: 4, 6: 3, 8: 3}  # with how many planes it reads them
+_JPEG = 7  # a compression
 _MOSAICS = (32803, 34892)  # one colour a pixel, as sensors have, or made of it and still linear
 # Compressions of 8 bits that Pillow reads: none, CCITT's, LZW, JPEG, deflate, PackBits
 _OF_PILLOW = {1, 2, 3, 4, 5, 7, 8, 32773, 32946}
 _MOST_PREVIEWS = 100
+_MOST_INSIDE = 8  # pages that are asked whether they are a sensor's
 _DAMAGED = "truncated or damaged TIFF"
 
 
@@ -60,7 +60,7 @@ def scan_of_tiff(encoded: bytes, max_pixels: int) -> Scan:
         if is_subsampled(tags):
             planes = subsampled_planes(encoded, number, lengths, tags)
         else:
-            planes = _tifffile_planes(encoded, number, lengths, tags)
+            planes = deep_planes(encoded, number, lengths, tags)
         per_inch = {2: 1, 3: 2.54}.get(tags.get(296, 2), 0)
         dpi = plausible_dpi([per_inch * tags.get(side, 0) for side in (282, 283)])
         icc = None if tags.get(_PHOTOMETRIC) == _CMYK else tags.get(_ICC)  # converted through it
@@ -82,13 +82,12 @@ def scan_of_tiff(encoded: bytes, max_pixels: int) -> Scan:
 def _main_page(encoded: bytes) -> tuple[int, Image.Exif]:
     """Number and tags of the first page that is no preview; of the first where all of them are.
 
-    Raises ImageError for camera raw, whose pages are previews with the picture inside.
+    Raises ImageError for camera raw, whose first page is a preview of what lies further behind.
     """
     first = _tags_of(encoded, next(_page_starts(encoded), 0))
     is_reduced = bool(first.get(_SUBFILE_TYPE, 0) & 1)
-    is_cr2 = encoded[4:10] == b"\x10\x00\x00\x00CR"
-    is_mosaic = first.get(_PHOTOMETRIC) in _MOSAICS
-    if _DNG_VERSION in first or is_mosaic or is_cr2 or (is_reduced and _SUB_PAGES in first):
+    is_raw = not _OF_RAW.isdisjoint(first) or (is_reduced and _SUB_PAGES in first)
+    if is_raw or _has_mosaic(encoded, first):
         raise ImageError(sniff.unsupported("camera raw"))
     if is_reduced:
         for number, start in enumerate(islice(_page_starts(encoded), _MOST_PREVIEWS)):
@@ -96,6 +95,18 @@ def _main_page(encoded: bytes) -> tuple[int, Image.Exif]:
             if not tags.get(_SUBFILE_TYPE, 0) & 1:
                 return number, tags
     return 0, first
+
+
+def _has_mosaic(encoded: bytes, first: Image.Exif) -> bool:
+    """Whether a page, or one inside of the first, is as a sensor sees it: a raw file's picture."""
+    try:
+        inside = np.atleast_1d(first.get(_SUB_PAGES, ()))[:_MOST_INSIDE]
+        for start in (*islice(_page_starts(encoded), _MOST_INSIDE), *map(int, inside)):
+            if _tags_of(encoded, start).get(_PHOTOMETRIC) in _MOSAICS:
+                return True
+    except DECODER_ERRORS:  # a later page is damaged: the first may be good
+        pass
+    return first.get(_PHOTOMETRIC) in _MOSAICS
 
 
 def _tags_of(encoded: bytes, start: int) -> Image.Exif:
@@ -165,19 +176,25 @@ def _needs_tifffile(tags: Image.Exif) -> bool:
     bits, samples = np.atleast_1d(tags.get(_BITS, 1)), tags.get(_SAMPLES, 1)
     kind, compression = tags.get(_PHOTOMETRIC, -1), tags.get(_COMPRESSION, 1)
     formats = np.atleast_1d(tags.get(_SAMPLE_FORMAT, 1))
+    if compression not in _OF_PILLOW:
+        return True
     if bits.max() > 8:
         is_half = bits[0] == 16 and 3 in formats
-        simple = samples == 1 and kind == 1  # gray, 0 is black
-        return is_half or compression not in _OF_PILLOW or not (simple and bits[0] in (16, 32))
+        is_swapped = bits[0] == 32 and compression > 1 and tags.endian == ">"  # twice by Pillow
+        simple = samples == 1 and kind == 1 and compression != _JPEG  # gray, 0 is black
+        return is_half or is_swapped or not (simple and bits[0] in (16, 32))
     if kind not in (0, 1, 2):
-        return compression not in _OF_PILLOW
+        is_shallow = kind in (_CMYK, _LAB) and bits.min() < 8
+        return kind not in _COLOURS_OF_PILLOW or is_shallow or samples > _COLOURS_OF_PILLOW[kind]
     colours = 3 if kind == 2 else 1
     odd = bits.min() < 8 and (samples > 1 or bits[0] not in (1, 2, 4))
     # a fourth channel of which nobody says what it is, a fifth one: Pillow leaves them out
     beside = np.atleast_1d(tags.get(_BESIDE, 2))[: samples - colours]
     unnamed = samples > colours and (0 in beside or (colours == 1 and _BESIDE not in tags))
     more = samples > colours + 1 or unnamed or (kind == 0 and samples > 1)
-    return 2 in formats or more or odd or compression not in _OF_PILLOW
+    more |= samples == 2 and tags.get(_PLANAR) == 2  # of which Pillow reads the first alone
+    more |= samples in (2, 4) and tags.get(_FILL_ORDER) == 2  # bits of a byte from the other end
+    return 2 in formats or more or odd
 
 
 def _has_small_map(tags: Image.Exif) -> bool:
@@ -191,59 +208,6 @@ def _pillow_palette(image: Image.Image, tags: Image.Exif) -> Planes:
     planes = table[np.minimum(np.asarray(image), len(table) - 1)]
     is_gray = bool((table == table[:, :1]).all())
     return np.ascontiguousarray(planes[..., :1]) if is_gray else planes
-
-
-def _tifffile_planes(encoded: bytes, number: int, lengths: list[int], tags: Image.Exif) -> Planes:
-    """A page of any depth: gray or RGB, with or without alpha, or a palette's or CMYK's RGB."""
-    tifffile = extra("tifffile", "TIFF")
-    extra("imagecodecs", "TIFF")
-    logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what it says becomes an ImageError
-    with tifffile.TiffFile(BytesIO(encoded)) as file:
-        page = file.pages[number]
-        kind, samples = int(page.photometric), page.samplesperpixel
-        depths = np.atleast_1d(tags.get(_BITS, 1))
-        is_shallow = depths.max() <= 8 and kind in (_PALETTE, _CMYK)
-        if kind not in (0, 1, 2) and not is_shallow and kind != _YCBCR:
-            raise ImageError("unsupported variant of TIFF: deep pixels neither gray nor RGB")
-        if page.sampleformat not in (1, 2, 3) or len(set(depths.tolist())) > 1:
-            raise ImageError(
-                "unsupported variant of TIFF: complex pixels or planes of unlike depths"
-            )
-        colours = {_CMYK: 4, 2: 3, _YCBCR: 3}.get(kind, 1)
-        if 1 in page.extrasamples or samples not in (colours, colours + 1):
-            raise ImageError("unsupported variant of TIFF: multiplied alpha or more than one")
-        page.databytecounts = tuple(lengths)
-        planes = page.asarray(maxworkers=1)
-        if page.axes == "SYX":
-            planes = np.moveaxis(planes, 0, 2)
-        elif page.axes not in ("YX", "YXS"):
-            raise ImageError("unsupported variant of TIFF: not a flat image")
-    planes = planes.reshape(*planes.shape[:2], -1)
-    return _unsigned(planes, kind, int(depths[0]), tags)
-
-
-def _unsigned(planes: Planes, kind: int, bits: int, tags: Image.Exif) -> Planes:
-    """What tifffile has read -> gray or RGB, of 8 or 16 bits."""
-    if planes.dtype.kind == "f":
-        planes = from_floats(planes)
-    elif planes.dtype == bool:
-        planes = planes.astype(np.uint8) * 255
-    elif planes.dtype not in (np.uint8, np.uint16):
-        raise ImageError("unsupported: 32-bit integer or signed pixels")
-    elif kind == _PALETTE:
-        table = np.array(tags[_COLOUR_MAP]).reshape(3, -1).T
-        table = (table if table.max() < 256 else table >> 8).astype(np.uint8)
-        return table[np.minimum(planes[..., 0], len(table) - 1)]
-    else:
-        planes = stretched(planes, bits)
-    if kind == 0:  # 0 is white
-        planes[..., 0] = np.iinfo(planes.dtype).max - planes[..., 0]
-    if kind == _CMYK:
-        inks = Image.fromarray(np.ascontiguousarray(planes[..., :4]), "CMYK")
-        return np.asarray(to_rgb(inks, tags.get(_ICC)))
-    if kind == _YCBCR:
-        return np.asarray(Image.fromarray(np.ascontiguousarray(planes), "YCbCr").convert("RGB"))
-    return np.ascontiguousarray(planes)
 
 
 def _exif_of_tiff(tags: Image.Exif) -> bytes | None:
