@@ -74,6 +74,13 @@ def good() -> dict[str, bytes]:
         "TIFF, JPEG inside": save(rgb, "TIFF", compression="jpeg"),
         "TIFF, 1 bit, group 4": save(gray.convert("1"), "TIFF", compression="group4"),
         "TIFF, CMYK": save(rgb.convert("CMYK"), "TIFF"),
+        "TIFF, CMYK, 16 bits": tiff(
+            np.asarray(rgb.convert("CMYK")) * np.uint16(257), photometric="separated"
+        ),
+        "TIFF, LAB, 16 bits": tiff(DEEP, photometric="cielab"),
+        "TIFF, 16-bit RGB, multiplied alpha": tiff(
+            np.dstack([DEEP // 2, DEEP_ALPHA | 32768]), extrasamples=["assocalpha"]
+        ),
         "TIFF, LAB": save(_lab(rgb), "TIFF"),
         "TIFF, palette": save(palette, "TIFF"),
         "TIFF, 16-bit gray": save(deep_gray, "TIFF"),
