@@ -8,6 +8,7 @@ import random
 import resource
 import time
 import warnings
+from base64 import b85decode
 from collections import Counter
 from collections.abc import Iterator
 
@@ -79,7 +80,7 @@ def _check_written(picture: Picture) -> None:
 
 
 def _damaged_files(count: int, chance: random.Random) -> Iterator[bytes]:
-    whole = list(pictures.good().values())
+    whole = [*pictures.good().values(), b85decode(pictures.PROFILED_JXL)]
     for number in range(count):
         yield _damaged(whole[number % len(whole)], chance, whole)
 

@@ -13,13 +13,14 @@ from PIL.ImageFile import ImageFile
 
 from denoise.errors import ImageError
 from denoise.images import sniff
-from denoise.images.boxes import meta_of, without_bombs
+from denoise.images.boxes import Meta, meta_of, without_bombs
 from denoise.images.exif import without_prefix
 from denoise.images.gif import frames_of_gif
 from denoise.images.heif import scan_of_heif
 from denoise.images.jpeg import check_jpeg, planes_of_jpeg
 from denoise.images.jpeg2000 import beside_codestream, check_codestream, planes_of_jpeg2000
 from denoise.images.jpegxl import scan_of_jpegxl
+from denoise.images.named_colours import colours_of
 from denoise.images.planes import (
     DECODER_ERRORS,
     Scan,
@@ -67,8 +68,10 @@ def _scan_of(kind: str | None, encoded: bytes, max_pixels: int) -> Scan:
         encoded = check_jpeg(encoded)
     if kind == "JPEG2000":
         check_codestream(encoded, max_pixels)  # before Pillow reads any of it
+    meta = Meta()
     if kind == "AVIF":
-        encoded = _checked_avif(encoded, max_pixels)
+        meta = meta_of(encoded)
+        encoded = _checked_avif(encoded, meta, max_pixels)
     note = note_of(lambda: frames_of_gif(encoded)) if kind == "GIF" else None
     image = opened(encoded, kind or "TGA")  # the one format without a magic number
     check_size(*image.size, max_pixels)
@@ -80,12 +83,14 @@ def _scan_of(kind: str | None, encoded: bytes, max_pixels: int) -> Scan:
         icc, exif, xmp = beside_codestream(encoded)
     xmp = None if xmp == GRAY_XMP else xmp
     note = note if kind == "GIF" else note_of(lambda: getattr(image, "n_frames", 1))
+    if meta.colours and not icc:
+        icc, words = colours_of(*meta.colours, is_gray=planes.shape[2] < 3)
+        note = "; ".join(filter(None, [note, words])) or None
     return Scan(planes, format, exif and without_prefix(exif), icc, dpi, note, xmp=xmp)
 
 
-def _checked_avif(encoded: bytes, max_pixels: int) -> bytes:
+def _checked_avif(encoded: bytes, meta: Meta, max_pixels: int) -> bytes:
     """The file without EXIF that claims too much. ImageError for one of too many pixels."""
-    meta = meta_of(encoded)
     for width, height in meta.sizes:
         check_size(width, height, max_pixels)
     return without_bombs(encoded, meta)

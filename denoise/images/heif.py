@@ -10,6 +10,7 @@ import numpy as np
 from denoise.errors import ImageError
 from denoise.images.boxes import meta_of, without_links
 from denoise.images.exif import check_claims, upright
+from denoise.images.named_colours import Colours, colours_of
 from denoise.images.planes import Scan, check_size, extra, note_of, stretched
 
 # libheif holds the picture in its own colours beside the result, and tiles of it
@@ -34,6 +35,10 @@ def scan_of_heif(encoded: bytes, max_pixels: int) -> Scan:
     planes = np.asarray(image)
     bits = int(deep or 8)
     planes = stretched(planes.reshape(*planes.shape[:2], -1), bits)
+    colours = Colours(image.info.get("icc_profile"))
+    if not colours.icc and meta.colours:
+        colours = colours_of(*meta.colours, is_gray=mode[0] == "L")
+    note = "; ".join(filter(None, [note_of(lambda: len(file)), colours.note])) or None
     exif, xmp = (
         next((encoded[start:end] for start, end in found), None) for found in (meta.exif, meta.xmp)
     )
@@ -41,9 +46,9 @@ def scan_of_heif(encoded: bytes, max_pixels: int) -> Scan:
         np.array(planes),
         "HEIF",
         exif and _turned_already(exif, planes),
-        image.info.get("icc_profile"),
+        colours.icc,
         None,
-        note_of(lambda: len(file)),
+        note,
         xmp=xmp,
     )
 
