@@ -3,6 +3,7 @@ PYTHON ?= python3
 EXTRAS := s3,gcs,azure,formats,ssim,export
 VENV ?= .venv
 BIN := $(VENV)/bin
+PYTEST := -m pytest -n 2 --dist loadgroup
 
 .PHONY: demo test test-all lint bench
 
@@ -10,10 +11,10 @@ demo: $(VENV)/.ready ## the main jobs on the sample photographs
 	@$(BIN)/denoise demo --output demo
 
 test: $(VENV)/.ready-dev ## every law, both runners, one Ray session: minutes
-	@$(BIN)/python -m pytest -m "not stores and not cluster and not slow"
+	@$(BIN)/python $(PYTEST) -m "not stores and not cluster and not slow"
 
 test-all: $(VENV)/.ready-dev ## besides, what needs clusters, emulators, kills and long runs
-	@$(BIN)/python -m pytest -m "stores or cluster or slow"
+	@$(BIN)/python $(PYTEST) -m "stores or cluster or slow"
 
 lint: $(VENV)/.ready-dev ## what .ci/run checks before the tests
 	$(BIN)/ruff format --check .

@@ -16,7 +16,7 @@ from typing import Any
 
 from denoise import __version__, flags
 from denoise.errors import printable
-from denoise.report.progress import is_live
+from denoise.reports.progress import is_live
 from denoise.typed import spelled_out
 
 # verb -> (its config, what it does); `denoise.verbs.VERB` has the config and a function VERB
@@ -248,7 +248,7 @@ def _show(verb: str, found: dict[str, Any], config: Any, *, as_json: bool) -> No
 
 def _last_words(verb: str, found: dict[str, Any], config: Any) -> list[str]:
     """What a job says at its end; nothing of those that have a table only."""
-    from denoise.report.closing import last_words
+    from denoise.reports.closing import last_words
     from denoise.storage import uris
 
     output = getattr(config, "output", None)

@@ -12,6 +12,15 @@ from denoise.runners.ray_session import connected
 from denoise.runners.resources import Resources
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep together, where two processes share the tests, what needs the same Ray or servers."""
+    for item in items:
+        if item.get_closest_marker("ray"):
+            item.add_marker(pytest.mark.xdist_group("ray"))  # one session, in one process
+        elif any(item.get_closest_marker(tier) for tier in ("stores", "cluster", "slow")):
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))  # its module's fixtures
+
+
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[Resources]:
     """One private Ray for all tests that need one in this process."""
@@ -71,3 +80,11 @@ def many(tmp_path: Path) -> Callable[[int], Path]:
         return root
 
     return make
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A model package that is small and fast, and no good."""
+    from tests.running import tiny_model  # which imports this module
+
+    return tiny_model(tmp_path_factory.mktemp("models") / "tiny")

@@ -15,6 +15,7 @@ import tifffile
 from PIL import Image, ImageCms, PngImagePlugin
 
 from denoise.images.codec import Picture, encode
+from denoise.images.metadata import Metadata
 from tests.conftest import photo
 
 HEIGHT, WIDTH = 24, 32  # alpha is [H, W], the others are [H, W, C]
@@ -44,7 +45,7 @@ def good() -> dict[str, bytes]:
     la = Image.fromarray(np.dstack([GRAY, ALPHA]), "LA")
     deep_gray = Image.fromarray(np.ascontiguousarray(DEEP[..., 0]))
     icc = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    described = Picture(RGB, exif=exif(1)[6:], xmp=XMP)
+    described = Picture(RGB, metadata=Metadata(exif=exif(1)[6:], xmp=XMP))
     frames = [Image.fromarray(photo(HEIGHT, WIDTH, seed=seed)) for seed in range(3)]
     return {
         "JPEG": save(rgb, "JPEG", quality=90),

@@ -18,13 +18,14 @@ import pytest
 from denoise.errors import ImageError, SettingsError
 from denoise.images.pairs import PairConfig
 from denoise.output import manifest, tables
-from denoise.storage import archives, files, inputs, uris, zips
-from denoise.storage.disk import Found
+from denoise.storage import archives, files, inputs, spans, uris, zips
 from denoise.storage.entry import Entry, source_of
 from denoise.storage.fetch import load_pair
+from denoise.storage.found import Found, LeftOut
 from denoise.storage.member_table import MemberTable
 from denoise.storage.references import reference_of
-from denoise.storage.tars import TOO_MUCH, Member
+from denoise.storage.spans import Member
+from denoise.storage.tars import TOO_MUCH
 from denoise.training.photos import decode_photos
 from denoise.verbs import bulk
 from denoise.verbs.infer import InferConfig, infer
@@ -38,11 +39,11 @@ KINDS = (".tar", ".tar.gz", ".tgz", ".tar.zst", ".zip", "-stored.zip")
 
 
 def found(images: object) -> tuple[dict[str, Entry], Counter[str]]:
-    left_out: Counter[str] = Counter()
+    left_out = LeftOut()
     listed = list(inputs.entries(str(images), left_out))
     by_path = {entry.path: entry for entry in listed}
     assert len(by_path) == len(listed), "a path was listed twice"
-    return by_path, left_out
+    return by_path, left_out.counts
 
 
 def pack(archive: Path, contents: dict[str, bytes] | list[tuple[str, bytes]]) -> Path:
@@ -295,7 +296,7 @@ def test_a_member_without_a_name_is_called_as_other_empty_names_are(tmp_path: Pa
 def test_a_large_member_of_a_stream_is_read_where_it_begins_like_an_image(
     tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(zips, "UNSEEN", 1 << 19)
+    monkeypatch.setattr(spans, "UNSEEN", 1 << 19)
     monkeypatch.setattr(archives, "_HOLD", 1 << 19)
     large = encoded(photo()).ljust(1 << 20, b"\1")
     inside = {"a.png": bytes(1 << 20), "b.png": large, "c.png": encoded(photo()), "d.png": large}
@@ -305,7 +306,7 @@ def test_a_large_member_of_a_stream_is_read_where_it_begins_like_an_image(
     assert load_pair(listed[f"a{kind}/a.png"], PairConfig()).error == (
         "no image, or of a format that is not read"
     )
-    monkeypatch.setattr(zips, "LARGEST", 1 << 19)
+    monkeypatch.setattr(spans, "LARGEST", 1 << 19)
     errors = {path[-5:]: entry.error for path, entry in found(tmp_path)[0].items()}
     assert errors.pop("c.png") == "" and set(errors.values()) == {
         "it claims to have more than 2 GiB"
@@ -443,7 +444,7 @@ def test_plan_counts_members(tmp_path: Path):
 def test_the_manifest_says_where_a_member_lies(tmp_path: Path):
     archive = pack(tmp_path / "a.tar", pictures(3))
     output = str(tmp_path / "out")
-    listing = manifest.update(output, inputs.entries(str(archive), Counter()), Counter())
+    listing = manifest.update(output, inputs.entries(str(archive), LeftOut()))
     assert listing.new is not None
     (shard,) = manifest.cut(output, listing.new)
     whole = archive.read_bytes()
@@ -580,7 +581,7 @@ def test_globs_choose_among_members_by_their_paths(tmp_path: Path):
 
     def chosen(**globs: tuple[str, ...]) -> set[str]:
         config = NoiseConfig(images=str(tmp_path / "in"), output=str(tmp_path / "out"), **globs)
-        return {entry.path for entry in bulk.listed(config, Counter())}
+        return {entry.path for entry in bulk.listed(config, LeftOut())}
 
     assert chosen(include=("0.tar/*",)) == {f"0.tar/{name}" for name in (*pictures(2), "sub/x.jpg")}
     assert chosen(include=("*.jpg",)) == {"0.tar/sub/x.jpg", "1.tar/sub/x.jpg"}

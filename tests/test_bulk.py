@@ -20,7 +20,7 @@ from denoise.images.metrics import mse, psnr
 from denoise.images.noise import add_noise, seed_of
 from denoise.nets import networks, package
 from denoise.output import tables
-from denoise.report import progress
+from denoise.reports import progress
 from denoise.runners import ray_data, ray_session
 from denoise.storage import files
 from denoise.verbs import bulk

@@ -55,7 +55,7 @@ def test_exif_behind_the_pixels_counts_as_exif_before_them(kind: str):
     behind = decode(plain[:-12] + turned + plain[-12:])
     assert np.array_equal(behind.pixels, np.rot90(pixels, -1))
     assert np.array_equal(behind.pixels, before.pixels)
-    assert behind.exif == before.exif is not None
+    assert behind.metadata.exif == before.metadata.exif is not None
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -103,14 +103,14 @@ def test_the_transparent_value_of_few_bits_is_transparent(bits: int, factor: int
 def test_what_a_png_says_of_its_colours_is_said_again_and_can_be_stripped():
     said = [(b"gAMA", struct.pack(">L", 100_000)), (b"cHRM", bytes(range(32)))]
     picture = decode(png(8, 2, lines_of(RGB), *(chunk(*one) for one in said)))
-    assert picture.colour == tuple(said)
-    assert take_apart(encode(picture)).colour == tuple(said)
-    assert decode(encode(picture)).colour == tuple(said)
-    assert take_apart(encode(picture, metadata=False)).colour == ()
+    assert picture.metadata.colour == tuple(said)
+    assert take_apart(encode(picture)).metadata.colour == tuple(said)
+    assert decode(encode(picture)).metadata.colour == tuple(said)
+    assert take_apart(encode(picture, metadata=False)).metadata.colour == ()
 
 
 def test_a_profile_stands_for_all_else_that_says_of_colours():
     profile = save(Image.fromarray(RGB), "PNG", icc_profile=bytes(16) + b"RGB " + bytes(200))
     at = profile.index(b"iCCP") - 4
     encoded = profile[:at] + chunk(b"gAMA", bytes(4)) + profile[at:]
-    assert take_apart(encoded).colour == ()
+    assert take_apart(encoded).metadata.colour == ()

@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from denoise import errors
 from denoise.errors import ImageError
 from denoise.storage import files, inputs, listing, pages, references, stores, uris
 from denoise.storage.entry import source_of
+from denoise.storage.found import LeftOut
 from denoise.verbs.extract import ExtractConfig, extract
 from denoise.verbs.noise import NoiseConfig, noise
 from tests import running, servers
@@ -327,9 +327,9 @@ def test_archives_are_listed_and_read_by_ranges(store: servers.Store, tmp_path: 
     for kind in (".tar", ".tar.gz", ".zip"):
         files.write(f"{top}/00000{kind}", pack(tmp_path / f"a{kind}", inside).read_bytes())
     files.write(f"{top}/00001.tar", files.read(f"{top}/00000.tar")[:300])
-    left_out: Counter[str] = Counter()
+    left_out = LeftOut()
     listed = {entry.path: entry for entry in inputs.entries(top, left_out)}
-    assert listed.pop("00001.tar").error and left_out == {"no image": 3}
+    assert listed.pop("00001.tar").error and left_out.counts == {"no image": 3}
     assert len(listed) == 12
     for path, entry in listed.items():
         assert source_of(entry).encoded == inside[path.rpartition("/")[2]]
@@ -345,7 +345,7 @@ def test_archives_of_references_and_of_a_list_lie_on_a_store(store: servers.Stor
         kind = name[name.rindex(".") :]
         files.write(f"{top}/{name}", pack(tmp_path / f"a{kind}", clean).read_bytes())
     files.write(f"{top}/list.txt", b"noisy/a.zip\nnoisy/gone.tar\n")
-    listed = {one.path: one for one in inputs.entries(f"{top}/list.txt", Counter())}
+    listed = {one.path: one for one in inputs.entries(f"{top}/list.txt", LeftOut())}
     assert listed.pop("noisy/gone.tar").error == "no such file"
     assert [*listed] == [f"noisy/a.zip/{name}" for name in clean]
     for path in (f"a.zip/{name}" for name in clean):

@@ -107,7 +107,7 @@ def test_a_bigtiff_is_turned_and_keeps_what_its_tags_say(pixels: np.ndarray):
     tags = [(274, 3, 1, 6, True), (271, 2, 0, "Maker", True)]
     picture = decode(tiff(pixels, bigtiff=True, extratags=tags))
     assert np.array_equal(picture.pixels, np.rot90(pixels, -1))
-    assert picture.exif is not None and b"Maker" in picture.exif
+    assert picture.metadata.exif is not None and b"Maker" in picture.metadata.exif
 
 
 @pytest.mark.parametrize("kind", BIG)
@@ -200,7 +200,7 @@ def test_a_picture_without_pixels_is_called_so_whatever_its_kind(encoded: bytes)
 @pytest.mark.parametrize("pixels", [RGB, DEEP])
 def test_the_resolution_of_a_tiff_is_turned_with_it(pixels: np.ndarray):
     turned = tiff(pixels, resolution=(300, 150), resolutionunit=2, extratags=[(274, 3, 1, 6, True)])
-    assert decode(turned).dpi == (150, 300)
+    assert decode(turned).metadata.dpi == (150, 300)
 
 
 def test_a_fourth_channel_without_a_name_is_carried_as_alpha_at_any_depth():

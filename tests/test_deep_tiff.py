@@ -38,7 +38,7 @@ def test_inks_of_16_bits_have_the_colours_of_the_same_in_8(icc: bytes | None):
     shallow, deep = (decode(tiff(inks, **options)) for inks in (INKS, DEEP_INKS))
     assert (shallow.pixels.dtype, deep.pixels.dtype) == (np.uint8, np.uint16)
     assert np.abs(deep.pixels / 257 - shallow.pixels).max() < 1.6
-    assert deep.icc is None  # they were converted through it
+    assert deep.metadata.icc is None  # they were converted through it
 
 
 @pytest.mark.parametrize("inks", [INKS, DEEP_INKS], ids=["8 bits", "16 bits"])

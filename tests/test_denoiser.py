@@ -6,10 +6,11 @@ from torch import Tensor, nn
 
 from denoise.images.codec import to_floats, to_pixels
 from denoise.nets import package
-from denoise.nets.denoiser import Denoiser, from_network, to_network
+from denoise.nets.denoiser import Denoiser
 from denoise.nets.networks import ARCHITECTURES, UNKNOWN_LEVEL, build
 from denoise.nets.package import Package
 from denoise.nets.precision import can_do
+from denoise.nets.windows import from_network, to_network
 
 CPU = torch.device("cpu")
 

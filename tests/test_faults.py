@@ -29,11 +29,6 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return running.tiny_model(tmp_path_factory.mktemp("faults") / "model")
-
-
-@pytest.fixture(scope="module")
 def undisturbed(images: Path, model: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The output of an infer job that nothing happened to."""
     output = tmp_path_factory.mktemp("faults") / "undisturbed"

@@ -59,7 +59,7 @@ def test_a_file_whose_claims_concern_no_pixel_is_read_without_them(kind: str):
 def test_exif_whose_tags_name_the_same_bytes_again_and_again_is_left_out(format: str):
     table = b"Exif\x00\x00" + hostile.exif_read_over_and_over(4000, 10_000)
     picture = decode(save(Image.fromarray(RGB), format, exif=table))
-    assert (picture.exif, picture.note) == (None, "unreadable EXIF left out")
+    assert (picture.metadata.exif, picture.note) == (None, "unreadable EXIF left out")
     assert picture.pixels.shape == RGB.shape
 
 

@@ -25,6 +25,7 @@ from denoise.images.codec import (
     to_floats,
     to_pixels,
 )
+from denoise.images.metadata import Metadata
 from denoise.images.metrics import mse
 from denoise.verbs.save import save as save_picture
 from tests import pictures
@@ -197,7 +198,7 @@ def test_the_limit_of_pixels_is_the_callers():
 def test_a_bomb_in_the_profile_is_left_out_and_said_so():
     bomb = zlib.compress(bytes(1 << 25))
     picture = decode(pictures.png_of(4, 4, bytes(20), iCCP=b"x\x00\x00" + bomb))
-    assert (picture.icc, picture.note) == (None, "ICC profile over 16 MiB left out")
+    assert (picture.metadata.icc, picture.note) == (None, "ICC profile over 16 MiB left out")
     assert picture.pixels.shape == (4, 4, 1)
 
 
@@ -234,7 +235,7 @@ def test_the_orientation_is_applied_and_reset(format: str, orientation: int):
     assert np.array_equal(picture.pixels, expected[..., :3])
     assert picture.alpha is None or np.array_equal(picture.alpha, expected[..., 3])
     tags = Image.Exif()
-    tags.load(picture.exif)
+    tags.load(picture.metadata.exif)
     inner = tags.get_ifd(0x8769)
     assert (tags[0x010F], tags.get(0x0112, 1), inner[0x829A]) == ("Maker", 1, 0.01)
     if format != "TIFF":  # there the tags of the EXIF's own folder are copied as they are
@@ -264,15 +265,15 @@ def test_a_thumbnail_in_the_exif_goes():
         folder += value.to_bytes(4, order)
     folder += bytes(4) + jpeg
     picture = decode(save(Image.fromarray(RGB), "JPEG", exif=bytes(folder)))
-    assert picture.exif is not None and jpeg[:20] not in picture.exif
+    assert picture.metadata.exif is not None and jpeg[:20] not in picture.metadata.exif
     kept = Image.Exif()
-    kept.load(picture.exif)
+    kept.load(picture.metadata.exif)
     assert kept[0x010F] == "Maker" and not kept.get_ifd(1)
 
 
 def test_unreadable_exif_is_left_out_and_said_so():
     picture = decode(save(Image.fromarray(RGB), "PNG", exif=b"Exif\x00\x00nonsense and no tags"))
-    assert (picture.exif, picture.note) == (None, "unreadable EXIF left out")
+    assert (picture.metadata.exif, picture.note) == (None, "unreadable EXIF left out")
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -283,21 +284,21 @@ def test_exif_profile_and_resolution_are_kept_or_stripped(format: str):
     if format == "jxl":
         with pytest.raises(ImageError, match=r"without ICC profiles: .* or --strip-metadata"):
             encode(source, format=format)
-        source = replace(source, icc=None)
+        source = replace(source, metadata=replace(source.metadata, icc=None))
     kept = decode(encode(source, format=format))
     tags = Image.Exif()
-    tags.load(kept.exif)
+    tags.load(kept.metadata.exif)
     assert (tags[0x0110], tags.get_ifd(0x8769)[0x829A]) == ("Model 1", 0.01)
-    assert kept.icc == source.icc
+    assert kept.metadata.icc == source.metadata.icc
     if format not in ("webp", "avif", "jxl"):  # have no place for the resolution
-        assert kept.dpi == pytest.approx((200, 300), rel=0.01)  # it was turned
+        assert kept.metadata.dpi == pytest.approx((200, 300), rel=0.01)  # it was turned
     stripped = decode(encode(source, format=format, metadata=False))
-    assert (stripped.exif, stripped.icc, stripped.dpi) == (None, None, None)
+    assert stripped.metadata == Metadata()
 
 
 def test_what_is_too_long_for_a_format_can_be_left_out():
-    long = decode(save(Image.fromarray(RGB), "PNG", exif=exif(1))).exif + bytes(1 << 17)
-    picture = Picture(RGB, exif=long)
+    long = decode(save(Image.fromarray(RGB), "PNG", exif=exif(1))).metadata.exif + bytes(1 << 17)
+    picture = Picture(RGB, metadata=Metadata(exif=long))
     with pytest.raises(ImageError, match=r"too long for jpeg.*--strip-metadata"):
         encode(picture, format="jpeg")
     assert decode(encode(picture, format="jpeg", metadata=False)).pixels.shape == RGB.shape
@@ -307,7 +308,7 @@ def test_cmyk_becomes_rgb_through_its_profile():
     picture = decode(GOOD["JPEG, CMYK, profile"])  # the profile of an ink without colour
     assert np.ptp(picture.pixels.astype(int), axis=2).max() <= 1
     assert np.ptp(decode(GOOD["JPEG, CMYK"]).pixels.astype(int), axis=2).max() > 100
-    assert picture.icc is None
+    assert picture.metadata.icc is None
 
 
 def test_a_damaged_cmyk_profile_costs_no_picture():
@@ -319,7 +320,7 @@ def test_a_damaged_cmyk_profile_costs_no_picture():
 def test_the_profile_of_cmyk_is_not_kept_for_rgb():
     profile = ICC[:16] + b"CMYK" + ICC[20:]
     encoded = save(Image.fromarray(RGB), "PNG", icc_profile=profile)
-    assert decode(encoded).icc is None
+    assert decode(encoded).metadata.icc is None
 
 
 # --- encode ---
@@ -413,7 +414,7 @@ def test_jpeg_is_95_by_default_and_close():
         (Picture(np.zeros((1, 16384, 3), np.uint8)), "webp", "16383"),
         (Picture(np.zeros((65501, 1, 3), np.uint8)), "jpeg", "65500"),
         (Picture(RGB), "gif", "unknown format 'gif'"),
-        (Picture(RGB, exif=b"II" + bytes(70000)), "jpeg", "EXIF"),
+        (Picture(RGB, metadata=Metadata(exif=b"II" + bytes(70000))), "jpeg", "EXIF"),
     ],
 )
 def test_a_format_that_cannot_hold_the_picture_is_refused(picture, format, words):
@@ -466,4 +467,4 @@ def test_floats_outside_the_range_are_clipped():
     assert to_pixels(floats, 16).ravel().tolist() == [0, 32768, 65535]
 
 
-ICC = decode(GOOD["PNG, RGB"]).icc or b""
+ICC = decode(GOOD["PNG, RGB"]).metadata.icc or b""

@@ -7,17 +7,11 @@ import numpy as np
 import pytest
 from conftest import encoded, photo
 from PIL import Image
-from running import tiny_model
 
 from denoise import InferConfig, NoiseConfig, TrainConfig, infer, noise, train
 from denoise.errors import SettingsError
 from denoise.images.codec import decode
 from denoise.nets.denoiser import Denoiser
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return tiny_model(tmp_path_factory.mktemp("models") / "tiny")
 
 
 def config_of(photos: Path, model: str, output: str, **more: object) -> InferConfig:

@@ -1,6 +1,7 @@
 """Every kind of `--images` gives each input image once, under a path relative to its root."""
 
 import os
+import pickle
 import threading
 import time
 import zipfile
@@ -24,6 +25,7 @@ from denoise.images.pairs import PairConfig
 from denoise.storage import disk, files, hashes, parquet, pieces
 from denoise.storage.entry import Entry, source_of, unique
 from denoise.storage.fetch import load_pair
+from denoise.storage.found import Found, LeftOut
 from denoise.storage.inputs import entries
 from denoise.storage.references import reference_of
 from denoise.training.photos import decode_photos
@@ -31,11 +33,11 @@ from denoise.verbs.bulk import run_that_made
 
 
 def found(images: object, output: str | None = None) -> tuple[dict[str, Entry], Counter[str]]:
-    left_out: Counter[str] = Counter()
+    left_out = LeftOut()
     listed = list(entries(str(images), left_out, output=output))
     by_path = {entry.path: entry for entry in listed}
     assert len(by_path) == len(listed), "a path was listed twice"
-    return by_path, left_out
+    return by_path, left_out.counts
 
 
 def test_a_folder_gives_its_images_and_counts_the_rest(photos: Path):
@@ -275,8 +277,8 @@ def test_paths_are_unique_however_many_and_in_whatever_runs_their_hashes_are(
 
     def listed() -> tuple[list[tuple[str, str]], int]:
         found = (Entry(uri.rpartition("/")[2], uri, 0, "") for uri in uris)
-        left_out: Counter[str] = Counter()
-        return [(one.path, one.uri) for one in unique(found, "/", left_out)], left_out[
+        left_out = LeftOut()
+        return [(one.path, one.uri) for one in unique(found, "/", left_out)], left_out.counts[
             "named twice"
         ]
 
@@ -556,7 +558,7 @@ def test_a_glob_enters_no_folder_that_it_does_not_lead_to(tmp_path: Path, monkey
         (tmp_path / name).write_bytes(encoded(photo()))
     entered, children = [], disk.children
 
-    def seen(prefix: str, folder: str) -> Iterator[disk.Found]:
+    def seen(prefix: str, folder: str) -> Iterator[Found]:
         entered.append(prefix)
         return children(prefix, folder)
 
@@ -607,11 +609,21 @@ def test_an_image_beside_its_lists_folder_is_called_by_the_way_there(tmp_path: P
         assert set(found(lists / "list.txt")[0]) == {"__/photos/a.png", "b.png", "elsewhere/c.png"}
 
 
+def test_what_is_left_out_is_counted_and_the_first_five_are_named_in_any_process():
+    left_out = LeftOut()
+    for k in range(7):
+        left_out.add("no image", f"{k}.txt")
+    left_out.add("rows that name no image", count=3)
+    there = pickle.loads(pickle.dumps(left_out))
+    assert there.counts == {"no image": 7, "rows that name no image": 3}
+    assert there.names == {"no image": [f"{k}.txt" for k in range(5)]}
+
+
 def test_a_hidden_file_that_is_named_is_an_input(tmp_path: Path):
     (tmp_path / ".x.png").write_bytes(encoded(photo()))
-    left_out: Counter[str] = Counter()
+    left_out = LeftOut()
     (entry,) = entries(str(tmp_path / ".x.png"), left_out)
-    assert entry.uri == str(tmp_path / ".x.png") and not left_out
+    assert entry.uri == str(tmp_path / ".x.png") and not left_out.counts
 
 
 @pytest.mark.parametrize(

@@ -41,11 +41,11 @@ def test_the_profile_of_a_jpeg_xl_comes_along_byte_for_byte(space: str):
     picture = decode(b85decode(encoded))
     assert np.array_equal(picture.pixels, RAMP if space == "RGB" else RAMP[..., :1])
     assert picture.note is None
-    assert picture.icc and picture.icc[16:20].decode().strip() == space
-    assert hashlib.sha256(picture.icc).hexdigest().startswith(digest)
+    assert picture.metadata.icc and picture.metadata.icc[16:20].decode().strip() == space
+    assert hashlib.sha256(picture.metadata.icc).hexdigest().startswith(digest)
     assert format_for(picture, "same") == "png"  # a jxl is written without profiles
     for format in ("png", "tiff", "jpeg2000"):
-        assert decode(encode(picture, format=format)).icc == picture.icc
+        assert decode(encode(picture, format=format)).metadata.icc == picture.metadata.icc
 
 
 def test_damage_in_a_profile_costs_the_profile_and_says_so():
@@ -58,9 +58,9 @@ def test_damage_in_a_profile_costs_the_profile_and_says_so():
             picture = decode(bytes(damaged))
         except ImageError:
             continue
-        kept += picture.icc is not None
+        kept += picture.metadata.icc is not None
         notes += "its ICC profile, which cannot be read, is left out" in (picture.note or "")
-        assert bool(picture.icc) or picture.note
+        assert bool(picture.metadata.icc) or picture.note
     assert kept + notes > 0
 
 
@@ -193,8 +193,8 @@ def of_p3(format: str) -> bytes:
 @pytest.mark.parametrize("format", ["AVIF", "HEIC"])
 def test_colours_that_an_avif_or_heic_names_become_a_profile(format: str):
     picture = decode(of_p3(format))
-    assert picture.icc == colours_of(12, 13, is_gray=False).icc
-    assert picture.icc and decode(encode(picture)).icc == picture.icc
+    assert picture.metadata.icc == colours_of(12, 13, is_gray=False).icc
+    assert picture.metadata.icc and decode(encode(picture)).metadata.icc == picture.metadata.icc
 
 
 def test_black_ink_beside_the_colours_of_a_jpeg_xl_is_never_taken_for_alpha():

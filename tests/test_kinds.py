@@ -17,6 +17,7 @@ from PIL import Image
 from denoise.errors import ImageError
 from denoise.images.codec import Picture, decode, encode, looks_like_image
 from denoise.images.exif import orientation_of
+from denoise.images.metadata import Metadata
 from tests.hostile import exif_in_circles
 from tests.pictures import (
     ALPHA,
@@ -292,11 +293,13 @@ def test_every_sampling_of_a_jpeg_is_what_pillow_makes_of_it(factors: list):
 
 
 def test_a_resolution_that_a_jpeg_cannot_name_is_left_out_of_it():
-    fine = Picture(RGB, dpi=(101_600, 101_600))
-    assert decode(encode(fine, format="jpeg")).dpi is None
+    fine = Picture(RGB, metadata=Metadata(dpi=(101_600, 101_600)))
+    assert decode(encode(fine, format="jpeg")).metadata.dpi is None
     for format in ("png", "tiff"):
-        assert decode(encode(fine, format=format)).dpi == pytest.approx((101_600, 101_600))
-    assert decode(encode(Picture(RGB, dpi=(600, 600)), format="jpeg")).dpi == (600, 600)
+        assert decode(encode(fine, format=format)).metadata.dpi == pytest.approx((101_600, 101_600))
+    assert decode(
+        encode(Picture(RGB, metadata=Metadata(dpi=(600, 600))), format="jpeg")
+    ).metadata.dpi == (600, 600)
 
 
 # --- PNG ---
@@ -316,17 +319,17 @@ def test_a_text_of_any_length_costs_no_picture(name: str):
     ):
         picture = decode(whole)
         assert np.array_equal(picture.pixels, GRAY)
-        assert picture.note == "texts over 1 MiB left out" and not picture.texts
+        assert picture.note == "texts over 1 MiB left out" and not picture.metadata.texts
 
 
 def test_a_profile_of_any_length_is_read_and_left_out_of_a_png_that_could_not_be_opened():
     profile = (bytes(16) + b"RGB ").ljust(1_500_000, b"\x07")
     picture = decode(save(Image.fromarray(RGB), "PNG", icc_profile=profile))
-    assert picture.icc == profile
+    assert picture.metadata.icc == profile
     assert picture.note == "its ICC profile is too long for png, which goes without"
     again = encode(picture)
     assert np.array_equal(np.asarray(Image.open(BytesIO(again))), RGB)
-    assert decode(encode(picture, format="tiff")).icc == profile
+    assert decode(encode(picture, format="tiff")).metadata.icc == profile
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "TIFF"])
@@ -334,8 +337,11 @@ def test_a_profile_of_another_colour_model_is_left_out_and_said_so(format: str):
     profile = (bytes(16) + b"RGB ").ljust(600, b"\x07")
     gray = Image.fromarray(GRAY[..., 0])
     picture = decode(save(gray, format, icc_profile=profile))
-    assert (picture.icc, picture.note) == (None, "ICC profile for another colour model left out")
-    assert decode(save(Image.fromarray(RGB), format, icc_profile=profile)).icc == profile
+    assert (picture.metadata.icc, picture.note) == (
+        None,
+        "ICC profile for another colour model left out",
+    )
+    assert decode(save(Image.fromarray(RGB), format, icc_profile=profile)).metadata.icc == profile
 
 
 def test_exif_in_imagemagicks_text_is_exif():
@@ -360,7 +366,7 @@ def test_a_heic_is_turned_once_as_its_boxes_say(orientation: int):
     picture = decode(heic(RGB, exif=exif(orientation)))
     by_pillow = decode(save(Image.fromarray(RGB), "PNG", exif=exif(orientation)))
     assert np.array_equal(picture.pixels, by_pillow.pixels)
-    assert picture.exif is not None and orientation_of(picture.exif) == 1
+    assert picture.metadata.exif is not None and orientation_of(picture.metadata.exif) == 1
 
 
 def test_ten_bits_of_a_heic_fill_sixteen_and_are_what_another_library_reads():
@@ -409,7 +415,7 @@ def test_exif_that_claims_more_than_it_holds_is_left_out(format: str):
     encoded = encoded.replace(placeholder(len(bomb)), bomb)
     assert bomb in encoded
     picture = decode(encoded)
-    assert (picture.exif, picture.note) == (None, "unreadable EXIF left out")
+    assert (picture.metadata.exif, picture.note) == (None, "unreadable EXIF left out")
     assert picture.pixels.shape == RGB.shape
 
 

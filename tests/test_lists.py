@@ -19,6 +19,7 @@ from denoise.storage import arrow, lists, pieces, uris
 from denoise.storage import rows as lists_of_rows
 from denoise.storage.entry import Entry, source_of
 from denoise.storage.fetch import load_pair
+from denoise.storage.found import LeftOut
 from denoise.storage.inputs import columns_of, entries
 from denoise.training.split import split_of
 from denoise.verbs.plan import PlanConfig, plan
@@ -29,9 +30,9 @@ IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
 
 def found(images: object, column: str | None = None) -> tuple[dict[str, Entry], Counter[str]]:
-    left_out: Counter[str] = Counter()
+    left_out = LeftOut()
     listed = {entry.path: entry for entry in entries(str(images), left_out, column=column)}
-    return listed, left_out
+    return listed, left_out.counts
 
 
 def bytes_of(images: object, column: str | None = None) -> dict[str, bytes]:
@@ -247,7 +248,7 @@ def test_plan_and_training_choose_the_column_too(tmp_path: Path):
     planned = plan(PlanConfig(**flags, output=str(tmp_path / "out"), model="classic"))
     assert (planned["to_do"], planned["sample_errors"]) == (4, {})
     config = TrainConfig(**flags, output=str(tmp_path / "model"))
-    split = split_of(config.images, None, str(tmp_path / "m"), Counter(), config.column)
+    split = split_of(config.images, None, str(tmp_path / "m"), LeftOut(), config.column)
     assert {entry.column for entry in (*split.training, *split.validation)} == {"full"}
 
 

@@ -1,6 +1,5 @@
 """The manifest: every input in one shard, and later listings compared with it."""
 
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +10,8 @@ import pytest
 from running import write_part
 
 from denoise.output import manifest, tables
+from denoise.output.known_inputs import Listing
+from denoise.output.redo import note_redone, paths_to_redo
 from denoise.output.tables import NOISE_SCHEMA
 from denoise.storage.entry import Entry
 
@@ -19,8 +20,8 @@ def entry(number: int, mark: str = "1", size: int = 10) -> Entry:
     return Entry(f"{number:06d}.png", f"/in/{number:06d}.png", size, mark)
 
 
-def update(place: Path, entries: Iterable[Entry]) -> manifest.Listing:
-    listing = manifest.update(str(place), iter(list(entries)), Counter())
+def update(place: Path, entries: Iterable[Entry]) -> Listing:
+    listing = manifest.update(str(place), iter(list(entries)))
     if listing.new is not None:
         manifest.cut(str(place), listing.new)
     return listing
@@ -77,8 +78,8 @@ def test_a_changed_input_alone_is_done_again_once(tmp_path: Path):
     assert update(tmp_path, changed).changed == 0  # a kill before anything was done
     (shard,) = manifest.pending(output)
     assert shard.has_redo and entry(17).path in paths(tmp_path, [shard])
-    assert manifest.paths_to_redo(output, shard.number) == {entry(17).path}
-    manifest.note_redone(output, shard.number, {entry(17).path})
+    assert paths_to_redo(output, shard.number) == {entry(17).path}
+    note_redone(output, shard.number, {entry(17).path})
     assert update(tmp_path, changed).changed == 0
     assert manifest.pending(output) == []
 
@@ -91,9 +92,9 @@ def test_what_changes_before_an_earlier_change_was_done_is_done_with_it(tmp_path
     one, two, *rest = first.entries(output)
     update(tmp_path, [replace(one, mark="2"), two, *rest])
     update(tmp_path, [replace(one, mark="2"), replace(two, mark="2"), *rest])
-    assert manifest.paths_to_redo(output, first.number) == {one.path, two.path}
-    manifest.note_redone(output, first.number, {one.path})  # by a worker of a run that was killed
-    assert manifest.paths_to_redo(output, first.number) == {two.path}
+    assert paths_to_redo(output, first.number) == {one.path, two.path}
+    note_redone(output, first.number, {one.path})  # by a worker of a run that was killed
+    assert paths_to_redo(output, first.number) == {two.path}
     (tmp_path / "_manifest" / "redo-00000000 (1)").write_text("a synchronised copy")
     assert manifest.pending(output) == [replace(first, has_redo=True)]
 

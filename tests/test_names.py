@@ -1,6 +1,5 @@
 """Names of the files of images: the mirrored tree, and no two inputs to one file."""
 
-from collections import Counter
 from collections.abc import Sequence
 from itertools import permutations
 from pathlib import Path
@@ -141,7 +140,7 @@ def test_what_changed_keeps_its_name(tmp_path: Path):
     def listed(size: int) -> list[Entry]:
         found = [Entry(path, f"s3://b/{path}", size, "") for path in ("a.jpg", "a.png")]
         names = Names("png", folds=False)
-        new = manifest.update(str(tmp_path), iter(found), Counter(), names=names).new
+        new = manifest.update(str(tmp_path), iter(found), names=names).new
         if new:
             manifest.cut(str(tmp_path), new)
         return [

@@ -20,7 +20,6 @@ from denoise.output import folder, lock, tables
 from denoise.output.discard import CHECKPOINT, SPLIT
 from denoise.output.folder import Output, run_of, run_to_resume
 from denoise.output.lock import Lock
-from denoise.output.manifest import Listing
 from denoise.storage import files
 
 SETTINGS = {"images": "/in", "sigma": 0.1, "seed": 0}
@@ -28,7 +27,7 @@ SETTINGS = {"images": "/in", "sigma": 0.1, "seed": 0}
 
 def finished(place: Path) -> None:
     with Output(str(place), "noise", SETTINGS) as output:
-        output.begin(Listing(inputs=3))
+        output.begin(3)
         output.end()
         output.finish()
 
@@ -281,7 +280,7 @@ def test_the_manifest_is_its_owners_alone(tmp_path: Path):
 def test_a_run_that_ended_before_its_first_row_locks_nobody_out(tmp_path: Path, kind):
     with pytest.raises(kind), Output(str(tmp_path), "noise", SETTINGS) as output:
         files.write(str(tmp_path / "_manifest" / "generation-00000.json"), b"{}")
-        output.begin(Listing())
+        output.begin()
         raise kind
     others = SETTINGS | {"seed": 7}
     assert run_to_resume(str(tmp_path), "noise", others, overwrite=False) is None
@@ -297,7 +296,7 @@ def test_a_run_that_ended_before_its_first_row_locks_nobody_out(tmp_path: Path, 
 
 def test_a_training_that_ended_before_its_first_checkpoint_locks_nobody_out(tmp_path: Path):
     with Output(str(tmp_path), "train", SETTINGS) as output:
-        output.begin(Listing())
+        output.begin()
         files.write(str(tmp_path / SPLIT), b"of other photos")
     with Output(str(tmp_path), "train", SETTINGS | {"seed": 7}):
         assert not (tmp_path / SPLIT).exists()
@@ -545,7 +544,7 @@ def test_a_lock_that_is_written_over_is_lost(tmp_path: Path, content: str):
 
 def test_a_failed_run_says_so_and_can_go_on(tmp_path: Path):
     with pytest.raises(ZeroDivisionError), Output(str(tmp_path), "noise", SETTINGS) as output:
-        output.begin(Listing())
+        output.begin()
         raise ZeroDivisionError
     assert (run_of(str(tmp_path)) or {})["state"] == "failed"
     finished(tmp_path)
@@ -555,7 +554,7 @@ def test_an_interrupted_run_is_running_no_more_and_one_that_did_nothing_leaves_t
     tmp_path: Path,
 ):
     with pytest.raises(KeyboardInterrupt), Output(str(tmp_path), "noise", SETTINGS) as output:
-        output.begin(Listing())
+        output.begin()
         raise KeyboardInterrupt
     assert (run_of(str(tmp_path)) or {})["state"] == "failed"
     finished(tmp_path)
@@ -571,7 +570,7 @@ def test_rows_keep_their_settings_where_a_worker_finds_out_late_that_it_lacks_so
         pytest.raises(SettingsError, match="needs a package"),
         Output(str(tmp_path), "noise", SETTINGS) as output,
     ):
-        output.begin(Listing())
+        output.begin()
         write_part(str(tmp_path), 0, [{"path": "a.png"}], tables.NOISE_SCHEMA, {})
         raise SettingsError("s3:// needs a package more")
     assert (run_of(str(tmp_path)) or {})["state"] == "failed"
@@ -583,7 +582,7 @@ def test_a_run_whose_folder_was_taken_over_writes_no_more(tmp_path: Path):
     theirs = lock_of(token="theirs")
     with pytest.raises(WriteError, match="another run took over"):
         with Output(str(tmp_path), "noise", SETTINGS) as output:
-            output.begin(Listing())
+            output.begin()
             output.check()
             (tmp_path / "_lock.json").write_text(theirs)
             (tmp_path / "_run.json").write_text("theirs")
@@ -607,7 +606,7 @@ def test_an_end_that_cannot_be_noted_does_not_hide_why_the_run_ended(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
     with pytest.raises(ZeroDivisionError), Output(str(tmp_path), "noise", SETTINGS) as output:
-        output.begin(Listing())
+        output.begin()
         for name in ("_run.json", "_lock.json"):
             (tmp_path / name).unlink()
             (tmp_path / name).mkdir()

@@ -14,7 +14,7 @@ from denoise.output.folder import FORMAT
 from denoise.storage import files, references
 from denoise.storage.entry import Entry
 from denoise.training.photos import decode_photos
-from denoise.verbs.bulk import check_reference
+from denoise.verbs.checks import check_reference
 from denoise.verbs.infer import InferConfig
 from denoise.verbs.train import TrainConfig, train
 

@@ -2,7 +2,6 @@
 
 import gc
 import time
-from collections import Counter
 from pathlib import Path
 from weakref import ref
 
@@ -16,6 +15,7 @@ from denoise.images.pairs import PairConfig, errors_of
 from denoise.output import tables
 from denoise.storage.entry import Entry
 from denoise.storage.fetch import load_pair
+from denoise.storage.found import LeftOut
 from denoise.storage.inputs import entries
 from denoise.training.photos import decode_photos
 from denoise.verbs.infer import InferConfig
@@ -110,7 +110,7 @@ def test_noisy_files_without_their_clean_selves_are_never_taken_for_clean_ones(t
     pair = load_pair(entry(tmp_path), PairConfig(sigma=0.2, seed=3))
     write_part(str(out), 0, [row_of(pair, config, str(out))[1]], tables.NOISE_SCHEMA, {})
     (out / "_run.json").write_text("{}")
-    (listed,) = entries(str(out), Counter())
+    (listed,) = entries(str(out), LeftOut())
     again = load_pair(listed, PairConfig())
     assert (again.sigma, again.seed, again.clean, again.error) == (0.2, 3, None, None)
     assert np.array_equal(again.noisy, decode((out / "images/a.png").read_bytes()).pixels)
@@ -125,7 +125,7 @@ def test_files_with_camera_noise_are_never_taken_for_clean_ones(tmp_path: Path):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.png").write_bytes(encoded(photo()))
     noise(NoiseConfig(images=str(tmp_path / "in"), output=str(out), kind="camera", save="files"))
-    (listed,) = entries(str(out), Counter())
+    (listed,) = entries(str(out), LeftOut())
     assert load_pair(listed, PairConfig(sigma=0.1)).error == "noisy already, as its table says"
 
 

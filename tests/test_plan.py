@@ -1,6 +1,5 @@
 """A plan counts what a run would do, and does nothing."""
 
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -12,9 +11,11 @@ from running import tiny_model, write_part
 from denoise.errors import SettingsError
 from denoise.output import manifest
 from denoise.output.folder import Output
+from denoise.output.redo import paths_to_redo
 from denoise.output.tables import INFER_SCHEMA
 from denoise.runners.resources import Resources
 from denoise.storage.entry import Entry
+from denoise.storage.found import LeftOut
 from denoise.storage.inputs import entries
 from denoise.verbs.infer import prepared
 from denoise.verbs.plan import PlanConfig, _Sample, plan
@@ -24,7 +25,7 @@ def listed(config: PlanConfig, photos: Path) -> None:
     """Lists the photographs, as a run does before its work."""
     ready, model, _ = prepared(config)
     with Output(config.output, "infer", ready.settings() | {"model": model}):
-        found = manifest.update(config.output, entries(str(photos), Counter()), Counter())
+        found = manifest.update(config.output, entries(str(photos), LeftOut()))
         if found.new is not None:
             manifest.cut(config.output, found.new)
 
@@ -99,7 +100,7 @@ def test_it_says_what_a_run_would_find_to_do(
     failed = manifest.with_errors(place) if retry_errors else []
     to_do = {entry.path for one in pending if not one.has_redo for entry in one.entries(place)}
     for one in pending:
-        to_do |= manifest.paths_to_redo(place, one.number) if one.has_redo else set()
+        to_do |= paths_to_redo(place, one.number) if one.has_redo else set()
     assert found["to_do"] == len(to_do | {"broken.png"} if failed else to_do)
     assert found["shards"] == len({one.number for one in pending + failed})
     assert bool(found["seconds"]) == bool(pending or failed)

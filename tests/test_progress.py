@@ -7,8 +7,8 @@ from io import StringIO
 import pytest
 
 from denoise.output.run_log import RunLog
-from denoise.report.closing import closing_words, last_words, left_out_words, words_of_bytes
-from denoise.report.progress import Progress, words_of_time
+from denoise.reports.closing import closing_words, last_words, left_out_words, words_of_bytes
+from denoise.reports.progress import Progress, words_of_time
 
 
 class Terminal(StringIO):

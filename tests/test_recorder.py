@@ -9,8 +9,7 @@ import pytest
 
 from denoise.errors import SettingsError
 from denoise.output.folder import Output
-from denoise.output.manifest import Listing
-from denoise.report.progress import Progress
+from denoise.reports.progress import Progress
 from denoise.training.metrics_log import Recorder, show_latest, tracking, words_of
 from denoise.training.recipe import Recipe
 
@@ -113,11 +112,11 @@ def test_the_last_record_is_shown_too():
 
 def test_what_a_killed_run_left_of_its_events_is_swept_by_the_next(tmp_path: Path):
     with Output(str(tmp_path), "train", {}) as output:
-        output.begin(Listing())
+        output.begin()
         before = {*tmp_path.iterdir()}
         killed = Recorder(str(tmp_path), Recipe(), print, {}).__enter__()
         killed.log(RECORD)
         assert {*tmp_path.iterdir()} > before  # on this very disk: a node's own may be small
     with Output(str(tmp_path), "train", {}) as output:
-        output.begin(Listing())
+        output.begin()
         assert {*tmp_path.iterdir()} == before

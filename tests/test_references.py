@@ -1,13 +1,13 @@
 """Where the clean image of a path lies."""
 
 import os
-from collections import Counter
 from pathlib import Path
 
 import pytest
 from conftest import encoded, photo
 
 from denoise.errors import ImageError
+from denoise.storage.found import LeftOut
 from denoise.storage.inputs import entries
 from denoise.storage.references import reference_of
 
@@ -24,7 +24,7 @@ def test_a_reference_is_found_by_path_or_by_stem(photos: Path):
 def test_a_reference_is_found_though_its_name_is_no_valid_text(tmp_path: Path):
     name = os.fsdecode(b"caf\xe9.png")
     (tmp_path / name).write_bytes(encoded(photo()))
-    (path,) = (entry.path for entry in entries(str(tmp_path), Counter()))
+    (path,) = (entry.path for entry in entries(str(tmp_path), LeftOut()))
     assert (
         reference_of(str(tmp_path), path).uri == reference_of(str(tmp_path), path[:-4] + ".jpg").uri
     )

@@ -4,7 +4,6 @@ import json
 import os
 import re
 import shutil
-from collections import Counter
 from html import unescape
 from io import BytesIO
 
@@ -19,10 +18,11 @@ from denoise.images.metrics import mse, psnr
 from denoise.images.pairs import PairConfig, errors_of
 from denoise.output import manifest, tables
 from denoise.output.folder import FORMAT
-from denoise.report.stats import table_statistics
-from denoise.report.views import SheetRow, contact_sheet, sheet_of
+from denoise.reports.stats import table_statistics
+from denoise.reports.views import SheetRow, contact_sheet, sheet_of
 from denoise.storage import files, inputs
 from denoise.storage.fetch import load_pair
+from denoise.storage.found import LeftOut
 from denoise.verbs.report import ReportConfig, report
 
 NASTY = "<b onclick=alert(1)>&\"'.png"
@@ -84,8 +84,8 @@ def written(folder, parts, abouts=None):
 
 def inferred(folder, photos, **settings):
     """An output folder of `infer` that has removed half of the noise, without a network."""
-    listed = inputs.entries(str(photos), Counter())
-    new = manifest.update(str(folder), listed, Counter()).new
+    listed = inputs.entries(str(photos), LeftOut())
+    new = manifest.update(str(folder), listed).new
     assert new is not None
     manifest.cut(str(folder), new)
     wanted = PairConfig(sigma=settings.get("add_noise"))
@@ -230,7 +230,7 @@ def test_without_a_reference_some_images_are_shown_and_what_was_removed(tmp_path
 
 def test_pairs_that_were_not_kept_are_drawn_again_from_the_inputs(tmp_path, photos_of_mine):
     folder = str(tmp_path / "out")
-    new = manifest.update(folder, inputs.entries(str(photos_of_mine), Counter()), Counter()).new
+    new = manifest.update(folder, inputs.entries(str(photos_of_mine), LeftOut())).new
     assert new is not None
     manifest.cut(folder, new)
     for shard in manifest.pending(folder):
@@ -410,14 +410,14 @@ def test_a_contact_sheet_has_a_line_for_each_image():
         SheetRow("a.png", clean, clean, clean, 20.0, 30.0),
         SheetRow("b" * 200, gray, gray, gray, 20.0, 30.0),
     ]
-    heights = [Image.open(BytesIO(contact_sheet(rows[:n]))).height for n in (1, 2)]
+    heights = [len(contact_sheet(rows[:n])) for n in (1, 2)]
     assert heights[1] > 1.8 * heights[0]
 
 
 def test_labels_of_a_contact_sheet_do_not_reach_into_the_next():
     def sheet(name: str) -> np.ndarray:
         pixels = np.full((64, 64, 3), 255, np.uint8)
-        return np.asarray(Image.open(BytesIO(sheet_of([[(name, pixels)] * 2], side=64))))
+        return sheet_of([[(name, pixels)] * 2], side=64)
 
     between = slice(8 + 64, 8 + 64 + 8)  # columns
     assert (sheet("W" * 300 + ", 41.00 dB")[:, between] == 255).all()

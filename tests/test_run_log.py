@@ -9,7 +9,6 @@ import running
 from denoise import InferConfig, infer
 from denoise.errors import SettingsError
 from denoise.output.folder import Output
-from denoise.output.manifest import Listing
 from denoise.output.run_log import FIRST, LAST, RunLog
 
 
@@ -28,7 +27,7 @@ def test_a_run_leaves_its_phases_and_its_last_words_beside_its_record(tmp_path: 
 def test_a_run_that_fails_says_why_and_the_next_one_goes_on_below(tmp_path: Path):
     for cause in (KeyboardInterrupt, ConnectionError):
         with pytest.raises(cause), Output(str(tmp_path / "out"), "infer", {}) as output:
-            output.begin(Listing(1))
+            output.begin(1)
             logging.getLogger("denoise.storage").warning("slow store %s", cause.__name__)
             raise cause("https://host/a?X-Amz-Signature=abc broke off")
     said = (tmp_path / "out/_log.txt").read_text()

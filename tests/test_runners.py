@@ -23,7 +23,6 @@ from running import (
     rows_of,
     send,
     small_disk,
-    tiny_model,
     wait_until,
 )
 from running import (
@@ -33,11 +32,12 @@ from running import (
 from denoise import InferConfig, infer
 from denoise.errors import CRASHED, WriteError
 from denoise.output import tables
-from denoise.output.manifest import Shard
+from denoise.output.generations import Shard, generations_of
 from denoise.output.shard import ShardTask, task_of
 from denoise.runners import Allocation, Job, open_runner
 from denoise.runners.resources import Resources
 from denoise.storage.entry import Entry
+from denoise.storage.found import LeftOut
 from denoise.storage.inputs import entries
 from denoise.verbs import stages
 from denoise.verbs.infer import prepared
@@ -53,11 +53,6 @@ runner = pytest.fixture(params=RUNNERS)(asked_runner)
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_photos(tmp_path_factory.mktemp("photos"))
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return tiny_model(tmp_path_factory.mktemp("models") / "tiny")
 
 
 def config_of(runner: str, images: Path, output: Path, model: str, **more: Any) -> InferConfig:
@@ -246,9 +241,8 @@ def test_a_job_that_failed_gives_its_cpus_back_while_its_error_is_still_there(
 
 
 def shard_of(images: Path, output: Path) -> ShardTask:
-    from collections import Counter
 
-    listed = sorted(entries(str(images), Counter()), key=lambda entry: entry.path)
+    listed = sorted(entries(str(images), LeftOut()), key=lambda entry: entry.path)
     return ShardTask(str(output), 0, listed)
 
 
@@ -304,9 +298,8 @@ def test_an_image_that_takes_too_long_is_an_error_row_and_the_others_are_fine(
 def test_what_a_task_names_is_read_from_the_manifest_by_the_worker(
     by_this_process: Path, images: Path
 ):
-    from denoise.output import manifest
 
-    (made,) = manifest.generations_of(str(by_this_process))
+    (made,) = generations_of(str(by_this_process))
     tasks = [task_of(str(by_this_process), made.shard(number)) for number in made.shards]
     paths = [entry.path for task in tasks for entry in task.entries]
     assert sorted(paths) == sorted(row["path"] for row in rows_of(by_this_process))

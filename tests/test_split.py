@@ -1,12 +1,12 @@
 """The photos of a training: who is held out, and that they are the same when it goes on."""
 
-from collections import Counter
 from pathlib import Path
 
 import pytest
 from conftest import encoded, photo
 
 from denoise.errors import SettingsError
+from denoise.storage.found import LeftOut
 from denoise.training.split import VALIDATED, Split, held_out, split_of
 
 
@@ -21,7 +21,7 @@ def folder(tmp_path: Path) -> Path:
 
 def listed(folder: Path, validation: Path | None = None) -> Split:
     named = validation and str(validation)
-    return split_of(str(folder), named, str(folder.parent / "out"), Counter())
+    return split_of(str(folder), named, str(folder.parent / "out"), LeftOut())
 
 
 def test_who_is_held_out_does_not_depend_on_the_others():

@@ -30,9 +30,9 @@ from denoise.runners.resources import Resources
 from denoise.storage.entry import Entry
 from denoise.training import model_card
 from denoise.training.batches import Worker, batches, pairs_of
+from denoise.training.learner import Learner
 from denoise.training.loop import (
     Diverged,
-    Learner,
     learn,
     learning_rate_at,
     loss_of,
@@ -64,7 +64,8 @@ from denoise.training.samples import (
 from denoise.training.start import start_of
 from denoise.training.validation import HIGHEST, Validator
 from denoise.verbs import train as verb
-from denoise.verbs.train import TrainConfig, _check_cluster, _note, train
+from denoise.verbs.train import TrainConfig, train
+from denoise.verbs.train_run import _note, check_cluster
 
 SMALL = {"widths": [16, 24], "blocks": 1}  # wide enough for Muon
 RECIPE = Recipe(
@@ -792,8 +793,8 @@ def test_more_workers_than_this_machine_has_are_refused_and_a_cluster_may_grow(f
     asked = config(folder, tmp_path / "out", batch_size=64, workers=64)
     two = Resources(2, 0, 1, is_own=True, by_node=({"CPU": 2.0},))
     with pytest.raises(SettingsError, match=r"64 workers.*has 2 CPUs and 0 GPUs, room for 2"):
-        _check_cluster(asked, two)
-    _check_cluster(asked, replace(two, is_own=False))  # nodes may come
+        check_cluster(asked, two)
+    check_cluster(asked, replace(two, is_own=False))  # nodes may come
 
 
 def joined(rank: int, place: str, listening: Any) -> None:

@@ -19,17 +19,12 @@ from denoise import InferConfig, infer
 from denoise.errors import CRASHED, SettingsError
 from denoise.images.codec import Picture, encode
 from tests.conftest import encoded, photo
-from tests.running import asked_runner, rows_of, run, same, small_disk, tiny_model
+from tests.running import asked_runner, rows_of, run, same, small_disk
 
 RUNNERS = ["here", pytest.param("ray", marks=[pytest.mark.ray, pytest.mark.slow])]
 small_disk = pytest.fixture(small_disk)
 COUNT = 12  # images, in three shards
 runner = pytest.fixture(params=RUNNERS)(asked_runner)
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return tiny_model(tmp_path_factory.mktemp("models") / "tiny")
 
 
 @pytest.fixture

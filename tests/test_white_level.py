@@ -4,7 +4,6 @@ A network that is a fixed mixture stands in for a trained one: how well it denoi
 """
 
 from base64 import b64decode
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import encoded, photo
-from running import rows_of, tiny_model
+from running import rows_of
 
 from denoise import InferConfig, infer
 from denoise.errors import ImageError, SettingsError
@@ -21,20 +20,16 @@ from denoise.images.metrics import estimate_noise, mse, psnr, ssim
 from denoise.images.pairs import PairConfig, Source, with_white_level
 from denoise.nets.denoiser import Denoiser
 from denoise.output.folder import run_of
-from denoise.report.closing import closing_words
-from denoise.report.gallery import views_of
-from denoise.report.stats import table_statistics
+from denoise.reports.closing import closing_words
+from denoise.reports.gallery import views_of
+from denoise.reports.stats import table_statistics
+from denoise.storage.found import LeftOut
 from denoise.storage.inputs import entries
 from denoise.training.photos import decode_photos
 from denoise.verbs.compare import CompareConfig, compare
 from denoise.verbs.noise import NoiseConfig, noise
 
 WHITE = 4095
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return tiny_model(tmp_path_factory.mktemp("models") / "tiny")
 
 
 def twelve_bits(seed: int, *, channels: int = 1) -> np.ndarray:
@@ -208,13 +203,13 @@ def test_models_are_compared_on_the_scale_of_a_table(scope: Path, model: str):
 
 
 def test_training_sees_them_as_bright_as_they_are(scope: Path):
-    (listed,) = (e for e in entries(str(scope), Counter()) if e.path == "a.tif")
+    (listed,) = (e for e in entries(str(scope), LeftOut()) if e.path == "a.tif")
     given = decode((scope / "a.tif").read_bytes()).pixels
     ((photo_,), _) = decode_photos([listed], 8, white_level="auto")
     assert np.array_equal(photo_.pixels, np.repeat(to_pixels(to_floats(given, WHITE), 8), 3, 2))
     pairs = scope.parent / "pairs"
     rows(NoiseConfig(images=str(scope), output=str(pairs), sigma=0.0, white_level="auto"))
-    (listed,) = (e for e in entries(str(pairs), Counter()) if e.path == "a.tif")
+    (listed,) = (e for e in entries(str(pairs), LeftOut()) if e.path == "a.tif")
     ((pair,), _) = decode_photos([listed], 8)  # its table says what is white
     assert np.array_equal(pair.pixels, np.dstack([photo_.pixels, photo_.pixels]))
 

@@ -15,9 +15,6 @@ from denoise.images.planes import most_pieces
 
 # A head that libraries accept, of a directory that lies outside: unreadable, as its note says
 _NO_EXIF = b"II\x2a\x00" + struct.pack("<L", 0x7FFFFFF0)
-# What a JPEG 2000's boxes of a user's own hold, by the UUID that they begin with
-EXIF_UUID = b"JpgTiffExif->JP2"
-XMP_UUID = bytes.fromhex("be7acfcb97a942e89c71999491e3afac")
 _XMP_KIND = b"application/rdf+xml"
 _MOST_ITEMS = 10_000  # a grid of a telephone's tiles has a hundred
 
@@ -164,3 +161,10 @@ def _tiff_in(encoded: bytes, start: int, length: int) -> tuple[int, int]:
     if encoded[begin : begin + 6] == PREFIX:
         begin += 6
     return min(begin, end), end
+
+
+def box_of(name: bytes, content: bytes) -> bytes:
+    """A box as it is written, with a length of 64 bits where it needs one."""
+    if len(content) + 8 < 1 << 32:
+        return struct.pack(">L4s", len(content) + 8, name) + content
+    return struct.pack(">L4sQ", 1, name, len(content) + 16) + content

@@ -4,21 +4,25 @@ Shapes: pixels [H, W, C] uint8 or uint16, C 1 (gray) or 3 (RGB); alpha [H, W] of
 """
 
 import struct
-from dataclasses import dataclass
-from io import BytesIO
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from denoise.errors import ImageError
-from denoise.images import box_writers, writers, xmp
+from denoise.images.avif import encode_avif
 from denoise.images.decoders import scan
-from denoise.images.exif import PREFIX, check_claims, orientation_of, upright
-from denoise.images.planes import Scan
+from denoise.images.exif import check_claims, orientation_of, upright, without_prefix
+from denoise.images.jpeg import encode_jpeg
+from denoise.images.jpeg2000 import encode_jpeg2000
+from denoise.images.jpegxl import encode_jpegxl
+from denoise.images.metadata import NO_METADATA, Metadata, fitting_xmp, joined, upright_xmp
+from denoise.images.planes import Planes, Scan
+from denoise.images.png import LONGEST_WRITTEN_PROFILE, encode_png
 from denoise.images.sniff import IMAGE_SUFFIXES, looks_like_image
-from denoise.images.writers import Colour, Planes, Texts
+from denoise.images.tiff import encode_tiff
+from denoise.images.webp import encode_webp
 
 __all__ = [
     "FORMATS",
@@ -39,7 +43,6 @@ Pixels = npt.NDArray[Any]  # uint8 or uint16
 Floats = npt.NDArray[np.float32]
 
 MAX_PIXELS = 200_000_000  # as the largest sensors of telephones have
-LONGEST_PNG_PROFILE = 1 << 20  # bytes: Pillow opens no PNG with a longer one
 _OR_NONE = "or --strip-metadata"
 # What is written, by Pillow's names in small letters, with the suffix; HEIF is read alone
 FORMATS = {
@@ -65,13 +68,8 @@ class Picture:
     pixels: Pixels  # [H, W, C]
     alpha: Pixels | None = None  # [H, W]
     format: str = "PNG"  # of the file it came from, by Pillow's names
-    exif: bytes | None = None  # from the byte-order mark on; says upright, has no thumbnail
-    icc: bytes | None = None
-    dpi: tuple[float, float] | None = None
+    metadata: Metadata = NO_METADATA  # its EXIF says upright, and has no thumbnail
     note: str | None = None  # what a user should know, such as "first of 12 frames"
-    colour: Colour = ()  # what a PNG file says of its colours instead of a profile
-    xmp: bytes | None = None
-    texts: Texts = ()  # of a PNG file, for another
     white_level: int | None = None  # 1.0 of the working scale; None: the largest of the type
 
     @property
@@ -108,58 +106,25 @@ def encode(
     segment is left out of a jpeg. Raises ImageError where the format cannot hold the picture.
     """
     _check_fits(picture, format)
-    if not metadata:
-        picture = Picture(picture.pixels, picture.alpha)
-    _check_metadata_fits(picture, format)
+    about = picture.metadata if metadata else NO_METADATA
+    _check_metadata_fits(about, format)
     planes = picture.pixels
     if picture.alpha is not None:
         planes = np.concatenate([planes, picture.alpha[..., None]], axis=2)
-    carried: dict[str, Any]
-    carried = {"exif": picture.exif, "icc": picture.icc, "dpi": picture.dpi, "xmp": picture.xmp}
     match format:
         case "png":
-            if len(picture.icc or b"") > LONGEST_PNG_PROFILE:
-                carried["icc"] = None  # as the picture's note says
-            return writers.png(planes, **carried, colour=picture.colour, texts=picture.texts)
+            return encode_png(planes, about)
         case "tiff":
-            return writers.tiff(planes, **carried)
+            return encode_tiff(planes, about)
         case "jpeg2000":
-            return box_writers.jpeg2000(planes, **carried)
+            return encode_jpeg2000(planes, about)
         case "jxl":
-            return box_writers.jpegxl(planes, exif=picture.exif, xmp=picture.xmp)
+            return encode_jpegxl(planes, about)
         case "avif":
-            del carried["dpi"]  # has no field there
-            return box_writers.avif(planes, quality=quality, **carried)
-    return _jpeg_or_webp(planes, format, quality, carried)
-
-
-def _jpeg_or_webp(
-    planes: Planes, format: str, quality: int | None, carried: dict[str, Any]
-) -> bytes:
-    """A file by Pillow, with as much of what is known as its format holds."""
-    about = {"icc_profile": carried.pop("icc"), **carried}
-    if format == "jpeg":
-        options: dict[str, Any] = {"quality": quality or 95, "subsampling": 0}
-        about["exif"] = about["exif"] and PREFIX + about["exif"]
-        if len(about["xmp"] or b"") > xmp.LONGEST_IN_JPEG:
-            about["xmp"] = None
-        if max(about["dpi"] or (0,)) >= 1 << 16:
-            about["dpi"] = None  # its field has 16 bits
-    else:
-        options = _webp_options(quality, is_gray=planes.shape[2] < 3)
-    options = {key: value for key, value in about.items() if value is not None} | options
-    out = BytesIO()
-    squeezed = planes[..., 0] if planes.shape[2] == 1 else planes
-    Image.fromarray(np.ascontiguousarray(squeezed)).save(out, format, **options)
-    return out.getvalue()
-
-
-def _webp_options(quality: int | None, *, is_gray: bool) -> dict[str, Any]:
-    lossless = is_gray or quality is None  # with loss, equal planes come back unequal
-    options: dict[str, Any] = {"lossless": lossless, "quality": 0 if lossless else quality}
-    if is_gray:
-        options["xmp"] = writers.GRAY_XMP
-    return options | {"method": 0, "exact": True}  # exact: keeps colours below transparent pixels
+            return encode_avif(planes, about, quality)
+        case "jpeg":
+            return encode_jpeg(planes, about, quality)
+    return encode_webp(planes, about, quality)
 
 
 def format_for(picture: Picture, wanted: str) -> str:
@@ -172,7 +137,7 @@ def format_for(picture: Picture, wanted: str) -> str:
     is_deeper = picture.bit_depth > 8 and format not in _DEEP
     has_alpha = picture.alpha is not None and format in _WITHOUT_ALPHA
     is_large = picture.pixels.size > _MOST.get(format, picture.pixels.size)
-    is_profiled = picture.icc is not None and format == "jxl"
+    is_profiled = picture.metadata.icc is not None and format == "jxl"
     is_fit = format in FORMATS and not (is_deeper or has_alpha or is_large or is_profiled)
     return format if is_fit else "png"
 
@@ -216,62 +181,53 @@ def _check_fits(picture: Picture, format: str) -> None:
         raise ImageError(f"{format} holds at most {limit} pixels a side: choose png or tiff")
 
 
-def _check_metadata_fits(picture: Picture, format: str) -> None:
-    """ImageError where this format cannot hold what goes with this picture."""
-    if format == "jpeg" and len(picture.exif or b"") > 65000:
+def _check_metadata_fits(metadata: Metadata, format: str) -> None:
+    """ImageError where this format cannot hold what goes with a picture."""
+    if format == "jpeg" and len(metadata.exif or b"") > 65000:
         raise ImageError(f"the EXIF is too long for jpeg: choose another format, {_OR_NONE}")
-    if format == "jxl" and picture.icc:
+    if format == "jxl" and metadata.icc:
         raise ImageError(f"jxl is written without ICC profiles: choose another format, {_OR_NONE}")
 
 
 def _upright(raw: Scan) -> Picture:
     """Turned as its EXIF says, with alpha apart."""
-    planes, exif, dpi, orientation = raw.planes, raw.exif, raw.dpi, 1
-    packet, words = xmp.fitting(raw.xmp)
-    note = _both(raw.note, words)
+    planes, exif, dpi, orientation = raw.planes, raw.metadata.exif, raw.metadata.dpi, 1
+    xmp, words = fitting_xmp(raw.metadata.xmp)
+    notes = [raw.note, words]
     if exif:
         try:
+            exif = without_prefix(exif)
             check_claims(exif)
             orientation = orientation_of(exif)
             planes = _turned(planes, orientation)
             exif = upright(exif, planes.shape[1], planes.shape[0])
             dpi = dpi[::-1] if dpi and orientation > 4 else dpi
         except (ValueError, struct.error):
-            exif, note = None, _both(note, "unreadable EXIF left out")
-    if packet and (orientation > 1 or raw.format in _TURNED):
-        packet = xmp.upright(packet)
-    icc, note = _fitting_profile(raw.icc, note, is_gray=planes.shape[2] < 3)
+            exif = None
+            notes.append("unreadable EXIF left out")
+    if xmp and (orientation > 1 or raw.format in _TURNED):
+        xmp = upright_xmp(xmp)
+    icc, words = _fitting_profile(raw.metadata.icc, is_gray=planes.shape[2] < 3)
     colours = planes.shape[2] - 1 + planes.shape[2] % 2
     return Picture(
         pixels=np.ascontiguousarray(planes[..., :colours]),
         alpha=np.ascontiguousarray(planes[..., -1]) if planes.shape[2] % 2 == 0 else None,
         format=raw.format,
-        exif=exif,
-        icc=icc,
-        dpi=dpi,
-        note=note,
-        colour=raw.colour,
-        xmp=packet,
-        texts=raw.texts,
+        metadata=replace(raw.metadata, exif=exif, icc=icc, dpi=dpi, xmp=xmp),
+        note=joined(*notes, words),
     )
 
 
-def _fitting_profile(
-    icc: bytes | None, note: str | None, *, is_gray: bool
-) -> tuple[bytes | None, str | None]:
+def _fitting_profile(icc: bytes | None, *, is_gray: bool) -> tuple[bytes | None, str | None]:
     """The profile if it is one for these pixels, and a note about it."""
     if not icc or len(icc) < 20:
-        return None, note
+        return None, None
     model = icc[16:20]
     if model not in (b"RGB ", b"GRAY") or is_gray != (model == b"GRAY"):
-        return None, _both(note, "ICC profile for another colour model left out")
-    if len(icc) > LONGEST_PNG_PROFILE:
-        return icc, _both(note, "its ICC profile is too long for png, which goes without")
-    return icc, note
-
-
-def _both(note: str | None, more: str | None) -> str | None:
-    return "; ".join(filter(None, [note, more])) or None
+        return None, "ICC profile for another colour model left out"
+    if len(icc) > LONGEST_WRITTEN_PROFILE:
+        return icc, "its ICC profile is too long for png, which goes without"
+    return icc, None
 
 
 def _turned(planes: Planes, orientation: int) -> Planes:

@@ -5,6 +5,7 @@ Planes are [H, W, N] uint8 or uint16, N 1 (gray), 2 (gray, alpha), 3 (RGB) or 4 
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,16 +14,18 @@ from PIL.ImageFile import ImageFile
 
 from denoise.errors import ImageError
 from denoise.images import sniff
-from denoise.images.boxes import Meta, meta_of, without_bombs
-from denoise.images.exif import without_prefix
+from denoise.images.avif import bits_of_avif, check_avif, is_monochrome
+from denoise.images.boxes import meta_of
 from denoise.images.gif import frames_of_gif
 from denoise.images.heif import scan_of_heif
 from denoise.images.jpeg import check_jpeg, planes_of_jpeg
-from denoise.images.jpeg2000 import beside_codestream, check_codestream, planes_of_jpeg2000
+from denoise.images.jpeg2000 import check_codestream, metadata_of_jpeg2000, planes_of_jpeg2000
 from denoise.images.jpegxl import scan_of_jpegxl
-from denoise.images.named_colours import colours_of
+from denoise.images.metadata import Metadata, joined
+from denoise.images.named_colours import with_named_colours
 from denoise.images.planes import (
     DECODER_ERRORS,
+    Planes,
     Scan,
     check_size,
     extra,
@@ -37,7 +40,7 @@ from denoise.images.planes import (
 )
 from denoise.images.png import take_apart
 from denoise.images.tiff import scan_of_tiff
-from denoise.images.writers import GRAY_XMP, Planes
+from denoise.images.webp import GRAY_XMP
 
 
 def scan(encoded: bytes, max_pixels: int) -> Scan:
@@ -68,40 +71,32 @@ def _scan_of(kind: str | None, encoded: bytes, max_pixels: int) -> Scan:
         encoded = check_jpeg(encoded)
     if kind == "JPEG2000":
         check_codestream(encoded, max_pixels)  # before Pillow reads any of it
-    meta = Meta()
     if kind == "AVIF":
-        meta = meta_of(encoded)
-        encoded = _checked_avif(encoded, meta, max_pixels)
+        encoded = check_avif(encoded, max_pixels)
     note = note_of(lambda: frames_of_gif(encoded)) if kind == "GIF" else None
     image = opened(encoded, kind or "TGA")  # the one format without a magic number
     check_size(*image.size, max_pixels)
-    exif, xmp = image.info.get("exif"), image.info.get("xmp")
     planes = _planes(image, encoded, max_pixels)
     format = "JPEG" if image.format == "MPO" else str(image.format)
-    icc, dpi = profile_of(image), plausible_dpi(image.info.get("dpi"))
     if kind == "JPEG2000":
-        icc, exif, xmp = beside_codestream(encoded)
-    xmp = None if xmp == GRAY_XMP else xmp
+        metadata = metadata_of_jpeg2000(encoded)
+    else:
+        exif, xmp = (image.info.get(name) for name in ("exif", "xmp"))
+        metadata = Metadata(exif=exif, icc=profile_of(image), xmp=None if xmp == GRAY_XMP else xmp)
+    dpi = plausible_dpi(image.info.get("dpi"))
     note = note if kind == "GIF" else note_of(lambda: getattr(image, "n_frames", 1))
-    if meta.colours and not icc:
-        icc, words = colours_of(*meta.colours, is_gray=planes.shape[2] < 3)
-        note = "; ".join(filter(None, [note, words])) or None
-    return Scan(planes, format, exif and without_prefix(exif), icc, dpi, note, xmp=xmp)
-
-
-def _checked_avif(encoded: bytes, meta: Meta, max_pixels: int) -> bytes:
-    """The file without EXIF that claims too much. ImageError for one of too many pixels."""
-    for width, height in meta.sizes:
-        check_size(width, height, max_pixels)
-    return without_bombs(encoded, meta)
+    if kind == "AVIF":
+        numbers = meta_of(encoded).colours
+        metadata, words = with_named_colours(metadata, numbers, is_gray=planes.shape[2] < 3)
+        note = joined(note, words)
+    return Scan(planes, format, replace(metadata, dpi=dpi), note)
 
 
 def _scan_of_png(encoded: bytes) -> Scan:
     png = take_apart(encoded)
-    exif = without_prefix(png.exif) if png.exif else None
-    notes = "; ".join(filter(None, [note_of(lambda: png.frames), *png.notes])) or None
-    planes, dpi = _planes_of_png(png.slim), plausible_dpi(png.dpi)
-    return Scan(planes, "PNG", exif, png.icc, dpi, notes, png.colour, png.xmp, png.texts)
+    notes = joined(note_of(lambda: png.frames), *png.notes)
+    metadata = replace(png.metadata, dpi=plausible_dpi(png.metadata.dpi))
+    return Scan(_planes_of_png(png.slim), "PNG", metadata, notes)
 
 
 @contextmanager
@@ -170,8 +165,7 @@ def _depth_of(image: ImageFile, encoded: bytes) -> int:
     if image.mode.startswith("I"):
         return 8  # gray of 16 bits, which Pillow leaves alone
     if image.format == "AVIF":
-        flags = _flags_of_avif(encoded)  # high_bitdepth, twelve_bit
-        return 8 + 2 * bool(flags & 0x40) + 2 * bool(flags & 0x20)
+        return bits_of_avif(encoded)
     if image.format == "SGI":
         return 8 * encoded[3]
     return _depth_of_tile(image)
@@ -203,12 +197,6 @@ def _is_gray(image: ImageFile, encoded: bytes, planes: Planes) -> bool:
     """Whether three equal planes are one: of a monochrome AVIF, and of a WebP that image.encode
     wrote from gray, if nobody has painted it since."""
     if image.format == "AVIF":
-        return bool(_flags_of_avif(encoded) & 0x10)
+        return is_monochrome(encoded)
     marked = image.format == "WEBP" and image.info.get("xmp") == GRAY_XMP
     return marked and bool((planes[..., :1] == planes[..., 1:3]).all())
-
-
-def _flags_of_avif(encoded: bytes) -> int:
-    """high_bitdepth 0x40, twelve_bit 0x20, monochrome 0x10."""
-    start = encoded.find(b"av1C")
-    return encoded[start + 6] if start > 0 else 0

@@ -12,15 +12,12 @@ import numpy.typing as npt
 from PIL import Image, ImageCms
 
 from denoise.errors import ImageError
-from denoise.images.planes import BAND, extra, from_floats, stretched, to_rgb
-from denoise.images.writers import Planes
+from denoise.images import tiff_tags as tag
+from denoise.images.planes import BAND, Planes, extra, from_floats, stretched, to_rgb
 
-# TIFF's tags, by number
-_BITS, _COMPRESSION, _COLOUR_MAP, _ICC = 258, 259, 320, 34675
-# Photometric interpretations, and how many colours each has
-_MINISWHITE, _MINISBLACK, _RGB, _PALETTE, _CMYK, _YCBCR, _CIELAB = 0, 1, 2, 3, 5, 6, 8
-_COLOURS = {_MINISWHITE: 1, _MINISBLACK: 1, _RGB: 3, _PALETTE: 1, _CMYK: 4, _YCBCR: 3, _CIELAB: 3}
-_JPEG = 7  # a compression, whose decoder makes RGB of YCbCr
+# How many colours each photometric interpretation has
+_COLOURS = {tag.MINISWHITE: 1, tag.GRAY: 1, tag.RGB: 3, tag.PALETTE: 1}
+_COLOURS |= {tag.CMYK: 4, tag.YCBCR: 3, tag.LAB: 3}
 _MULTIPLIED = 1  # an extra sample: alpha that the colours are multiplied with
 
 
@@ -35,14 +32,14 @@ def deep_planes(encoded: bytes, number: int, lengths: list[int], tags: Image.Exi
     with tifffile.TiffFile(BytesIO(encoded)) as file:
         page = file.pages[number]
         kind, samples = int(page.photometric), page.samplesperpixel
-        depths = np.atleast_1d(tags.get(_BITS, 1))
+        depths = np.atleast_1d(tags.get(tag.BITS, 1))
         _check_colours(kind, int(depths.max()))
         if page.sampleformat not in (1, 2, 3) or len(set(depths.tolist())) > 1:
             raise ImageError(
                 "unsupported variant of TIFF: complex pixels or planes of unlike depths"
             )
         beside = [int(one) for one in page.extrasamples]
-        can_divide = kind in (_MINISBLACK, _RGB)
+        can_divide = kind in (tag.GRAY, tag.RGB)
         if samples - _COLOURS[kind] not in (0, 1) or (_MULTIPLIED in beside and not can_divide):
             raise ImageError("unsupported variant of TIFF: multiplied alpha or more than one")
         page.databytecounts = tuple(lengths)
@@ -58,14 +55,14 @@ def deep_planes(encoded: bytes, number: int, lengths: list[int], tags: Image.Exi
 
 def _check_colours(kind: int, bits: int) -> None:
     """ImageError where the colours of a page are none of ours, or not in so many bits."""
-    is_odd = (kind == _PALETTE and bits > 8) or (kind == _CIELAB and bits not in (8, 16))
+    is_odd = (kind == tag.PALETTE and bits > 8) or (kind == tag.LAB and bits not in (8, 16))
     if kind not in _COLOURS or is_odd:
         raise ImageError(f"unsupported variant of TIFF: colours of kind {kind} in {bits} bits")
 
 
 def _of_our_colours(planes: Planes, kind: int, bits: int, tags: Image.Exif) -> Planes:
     """What tifffile has read -> gray or RGB, with alpha where there is one, of 8 or 16 bits."""
-    if kind == _CIELAB:
+    if kind == tag.LAB:
         return _from_lab(planes)
     if planes.dtype.kind == "f":
         planes = from_floats(planes)
@@ -73,17 +70,17 @@ def _of_our_colours(planes: Planes, kind: int, bits: int, tags: Image.Exif) -> P
         planes = planes.astype(np.uint8) * 255
     elif planes.dtype not in (np.uint8, np.uint16):
         raise ImageError("unsupported: 32-bit integer or signed pixels")
-    elif kind == _PALETTE:
-        table = np.array(tags[_COLOUR_MAP]).reshape(3, -1).T
+    elif kind == tag.PALETTE:
+        table = np.array(tags[tag.COLOUR_MAP]).reshape(3, -1).T
         table = (table if table.max() < 256 else table >> 8).astype(np.uint8)
         return table[np.minimum(planes[..., 0], len(table) - 1)]
     else:
         planes = stretched(planes, bits)
-    if kind == _MINISWHITE:
+    if kind == tag.MINISWHITE:
         planes[..., 0] = np.iinfo(planes.dtype).max - planes[..., 0]
-    elif kind == _CMYK:
-        return _from_inks(planes, tags.get(_ICC))
-    elif kind == _YCBCR and tags.get(_COMPRESSION) != _JPEG:
+    elif kind == tag.CMYK:
+        return _from_inks(planes, tags.get(tag.ICC))
+    elif kind == tag.YCBCR and tags.get(tag.COMPRESSION) != tag.JPEG:  # its decoder makes RGB
         if planes.itemsize > 1:
             raise ImageError("unsupported variant of TIFF: YCbCr of more than 8 bits")
         image = Image.fromarray(np.ascontiguousarray(planes[..., :3]), "YCbCr")

@@ -21,6 +21,7 @@ _SIZES = (0, 1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4, 0, 0, 8, 8, 8)
 _MOST_ENTRIES = 4000
 _MOST_VALUES = 1 << 20
 TOO_MUCH = "its directories of tags claim more than there is"
+UNREADABLE = b"unreadable"  # stands for EXIF that cannot be read: a note will say so
 PREFIX = b"Exif\x00\x00"  # in JPEG and in some WebP files, not in PNG
 
 
@@ -60,6 +61,17 @@ def upright(exif: bytes, width: int, height: int) -> bytes:
         if inner.tag in (_WIDTH, _HEIGHT) and inner.kind in (_SHORT, _LONG):
             _put(mended, order, inner, width if inner.tag == _WIDTH else height)
     return _without_thumbnail(mended, order, first)
+
+
+def of_turned(exif: bytes | None, width: int, height: int) -> bytes | None:
+    """The EXIF of pixels that a library has turned already."""
+    if not exif:
+        return None
+    try:
+        check_claims(exif)
+        return upright(exif, width, height)
+    except (ValueError, struct.error):
+        return UNREADABLE
 
 
 def check_claims(

@@ -9,8 +9,9 @@ import numpy as np
 
 from denoise.errors import ImageError
 from denoise.images.boxes import meta_of, without_links
-from denoise.images.exif import check_claims, upright
-from denoise.images.named_colours import Colours, colours_of
+from denoise.images.exif import of_turned
+from denoise.images.metadata import Metadata, joined
+from denoise.images.named_colours import with_named_colours
 from denoise.images.planes import Scan, check_size, extra, note_of, stretched
 
 # libheif holds the picture in its own colours beside the result, and tiles of it
@@ -35,28 +36,13 @@ def scan_of_heif(encoded: bytes, max_pixels: int) -> Scan:
     planes = np.asarray(image)
     bits = int(deep or 8)
     planes = stretched(planes.reshape(*planes.shape[:2], -1), bits)
-    colours = Colours(image.info.get("icc_profile"))
-    if not colours.icc and meta.colours:
-        colours = colours_of(*meta.colours, is_gray=mode[0] == "L")
-    note = "; ".join(filter(None, [note_of(lambda: len(file)), colours.note])) or None
     exif, xmp = (
         next((encoded[start:end] for start, end in found), None) for found in (meta.exif, meta.xmp)
     )
-    return Scan(
-        np.array(planes),
-        "HEIF",
-        exif and _turned_already(exif, planes),
-        colours.icc,
-        None,
-        note,
+    metadata = Metadata(
+        exif=of_turned(exif, planes.shape[1], planes.shape[0]),
+        icc=image.info.get("icc_profile"),
         xmp=xmp,
     )
-
-
-def _turned_already(exif: bytes, planes: Any) -> bytes:
-    """The EXIF of pixels that the library has turned; as it is where it cannot be read."""
-    try:
-        check_claims(exif)
-        return upright(exif, planes.shape[1], planes.shape[0])
-    except ValueError:
-        return exif
+    metadata, words = with_named_colours(metadata, meta.colours, is_gray=mode[0] == "L")
+    return Scan(np.array(planes), "HEIF", metadata, joined(note_of(lambda: len(file)), words))

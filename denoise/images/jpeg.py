@@ -1,8 +1,10 @@
-"""JPEG files by their segments: bounded before they are decoded, and decoded to planes."""
+"""JPEG files: bounded by their segments before they are decoded, decoded to planes, and written."""
 
 import re
 import struct
 from collections.abc import Iterator
+from io import BytesIO
+from typing import Any
 
 import numpy as np
 import simplejpeg
@@ -10,12 +12,13 @@ from PIL import Image
 from PIL.ImageFile import ImageFile
 
 from denoise.errors import ImageError
-from denoise.images.exif import PREFIX, TOO_MUCH, check_claims
-from denoise.images.planes import most_pieces, pillow_planes, to_rgb
-from denoise.images.writers import Planes
+from denoise.images.exif import PREFIX, TOO_MUCH, UNREADABLE, check_claims
+from denoise.images.metadata import Metadata
+from denoise.images.planes import Planes, most_pieces, pillow_planes, squeezed, to_rgb
 
 _MOST_SCANS = 64  # a pass over the whole picture each; ordinary progressive files have ten
 _MOST_EXIF = 64  # segments of EXIF, which are put together
+_LONGEST_XMP = 65_000  # bytes: it must fit a segment
 _SCAN = b"\xff\xda"
 _NEXT = re.compile(rb"\xff+([^\x00\x01\xd0-\xd8\xff])", re.DOTALL)  # a marker with a length, or EOI
 _APP1, _APP2, _END = 0xE1, 0xE2, 0xD9
@@ -61,6 +64,22 @@ def planes_of_jpeg(image: ImageFile, encoded: bytes) -> Planes:
     return planes
 
 
+def encode_jpeg(planes: Planes, metadata: Metadata, quality: int | None) -> bytes:
+    """A JPEG file of quality 95 by default; without XMP and dpi that its fields do not hold."""
+    options: dict[str, Any] = {"quality": quality or 95, "subsampling": 0}
+    if metadata.exif:
+        options["exif"] = PREFIX + metadata.exif
+    if metadata.icc:
+        options["icc_profile"] = metadata.icc
+    if metadata.xmp and len(metadata.xmp) <= _LONGEST_XMP:
+        options["xmp"] = metadata.xmp
+    if metadata.dpi and max(metadata.dpi) < 1 << 16:
+        options["dpi"] = metadata.dpi
+    out = BytesIO()
+    Image.fromarray(squeezed(planes)).save(out, "JPEG", **options)
+    return out.getvalue()
+
+
 def _head(encoded: bytes) -> Iterator[tuple[int, int, int]]:
     """The segments before the first scan: marker, start, end."""
     at = 2
@@ -104,7 +123,7 @@ def _without_tables(
     spans = sorted([*exif, *(one for spans in tables for one in spans)])
     parts, at = [encoded[:2]], 2
     if exif:
-        content = PREFIX + b"unreadable"
+        content = PREFIX + UNREADABLE
         parts.append(b"\xff\xe1" + struct.pack(">H", 2 + len(content)) + content)
     for start, end in spans:
         parts.append(encoded[at:start])

@@ -1,30 +1,39 @@
-"""JPEG 2000 files: what their codestream claims is looked at first; every depth fills its type."""
+"""JPEG 2000 files: what a codestream claims is looked at first; every depth fills its type.
+
+Planes are [H, W, N], uint8 or uint16; N is 1 (gray), 2 (gray, alpha), 3 (RGB) or 4 (RGB, alpha).
+"""
 
 import struct
+from io import BytesIO
 from typing import NamedTuple
 
+from PIL import Image
 from PIL.ImageFile import ImageFile
 
 from denoise.errors import ImageError
-from denoise.images.boxes import EXIF_UUID, XMP_UUID, boxes
-from denoise.images.planes import check_size, extra, most_pieces, pillow_planes, stretched
-from denoise.images.writers import Planes
+from denoise.images.boxes import box_of, boxes
+from denoise.images.metadata import NO_METADATA, Metadata
+from denoise.images.planes import (
+    Planes,
+    check_size,
+    extra,
+    most_pieces,
+    pillow_planes,
+    squeezed,
+    stretched,
+)
 
 _START = b"\xff\x4f\xff\x51"  # of a codestream, and its segment of sizes
+# What the boxes of a user's own hold, by the UUID that they begin with
+EXIF_UUID = b"JpgTiffExif->JP2"
+XMP_UUID = bytes.fromhex("be7acfcb97a942e89c71999491e3afac")
+_MOST_RESOLUTIONS = 6  # each is half the last, and the least has a pixel
 _DAMAGED = "truncated or damaged JPEG2000"
 
 
-class Beside(NamedTuple):
-    """What the boxes around a codestream say of it."""
-
-    icc: bytes | None = None
-    exif: bytes | None = None
-    xmp: bytes | None = None
-
-
-def beside_codestream(encoded: bytes) -> Beside:
+def metadata_of_jpeg2000(encoded: bytes) -> Metadata:
     """The profile, EXIF and XMP in the boxes of a JP2 file, the first of each."""
-    found = Beside()
+    found = NO_METADATA
     if encoded.startswith(_START):
         return found
     for box in boxes(encoded):
@@ -32,12 +41,11 @@ def beside_codestream(encoded: bytes) -> Beside:
         if box.name == b"jp2h":
             for inner in boxes(encoded, box.start, box.end):
                 if inner.name == b"colr" and encoded[inner.start] in (2, 3):  # a profile
-                    icc = found.icc or encoded[inner.start + 3 : inner.end]
-                    found = found._replace(icc=icc)
+                    found = found.filled(icc=encoded[inner.start + 3 : inner.end])
         elif box.name == b"uuid" and begin == EXIF_UUID:
-            found = found._replace(exif=found.exif or encoded[box.start + 16 : box.end])
+            found = found.filled(exif=encoded[box.start + 16 : box.end])
         elif box.name == b"uuid" and begin == XMP_UUID:
-            found = found._replace(xmp=found.xmp or encoded[box.start + 16 : box.end])
+            found = found.filled(xmp=encoded[box.start + 16 : box.end])
     return found
 
 
@@ -110,3 +118,57 @@ def _codestream(encoded: bytes) -> int:
     if encoded[at : at + 4] != _START or len(encoded) < at + 45:
         raise ImageError(_DAMAGED)
     return at
+
+
+def encode_jpeg2000(planes: Planes, metadata: Metadata) -> bytes:
+    """A JP2 file without loss: 8 bits by Pillow, 16 by imagecodecs."""
+    resolutions = min(_MOST_RESOLUTIONS, min(planes.shape[:2]).bit_length())
+    if planes.itemsize == 1:
+        out = BytesIO()
+        Image.fromarray(squeezed(planes)).save(
+            out,
+            "JPEG2000",
+            mct=int(planes.shape[2] > 2),  # mixes the colours, which halves the file
+            num_resolutions=resolutions,
+            no_jp2=False,
+        )
+        encoded = out.getvalue()
+    else:
+        encoded = extra("imagecodecs", "JPEG2000").jpeg2k_encode(
+            squeezed(planes),
+            level=0,
+            reversible=True,
+            codecformat="jp2",
+            resolutions=resolutions,
+            numthreads=1,
+        )
+    beside = box_of(b"uuid", EXIF_UUID + metadata.exif) if metadata.exif else b""
+    beside += box_of(b"uuid", XMP_UUID + metadata.xmp) if metadata.xmp else b""
+    parts = []
+    for box in boxes(encoded):
+        content = encoded[box.start : box.end]
+        if box.name == b"jp2h":
+            content = _head_of_jp2(content, metadata, planes.shape[2])
+        parts += [beside] * (box.name == b"jp2c") + [box_of(box.name, content)]
+    return b"".join(parts)
+
+
+def _head_of_jp2(content: bytes, metadata: Metadata, count: int) -> bytes:
+    """The boxes of a JP2's head, with the profile instead of the named colours, and with what
+    its planes are where one is alpha."""
+    parts = []
+    for box in boxes(content):
+        inner = content[box.start : box.end]
+        if box.name == b"colr" and metadata.icc:
+            inner = b"\x02\x00\x00" + metadata.icc  # method 2: a profile
+        if box.name != b"cdef":
+            parts.append(box_of(box.name, inner))
+    if count in (2, 4):  # imagecodecs does not say so
+        colours = [struct.pack(">HHH", plane, 0, plane + 1) for plane in range(count - 1)]
+        alpha = struct.pack(">HHH", count - 1, 1, 0)
+        parts.append(box_of(b"cdef", struct.pack(">H", count) + b"".join(colours) + alpha))
+    if metadata.dpi:
+        per_metre = [min(max(1, round(side / 0.0254)), 0xFFFF) for side in metadata.dpi]
+        resolution = struct.pack(">HHHHbb", per_metre[1], 1, per_metre[0], 1, 0, 0)
+        parts.append(box_of(b"res ", box_of(b"resc", resolution)))
+    return b"".join(parts)

@@ -3,18 +3,29 @@
 The head is that of ISO/IEC 18181-1, annex D; the boxes around a codestream are those of 18181-2.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from denoise.errors import ImageError
-from denoise.images.boxes import boxes
-from denoise.images.exif import check_claims, upright
+from denoise.images import exif
+from denoise.images.boxes import box_of, boxes
 from denoise.images.jxl_bits import Bits
 from denoise.images.jxl_head import LINEAR, SRGB, read_metadata, read_size
-from denoise.images.planes import Scan, check_size, extra, from_floats, stretched
+from denoise.images.metadata import NO_METADATA, Metadata, joined
+from denoise.images.planes import (
+    Planes,
+    Scan,
+    check_size,
+    extra,
+    from_floats,
+    squeezed,
+    stretched,
+)
 
 _START = b"\xff\x0a"  # of a codestream without boxes
+_BOXES = b"\x00\x00\x00\x0cJXL \r\n\x87\n\x00\x00\x00\x14ftypjxl \x00\x00\x00\x00jxl "  # begin so
 _BYTES = 20  # for each pixel: libjxl decodes to floats
 _HEAD = 1 << 20  # bytes of a codestream that are looked at
 _SHORT_HEAD = 256  # bytes of one without a profile
@@ -23,7 +34,7 @@ _DAMAGED = "truncated or damaged JXL"
 
 def scan_of_jpegxl(encoded: bytes, max_pixels: int) -> Scan:
     """The first frame, upright as its head says. Raises ImageError."""
-    codestream, exif, xmp = _parts(encoded)
+    codestream, metadata = _parts(encoded)
     bits = Bits(codestream[:_HEAD])
     width, height = read_size(bits)
     check_size(width, height, max_pixels, each=_BYTES)
@@ -37,12 +48,37 @@ def scan_of_jpegxl(encoded: bytes, max_pixels: int) -> Scan:
         raise ImageError("unsupported variant of JXL: more than four planes")
     planes = from_floats(planes) if planes.dtype.kind == "f" else stretched(planes, depth)
     frames = "first of several frames" if is_animated else None
-    note = "; ".join(filter(None, [frames, colours.note])) or None
-    exif = _turned_already(exif, planes)
-    return Scan(np.array(planes), "JXL", exif, colours.icc, None, note, xmp=xmp)
+    turned = exif.of_turned(metadata.exif, planes.shape[1], planes.shape[0])
+    metadata = replace(metadata, exif=turned, icc=colours.icc)
+    return Scan(np.array(planes), "JXL", metadata, joined(frames, colours.note))
 
 
-def with_srgb_curve(codestream: bytes) -> bytes:
+def encode_jpegxl(planes: Planes, metadata: Metadata) -> bytes:
+    """A JPEG XL file without loss, by imagecodecs, which takes no ICC profile.
+
+    Not at effort 1: libjxl 0.11 then makes other pixels of some pictures, and damaged files of
+    others; the tests have one of nine pixels.
+    """
+    library = extra("imagecodecs", "JXL", "JPEG XL files need")
+    encoded: bytes = library.jpegxl_encode(squeezed(planes), lossless=True, effort=2, numthreads=1)
+    beside = b""
+    if metadata.exif:
+        beside += box_of(b"Exif", bytes(4) + metadata.exif)  # its TIFF begins at once
+    beside += box_of(b"xml ", metadata.xmp) if metadata.xmp else b""
+    if not encoded.startswith(_BOXES[:12]):
+        codestream = _with_srgb_curve(encoded)
+        return _BOXES + beside + box_of(b"jxlc", codestream) if beside else codestream
+    parts = []
+    for box in boxes(encoded):
+        content = encoded[box.start : box.end]
+        if box.name == b"jxlc":
+            parts.append(beside)
+            content = _with_srgb_curve(content)
+        parts.append(box_of(box.name, content))
+    return b"".join(parts)
+
+
+def _with_srgb_curve(codestream: bytes) -> bytes:
     """The codestream with the curve of sRGB where it says that its light is linear.
 
     So imagecodecs writes 16 bits, whatever they are; both curves are numbers of four bits.
@@ -58,30 +94,19 @@ def with_srgb_curve(codestream: bytes) -> bytes:
     return head.to_bytes(len(codestream[:_SHORT_HEAD]), "little") + codestream[_SHORT_HEAD:]
 
 
-def _parts(encoded: bytes) -> tuple[bytes, bytes | None, bytes | None]:
+def _parts(encoded: bytes) -> tuple[bytes, Metadata]:
     """The codestream's begin, and the EXIF and XMP of the boxes around it."""
     if encoded.startswith(_START):
-        return encoded, None, None
-    head, exif, xmp = b"", None, None
+        return encoded, NO_METADATA
+    head, found = b"", NO_METADATA
     for box in boxes(encoded):
         if box.name in (b"jxlc", b"jxlp") and len(head) < _HEAD:
             head += encoded[box.start + 4 * (box.name == b"jxlp") : box.end][:_HEAD]
         elif box.name == b"Exif":
             begin = box.start + 4 + int.from_bytes(encoded[box.start : box.start + 4])
-            exif = exif or encoded[begin : box.end]
+            found = found.filled(exif=encoded[begin : box.end])
         elif box.name == b"xml ":
-            xmp = xmp or encoded[box.start : box.end]
+            found = found.filled(xmp=encoded[box.start : box.end])
     if not head.startswith(_START):
         raise ImageError(_DAMAGED)
-    return head, exif, xmp
-
-
-def _turned_already(exif: bytes | None, planes: Any) -> bytes | None:
-    """The EXIF of pixels that the library has turned; as it is where it cannot be read."""
-    try:
-        if exif:
-            check_claims(exif)
-            return upright(exif, planes.shape[1], planes.shape[0])
-    except ValueError:
-        return b"unreadable"
-    return None
+    return head, found

@@ -28,7 +28,7 @@ def mse(a: NDArray[Any], b: NDArray[Any], white_level: int | None = None) -> flo
     if a.shape != b.shape or a.dtype != b.dtype:
         raise ValueError(f"cannot compare {a.dtype} {a.shape} with {b.dtype} {b.shape}")
     if a.dtype.kind == "u":
-        peak = white_level or int(np.iinfo(a.dtype).max)
+        peak = _peak(a, white_level)
         return sum(_squares(*bands) for bands in _bands(a, b)) / (a.size * peak**2)
     gap = np.subtract(a, b, dtype=np.float64).ravel()
     return float(gap @ gap) / a.size
@@ -44,8 +44,9 @@ def _bands(a: NDArray[Any], b: NDArray[Any]) -> Iterator[tuple[NDArray[Any], NDA
 def _squares(a: NDArray[Any], b: NDArray[Any]) -> int:
     """The exact sum of squared differences."""
     if a.dtype == np.uint8:
-        step = np.subtract(a, b, dtype=np.int16).ravel()  # at most 255, so squares fit in int32
-        return int(np.einsum("i,i->", step, step, dtype=np.int64, casting="unsafe"))
+        step = np.subtract(a, b, dtype=np.int16)
+        squares = np.multiply(step, step, out=step).view(np.uint16)  # at most 65,025
+        return int(squares.sum(dtype=np.uint64))
     step = np.subtract(a, b, dtype=np.int32).astype(np.int64).ravel()
     return int(step @ step)
 
@@ -94,32 +95,34 @@ def estimate_noise(pixels: NDArray[Any], white_level: int | None = None) -> floa
     denoising with that after it; do not take it for `--sigma`.
     """
     size = _BLOCK + max(_DISTANCES)
-    height, width = pixels.shape[:2]
+    height, width, channels = pixels.shape
     if min(height, width) < size:
         return float("nan")
     rows, columns = (
         np.linspace(0, side - size, min(_BLOCKS, side // size)).astype(int)
         for side in (height, width)
     )
-    windows = sliding_window_view(pixels, (size, size), (0, 1))[rows[:, None], columns]
-    blocks = windows.reshape(-1, *windows.shape[2:])  # [n, C, 20, 20]
+    windows = np.moveaxis(sliding_window_view(pixels, (size, size), (0, 1)), 2, -1)
+    blocks = windows[rows[:, None], columns].reshape(-1, size, size * channels)
     peak = _peak(pixels, white_level)
-    is_cut = ((blocks <= 0) | (blocks >= peak)).mean((1, 2, 3)) > _SATURATED
-    blocks = blocks[~is_cut] if not is_cut.all() else blocks
-    scaled = np.divide(blocks, peak, dtype=np.float32)
-    return max(_noise_at(scaled, distance) for distance in _DISTANCES)
+    flat = blocks.reshape(len(blocks), -1)
+    is_cut = ((flat <= 0) | (flat >= peak)).view(np.uint8).sum(1, dtype=np.uint32)
+    is_whole = is_cut <= _SATURATED * flat.shape[1]
+    blocks = blocks[is_whole] if is_whole.any() else blocks
+    signed = blocks.astype(np.int16 if pixels.dtype == np.uint8 else np.float32)
+    return max(_noise_at(signed, distance, channels) for distance in _DISTANCES) / peak
 
 
-def _peak(pixels: NDArray[Any], white_level: int | None) -> float:
+def _peak(pixels: NDArray[Any], white_level: int | None) -> int:
     """What 1 of the 0..1 scale is in these pixels."""
-    return 1.0 if pixels.dtype.kind == "f" else float(white_level or np.iinfo(pixels.dtype).max)
+    return 1 if pixels.dtype.kind == "f" else white_level or int(np.iinfo(pixels.dtype).max)
 
 
-def _noise_at(blocks: NDArray[np.float32], distance: int) -> float:
-    """Root mean square over the channels of what the flattest of the blocks [n, C, h, w] have."""
-    near, far = slice(0, _BLOCK), slice(distance, distance + _BLOCK)
-    mixed = blocks[..., near, near] - blocks[..., far, near]
-    mixed -= blocks[..., near, far]
-    mixed += blocks[..., far, far]
-    energy = np.einsum("nchw,nchw->nc", mixed, mixed) / (4 * _BLOCK**2)  # [n, C]
+def _noise_at(blocks: NDArray[Any], distance: int, channels: int) -> float:
+    """Root mean square over the channels of what the flattest of the blocks [n, h, w * C] have."""
+    wide, apart = _BLOCK * channels, distance * channels
+    down = blocks[:, :_BLOCK] - blocks[:, distance : distance + _BLOCK]
+    mixed = np.subtract(down[..., :wide], down[..., apart : apart + wide], dtype=np.float32)
+    energy = np.einsum("nhw,nhw->nw", mixed, mixed)  # of columns; then of blocks [n, C]
+    energy = energy.reshape(-1, _BLOCK, channels).sum(1) / (4 * _BLOCK**2)
     return float(np.sqrt(np.percentile(energy, _FLAT, axis=0).mean()))

@@ -4,10 +4,13 @@ The numbers are those of ITU-T H.273. A profile is matrix and curves, as ICC.1:2
 """
 
 import struct
+from dataclasses import replace
 from functools import cache
 from typing import NamedTuple
 
 import numpy as np
+
+from denoise.images.metadata import Metadata
 
 _D65, _DCI, _EQUAL = (0.3127, 0.329), (0.314, 0.351), (1 / 3, 1 / 3)
 WHITES = {1: _D65, 10: _EQUAL, 11: _DCI}  # by JPEG XL's numbers
@@ -30,6 +33,16 @@ class Colours(NamedTuple):
 
     icc: bytes | None = None
     note: str | None = None
+
+
+def with_named_colours(
+    metadata: Metadata, numbers: tuple[int, int] | None, *, is_gray: bool
+) -> tuple[Metadata, str | None]:
+    """The metadata with a profile of primaries and a curve where it has none, and a note."""
+    if metadata.icc or numbers is None:
+        return metadata, None
+    icc, note = colours_of(*numbers, is_gray=is_gray)
+    return replace(metadata, icc=icc), note
 
 
 def colours_of(primaries: int, curve: int, *, is_gray: bool) -> Colours:

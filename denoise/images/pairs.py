@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from denoise.errors import FAILURES, ImageError, why
 from denoise.images.camera import add_camera_noise, check_iso
 from denoise.images.codec import MAX_PIXELS, Picture, decode, to_floats, to_pixels
+from denoise.images.metadata import joined
 from denoise.images.metrics import mse, psnr
 from denoise.images.noise import add_noise, noisy_bands, seed_of
 
@@ -201,8 +202,7 @@ def with_white_level(picture: Picture, source: Source, asked: WhiteLevel | None)
         raise ImageError("the white level of its table must be a number in 1..65535")
     if level is None and not source.is_noisy:  # `noise` has added it on the scale of its table
         if asked is None and 0 < brightest <= _DIM:
-            note = f"{picture.note}; {DIM_NOTE}" if picture.note else DIM_NOTE
-            return replace(picture, note=note)
+            return replace(picture, note=joined(picture.note, DIM_NOTE))
         fitting = next((one for one in _USUAL_WHITES if brightest <= one), _LARGEST)
         level = fitting if isinstance(asked, str) else asked  # auto is the only word
     if level is None or level == _LARGEST:

@@ -19,7 +19,9 @@ from PIL import Image, ImageCms
 from PIL.ImageFile import ImageFile
 
 from denoise.errors import ImageError
-from denoise.images.writers import Colour, Planes, Texts
+from denoise.images.metadata import Metadata
+
+Planes = npt.NDArray[Any]  # uint8 or uint16
 
 # What the decoders raise for damaged files, beside their own types: OSError and EOFError (cut off),
 # SyntaxError (Pillow: not this format), ValueError (also TiffFileError, zlib in Pillow's PNG),
@@ -55,13 +57,8 @@ class Scan:
 
     planes: Planes
     format: str  # by Pillow's names
-    exif: bytes | None  # as read, perhaps nonsense
-    icc: bytes | None
-    dpi: tuple[float, float] | None
-    note: str | None
-    colour: Colour = ()  # what a PNG file says of its colours instead of an ICC profile
-    xmp: Any = None  # as a library gives it, perhaps nonsense
-    texts: Texts = ()  # of a PNG file
+    metadata: Metadata  # EXIF, XMP and profile as they were read, perhaps nonsense
+    note: str | None = None
 
 
 # Of memory that decoding may take for each pixel that is allowed. Nearly every kind needs 3 to 20
@@ -126,6 +123,11 @@ def most_pieces(length: int) -> int:
 
 def too_many(max_pixels: int) -> str:
     return f"more than {max_pixels:,} pixels (the limit is --max-pixels)"
+
+
+def squeezed(planes: Planes) -> Planes:
+    """[H, W, N], or [H, W] of gray, as libraries take them to encode."""
+    return np.ascontiguousarray(planes[..., 0] if planes.shape[2] == 1 else planes)
 
 
 def pillow_planes(image: Image.Image) -> Planes:

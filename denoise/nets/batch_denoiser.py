@@ -24,7 +24,8 @@ from denoise.images.codec import (
 )
 from denoise.images.metrics import mse, psnr
 from denoise.nets import Asked
-from denoise.nets.denoiser import Array, Denoiser
+from denoise.nets.denoiser import Denoiser
+from denoise.nets.windows import Array
 
 _Batch = TypeVar("_Batch", bound="Mapping[str, Any] | pa.Table")
 

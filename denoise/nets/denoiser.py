@@ -7,16 +7,13 @@ inside the network [N, 3, h, w], where h and w are those of a tile.
 import logging
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from dataclasses import dataclass
 from functools import cached_property, partial
-from itertools import chain, islice
 from typing import Any, Self
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -25,9 +22,17 @@ from denoise.nets import Asked, Precision
 from denoise.nets import networks as models
 from denoise.nets import package as packages
 from denoise.nets.precision import Run, check, resolve_precision, runnable
+from denoise.nets.windows import (
+    Answer,
+    Array,
+    Window,
+    compute_alone,
+    computed_in_threads,
+    to_stored,
+    to_unit,
+)
 
 _log = logging.getLogger(__name__)
-Array = npt.NDArray[Any]  # uint8, uint16 or float32
 
 # By measurement, see tests/bench/tiles.py: what fits the caches of a CPU, and what fills a GPU
 _CPU_TILE, _CPU_WHOLE = 1024, 1 << 20
@@ -78,7 +83,7 @@ class Denoiser:
         # On a CPU each thread computes windows of its own: none waits for another in a convolution
         self._pool: ThreadPoolExecutor | None = None
         if on_cpu and threads > 1:
-            self._pool = ThreadPoolExecutor(threads, initializer=_compute_alone)
+            self._pool = ThreadPoolExecutor(threads, initializer=compute_alone)
         self.threads = threads
         self.precision = resolve_precision(precision, self._device)
         self._network = self._sound_network()
@@ -200,12 +205,12 @@ class Denoiser:
                     failed.add(window.index)
         return denoised, failed
 
-    def _batches(self, pictures: Sequence[Array]) -> Iterator[list["_Window"]]:
+    def _batches(self, pictures: Sequence[Array]) -> Iterator[list[Window]]:
         """Windows of one size and kind, as many as fill the device."""
-        alike: dict[tuple[Any, ...], list[_Window]] = {}
+        alike: dict[tuple[Any, ...], list[Window]] = {}
         for index, picture in enumerate(pictures):
             for tile in self._tiles(*picture.shape[:2]):
-                window = _Window(index, picture, tile, self._stride)
+                window = Window(index, picture, tile, self._stride)
                 key = window.size, window.colours, picture.dtype
                 alike.setdefault(key, []).append(window)
         for ((height, width), *_), windows in alike.items():
@@ -218,14 +223,14 @@ class Denoiser:
         return tiles(height, width, side=side, halo=self._reach, stride=self._stride)
 
     def _answers(
-        self, batches: Iterator[list["_Window"]], network: Run
-    ) -> Iterator[tuple[list["_Window"], "_Answer"]]:
+        self, batches: Iterator[list[Window]], network: Run
+    ) -> Iterator[tuple[list[Window], Answer]]:
         """Each batch with its answer; a GPU computes one batch while the last is being used."""
         if self._stream is None:
             submit = partial(self._submit, network=network)
-            yield from _in_threads(submit, batches, self._pool, self.threads)
+            yield from computed_in_threads(submit, batches, self._pool, self.threads)
             return
-        pending: deque[tuple[list[_Window], _Answer]] = deque()
+        pending: deque[tuple[list[Window], Answer]] = deque()
         for batch in batches:
             pending.append((batch, self._submit(batch, network)))
             if len(pending) > 1:
@@ -233,7 +238,7 @@ class Denoiser:
         yield from pending
 
     @torch.inference_mode()
-    def _submit(self, batch: Sequence["_Window"], network: Run) -> "_Answer":
+    def _submit(self, batch: Sequence[Window], network: Run) -> Answer:
         """Send windows of one size and kind through the network. Returns before a GPU is done."""
         exact = _exact_cudnn() if self.on_gpu else nullcontext()  # it is the whole process's
         with torch.cuda.stream(self._stream), exact:  # None: no stream of its own
@@ -250,12 +255,12 @@ class Denoiser:
                 denoised = denoised.mean(dim=3, keepdim=True)
             pixels = to_stored(denoised, stored.dtype)
             if self._stream is None:
-                return _Answer(pixels, is_finite)
+                return Answer(pixels, is_finite)
             host = torch.empty(pixels.shape, dtype=pixels.dtype, pin_memory=True)
             host.copy_(pixels, non_blocking=True)
             flags = torch.empty(len(batch), dtype=torch.bool, pin_memory=True)
             flags.copy_(is_finite, non_blocking=True)
-            return _Answer(host, flags, self._stream.record_event())
+            return Answer(host, flags, self._stream.record_event())
 
     def _on_device(self, parts: Sequence[Array]) -> Tensor:
         """Arrays [h, w, C] as one of [N, h, w, C]; for a GPU by way of pinned memory."""
@@ -286,87 +291,6 @@ class Denoiser:
         self.notes.add(words)
 
 
-@dataclass(frozen=True, eq=False)
-class _Window:
-    """A tile of one of the pictures."""
-
-    index: int
-    picture: Array  # [H, W, C]
-    tile: Tile
-    stride: int
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Height and width up to the next stride, so that more windows share a batch."""
-        box = self.tile.outer
-        return -(-box.height // self.stride) * self.stride, -(
-            -box.width // self.stride
-        ) * self.stride
-
-    @property
-    def colours(self) -> int:
-        """How many of the planes are colours: all but alpha."""
-        return 1 if self.picture.shape[2] < 3 else 3
-
-    def stored(self) -> Array:
-        """[h, w, 1 or 3] of what the network sees, as the picture stores it.
-
-        Mirrored up to the size as the network itself does it.
-        """
-        box = self.tile.outer
-        part = self.picture[box.top : box.bottom, box.left : box.right, : self.colours]
-        for axis, size in enumerate(self.size):
-            if size > part.shape[axis]:
-                index = models.folded(part.shape[axis], size - part.shape[axis])
-                part = part.take(index.numpy(), axis)
-        return part
-
-
-@dataclass(frozen=True, eq=False)
-class _Answer:
-    """What a batch became: on a GPU, once it is done."""
-
-    pixels: Tensor  # [N, h, w, C], as the pictures store them
-    is_finite: Tensor  # [N]
-    done: torch.cuda.Event | None = None
-
-    def on_host(self) -> tuple[Array, list[bool]]:
-        if self.done is not None:
-            self.done.synchronize()
-        return self.pixels.numpy(), self.is_finite.tolist()
-
-
-def _compute_alone() -> None:
-    """In each thread of a CPU's pool: convolutions take this thread and no other."""
-    torch.set_num_threads(1)
-
-
-def _in_threads(
-    submit: Callable[[list[_Window]], _Answer],
-    batches: Iterator[list[_Window]],
-    pool: ThreadPoolExecutor | None,
-    threads: int,
-) -> Iterator[tuple[list[_Window], _Answer]]:
-    """Each batch with its answer, in order, a few computed ahead where there is a pool.
-
-    A single batch is computed here, on all cores that torch may use.
-    """
-    first_two = list(islice(batches, 2))
-    batches = chain(first_two, batches)
-    if pool is None or len(first_two) < 2:
-        for batch in batches:
-            yield batch, submit(batch)
-        return
-    pending: deque[tuple[list[_Window], Future[_Answer]]] = deque()
-    for batch in batches:
-        pending.append((batch, pool.submit(submit, batch)))
-        if len(pending) > 2 * threads:
-            first, answer = pending.popleft()
-            yield first, answer.result()
-    for batch, answer in pending:
-        yield batch, answer.result()
-
-
 def _exact_cudnn() -> Any:
     """cuDNN without TF32, so that float32 is float32, and with the same kernels each time."""
     return torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
@@ -375,32 +299,6 @@ def _exact_cudnn() -> Any:
 def _is_out_of_memory(error: RuntimeError) -> bool:
     """torch has an exception of its own for a GPU's memory; for the CPU's, only words."""
     return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
-
-
-def to_network(pictures: npt.NDArray[np.float32]) -> Tensor:
-    """[N, H, W, C] -> [N, C, H, W]; the numbers stay where they lie, which is channels last."""
-    return torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2)
-
-
-def from_network(pictures: Tensor) -> npt.NDArray[np.float32]:
-    """[N, C, H, W] on any device -> [N, H, W, C]."""
-    array: npt.NDArray[np.float32] = pictures.permute(0, 2, 3, 1).cpu().numpy()
-    return array
-
-
-def to_unit(stored: Tensor) -> Tensor:
-    """uint8, uint16 or float32, on any device -> float32, nominal 0..1."""
-    if stored.dtype == torch.float32:
-        return stored
-    return stored.to(torch.float32) / torch.iinfo(stored.dtype).max
-
-
-def to_stored(unit: Tensor, dtype: torch.dtype) -> Tensor:
-    """float32, nominal 0..1 -> the same if that is the dtype, else the nearest integers of it."""
-    if dtype == torch.float32:
-        return unit
-    scaled = unit.clamp(0, 1) * torch.iinfo(dtype).max
-    return scaled.round().to(torch.int32).to(dtype)  # int32: by way of it, each device can
 
 
 def _check(picture: Array) -> None:

@@ -12,7 +12,8 @@ from functools import partial
 import pyarrow as pa
 
 from denoise.errors import SettingsError
-from denoise.output import manifest, run_log, tables
+from denoise.output import run_log, tables
+from denoise.output.generations import generations_of
 from denoise.storage import disk, files, listing, uris
 from denoise.storage.uris import join
 
@@ -112,7 +113,7 @@ def _wrote_tars(uri: str) -> bool:
 
 def _tars_of(uri: str) -> list[str]:
     """The tar shards of a run: a killed one has some that no part file names."""
-    shards = [made.shards for made in manifest.generations_of(uri)]
+    shards = [made.shards for made in generations_of(uri)]
     found = map(_TAR_SHARD.fullmatch, files.names(join(uri, "images")))
     return [one[0] for one in found if one and any(int(one[1]) in some for some in shards)]
 

@@ -25,7 +25,6 @@ from denoise.errors import SettingsError, WriteError
 from denoise.output import discard, tables
 from denoise.output.discard import UNFINISHED
 from denoise.output.lock import Lock
-from denoise.output.manifest import Listing
 from denoise.output.run_log import RunLog
 from denoise.storage import disk, files, uris
 from denoise.storage.uris import join
@@ -99,8 +98,16 @@ class Output:
         self._run |= fields
         files.write(join(self.uri, "_run.json"), files.to_json(self._run))
 
-    def begin(self, listing: Listing, flags: Mapping[str, Any] = MappingProxyType({})) -> None:
-        """Record that the run starts: from here on the folder is not finished."""
+    def begin(
+        self,
+        inputs: int = 0,
+        left_out: Mapping[str, int] = MappingProxyType({}),
+        flags: Mapping[str, Any] = MappingProxyType({}),
+    ) -> None:
+        """Record that the run starts, and of how many inputs: from here on it is not finished.
+
+        `left_out` counts by reason what was found beside them.
+        """
         files.remove(join(self.uri, "_SUCCESS"))
         self._sweep()
         self._began = time.monotonic()
@@ -113,8 +120,8 @@ class Output:
             ended=None,
             flags=dict(flags),
             versions=known,
-            inputs=listing.inputs,
-            left_out=dict(listing.left_out),
+            inputs=inputs,
+            left_out=dict(left_out),
         )
 
     def end(self, **fields: Any) -> None:

@@ -10,8 +10,9 @@ from typing import Any, Self
 import pyarrow as pa
 
 from denoise.errors import WriteError, words_of
-from denoise.output import manifest, tables
-from denoise.output.manifest import Shard
+from denoise.output import tables
+from denoise.output.generations import Shard
+from denoise.output.redo import note_redone, paths_to_redo
 from denoise.output.tar_shard import TarShard
 from denoise.storage import uris
 from denoise.storage.entry import Entry
@@ -51,7 +52,7 @@ class ShardTask:
 
 def task_of(output: str, shard: Shard, *, retry_errors: bool = False) -> ShardTask:
     """The task of a shard, its inputs read from the manifest. Raises OSError."""
-    redo = frozenset(manifest.paths_to_redo(output, shard.number)) if shard.has_redo else None
+    redo = frozenset(paths_to_redo(output, shard.number)) if shard.has_redo else None
     entries = sorted(shard.entries(output), key=lambda entry: entry.path)
     return ShardTask(output, shard.number, entries, redo, retry_errors)
 
@@ -119,7 +120,7 @@ class ShardWriter:
             self._part.about = self._about()
             self._part.__exit__(None, None, None)
             if self._task.redo is not None:
-                manifest.note_redone(self._task.output, self._task.number, self._task.redo)
+                note_redone(self._task.output, self._task.number, self._task.redo)
         self.counts.seconds["write"] = self._writing
 
     @property

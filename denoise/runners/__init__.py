@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal, get_args
 
-from denoise.output.manifest import Shard
+from denoise.output.generations import Shard
 from denoise.output.shard import Counts, ShardTask
 
 Device = Literal["auto", "cpu", "gpu"]

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterable, Iterator
 
-from denoise.output.manifest import Shard
+from denoise.output.generations import Shard
 from denoise.output.shard import Counts, task_of
 from denoise.runners import Allocation, Job
 

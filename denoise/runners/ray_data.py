@@ -20,7 +20,7 @@ from ray.data import Dataset, Datasource, ReadTask
 from ray.data.block import BlockMetadata
 from ray.util.metrics import Counter as Metric
 
-from denoise.output.manifest import Shard
+from denoise.output.generations import Shard
 from denoise.output.shard import Counts, ShardTask, task_of
 from denoise.runners import GIVEN_UP, Allocation, Job, Runner, crash_guard, ray_session
 from denoise.runners.resources import Resources, actors, needs_of
@@ -28,7 +28,7 @@ from denoise.storage import uris
 
 _AT_ONCE = 64_000  # shards that Ray Data's driver handles with ease
 _DECODERS = 4  # threads of a GPU worker at least: a CPU or two would never feed it
-_READERS = 2  # tasks that make rows of shard numbers
+_READERS = 1  # task at a time that makes rows of shard numbers
 _MAPS = {  # of what is counted, columns that hold a dict
     "seconds": pa.map_(pa.string(), pa.float64()),
     "failures": pa.map_(pa.string(), pa.string()),

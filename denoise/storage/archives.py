@@ -18,10 +18,19 @@ from threading import Lock
 from denoise.errors import ImageError, SettingsError, words_of
 from denoise.images.sniff import HEAD
 from denoise.storage import files, tars, uris, zips
-from denoise.storage.disk import Found
+from denoise.storage.found import Found
 from denoise.storage.member_table import MemberTable
-from denoise.storage.spans import DAMAGED, MAGIC, DamagedError, Ranges, Stream, check_kind
-from denoise.storage.tars import Member
+from denoise.storage.spans import (
+    DAMAGED,
+    MAGIC,
+    DamagedError,
+    Member,
+    Ranges,
+    Stream,
+    check_head,
+    check_kind,
+    error_of_size,
+)
 
 # the endings of names -> what is expected; the first bytes decide
 SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.zst", ".tzst", ".zip")
@@ -215,9 +224,9 @@ class _Listing:
 
 def _within_limit(member: Member) -> Member:
     """A member of a stream, which may decompress to anything."""
-    if member.size <= zips.LARGEST:
-        return member
-    return Member(member.name, member.offset, head=member.head, error=zips.TOO_LARGE)
+    if error := error_of_size(member.size):
+        return Member(member.name, member.offset, head=member.head, error=error)
+    return member
 
 
 def _streams_as(start: bytes) -> str | None:
@@ -234,8 +243,7 @@ def _streamed(uri: str, mark: str, extent: Extent, size: int) -> bytes:
                 _streams.pop(next(iter(_streams))).close()
             stream = Stream(uri, files.info(uri).size, extent.kind, _HOLD)
         try:
-            if size > zips.UNSEEN:
-                zips.check_head(stream.read(extent.offset, HEAD))
+            check_head(size, lambda: stream.read(extent.offset, HEAD))
             whole = stream.read(extent.offset, size)
         except DamagedError as error:
             stream.close()

@@ -1,6 +1,5 @@
 """Which files are images: by their names, and by their first bytes where these tell nothing."""
 
-from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
@@ -8,9 +7,8 @@ from itertools import islice
 from denoise.images.codec import IMAGE_SUFFIXES, looks_like_image
 from denoise.images.sniff import HEAD
 from denoise.storage import archives, files, uris
-from denoise.storage.disk import Found
 from denoise.storage.entry import Entry
-from denoise.storage.left_out import leave_out
+from denoise.storage.found import Found, LeftOut
 
 # Files and folders of thumbnails, deleted files and such, in small letters: what Windows, macOS,
 # Synology and QNAP leave behind. Those whose names begin with a dot are hidden anyway.
@@ -32,9 +30,7 @@ _BESIDE = frozenset(
 UNSURE = "its name does not tell"
 
 
-def images_among(
-    found: Iterator[Found], left_out: Counter[str], output: str | None
-) -> Iterator[Entry]:
+def images_among(found: Iterator[Found], left_out: LeftOut, output: str | None) -> Iterator[Entry]:
     """The images among files: by suffix, and by content where the suffix tells nothing."""
     with ThreadPoolExecutor(16) as pool:
         while batch := list(islice(found, 1000)):
@@ -48,7 +44,7 @@ def images_among(
                 if reason is None:
                     yield Entry(uris.key(one.path), one.uri, one.size, one.mark)
                 elif reason:
-                    leave_out(left_out, reason, one.path)
+                    left_out.add(reason, one.path)
 
 
 def reason_by_name(found: Found) -> str | None:

@@ -10,23 +10,12 @@ import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from typing import IO
 from uuid import uuid4
 
+from denoise.storage.found import Found
+
 UNFINISHED = ".denoise-"  # what the names of files begin with that are not written to the end
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """A file or folder below a root: path relative to it, size in bytes, mark of its version."""
-
-    path: str
-    uri: str
-    size: int
-    mark: str
-    is_folder: bool = False
-    is_special: bool = False  # a pipe or a device: reading it might never end
 
 
 def identity(folder: str) -> tuple[int, int]:

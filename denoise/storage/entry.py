@@ -1,6 +1,5 @@
 """One input image: what it is, how its bytes are fetched, and a path that no other one has."""
 
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -10,9 +9,9 @@ from denoise.errors import ImageError
 from denoise.images.pairs import Source
 from denoise.storage import archives, rows, uris
 from denoise.storage.columns import Names
-from denoise.storage.disk import Found
+from denoise.storage.found import Found, LeftOut
 from denoise.storage.hashes import HashMap, hash_of
-from denoise.storage.tars import Member
+from denoise.storage.spans import Member
 
 _UNKNOWN = 2 << 20  # bytes that an image of unknown size counts as
 _BATCH = 1 << 14  # paths that are looked up at once
@@ -91,7 +90,7 @@ def beside_of(entry: Entry, names: Names, *, alone: bool = False) -> dict[str, A
 def unique(
     found: Iterator[Entry],
     root: str,
-    left_out: Counter[str],
+    left_out: LeftOut,
     *,
     may_collide: Callable[[Entry], bool] = lambda entry: True,
 ) -> Iterator[Entry]:
@@ -118,7 +117,7 @@ def unique(
                 key = hash_of(entry.path)
                 holder = seen.get(key)
             if holder is not None:
-                left_out["named twice"] += 1
+                left_out.add("named twice")
                 continue
             seen.add(key, home)
             yield entry

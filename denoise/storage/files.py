@@ -17,7 +17,8 @@ from uuid import uuid4
 
 from denoise.errors import SettingsError, words_of
 from denoise.storage import disk, pages
-from denoise.storage.disk import UNFINISHED, Found
+from denoise.storage.disk import UNFINISHED
+from denoise.storage.found import Found
 from denoise.storage.stores import WHOLE_UPLOADS, ask, filesystem, is_disk, translated
 from denoise.storage.uris import before_wildcards, is_local, is_normal, join, name_of, redact
 

@@ -3,7 +3,6 @@
 import csv
 import re
 import zlib
-from collections import Counter
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -17,9 +16,8 @@ from denoise.images.codec import IMAGE_SUFFIXES
 from denoise.storage import archives, files, listing, lists, pages, rows, uris
 from denoise.storage.choosing import UNSURE, images_among, is_inside, reason_by_name
 from denoise.storage.columns import NO_COLUMNS, Columns
-from denoise.storage.disk import Found
 from denoise.storage.entry import Entry, unique
-from denoise.storage.left_out import leave_out
+from denoise.storage.found import Found, LeftOut
 from denoise.storage.members import CHAIN, images_in_archives, images_of_chain
 from denoise.storage.table_entries import images_in_tables, images_of_list
 
@@ -28,7 +26,7 @@ _UNREADABLE = (OSError, EOFError, UnicodeError, zlib.error, pa.ArrowException, c
 
 def entries(
     images: str,
-    left_out: Counter[str],
+    left_out: LeftOut,
     *,
     output: str | None = None,
     column: str | None = None,
@@ -71,7 +69,7 @@ def columns_of(
     SettingsError."""
     options = _Options(column, NO_COLUMNS, output)
     try:
-        first = next(_images_under(images, Counter(), options), None)
+        first = next(_images_under(images, LeftOut(), options), None)
         if first is not None and first.listed_in:
             return lists.schema_of(first.listed_in, column)
         is_in_table = first is not None and first.row >= 0
@@ -100,7 +98,7 @@ class _Options:
         return replace(self, output=self.output and uris.by_way_of(root, self.output))
 
 
-def _images_under(images: str, left_out: Counter[str], options: _Options) -> Iterator[Entry]:
+def _images_under(images: str, left_out: LeftOut, options: _Options) -> Iterator[Entry]:
     """The images under a URI of any kind."""
     if chained := CHAIN.fullmatch(images):
         return images_of_chain(chained[1], chained[2], chained[3], left_out)
@@ -141,7 +139,7 @@ def _is_glob(images: str) -> bool:
     return bool(re.search(wildcards, images)) and not files.exists(images)
 
 
-def _images_in_folder(root: str, left_out: Counter[str], options: _Options) -> Iterator[Entry]:
+def _images_in_folder(root: str, left_out: LeftOut, options: _Options) -> Iterator[Entry]:
     """The images below a folder; of a job's output folder those of its table alone."""
     if files.exists(uris.join(root, "_run.json")):
         parts = listing.listing(uris.join(root, "data"), left_out)
@@ -154,7 +152,7 @@ def _looks_escaped(path: str) -> bool:
 
 
 def _images_listed(
-    found: Iterator[Found], root: str, left_out: Counter[str], options: _Options
+    found: Iterator[Found], root: str, left_out: LeftOut, options: _Options
 ) -> Iterator[Entry]:
     """The loose images of a listing, then those in its archives; the rows of its tables where it
     holds neither."""
@@ -183,7 +181,7 @@ def _images_listed(
         )
         return
     for table in tables:
-        leave_out(left_out, "no image", table.path)
+        left_out.add("no image", table.path)
 
 
 def _loose(
@@ -203,7 +201,7 @@ def _loose(
             yield one
 
 
-def _files_of_each(named: list[str], base: str, left_out: Counter[str]) -> Iterator[Found]:
+def _files_of_each(named: list[str], base: str, left_out: LeftOut) -> Iterator[Found]:
     """The files that each of several URIs below a folder stands for, each once; one that is missing
     too: its row says so. Raises FileNotFoundError where none is there."""
 
@@ -226,7 +224,7 @@ def _files_of_each(named: list[str], base: str, left_out: Counter[str]) -> Itera
     with ThreadPoolExecutor(16) as pool:
         for one in chain.from_iterable(pool.map(look, named)):
             if one.uri in some and not one.is_folder:
-                leave_out(left_out, "named twice", one.path)
+                left_out.add("named twice", one.path)
             some.setdefault(one.uri, one)
     if not any(one.size >= 0 for one in some.values()):
         raise FileNotFoundError(named[0])

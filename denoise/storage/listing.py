@@ -1,6 +1,6 @@
 """Lists the files and folders below a folder, or those that match a glob, on a disk or a store."""
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
@@ -9,7 +9,7 @@ from typing import Any
 
 from denoise.errors import SettingsError
 from denoise.storage import disk, pages
-from denoise.storage.disk import Found
+from denoise.storage.found import Found, LeftOut
 from denoise.storage.stores import WHOLE_UPLOADS, ask, filesystem, is_disk, pattern
 from denoise.storage.uris import before_wildcards, glob_parts, is_local, local_path, redact, split
 
@@ -21,7 +21,7 @@ _Asked = tuple[str, ...]  # what `_inside` is given
 
 def listing(
     root: str,
-    left_out: Counter[str] | None = None,
+    left_out: LeftOut | None = None,
     *,
     begins: str = "",
     enters: Callable[[str], Hashable] = lambda path: True,
@@ -66,7 +66,7 @@ def listing(
 
 def _inside(
     fs: Any,
-    left_out: Counter[str] | None,
+    left_out: LeftOut | None,
     prefix: str,
     folder: str,
     begins: str = "",
@@ -83,11 +83,11 @@ def _inside(
         if left_out is None or not prefix:
             raise
         with _counting:
-            left_out["folders that may not be read"] += 1
+            left_out.add("folders that may not be read")
         return folder, []
 
 
-def matches(glob: str, left_out: Counter[str] | None = None) -> Iterator[Found]:
+def matches(glob: str, left_out: LeftOut | None = None) -> Iterator[Found]:
     """The files and folders a glob stands for, as `listing` gives them; their paths are relative to
     its part before the first wildcard. Raises OSError; SettingsError where it is no glob."""
     base, like = glob_parts(local_path(glob) if is_local(glob) else glob)

@@ -8,7 +8,6 @@ import codecs
 import csv
 import gzip
 import json
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from io import TextIOWrapper
@@ -21,6 +20,7 @@ import pyarrow.parquet as pq
 from denoise.errors import SettingsError
 from denoise.storage import columns, files, uris
 from denoise.storage.columns import Columns
+from denoise.storage.found import LeftOut
 
 _KINDS = ("txt", "csv", "tsv", "jsonl", "ndjson")
 _JSON = ("jsonl", "ndjson")
@@ -37,7 +37,7 @@ def is_text_list(uri: str) -> bool:
 
 
 def named_in(
-    uri: str, column: str | None, kept: Columns, left_out: Counter[str]
+    uri: str, column: str | None, kept: Columns, left_out: LeftOut
 ) -> Iterator[tuple[str, _Row | None]]:
     """What each row of a list names, as it stands there, and the columns to carry along.
 
@@ -50,7 +50,7 @@ def named_in(
             if isinstance(named, str) and named.strip():
                 yield named, _fitted(kept.of(row), kept.schema) if kept.names else None
             else:
-                left_out["rows that name no image"] += 1
+                left_out.add("rows that name no image")
 
 
 def schema_of(uri: str, column: str | None) -> pa.Schema:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from denoise.images.codec import IMAGE_SUFFIXES
 from denoise.storage import uris
 from denoise.storage.hashes import hash_of
-from denoise.storage.tars import Member
+from denoise.storage.spans import Member
 
 _Hashes = NDArray[np.uint64]
 _Order = NDArray[np.intp]

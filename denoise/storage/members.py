@@ -1,7 +1,6 @@
 """The images among the members of archives, and in an archive that a chained URI names."""
 
 import re
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import groupby
@@ -10,18 +9,15 @@ from denoise.images.codec import IMAGE_SUFFIXES, looks_like_image
 from denoise.images.sniff import HEAD
 from denoise.storage import archives, files, pages, uris
 from denoise.storage.choosing import UNSURE, images_among, needs_look, reason_of_member
-from denoise.storage.disk import Found
 from denoise.storage.entry import Entry, entry_of_member, unique
-from denoise.storage.left_out import leave_out
+from denoise.storage.found import Found, LeftOut
+from denoise.storage.spans import Member
 from denoise.storage.stores import ask, filesystem, pattern
-from denoise.storage.tars import Member
 
 CHAIN = re.compile(r"(zip|tar)://(.*?)::(.+)", re.DOTALL)  # an archive by fsspec's words
 
 
-def images_in_archives(
-    packed: Iterator[Found], root: str, left_out: Counter[str]
-) -> Iterator[Entry]:
+def images_in_archives(packed: Iterator[Found], root: str, left_out: LeftOut) -> Iterator[Entry]:
     """The images in archives, in the order of each archive and each under a path of its own.
 
     An archive that cannot be listed is an entry itself, and its error says why.
@@ -35,9 +31,7 @@ def images_in_archives(
         yield from unique(_images_of(of_one, left_out), root, left_out)
 
 
-def _images_of(
-    listed: Iterator[tuple[Found, str, Member]], left_out: Counter[str]
-) -> Iterator[Entry]:
+def _images_of(listed: Iterator[tuple[Found, str, Member]], left_out: LeftOut) -> Iterator[Entry]:
     """The images among the members of an archive: by their names, and by their first bytes where
     these tell nothing."""
     for archive, kind, one in listed:
@@ -49,12 +43,12 @@ def _images_of(
         if reason is UNSURE:
             reason = None if looks_like_image(one.head) else "no image"
         if reason is not None:
-            leave_out(left_out, reason, f"{uris.key(archive.path)}/{name}")
+            left_out.add(reason, f"{uris.key(archive.path)}/{name}")
             continue
         yield entry_of_member(uris.key(f"{archive.path}/{name}"), archive, kind, one)
 
 
-def images_of_chain(kind: str, inner: str, archive: str, left_out: Counter[str]) -> Iterator[Entry]:
+def images_of_chain(kind: str, inner: str, archive: str, left_out: LeftOut) -> Iterator[Entry]:
     """The images in an archive that a chained URI names: one of them, a folder of it or a glob."""
     archive = uris.absolute(archive)
     whole = f"{kind}://::{archive}"
@@ -71,6 +65,6 @@ def images_of_chain(kind: str, inner: str, archive: str, left_out: Counter[str])
     members = [name for name in sorted(details) if like.fullmatch(name)]
     images = [name for name in members if uris.suffix(name) in IMAGE_SUFFIXES]  # by name alone
     if len(images) < len(members):
-        left_out["no image"] += len(members) - len(images)
+        left_out.add("no image", count=len(members) - len(images))
     found = (pages.found(one, f"{kind}://{one}::{archive}", details[one]) for one in images)
     return (replace(one, mark=mark) for one in images_among(found, left_out, None))

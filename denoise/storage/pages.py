@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from itertools import chain, islice
 from typing import Any
 
-from denoise.storage.disk import Found
+from denoise.storage.found import Found
 from denoise.storage.uris import join, name_of
 
 NAMELESS = "__"  # the name of an empty part of a key, as in `photos//a.png`

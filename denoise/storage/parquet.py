@@ -53,9 +53,7 @@ class Table:
         """Of each row group the number of rows, and what it stores of a column."""
         for number in range(self._file.metadata.num_row_groups):
             group = self._file.metadata.row_group(number)
-            chunks = map(group.column, range(group.num_columns))
-            of_column = [one for one in chunks if one.path_in_schema.partition(".")[0] == column]
-            yield group.num_rows, of_column
+            yield group.num_rows, _stored(group, (column,))
 
     def batches(self, column: str, *, inner: str = "", rows: int = 0) -> Iterator[pa.Array]:
         """A column's values, a batch at a time: of structs the field `inner` alone, if they have
@@ -68,6 +66,12 @@ class Table:
             yield batch.column(0)
             if rows:
                 return
+
+
+def _stored(group: pq.RowGroupMetaData, columns: tuple[str, ...]) -> list[pq.ColumnChunkMetaData]:
+    """What a row group stores of columns, those of a struct's fields included."""
+    chunks = map(group.column, range(group.num_columns))
+    return [one for one in chunks if one.path_in_schema.partition(".")[0] in columns]
 
 
 @contextmanager
@@ -110,12 +114,7 @@ def _groups(uri: str, _mark: str, columns: tuple[str, ...]) -> list[_Group]:
         columns = tuple(name for name in columns if name in table.schema_arrow.names)
         for number in range(table.metadata.num_row_groups):
             group = table.metadata.row_group(number)
-            chunks = map(group.column, range(group.num_columns))
-            size = sum(
-                one.total_uncompressed_size
-                for one in chunks
-                if one.path_in_schema.partition(".")[0] in columns
-            )
+            size = sum(one.total_uncompressed_size for one in _stored(group, columns))
             groups.append(_Group(number, first, first + group.num_rows, size, columns))
             first += group.num_rows
     return groups

@@ -13,8 +13,8 @@ from typing import TypeVar
 from denoise.errors import ImageError
 from denoise.images.codec import IMAGE_SUFFIXES
 from denoise.storage import archives, files, uris
-from denoise.storage.disk import Found
 from denoise.storage.entry import Entry, entry_of_member
+from denoise.storage.found import Found
 
 _MANY = 10_000  # names in a store's folder of references: of more each is asked for by itself
 _T = TypeVar("_T")

@@ -3,7 +3,6 @@
 A table is one that a job of ours has written, or any that has a column of images, see `columns`.
 """
 
-from collections import Counter
 from collections.abc import Iterator
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -14,7 +13,7 @@ import pyarrow.compute as pc
 from denoise.errors import ImageError, SettingsError
 from denoise.images.pairs import Source
 from denoise.storage import archives, arrow, columns, files, parquet, uris
-from denoise.storage.disk import Found
+from denoise.storage.found import Found, LeftOut
 
 SUFFIXES = (*parquet.SUFFIXES, *arrow.SUFFIXES)
 OURS = ("sigma", "seed", "file", "error")  # columns by which a table of a job of ours is known
@@ -38,9 +37,7 @@ def is_table(uri: str) -> bool:
     return uris.suffix(uris.redact(uri)) in SUFFIXES
 
 
-def images_in(
-    found: Found, column: str | None, left_out: Counter[str] | None = None
-) -> Iterator[Image]:
+def images_in(found: Found, column: str | None, left_out: LeftOut | None = None) -> Iterator[Image]:
     """The images of a table. Each is named by the table's `path`, else by the image's own, else by
     the table's path below the input root and its row's number; of a list of images each by that
     name and its number in the list, as in `a/0/3`.
@@ -48,7 +45,7 @@ def images_in(
     Images of other columns, and rows that have no list, are counted in `left_out`. Raises OSError,
     ArrowException, and SettingsError where there is no image column.
     """
-    left_out = Counter() if left_out is None else left_out
+    left_out = left_out or LeftOut()
     with _module_of(found.uri).opened(found.uri) as table:
         taken = _image_column(table, column)
         if (page := table.largest_page(taken)) > _LARGEST_PAGE:
@@ -60,7 +57,7 @@ def images_in(
         for other in columns.image_columns(table.schema):
             if other not in (taken, "clean"):
                 reason = f"in column `{other}`, beside the images of `{taken}` (--column chooses)"
-                left_out[reason] += table.rows
+                left_out.add(reason, count=table.rows)
         size = found.size // max(1, table.rows) if table.holds_bytes(taken) else 0
         stem = found.path.rsplit(".", 1)[0]
         lengths = _lengths(table, taken)
@@ -72,7 +69,7 @@ def images_in(
                 continue
             length = next(lengths)
             if not length:
-                left_out["rows with an empty list of images"] += 1
+                left_out.add("rows with an empty list of images")
             for item in range(length):
                 yield Image(f"{path}/{item}", size // length, taken, number, item)
 

@@ -1,18 +1,19 @@
-"""The bytes of an archive by their offset: read by ranges, or decompressed from the beginning.
+"""The bytes of an archive by offset, read by ranges or decompressed, and what a member may claim.
 
-Both kinds have `read(start, size)`, which gives fewer bytes at the end, and `reaches(end)`.
+Both kinds of spans have `read(start, size)`, with fewer bytes at the end, and `reaches(end)`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from io import BytesIO
-from typing import IO, Protocol, Self
+from typing import IO, NamedTuple, Protocol, Self
 
 import pyarrow as pa
 from isal import isal_zlib
 from isal.igzip_lib import IsalError
 
-from denoise.errors import SettingsError
+from denoise.errors import ImageError, SettingsError
+from denoise.images.sniff import kind_of
 from denoise.storage import files, uris
 
 _LOCAL, _REMOTE = 16 << 10, 1 << 20  # bytes of a range: what a store needs a round trip for
@@ -20,6 +21,10 @@ _CHUNK = 1 << 18
 # A stream may decompress to so much and no more: deflate cannot reach it, a bomb of zstd can
 _MOST_TIMES, _MOST_MORE = 1200, 1 << 30
 MAGIC = {b"\x1f\x8b": "tar.gz", b"\x28\xb5\x2f\xfd": "tar.zst"}  # of what is a stream
+LARGEST = 1 << 31  # bytes of a member when it is decompressed
+_TOO_LARGE = f"it claims to have more than {LARGEST >> 30} GiB"
+UNSEEN = 1 << 26  # bytes of a member that are decompressed whatever it begins like
+NAMELESS = "__"  # a member without a name
 DAMAGED = "truncated or damaged archive"
 
 
@@ -28,6 +33,29 @@ class DamagedError(Exception):
 
     def __init__(self, words: str = DAMAGED) -> None:
         super().__init__(words)
+
+
+class Member(NamedTuple):
+    """A file in an archive."""
+
+    name: str
+    offset: int = 0  # in bytes, of its content; of its local header in a zip
+    stored: int = 0  # bytes that it takes there
+    size: int = 0  # bytes that it has
+    head: bytes = b""  # its first bytes, where they were asked for
+    left_out: str = ""  # why it is no file at all
+    error: str = ""  # why it cannot be read
+
+
+def error_of_size(size: int) -> str:
+    """Why a member of so many bytes is not read, empty where it is."""
+    return _TOO_LARGE if size > LARGEST else ""
+
+
+def check_head(size: int, head: Callable[[], bytes]) -> None:
+    """Raise ImageError where a member of more than UNSEEN bytes begins like no image: a bomb."""
+    if size > UNSEEN and kind_of(head()) is None:
+        raise ImageError("no image, or of a format that is not read")
 
 
 class Span(Protocol):

@@ -1,6 +1,5 @@
 """The images that rows of tables hold, and those that lists name."""
 
-from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -13,8 +12,8 @@ from denoise import errors
 from denoise.errors import SettingsError
 from denoise.storage import archives, arrow, files, lists, rows, uris
 from denoise.storage.columns import Columns, NoImagesError
-from denoise.storage.disk import Found
 from denoise.storage.entry import Entry
+from denoise.storage.found import Found, LeftOut
 from denoise.storage.members import images_in_archives
 
 _LOOKERS = 16  # threads that ask for the size of an archive
@@ -22,7 +21,7 @@ _LOOKERS = 16  # threads that ask for the size of an archive
 
 def images_in_tables(
     found: Iterator[Found],
-    left_out: Counter[str],
+    left_out: LeftOut,
     column: str | None,
     beside: Columns,
     *,
@@ -52,12 +51,12 @@ def images_in_tables(
     if without and not anything and not named:
         raise SettingsError(refused)
     if len(named) < len(without):
-        left_out["table without images"] += len(without) - len(named)
+        left_out.add("table without images", count=len(without) - len(named))
     for one in named:
         yield from images_of_list(one.uri, left_out, column, beside)
 
 
-def _images_in(table: Found, left_out: Counter[str], column: str | None) -> Iterator[Entry]:
+def _images_in(table: Found, left_out: LeftOut, column: str | None) -> Iterator[Entry]:
     """The entries of one table. Raises OSError, and SettingsError where it is no whole table, has
     no images, or is written so that no worker had the memory for it."""
     try:
@@ -86,7 +85,7 @@ def _dataset_tables(found: Iterator[Found]) -> Iterator[Found]:
 
 
 def images_of_list(
-    uri: str, left_out: Counter[str], column: str | None, beside: Columns
+    uri: str, left_out: LeftOut, column: str | None, beside: Columns
 ) -> Iterator[Entry]:
     """The images that a list names, then those in the archives that it names.
 
@@ -102,7 +101,7 @@ def images_of_list(
         path = uris.key(called.split("://", 1)[-1])
         if archives.is_archive(path):
             if where in packed:
-                left_out["named twice"] += 1
+                left_out.add("named twice")
             packed.setdefault(where, (path, values))
             continue
         # on a store it would be a request an image

@@ -1,9 +1,8 @@
 """The members of a tar archive: its headers are read one by one and never held all together."""
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
 
-from denoise.storage.spans import DAMAGED, DamagedError, Span
+from denoise.storage.spans import DAMAGED, NAMELESS, DamagedError, Member, Span
 
 _BLOCK = 512
 _LONGEST = 1 << 20  # bytes of a header about the next member: its long name, its pax fields
@@ -13,23 +12,10 @@ _LARGEST = (1 << 63) - 1  # bytes of a file
 _REGULAR = b"\0" + b"07"
 _LINKS, _SPECIAL = b"12", b"346"
 _TO_A_NAME = b"L"  # GNU: the next member's name, where it is long
-NAMELESS = "__"  # a member without a name
 TOO_MUCH = (
     f"archive with more headers about a member ({_HEADERS}), more records in one ({_RECORDS:,}) or "
     f"longer ones ({_LONGEST >> 20} MiB) than programs write: pack it anew"
 )
-
-
-class Member(NamedTuple):
-    """A file in an archive."""
-
-    name: str
-    offset: int = 0  # in bytes, of its content; of its local header in a zip
-    stored: int = 0  # bytes that it takes there
-    size: int = 0  # bytes that it has
-    head: bytes = b""  # its first bytes, where they were asked for
-    left_out: str = ""  # why it is no file at all
-    error: str = ""  # why it cannot be read
 
 
 def members(span: Span, wants_head: Callable[[str], int]) -> Iterator[Member]:

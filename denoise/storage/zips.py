@@ -7,13 +7,17 @@ from isal import isal_zlib
 from isal.igzip_lib import IsalError
 
 from denoise.errors import ImageError
-from denoise.images.sniff import HEAD, kind_of
-from denoise.storage.spans import DAMAGED, DamagedError, Span
-from denoise.storage.tars import NAMELESS, Member
+from denoise.images.sniff import HEAD
+from denoise.storage.spans import (
+    DAMAGED,
+    NAMELESS,
+    DamagedError,
+    Member,
+    Span,
+    check_head,
+    error_of_size,
+)
 
-LARGEST = 1 << 31  # bytes of a member when it is decompressed
-UNSEEN = 1 << 26  # bytes of a member that are decompressed whatever it begins like
-TOO_LARGE = f"it claims to have more than {LARGEST >> 30} GiB"
 OVERLAPPING = "its archive's members overlap, as in a bomb: unpack it"
 _TAIL = 22 + 65_535  # bytes in which the end of a directory is, with the longest comment
 _ENTRY = struct.Struct("<4s4B4HL2L5H2L")
@@ -94,18 +98,11 @@ def content(read: Callable[[int, int], bytes], found: Member) -> bytes:
 def _inflated(body: memoryview, size: int) -> bytes:
     """What a member inflates to, of which no more is made than it claims to be."""
     try:
-        if size > UNSEEN:
-            check_head(isal_zlib.decompressobj(wbits=-15).decompress(body, HEAD))
+        check_head(size, lambda: isal_zlib.decompressobj(wbits=-15).decompress(body, HEAD))
         whole = isal_zlib.decompressobj(wbits=-15).decompress(body, size + 1)
         return bytes(whole)
     except IsalError as error:  # type: ignore[misc]  # its stub says no exception
         raise ImageError(DAMAGED) from error
-
-
-def check_head(head: bytes) -> None:
-    """Raise ImageError where a member of more than UNSEEN bytes begins like no image: a bomb."""
-    if kind_of(head) is None:
-        raise ImageError("no image, or of a format that is not read")
 
 
 def _directory(span: Span, size: int) -> tuple[int, int, int]:
@@ -163,7 +160,7 @@ def _error(flags: int, method: int, stored: int, size: int) -> str:
         return "packed in a way that is not read: pack it as zip commonly does, or unpack it"
     if method == _STORED and stored != size:
         return DAMAGED
-    return TOO_LARGE if max(stored, size) > LARGEST else ""
+    return error_of_size(max(stored, size))
 
 
 def _head(span: Span, found: Member, size: int) -> bytes:

@@ -3,14 +3,12 @@
 Shapes: clean, noisy [N, 3, P, P] float32 on the device; sigma [N].
 """
 
-import copy
 import math
 import resource
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import TypedDict, Unpack
 
 import torch
@@ -18,11 +16,10 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from denoise.nets.networks import device, hardware
+from denoise.nets.networks import device
 from denoise.training.batches import Slice, Worker, batches, pairs_of, prefetch
-from denoise.training.checkpoint import State
+from denoise.training.learner import Learner, State, check_alike, follow, learner_of
 from denoise.training.metrics_log import Record
-from denoise.training.optimizer import optimizers_for
 from denoise.training.photos import Photo
 from denoise.training.recipe import Recipe
 from denoise.training.samples import Sampler
@@ -31,8 +28,6 @@ from denoise.training.validation import Validator, total
 LOG_EVERY = 20  # steps between records
 WARM_UP = 100  # steps in which the learning rate rises to its height
 CLIP_NORM = 0.3  # twice what is usual here, so that a rare batch cannot throw the weights off
-_PROGRESS = ("step", "worse", "history", "precision", "baseline")  # of a Learner, plain values
-AVERAGE_DECAY = 0.999  # of the weights' moving average, which is what is validated and saved
 
 
 class Options(TypedDict, total=False):
@@ -47,50 +42,6 @@ class Options(TypedDict, total=False):
 
 class Diverged(ArithmeticError):
     """The loss is no number any more."""
-
-
-@dataclass
-class Learner:
-    """What training changes: a run that goes on from its state ends with the same bits."""
-
-    model: nn.Module
-    average: nn.Module  # moving average of the weights
-    optimizers: list[torch.optim.Optimizer]
-    best: State  # the average with the highest PSNR so far: weights, psnr in dB, step, workers
-    precision: str  # of convolutions: float32 or bfloat16
-    baseline: Record = field(default_factory=dict)  # PSNR of the noisy pictures and before step 0
-    step: int = 0  # the next one
-    worse: int = 0  # validations since the best one
-    history: list[Record] = field(default_factory=list)
-
-    def state(self) -> State:
-        """What a checkpoint holds."""
-        return {
-            "model": self.model.state_dict(),
-            "average": self.average.state_dict(),
-            "optimizers": [one.state_dict() for one in self.optimizers],
-            "best": self.best,
-            "progress": {name: getattr(self, name) for name in _PROGRESS},
-        }
-
-    def restore(self, state: State) -> None:
-        """Go on from a state."""
-        self.model.load_state_dict(state["model"])
-        self.average.load_state_dict(state["average"])
-        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
-        self.best = state["best"]
-        for name, value in state["progress"].items():
-            setattr(self, name, value)
-
-    def rank(self, quality: float, worker: Worker) -> None:
-        """Keep the average if no earlier one had its PSNR."""
-        self.worse += 1
-        if quality > self.best["psnr"]:
-            weights = {name: one.cpu().clone() for name, one in self.average.state_dict().items()}
-            self.best = {"weights": weights, "psnr": quality, "step": self.step}
-            self.best |= {"workers": worker.world, "hardware": hardware()}
-            self.worse = 0
 
 
 @contextmanager
@@ -185,26 +136,6 @@ def learn(
     return learner
 
 
-def learner_of(recipe: Recipe, model: nn.Module, state: State | None, worker: Worker) -> Learner:
-    """The network on its device, its average and its optimizers, fresh or as they were saved."""
-    # channels last: steps of unet, cae-s, classic are 1.10, 1.42, 1.48 times as fast on a CPU core
-    # torch's annotations lack a memory format beside a device
-    model = model.to(device(), memory_format=torch.channels_last).train()  # type: ignore[call-overload]
-    average = copy.deepcopy(model).eval().requires_grad_(False)
-    optimizers = optimizers_for(recipe, model)
-    learner = Learner(model, average, optimizers, {"psnr": -math.inf}, precision_of(recipe, worker))
-    if state:
-        learner.restore(state)
-    return learner
-
-
-def check_alike(learner: Learner, worker: Worker) -> None:
-    """Raises RuntimeError where the workers do not all go on from the same step."""
-    steps = total(torch.tensor([float(learner.step)], device=device()), worker)
-    if float(steps) != learner.step * worker.world:
-        raise RuntimeError(f"worker {worker.rank} goes on from step {learner.step}, others do not")
-
-
 def backward(
     network: nn.Module,
     learner: Learner,
@@ -249,26 +180,6 @@ def gradients_of(
     return loss.detach(), list(gradients)
 
 
-def precision_of(recipe: Recipe, worker: Worker) -> str:
-    """What convolutions are computed in; weights, their average and losses are always float32.
-
-    `auto` is bfloat16 where the devices of all workers are made for it: on a CPU with AMX a step
-    takes half the time (unet, cae-m, classic: 0.43 to 0.46), without such hardware ten times as
-    long.
-    """
-    if recipe.precision != "auto":
-        return recipe.precision
-    able = torch.tensor(float(is_made_for_bfloat16()), device=device())
-    return "bfloat16" if float(total(able, worker)) == worker.world else "float32"
-
-
-def is_made_for_bfloat16() -> bool:
-    """Whether this worker's device computes in bfloat16 faster than in float32."""
-    if device().type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
-
-
 def loss_of(recipe: Recipe, denoised: Tensor, clean: Tensor) -> Tensor:
     if recipe.loss == "l1":
         return F.l1_loss(denoised, clean)
@@ -290,13 +201,6 @@ def learning_rate_at(recipe: Recipe, step: int) -> float:
     rise = min(1.0, (step + 1) / min(WARM_UP, recipe.steps))
     fall = 0.505 + 0.495 * math.cos(math.pi * step / recipe.steps)
     return recipe.rate * rise * fall
-
-
-@torch.no_grad()
-def follow(average: nn.Module, model: nn.Module, step: int) -> None:
-    """Moves the average a little towards the weights, faster in the beginning."""
-    decay = min(AVERAGE_DECAY, (1 + step) / (10 + step))
-    torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
 
 
 class Log:

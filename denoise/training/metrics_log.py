@@ -14,7 +14,7 @@ from typing import Any
 
 from denoise.errors import SettingsError
 from denoise.output.folder import UNFINISHED
-from denoise.report.progress import Progress, words_of_time
+from denoise.reports.progress import Progress, words_of_time
 from denoise.storage import files, uris
 from denoise.storage.uris import join
 from denoise.training.recipe import Recipe
@@ -132,6 +132,27 @@ def _wandb(recorder: Recorder) -> Iterator[Callable[..., Any]]:
     config = asdict(recorder.recipe)
     with wandb.init(name=recorder.name, id=recorder.id, resume="allow", config=config) as run:
         yield run.log
+
+
+class Board:
+    """Where the first worker writes how far it is, for the driver to show, and any of several what
+    a retry would only repeat, for the workers that Ray starts instead."""
+
+    def __init__(self) -> None:
+        self.record: Record = {}
+        self.failure = ""
+
+    def write(self, record: Record) -> None:
+        self.record = record
+
+    def read(self) -> Record:
+        return self.record
+
+    def fail(self, failure: str) -> None:
+        self.failure = self.failure or failure
+
+    def read_failure(self) -> str:
+        return self.failure
 
 
 @contextmanager

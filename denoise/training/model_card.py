@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from io import BytesIO
 from typing import Any
 
 import numpy as np
@@ -10,11 +9,11 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
 
-from denoise.images.codec import to_pixels
+from denoise.images.codec import Picture, encode, to_pixels
 from denoise.images.metrics import mse, psnr
-from denoise.nets.denoiser import from_network
 from denoise.nets.networks import UNKNOWN_LEVEL
-from denoise.report.views import SheetRow, contact_sheet
+from denoise.nets.windows import from_network
+from denoise.reports.views import SheetRow, contact_sheet
 from denoise.storage.uris import name_of
 from denoise.training.metrics_log import Record
 from denoise.training.photos import Photo
@@ -172,9 +171,8 @@ def pictures(
 ) -> dict[str, bytes]:
     """The files that the card shows."""
     rows = [_row(model, photo.path, *validation_pair(photo, recipe)) for photo in photos[:_SHOWN]]
-    samples = BytesIO()
-    Image.open(BytesIO(contact_sheet(rows))).save(samples, "JPEG", quality=90)
-    return {"curve.png": curve(history), "samples.jpg": samples.getvalue()}
+    samples = encode(Picture(contact_sheet(rows)), format="jpeg", quality=90)
+    return {"curve.png": curve(history), "samples.jpg": samples}
 
 
 def curve(history: Sequence[Record]) -> bytes:
@@ -190,9 +188,7 @@ def curve(history: Sequence[Record]) -> bytes:
     pen.text((_MARGIN, 8), "validation PSNR in dB", "navy", font)
     pen.text((_SIZE[0] - _MARGIN, 8), "loss", "gray", font, anchor="ra")
     pen.text((_SIZE[0] - _MARGIN, _SIZE[1] - 20), f"step {last:.0f}", "black", font, anchor="ra")
-    out = BytesIO()
-    image.save(out, "PNG", optimize=True)
-    return out.getvalue()
+    return encode(Picture(np.asarray(image)))
 
 
 def _line(

@@ -24,10 +24,10 @@ from denoise.images.pairs import WhiteLevel
 from denoise.storage.entry import Entry
 from denoise.training.batches import Worker
 from denoise.training.loop import Diverged
-from denoise.training.metrics_log import Record
+from denoise.training.metrics_log import Board, Record
 from denoise.training.photo_store import Decode, Limits, WindowStream
 from denoise.training.photos import DecodeStatistics, Photo, decode_photos
-from denoise.training.worker import Board, Hopeless, Job, train_worker
+from denoise.training.worker import Hopeless, Job, train_worker
 
 _RETRIES = 8  # a run outlives so many dying workers; machines that are taken away do not count
 
@@ -137,6 +137,8 @@ def fit(job: Job, board: RemoteBoard, group: Group) -> None:
     """Run the workers until they are done, through whatever dies. Raises RuntimeError."""
     # Ray sees that the workers have ended when it looks at them
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+    # Nobody takes this machine away by way of a Ray of our own: a process less to start
+    os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0" if group.is_alone else "1"
     low, high = group.workers
     kind = "nccl" if group.has_gpus else "gloo"  # torch would ask what it was built for
     trainer = Trainer(

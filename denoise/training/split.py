@@ -3,7 +3,6 @@
 OUTPUT/_split.parquet   path, size and mark of each, as the first run found them
 """
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -16,6 +15,7 @@ from denoise.errors import SettingsError
 from denoise.output.discard import SPLIT
 from denoise.storage import files, inputs, uris
 from denoise.storage.entry import Entry
+from denoise.storage.found import LeftOut
 from denoise.storage.uris import join
 
 HELD_OUT = 0.1  # share of the photos to validate on, where none are named
@@ -76,7 +76,7 @@ def split_of(
     images: str,
     validation: str | None,
     output: str,
-    left_out: Counter[str],
+    left_out: LeftOut,
     column: str | None = None,
 ) -> Split:
     """The photos at a URI, some of them to validate on, or those at another URI.
@@ -101,7 +101,7 @@ def held_out(paths: Sequence[str]) -> list[str]:
     return [path for path in ranked if _share(path) < HELD_OUT] or ranked[:1]
 
 
-def _listed(images: str, output: str, left_out: Counter[str], column: str | None) -> list[Entry]:
+def _listed(images: str, output: str, left_out: LeftOut, column: str | None) -> list[Entry]:
     found = inputs.entries(uris.absolute(images), left_out, output=output, column=column)
     return sorted(found, key=lambda entry: entry.path)
 

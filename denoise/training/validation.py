@@ -17,8 +17,8 @@ from denoise.images.camera import add_camera_noise
 from denoise.images.codec import to_floats
 from denoise.images.metrics import mse, psnr
 from denoise.images.noise import add_noise, seed_of
-from denoise.nets.denoiser import to_network
 from denoise.nets.networks import UNKNOWN_LEVEL, device
+from denoise.nets.windows import to_network
 from denoise.training.batches import Worker
 from denoise.training.photos import Photo, middle_of
 from denoise.training.recipe import Recipe

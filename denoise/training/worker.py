@@ -11,9 +11,9 @@ import torch
 from denoise.errors import SettingsError
 from denoise.nets.networks import device
 from denoise.storage import uris
-from denoise.training import checkpoint
 from denoise.training.batches import Worker
-from denoise.training.loop import Diverged, Learner, learn
+from denoise.training.learner import Learner, load_checkpoint, save_checkpoint
+from denoise.training.loop import Diverged, learn
 from denoise.training.metrics_log import Record, Recorder
 from denoise.training.packed import packed_for
 from denoise.training.photo_store import PhotoStore
@@ -41,27 +41,6 @@ class Job:
     tracking: Mapping[str, str]
 
 
-class Board:
-    """Where the first worker writes how far it is, for the driver to show, and any of several what
-    a retry would only repeat, for the workers that Ray starts instead."""
-
-    def __init__(self) -> None:
-        self.record: Record = {}
-        self.failure = ""
-
-    def write(self, record: Record) -> None:
-        self.record = record
-
-    def read(self) -> Record:
-        return self.record
-
-    def fail(self, failure: str) -> None:
-        self.failure = self.failure or failure
-
-    def read_failure(self) -> str:
-        return self.failure
-
-
 class Hopeless(RuntimeError):
     """What another try would end in too; the words are the user's."""
 
@@ -85,7 +64,7 @@ def train_worker(
                 _sampler(job),
                 job.validation.photos(),
                 _saver(job, recorder),
-                state=checkpoint.load(job.output),
+                state=load_checkpoint(job.output),
                 worker=worker,
                 compiled=job.compiled,
                 log=recorder.log if recorder else lambda record: None,
@@ -123,9 +102,9 @@ def _saver(job: Job, recorder: Recorder | None) -> Callable[[Learner], None]:
         if recorder is None:
             return
         recorder.write(learner.history)
-        checkpoint.save(job.output, learner.state())
+        save_checkpoint(job.output, learner.state())
         if is_first:
-            checkpoint.load(job.output)
+            load_checkpoint(job.output)
         is_first = False
 
     return save

@@ -2,36 +2,34 @@
 
 import logging
 import time
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 import pyarrow as pa
 
-from denoise.errors import SettingsError, words_of
-from denoise.images.codec import IMAGE_SUFFIXES, MAX_PIXELS
+from denoise.errors import SettingsError
+from denoise.images.codec import MAX_PIXELS
 from denoise.images.noise import check_seed
 from denoise.images.pairs import WhiteLevel, check_white_level
 from denoise.output import manifest, tables
-from denoise.output.folder import Output, run_of
-from denoise.output.manifest import Shard
+from denoise.output.folder import Output
+from denoise.output.generations import Shard
+from denoise.output.known_inputs import Listing
 from denoise.output.names import Names
 from denoise.output.shard import Counts
-from denoise.report.closing import closing_words, left_out_words
-from denoise.report.progress import Progress
+from denoise.reports.closing import closing_words, left_out_words
+from denoise.reports.progress import Progress
 from denoise.runners import Job, open_runner, runs_here
 from denoise.storage import files, inputs, references, uris
 from denoise.storage.columns import NO_COLUMNS, Columns
 from denoise.storage.entry import Entry
-from denoise.storage.left_out import LeftOut
-
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
+from denoise.storage.found import LeftOut
+from denoise.verbs.checks import check_apart, flags_of, worker_counts
 
 _log = logging.getLogger(__name__)
 Save = Literal["parquet", "files", "both", "tar", "none"]
@@ -151,15 +149,15 @@ def run(
         left_out = LeftOut()
         progress.begin("listing")
         found = progress.count_found(listed(config, left_out, columns))
-        listing = manifest.update(uri, found, left_out, columns.schema, _names(config, uri))
-        for words in left_out_words(left_out, left_out.names):
+        listing = manifest.update(uri, found, columns.schema, _names(config, uri))
+        for words in left_out_words(left_out.counts, left_out.names):
             _log.info(words)
         _log_listing(listing, is_chosen=bool(config.include or config.exclude or config.limit))
         pending = manifest.pending(uri)
         failed = manifest.with_errors(uri) if config.retry_errors else []
         if not (listing.new or pending or failed) and output.is_finished:
             return _summary(uri) | {"nothing_to_do": True}
-        output.begin(listing, flags_of(config))
+        output.begin(listing.inputs, left_out.counts, flags_of(config))
         if listing.new or pending or failed:
             start_up = _work(output, progress, pending, failed, listing, job, sizes)
         output.end()
@@ -181,7 +179,7 @@ def _work(
     first: Progress,
     pending: list[Shard],
     failed: list[Shard],
-    listing: manifest.Listing,
+    listing: Listing,
     job: Job,
     sizes: Sizes,
 ) -> float:
@@ -234,7 +232,7 @@ def _follow(done: Iterator[Counts], output: Output, progress: Progress) -> float
 def _checked_first(config: BulkConfig, uri: str, job: Job) -> Iterator[None]:
     """Raise SettingsError where there is no image, or no Ray, or a node that does not see what it
     needs: an earlier run's rows stay then. Ray is there for the time of the job."""
-    first = next(listed(config, Counter())).uri
+    first = next(listed(config, LeftOut())).uri
     if runs_here(job, 0, 0):  # whatever its size, nobody else needs to be reached
         yield
         return
@@ -253,9 +251,7 @@ def columns_of(config: BulkConfig, schema: pa.Schema) -> Columns:
     return tables.carried(found, config.keep_columns, schema)
 
 
-def listed(
-    config: BulkConfig, left_out: Counter[str], columns: Columns = NO_COLUMNS
-) -> Iterator[Entry]:
+def listed(config: BulkConfig, left_out: LeftOut, columns: Columns = NO_COLUMNS) -> Iterator[Entry]:
     """The inputs of a job; what is no image is counted by reason. Raises SettingsError."""
     output = uris.absolute(config.output)
     found: Iterator[Entry] = inputs.entries(
@@ -272,80 +268,25 @@ def _names(config: BulkConfig, output: str) -> Names | None:
     return Names(config.format, folds=folds, in_tar=config.save == "tar")
 
 
-def _chosen(
-    entries: Iterator[Entry], config: BulkConfig, left_out: Counter[str]
-) -> Iterator[Entry]:
+def _chosen(entries: Iterator[Entry], config: BulkConfig, left_out: LeftOut) -> Iterator[Entry]:
     """The entries that --include and --exclude leave. Raises SettingsError where none is left."""
     anything = False
     for entry in entries:
         if config.include and not any(fnmatchcase(entry.path, one) for one in config.include):
-            left_out["not included"] += 1
+            left_out.add("not included")
         elif any(fnmatchcase(entry.path, one) for one in config.exclude):
-            left_out["excluded"] += 1
+            left_out.add("excluded")
         else:
             anything = True
             yield entry
     if not anything:
         raise SettingsError(
-            f"no image is left of {sum(left_out.values())}: --include and --exclude are globs of "
+            f"no image is left of {left_out.counts.total()}: --include and --exclude are globs of "
             f"paths below {uris.redact(uris.absolute(config.images))}, such as 'holidays/*.jpg'"
         )
 
 
-def run_that_made(images: str) -> dict[str, Any] | None:
-    """_run.json of the job whose output folder the images are, if they are one's.
-
-    Raises SettingsError where nobody answers.
-    """
-    uri = uris.absolute(images)
-    try:
-        return run_of(uri) if not set("*?[") & set(images) and files.is_folder(uri) else None
-    except OSError as error:
-        raise SettingsError(f"cannot list {uris.redact(uri)}: {words_of(error)}") from error
-
-
-def check_reference(images: str, reference: str) -> None:
-    """Raise SettingsError where there are no references, or the images bring their own along."""
-    if not files.exists(uris.absolute(reference)):
-        raise SettingsError(f"no references under {uris.redact(uris.absolute(reference))}")
-    made_by = run_that_made(images) or {}
-    has_clean = made_by.get("settings", {}).get("save") not in ("files", "tar")  # in its table
-    if made_by.get("verb") == "noise" and has_clean:
-        raise SettingsError(
-            f"{uris.redact(images)} is a table of pairs, which brings its clean images along: "
-            "leave reference out"
-        )
-
-
-def check_is_folder(output: str) -> None:
-    """Raise SettingsError where an output folder is called like an image file."""
-    uri = uris.absolute(output)
-    if uris.suffix(uri) in IMAGE_SUFFIXES and not files.is_folder(uri):
-        raise SettingsError(
-            f"{output} names an image file, and this writes a folder: name one (only `infer` "
-            "writes a single image)"
-        )
-
-
-def check_apart(output: str, *read: str) -> None:
-    """Raise SettingsError where something that is read lies inside the output folder."""
-    for uri in read:
-        if uris.lies_in(uri, output):
-            raise SettingsError(
-                f"{uris.redact(uri)} lies inside the output folder {uris.redact(output)}; "
-                "nothing is read from where the job writes"
-            )
-
-
-def worker_counts(workers: int | tuple[int, int] | None) -> tuple[int, ...]:
-    """`--workers N`, `--workers MIN MAX` or nothing, as a tuple. Raises ValueError for nonsense."""
-    counts = () if workers is None else workers if isinstance(workers, tuple) else (workers,)
-    if any(count < 1 for count in counts) or list(counts) != sorted(counts):
-        raise ValueError(f"workers must be N or MIN MAX, at least 1 and ascending, got {workers}")
-    return counts
-
-
-def _log_listing(listing: manifest.Listing, *, is_chosen: bool) -> None:
+def _log_listing(listing: Listing, *, is_chosen: bool) -> None:
     """Say what was found that a user may not expect."""
     if listing.added:
         _log.info("%d images were added since", listing.added)
@@ -368,11 +309,3 @@ def _summary(output: str) -> dict[str, Any]:
     if not files.exists(uris.join(output, "summary.json")):
         return _report(output)
     return files.object_in(uris.join(output, "summary.json"))
-
-
-def flags_of(config: "DataclassInstance") -> dict[str, Any]:
-    """Every flag as it was given, without credentials."""
-    return {
-        name: uris.redact(value) if isinstance(value, str) else value
-        for name, value in asdict(config).items()
-    }

@@ -15,13 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from denoise.errors import SettingsError
-from denoise.images.codec import to_floats, to_pixels
+from denoise.images.codec import Picture, encode, to_floats, to_pixels
 from denoise.images.metrics import estimate_noise, mse, psnr
 from denoise.images.noise import check_seed, check_sigma
 from denoise.images.pairs import Pair, PairConfig, WhiteLevel, check_white_level
-from denoise.report.views import Labelled, sheet_of
+from denoise.reports.views import Labelled, sheet_of
 from denoise.storage import files, inputs, uris
 from denoise.storage.fetch import fetch
+from denoise.storage.found import LeftOut
 from denoise.verbs.stages import decode_in_time
 
 if TYPE_CHECKING:
@@ -136,7 +137,7 @@ def compare(config: CompareConfig) -> dict[str, Any]:
             sheet.append(list(_panels(pair, results)))
     if not sheet:
         raise SettingsError(f"none of the images can be used: {'; '.join(errors)}")
-    files.write(output, sheet_of(sheet, side=_SIDE))
+    files.write(output, encode(Picture(sheet_of(sheet, side=_SIDE))))
     done = [before, *scores.values()]
     return {
         "images": before.images + sum(errors.values()),
@@ -160,7 +161,7 @@ def _pairs(config: CompareConfig) -> Iterator[Pair]:
         reference=reference,
         white_level=config.white_level,
     )
-    listed = inputs.entries(uris.absolute(config.images), Counter())
+    listed = inputs.entries(uris.absolute(config.images), LeftOut())
     return (
         _full_scale(decode_in_time(fetch(entry, pairing), pairing, config.max_seconds))
         for entry in islice(listed, config.limit)

@@ -13,7 +13,8 @@ from denoise.output.tables import INFER_SCHEMA
 from denoise.runners import DEVICES, Device, Job, gpus_are_made_up, is_private
 from denoise.storage import uris
 from denoise.verbs import bulk
-from denoise.verbs.bulk import BulkConfig, check_reference, run_that_made, worker_counts
+from denoise.verbs.bulk import BulkConfig
+from denoise.verbs.checks import check_reference, run_that_made, worker_counts
 from denoise.verbs.infer_file import infer_file, is_one_file
 from denoise.verbs.infer_shard import no_gpu, worker
 
@@ -135,8 +136,9 @@ def _precision_for(config: InferConfig) -> Asked:
     """
     run = folder.run_of(uris.absolute(config.output)) if not config.overwrite else None
     before: Precision | None = run.get("settings", {}).get("precision") if run else None
-    if config.precision == "auto" and before is not None:
-        return _kept_precision(before, config)
+    if run and config.precision == "auto" and before is not None:
+        # a finished run needs no network; where images were added, the worker checks
+        return before if run["state"] == "done" else _kept_precision(before, config)
     if not is_private():
         # what the workers of a cluster can do, each of them checks
         return config.precision if config.precision != "auto" else _precision_of_cluster(config)

@@ -1,15 +1,15 @@
 """One photograph to one file: `denoise infer photo.jpg clean.jpg` writes that file alone."""
 
 import time
-from collections import Counter
 from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from denoise.errors import SettingsError, WriteError, words_of
-from denoise.images.codec import FORMATS, IMAGE_SUFFIXES, decode, encode
+from denoise.images.codec import FORMATS, IMAGE_SUFFIXES
 from denoise.storage import files, inputs, uris
 from denoise.storage.fetch import fetch
+from denoise.storage.found import LeftOut
 from denoise.verbs.infer_shard import (
     denoised_pairs,
     denoiser_of,
@@ -17,6 +17,7 @@ from denoise.verbs.infer_shard import (
     pairing_of,
     to_store,
 )
+from denoise.verbs.save import encoded_as
 from denoise.verbs.stages import decode_in_time
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def infer_file(config: "InferConfig", model: str) -> dict[str, Any]:
             f"save tar packs images into shards, and {config.output} is the file of one: leave "
             "--save out, or name a folder for the output"
         )
-    found = inputs.entries(uris.absolute(config.images), Counter(), column=config.column)
+    found = inputs.entries(uris.absolute(config.images), LeftOut(), column=config.column)
     entry, *more = islice(found, 2)
     if more:
         raise SettingsError(
@@ -72,13 +73,8 @@ def infer_file(config: "InferConfig", model: str) -> dict[str, Any]:
     [(pair, denoised)] = denoised_pairs([decoded], denoiser, 0)
     if pair.error is None and pair.picture is not None:
         with pair.stage("encode"):
-            encoded = encode(
-                replace(pair.picture, pixels=to_store(denoised, pair.picture)),
-                format=_SUFFIXES[asked],
-                quality=config.quality,
-                metadata=not config.strip_metadata,
-            )
-            pixels = decode(encoded, max_pixels=config.max_pixels).pixels  # as they are stored
+            picture = replace(pair.picture, pixels=to_store(denoised, pair.picture))
+            encoded, stored = encoded_as(_SUFFIXES[asked], picture, config)
     if pair.error is not None or pair.picture is None:
         raise RuntimeError(f"{entry.path}: {pair.error}")
     try:
@@ -92,7 +88,7 @@ def infer_file(config: "InferConfig", model: str) -> dict[str, Any]:
         "strength": config.strength,
         "height": pair.picture.height,
         "width": pair.picture.width,
-        **metrics_of(pair, pixels, config),
+        **metrics_of(pair, stored, config),
         "elapsed_seconds": time.monotonic() - start,
         "start_up_seconds": start_up,
     }

@@ -12,7 +12,8 @@ from denoise.output.tables import NOISE_SCHEMA, with_columns
 from denoise.runners import Allocation, Job
 from denoise.storage.columns import NO_COLUMNS, Columns
 from denoise.verbs import bulk
-from denoise.verbs.bulk import BulkConfig, worker_counts
+from denoise.verbs.bulk import BulkConfig
+from denoise.verbs.checks import check_is_folder, worker_counts
 from denoise.verbs.save import save, uploaders
 from denoise.verbs.stages import decoded_pairs, in_order
 
@@ -62,7 +63,7 @@ def noise(config: NoiseConfig) -> dict[str, Any]:
     Resumes where it was interrupted, and returns the summary. Raises SettingsError before any work
     where flags or locations are wrong.
     """
-    bulk.check_is_folder(config.output)
+    check_is_folder(config.output)
     job = Job(partial(worker, config=config), workers=worker_counts(config.workers))
     sizes = bulk.Sizes(here=_HERE, cpu=_SHARD_BYTES)
     return bulk.run(config, "noise", config.settings(), job, sizes, NOISE_SCHEMA)

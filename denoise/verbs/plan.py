@@ -17,9 +17,10 @@ from denoise.runners import Allocation, is_private, runs_here
 from denoise.storage import files, uris
 from denoise.storage.columns import Columns
 from denoise.storage.entry import Entry
-from denoise.storage.left_out import LeftOut
+from denoise.storage.found import LeftOut
 from denoise.verbs import infer
-from denoise.verbs.bulk import check_apart, columns_of, listed
+from denoise.verbs.bulk import columns_of, listed
+from denoise.verbs.checks import check_apart
 from denoise.verbs.infer import InferConfig
 from denoise.verbs.infer_shard import worker
 
@@ -103,7 +104,7 @@ def plan(config: PlanConfig) -> dict[str, Any]:
     workers, where, start_up = _workers(ready, round(sample.size * share))
     return {
         "images": sample.count,
-        "left_out": dict(left_out),
+        "left_out": dict(left_out.counts),
         "left_out_names": left_out.names,
         "already_done": planned.done,
         "to_do": planned.to_do,

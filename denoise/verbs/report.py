@@ -10,10 +10,10 @@ from typing import Any
 
 from denoise.errors import SettingsError
 from denoise.output import folder
-from denoise.report import page
-from denoise.report.gallery import views_of
-from denoise.report.stats import table_statistics
-from denoise.report.summary import summary_of
+from denoise.reports import page
+from denoise.reports.gallery import views_of
+from denoise.reports.stats import table_statistics
+from denoise.reports.summary import summary_of
 from denoise.storage import files, uris
 from denoise.storage.uris import join
 

@@ -33,12 +33,9 @@ def save(picture: Picture, path: str, config: BulkConfig, output: str, *, stem: 
     can be written.
     """
     kind = format_for(picture, config.format)
-    has_loss = is_lossy(kind, config.quality)
-    if config.save == "none" and not has_loss:
+    if config.save == "none" and not is_lossy(kind, config.quality):
         return Saved(None, None, picture.pixels)
-    encoded = encode(
-        picture, format=kind, quality=config.quality, metadata=not config.strip_metadata
-    )
+    encoded, stored = encoded_as(kind, picture, config)
     image, file = None, None
     name = file_of(path, suffix_of(kind), keep_name=config.format == "same", stem=stem)
     if config.save in ("parquet", "both", "tar"):  # the shard packs it
@@ -46,8 +43,17 @@ def save(picture: Picture, path: str, config: BulkConfig, output: str, *, stem: 
     if config.save in ("files", "both"):
         file = f"images/{name}"
         _write_file(output, file, encoded)
-    stored = decode(encoded, max_pixels=config.max_pixels).pixels if has_loss else picture.pixels
     return Saved(image, file, stored)
+
+
+def encoded_as(format: str, picture: Picture, config: BulkConfig) -> tuple[bytes, NDArray[Any]]:
+    """The bytes of a picture in a format, and the pixels [H, W, C] that they hold."""
+    encoded = encode(
+        picture, format=format, quality=config.quality, metadata=not config.strip_metadata
+    )
+    if is_lossy(format, config.quality):
+        return encoded, decode(encoded, max_pixels=config.max_pixels).pixels
+    return encoded, picture.pixels
 
 
 def uploaders(config: BulkConfig, output: str) -> int:

@@ -24,6 +24,7 @@ from statistics import median
 
 from denoise.storage import files, inputs
 from denoise.storage.entry import Entry, source_of
+from denoise.storage.found import LeftOut
 from denoise.verbs.noise import NoiseConfig, noise
 from tests import servers
 from tests.bench.listing import timed, update
@@ -81,7 +82,7 @@ def remote(root: str, folder: Path, members: int) -> None:
 
     files.read_range = counted
     names = f"{root}/tars/{{00000..{len(places) - 1:05d}}}.tar"
-    timed("list from S3", members, lambda: sum(1 for _ in inputs.entries(names, Counter())))
+    timed("list from S3", members, lambda: sum(1 for _ in inputs.entries(names, LeftOut())))
     whole = sum(place.stat().st_size for place in places)
     read = f"{asked['bytes'] / 1e6:,.0f} MB of {whole / 1e6:,.0f}"
     print(f"{asked['requests']:,} requests for {read}")
@@ -102,7 +103,7 @@ def rates(home: Path) -> None:
     seconds: defaultdict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
     for number in range(ROUNDS):
         for kind in ("loose", "tars") if number % 2 else ("tars", "loose"):
-            listed: list[Entry] = list(inputs.entries(str(home / kind), Counter()))
+            listed: list[Entry] = list(inputs.entries(str(home / kind), LeftOut()))
             with ThreadPoolExecutor(8) as pool, measured(seconds["read", kind]):
                 list(pool.map(source_of, listed * 4))
             output = home / f"out-{kind}-{number}"

@@ -11,7 +11,6 @@ that changed between shots does not count.
 
 import argparse
 import itertools
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +24,7 @@ from denoise.images.codec import decode
 from denoise.images.grain import to_ycc
 from denoise.images.noise import seed_of
 from denoise.storage.entry import source_of
+from denoise.storage.found import LeftOut
 from denoise.storage.inputs import entries
 from denoise.storage.uris import absolute
 
@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("--quality", type=int, default=75, help="of the JPEG that pairs ended as")
     asked = parser.parse_args()
     real, ours = [], []
-    for entry in entries(absolute(asked.noisy), Counter()):
+    for entry in entries(absolute(asked.noisy), LeftOut()):
         clean = decode((asked.clean / entry.path).read_bytes()).pixels
         real += flat_patches(clean, decode(source_of(entry).encoded).pixels)
         noise = draw_camera_noise(seed_of(entry.path, 0), asked.iso)

@@ -12,7 +12,6 @@ import os
 import sys
 import tempfile
 import time
-from collections import Counter
 
 from denoise.output import manifest
 from denoise.output.shard import Counts, ShardTask
@@ -33,7 +32,7 @@ def main() -> None:
 def measure(output: str, images: int, rows: int) -> None:
     start = time.process_time()
     entries = (Entry(f"{n:08d}.jpg", f"s3://b/{n:08d}.jpg", _SIZE, "1") for n in range(images))
-    new = manifest.update(output, entries, Counter()).new
+    new = manifest.update(output, entries).new
     assert new is not None
     listed = time.process_time() - start
     manifest.shard_rows = lambda *_: rows

@@ -14,9 +14,9 @@ import numpy as np
 from isal import isal_zlib
 from PIL import Image
 
-from denoise.images import writers
 from denoise.images.codec import Picture, decode, encode, to_floats, to_pixels
 from denoise.images.noise import add_noise
+from denoise.images.png import sub_filtered
 
 SAMPLES = Path(__file__).parents[2] / "denoise" / "samples"
 SUFFIXES = {".jpg", ".jpeg", ".png"}
@@ -67,7 +67,7 @@ def _pillow(format: str, **options: object) -> Callable[[np.ndarray], bytes]:
 
 def _sub_with(deflate: Callable[[bytes], bytes]) -> Callable[[np.ndarray], bytes]:
     """The compressed scan lines of a PNG: nearly all of the file."""
-    return lambda pixels: deflate(writers.sub_filtered(pixels))
+    return lambda pixels: deflate(sub_filtered(pixels))
 
 
 def _zlib_rle(lines: bytes) -> bytes:

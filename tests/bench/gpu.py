@@ -11,7 +11,6 @@ import argparse
 import os
 import tempfile
 import time
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +22,7 @@ from denoise.nets import networks
 from denoise.output.shard import Counts, ShardTask
 from denoise.runners import Allocation
 from denoise.storage.entry import Entry
+from denoise.storage.found import LeftOut
 from denoise.storage.inputs import entries
 from denoise.verbs import infer
 from denoise.verbs.infer_shard import worker
@@ -39,7 +39,7 @@ def main() -> None:
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="bench-gpu-") as home:
         folder = given.images or made(Path(home) / "images", 64)
-        listed = sorted(entries(folder, Counter()), key=lambda entry: entry.path)
+        listed = sorted(entries(folder, LeftOut()), key=lambda entry: entry.path)
         measure(given, folder, home, listed)
 
 

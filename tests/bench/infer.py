@@ -32,6 +32,7 @@ from denoise.output import tables
 from denoise.storage import files, uris
 from denoise.storage.entry import Entry
 from denoise.storage.fetch import load_pair
+from denoise.storage.found import LeftOut
 from denoise.storage.inputs import entries
 from denoise.verbs.infer_shard import pairing_of, row_of
 from denoise.verbs.noise import NoiseConfig, noise
@@ -51,7 +52,7 @@ def main() -> None:
     given = parser.parse_args()
     place = Path(tempfile.mkdtemp(prefix="bench-infer-"))
     try:
-        listed = list(entries(uris.absolute(given.images), Counter()))[: given.limit]
+        listed = list(entries(uris.absolute(given.images), LeftOut()))[: given.limit]
         photos = place / "photos.txt"
         photos.write_text("\n".join(entry.uri for entry in listed))
         print(f"{len(listed)} photographs, {WORKERS} processes of one thread, model {given.model}")

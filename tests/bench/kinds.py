@@ -26,9 +26,9 @@ def _outcome(encoded: bytes) -> str:
         "gray" if channels == 1 else "RGB",
         f"{picture.bit_depth} bits",
         "alpha" if picture.alpha is not None else "",
-        "EXIF" if picture.exif else "",
-        "profile" if picture.icc else "",
-        f"{picture.dpi[0]:.0f} dpi" if picture.dpi else "",
+        "EXIF" if picture.metadata.exif else "",
+        "profile" if picture.metadata.icc else "",
+        f"{picture.metadata.dpi[0]:.0f} dpi" if picture.metadata.dpi else "",
         picture.note or "",
     ]
     loss = "" if kept else " (lossy)"

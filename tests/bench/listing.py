@@ -11,12 +11,12 @@ import resource
 import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 from denoise.output import manifest
 from denoise.storage import inputs, listing
+from denoise.storage.found import LeftOut
 
 
 def main() -> None:
@@ -42,7 +42,7 @@ def make(images: Path, paths: int, in_a_folder: int) -> int:
 
 def update(images: Path, output: str) -> int:
     """As a job does; a name that looks like an image's is enough, so that no byte is read."""
-    left_out: Counter[str] = Counter()
+    left_out = LeftOut()
     found = inputs.entries(str(images), left_out, output=output)
     return manifest.update(output, found, left_out).inputs
 

@@ -8,12 +8,12 @@ and a large photograph should count for more.
 """
 
 import argparse
-from collections import Counter
 from pathlib import Path
 
 from PIL import Image, ImageOps
 
 from denoise.storage import inputs, uris
+from denoise.storage.found import LeftOut
 
 
 def main() -> None:
@@ -25,7 +25,7 @@ def main() -> None:
     given = parser.parse_args()
     given.into.mkdir(parents=True, exist_ok=True)
     made = 0
-    for entry in inputs.entries(uris.absolute(given.folder), Counter()):
+    for entry in inputs.entries(uris.absolute(given.folder), LeftOut()):
         with Image.open(entry.uri) as opened:
             photograph = ImageOps.exif_transpose(opened).convert("RGB")
         photograph.thumbnail((given.side, given.side), Image.Resampling.LANCZOS)

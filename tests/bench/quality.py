@@ -12,7 +12,6 @@ wavelets) come from PyPI: `pip install bm3d PyWavelets`; what is not installed i
 
 import argparse
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any
@@ -25,6 +24,7 @@ from denoise.images.metrics import ssim
 from denoise.images.noise import add_noise, seed_of
 from denoise.nets.denoiser import Denoiser
 from denoise.storage.entry import source_of
+from denoise.storage.found import LeftOut
 from denoise.storage.inputs import entries
 from denoise.storage.uris import absolute
 from denoise.verbs.compare import Score
@@ -74,7 +74,7 @@ def flags() -> argparse.Namespace:
 
 def pictures(images: str, limit: int | None) -> Iterator[tuple[str, np.ndarray]]:
     """Paths and clean RGB pixels."""
-    left_out: Counter[str] = Counter()
+    left_out = LeftOut()
     for number, entry in enumerate(entries(absolute(images), left_out)):
         if limit is not None and number >= limit:
             return

@@ -7,7 +7,6 @@ results rounded to 8 bits; megapixels/s are of one pass.
 """
 
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -16,6 +15,7 @@ from denoise.images.codec import decode, to_floats, to_pixels
 from denoise.images.metrics import mse, psnr, ssim
 from denoise.nets.denoiser import Denoiser
 from denoise.storage.entry import source_of
+from denoise.storage.found import LeftOut
 from denoise.storage.inputs import entries
 from denoise.storage.uris import absolute, join
 
@@ -48,7 +48,7 @@ def main(
 
 
 def pairs_of(noisy: str, clean: str, limit: int | None) -> Iterator[tuple[Pixels, Pixels]]:
-    found = list(entries(absolute(noisy), Counter()))
+    found = list(entries(absolute(noisy), LeftOut()))
     step = max(1, len(found) // limit) if limit else 1
     for entry in found[::step]:
         with open(join(absolute(clean), entry.path), "rb") as file:

@@ -42,6 +42,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from denoise.nets.networks import UNKNOWN_LEVEL, build
 from denoise.storage.entry import source_of
+from denoise.storage.found import LeftOut
 from denoise.storage.inputs import entries
 from denoise.storage.uris import absolute
 from denoise.training.loop import learn
@@ -139,7 +140,7 @@ def ceiling(side: int = 8192) -> float:
 
 
 def decoded(images: str, patch: int) -> list[Photo]:
-    photos, _ = decode_photos(list(entries(absolute(images), Counter())), patch)
+    photos, _ = decode_photos(list(entries(absolute(images), LeftOut())), patch)
     return photos
 
 
@@ -234,7 +235,7 @@ class Photographs(Dataset):
     """What one writes at first: each item decodes a file, cuts a patch and adds noise."""
 
     def __init__(self, images: str, count: int, patch: int = 64) -> None:
-        left_out: Counter[str] = Counter()
+        left_out = LeftOut()
         self.entries = list(entries(absolute(images), left_out))
         self.count, self.patch = count, patch
 

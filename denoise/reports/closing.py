@@ -5,8 +5,8 @@ from itertools import islice
 from typing import Any
 
 from denoise.images.pairs import DIM_NOTE
-from denoise.report.progress import words_of_time
-from denoise.report.summary import HARDLY, STRONGLY, advice_on
+from denoise.reports.progress import words_of_time
+from denoise.reports.summary import HARDLY, STRONGLY, advice_on
 from denoise.storage.uris import join, redact
 
 _NAMED = 5  # failed images, and files that are none

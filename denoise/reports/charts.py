@@ -7,7 +7,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from denoise.report.progress import words_of_time
+from denoise.reports.progress import words_of_time
 
 _WIDTH, _HEIGHT = 640, 220  # of a chart, in its own units
 _LEFT, _BOTTOM = 44, 28  # room for the axes

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from denoise.report.stats import SIZE_NAMES, Group, TableStatistics, decibels
+from denoise.reports.stats import SIZE_NAMES, Group, TableStatistics, decibels
 
 _WITHOUT_REFERENCE = ("removed", "noise_before", "noise_after")
 # Root mean square of what was removed, on 0..1. One level of 255 is the least that an 8-bit file

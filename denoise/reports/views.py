@@ -14,6 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from denoise.images.codec import Picture, encode
+from denoise.images.planes import squeezed
+
 Pixels = NDArray[Any]
 Panels = dict[str, NDArray[np.uint8]]
 Labelled = tuple[str, Pixels]
@@ -77,7 +80,7 @@ def view_of(about: Mapping[str, Any], panels: Panels) -> View:
     height, width = next(iter(panels.values())).shape[:2]
     left, top, right, bottom = _crop_box(panels, height, width)
     crops = {
-        name: _data_uri(_encoded(Image.fromarray(_flat(panel[top:bottom, left:right])), "PNG"))
+        name: _data_uri(encode(Picture(panel[top:bottom, left:right])))
         for name, panel in panels.items()
     }
     return View(
@@ -95,8 +98,8 @@ def view_of(about: Mapping[str, Any], panels: Panels) -> View:
     )
 
 
-def contact_sheet(rows: Sequence[SheetRow], *, side: int = _SHEET_SIDE) -> bytes:
-    """A PNG of one line an image: clean, noisy, denoised, labelled with their PSNR."""
+def contact_sheet(rows: Sequence[SheetRow], *, side: int = _SHEET_SIDE) -> NDArray[np.uint8]:
+    """[H, W, 3]: one line an image: clean, noisy, denoised, labelled with their PSNR."""
     return sheet_of([_labelled(row) for row in rows], side=side)
 
 
@@ -108,8 +111,8 @@ def _labelled(row: SheetRow) -> list[Labelled]:
     ]
 
 
-def sheet_of(rows: Sequence[Sequence[Labelled]], *, side: int = _SHEET_SIDE) -> bytes:
-    """A PNG of lines of labelled pixels.
+def sheet_of(rows: Sequence[Sequence[Labelled]], *, side: int = _SHEET_SIDE) -> NDArray[np.uint8]:
+    """[H, W, 3]: lines of labelled pixels.
 
     The middle of each is shown pixel for pixel: made smaller, it would lose its noise.
     """
@@ -123,9 +126,9 @@ def sheet_of(rows: Sequence[Sequence[Labelled]], *, side: int = _SHEET_SIDE) -> 
         for column, (label, pixels) in enumerate(row):
             left = _MARGIN + column * (side + _MARGIN)
             pen.text((left, top), _fitted(label, side, font), fill="black", font=font)
-            sheet.paste(Image.fromarray(_flat(_middle(pixels, side))), (left, top + _LINE))
+            sheet.paste(Image.fromarray(squeezed(_middle(pixels, side))), (left, top + _LINE))
         top += height
-    return _encoded(sheet, "PNG")
+    return np.asarray(sheet)
 
 
 def _fitted(label: str, width: int, font: Any) -> str:
@@ -177,22 +180,17 @@ def _wholes(panels: Panels) -> dict[str, str]:
     while True:
         encoded = {}
         for name, panel in panels.items():
-            whole = Image.fromarray(_flat(panel))
+            whole = Image.fromarray(squeezed(panel))
             whole.thumbnail((side, side), Image.Resampling.LANCZOS, reducing_gap=2.0)
-            encoded[name] = _encoded(whole, "JPEG", quality=85)
+            encoded[name] = _jpeg(whole)
         if sum(map(len, encoded.values())) <= _WHOLE_BYTES or side < 64:
             return {name: _data_uri(content) for name, content in encoded.items()}
         side *= 0.8
 
 
-def _flat(panel: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """[H, W] for gray, as Pillow wants it."""
-    return np.ascontiguousarray(panel[..., 0] if panel.shape[2] == 1 else panel)
-
-
-def _encoded(image: Image.Image, form: str, **options: Any) -> bytes:
+def _jpeg(image: Image.Image) -> bytes:
     buffer = BytesIO()
-    image.save(buffer, form, optimize=True, **options)
+    image.save(buffer, "JPEG", quality=85, optimize=True)
     return buffer.getvalue()
 
 

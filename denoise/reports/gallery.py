@@ -11,9 +11,10 @@ import pyarrow.parquet as pq
 from denoise.errors import ElsewhereError, ImageError
 from denoise.images.codec import MAX_PIXELS, decode, to_floats
 from denoise.images.pairs import PairConfig
-from denoise.output import manifest, tables
-from denoise.report.stats import TableStatistics
-from denoise.report.views import Panels, Pixels, View, panels_of, view_of
+from denoise.output import tables
+from denoise.output.generations import generations_of
+from denoise.reports.stats import TableStatistics
+from denoise.reports.views import Panels, Pixels, View, panels_of, view_of
 from denoise.storage import archives, files
 from denoise.storage.fetch import load_pair
 from denoise.storage.uris import name_of, resolve_inside
@@ -140,7 +141,7 @@ def _pair(
 ) -> tuple[Pixels | None, Pixels | None]:
     """The clean (if there is one) and the noisy image of a row, remade from its input."""
     number = tables.shard_of(name_of(part))
-    found = (made for made in manifest.generations_of(uri) if number in made.shards)
+    found = (made for made in generations_of(uri) if number in made.shards)
     made = next(found, None)
     entries = made.shard(number).entries(uri) if made else []
     entry = next((entry for entry in entries if entry.path == path), None)

@@ -16,9 +16,9 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from denoise.report.charts import pace_chart, psnr_histogram
-from denoise.report.progress import words_of_time
-from denoise.report.views import DIFFERENCE_GAIN, View
+from denoise.reports.charts import pace_chart, psnr_histogram
+from denoise.reports.progress import words_of_time
+from denoise.reports.views import DIFFERENCE_GAIN, View
 
 _NONE = "\u2013"
 _SHARES = ("mean", "min", "p5", "p25", "median", "p75", "p95", "max")
@@ -50,7 +50,7 @@ def page(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"caption": _caption, "numbers": _numbers, "where": _where}
-    home = files_of("denoise.report")
+    home = files_of("denoise.reports")
     script = home.joinpath("report.js").read_text("utf-8")
     template = environment.from_string(home.joinpath("report.html").read_text("utf-8"))
     names = _measured(summary)

@@ -1,0 +1,73 @@
+"""What jobs check before any work, and what they record of how they were asked."""
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from denoise.errors import SettingsError, words_of
+from denoise.images.codec import IMAGE_SUFFIXES
+from denoise.output.folder import run_of
+from denoise.storage import files, uris
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+
+def check_is_folder(output: str) -> None:
+    """Raise SettingsError where an output folder is called like an image file."""
+    uri = uris.absolute(output)
+    if uris.suffix(uri) in IMAGE_SUFFIXES and not files.is_folder(uri):
+        raise SettingsError(
+            f"{output} names an image file, and this writes a folder: name one (only `infer` "
+            "writes a single image)"
+        )
+
+
+def check_apart(output: str, *read: str) -> None:
+    """Raise SettingsError where something that is read lies inside the output folder."""
+    for uri in read:
+        if uris.lies_in(uri, output):
+            raise SettingsError(
+                f"{uris.redact(uri)} lies inside the output folder {uris.redact(output)}; "
+                "nothing is read from where the job writes"
+            )
+
+
+def run_that_made(images: str) -> dict[str, Any] | None:
+    """_run.json of the job whose output folder the images are, if they are one's.
+
+    Raises SettingsError where nobody answers.
+    """
+    uri = uris.absolute(images)
+    try:
+        return run_of(uri) if not set("*?[") & set(images) and files.is_folder(uri) else None
+    except OSError as error:
+        raise SettingsError(f"cannot list {uris.redact(uri)}: {words_of(error)}") from error
+
+
+def check_reference(images: str, reference: str) -> None:
+    """Raise SettingsError where there are no references, or the images bring their own along."""
+    if not files.exists(uris.absolute(reference)):
+        raise SettingsError(f"no references under {uris.redact(uris.absolute(reference))}")
+    made_by = run_that_made(images) or {}
+    has_clean = made_by.get("settings", {}).get("save") not in ("files", "tar")  # in its table
+    if made_by.get("verb") == "noise" and has_clean:
+        raise SettingsError(
+            f"{uris.redact(images)} is a table of pairs, which brings its clean images along: "
+            "leave reference out"
+        )
+
+
+def worker_counts(workers: int | tuple[int, int] | None) -> tuple[int, ...]:
+    """`--workers N`, `--workers MIN MAX` or nothing, as a tuple. Raises ValueError for nonsense."""
+    counts = () if workers is None else workers if isinstance(workers, tuple) else (workers,)
+    if any(count < 1 for count in counts) or list(counts) != sorted(counts):
+        raise ValueError(f"workers must be N or MIN MAX, at least 1 and ascending, got {workers}")
+    return counts
+
+
+def flags_of(config: "DataclassInstance") -> dict[str, Any]:
+    """Every flag as it was given, without credentials."""
+    return {
+        name: uris.redact(value) if isinstance(value, str) else value
+        for name, value in asdict(config).items()
+    }
