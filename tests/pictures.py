@@ -27,6 +27,14 @@ XMP = (
     b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"'
     b' dc:title="Dog"/></x:xmpmeta>'
 )
+# 8 x 8 pixels in Display P3's colours, by cjxl 0.7; in base 85
+PROFILED_JXL = (
+    "{|Z4s2yYDo66OKWoS}gu&b*H8>#G)fh#D4J#1>kD%&CvC^JLJ)h2gZ35bkVYcQ%R9wG}cNjV`UhV+#Y2b+mO"
+    "xfLENWX2x}<Kp=nt{|iei-m)0#I&qQ9N*)RUiq@vG(rKo;JhOhudgKOjS;sfP(O1}9+0;{1IxN82*)l*=+0s"
+    "(h9BQwX1<+|4Yp4LHdi(Fc^OR5Hok07A^xuE?4fWrD`xU`nE)@82?x0^t@2~&<`|l2dg5kytifj&4`h&)DVb"
+    "t8ie9O#ydv+96w&lwXP}e0eDjOVng~CdL7)_YV0SE#C0E_@j7?X~Lg9$LM27ja~#uy`F4Bl}72LkE=pr040K"
+    "mdTGfB*"
+)
 DEEP_ALPHA = (ALPHA.astype(np.uint16) * 257) ^ 3
 
 
@@ -75,6 +83,13 @@ def good() -> dict[str, bytes]:
         "TIFF, JPEG inside": save(rgb, "TIFF", compression="jpeg"),
         "TIFF, 1 bit, group 4": save(gray.convert("1"), "TIFF", compression="group4"),
         "TIFF, CMYK": save(rgb.convert("CMYK"), "TIFF"),
+        "TIFF, CMYK, 16 bits": tiff(
+            np.asarray(rgb.convert("CMYK")) * np.uint16(257), photometric="separated"
+        ),
+        "TIFF, LAB, 16 bits": tiff(DEEP, photometric="cielab"),
+        "TIFF, 16-bit RGB, multiplied alpha": tiff(
+            np.dstack([DEEP // 2, DEEP_ALPHA | 32768]), extrasamples=["assocalpha"]
+        ),
         "TIFF, LAB": save(_lab(rgb), "TIFF"),
         "TIFF, palette": save(palette, "TIFF"),
         "TIFF, 16-bit gray": save(deep_gray, "TIFF"),

@@ -6,6 +6,7 @@ import os
 import struct
 import tarfile
 import zipfile
+import zlib
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import pytest
 from denoise.errors import ImageError, SettingsError
 from denoise.images.pairs import PairConfig
 from denoise.output import manifest, tables
-from denoise.storage import archives, files, inputs, spans, uris
+from denoise.storage import archives, files, inputs, spans, uris, zips
 from denoise.storage.entry import Entry, source_of
 from denoise.storage.fetch import load_pair
 from denoise.storage.found import Found, LeftOut
@@ -349,6 +350,31 @@ def test_a_zip_that_claims_what_it_does_not_hold_is_an_error_of_its_member(tmp_p
         listed, _ = found(archive)
         assert load_pair(listed["a.zip/a.png"], PairConfig()).error is not None
         assert load_pair(listed["a.zip/b.png"], PairConfig()).error is None
+
+
+@pytest.mark.parametrize("is_quoted", [False, True])
+def test_members_of_a_zip_that_share_their_bytes_are_no_more_than_could_lie_apart(
+    tmp_path: Path, is_quoted: bool
+):
+    """Bombs as David Fifield describes them: many names of one content, or of contents that each
+    begin with the next one's header."""
+    content = encoded(photo(), "BMP")
+    head = struct.pack(
+        "<4s5H3L2H", b"PK\3\4", 20, 0, 0, 0, 0, zlib.crc32(content), *[len(content)] * 2, 1, 0
+    )
+    packed = (head + b"a") * (50 if is_quoted else 1) + content
+    directory = b""
+    for number in range(50):
+        start = number * len(head + b"a") if is_quoted else 0
+        length = len(packed) - start - len(head + b"a")
+        fields = (20, 20, 0, 0, 0, 0, zlib.crc32(content), length, length, 6, 0, 0, 0, 0, 0, start)
+        directory += struct.pack("<4s6H3L5H2L", b"PK\1\2", *fields) + b"%02d.bmp" % number
+    end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 50, 50, len(directory), len(packed), 0)
+    (tmp_path / "a.zip").write_bytes(packed + directory + end)
+    listed, _ = found(tmp_path / "a.zip")
+    assert len(listed) == 50  # a row each
+    errors = Counter(load_pair(one, PairConfig()).error for one in listed.values())
+    assert errors[zips.OVERLAPPING] == 49
 
 
 def test_a_member_whose_bytes_were_changed_is_an_error_of_a_zip(tmp_path: Path):

@@ -11,6 +11,7 @@ from PIL import Image, PngImagePlugin
 
 from denoise.images.codec import FORMATS, Picture, decode, encode
 from denoise.images.metadata import Metadata
+from denoise.images.named_colours import made_profile
 from denoise.images.png import chunk_of
 from tests.pictures import DEEP, GRAY, RGB, XMP, exif, good, heic, save, tiff
 
@@ -102,11 +103,10 @@ def test_a_jpeg_xl_has_the_pixels_that_it_was_given():
 def test_a_jpeg_xl_of_16_bits_says_that_its_curve_is_that_of_srgb():
     for deep in (DEEP, DEEP[..., :1]):
         linear = imagecodecs.jpegxl_encode(deep.squeeze(), lossless=True)
-        words = "its colours are not sRGB's, as which they are written"
-        assert decode(linear).note == words  # so imagecodecs writes 16 bits
+        assert decode(linear).metadata.icc  # of linear light: so imagecodecs writes 16 bits
         for more in ({}, {"exif": exif(1)[6:]}):
             ours = decode(encode(Picture(deep, metadata=Metadata(**more)), format="jxl"))
-            assert ours.note is None and np.array_equal(ours.pixels, deep)
+            assert ours.metadata.icc is None and np.array_equal(ours.pixels, deep)
 
 
 @pytest.mark.parametrize("pixels", [RGB, GRAY, DEEP, DEEP[..., :1]])
@@ -126,6 +126,15 @@ def test_the_profile_of_a_jp2_comes_along():
     encoded = encode(Picture(RGB, metadata=Metadata(icc=icc)), format="jpeg2000")
     assert decode(encoded).metadata.icc == icc
     assert Image.open(BytesIO(encoded)).size == (32, 24)
+
+
+@pytest.mark.parametrize("pixels", [RGB, DEEP])
+def test_the_pixels_of_a_jp2_are_not_converted_through_its_profile(pixels: np.ndarray):
+    linear = made_profile((0.3127, 0.329), ((0.64, 0.33), (0.3, 0.6), (0.15, 0.06)), 1.0)
+    written = Picture(pixels, metadata=Metadata(icc=linear))
+    picture = decode(encode(written, format="jpeg2000"))
+    assert np.array_equal(picture.pixels, pixels)
+    assert picture.metadata.icc == linear
 
 
 def test_texts_of_a_png_come_along_into_a_png_as_they_are():

@@ -8,6 +8,7 @@ import random
 import resource
 import time
 import warnings
+from base64 import b85decode
 from collections import Counter
 from collections.abc import Iterator
 
@@ -40,16 +41,16 @@ def test_a_damaged_file_is_a_picture_or_an_image_error_soon_and_in_little_memory
 
 
 def fuzz(count: int, seed: int) -> tuple[Counter[str], float, int]:
-    """Outcomes by their words, the longest time in seconds, how the memory grew in bytes."""
+    """Outcomes by their words, the most seconds of a CPU, how the memory grew in bytes."""
     outcomes: Counter[str] = Counter()
     slowest = 0.0
     before = _peak()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for damaged in _damaged_files(count, random.Random(seed)):
-            start = time.perf_counter()
+            start = time.process_time()
             outcomes[_outcome(damaged)] += 1
-            slowest = max(slowest, time.perf_counter() - start)
+            slowest = max(slowest, time.process_time() - start)
     return outcomes, slowest, _peak() - before
 
 
@@ -79,7 +80,7 @@ def _check_written(picture: Picture) -> None:
 
 
 def _damaged_files(count: int, chance: random.Random) -> Iterator[bytes]:
-    whole = list(pictures.good().values())
+    whole = [*pictures.good().values(), b85decode(pictures.PROFILED_JXL)]
     for number in range(count):
         yield _damaged(whole[number % len(whole)], chance, whole)
 

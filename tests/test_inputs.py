@@ -29,6 +29,7 @@ from denoise.storage.found import Found, LeftOut
 from denoise.storage.inputs import entries
 from denoise.storage.references import reference_of
 from denoise.training.photos import decode_photos
+from denoise.verbs.bulk import run_that_made
 
 
 def found(images: object, output: str | None = None) -> tuple[dict[str, Entry], Counter[str]]:
@@ -729,6 +730,7 @@ def test_a_chained_uri_names_what_lies_in_an_archive(
     monkeypatch.chdir(tmp_path)
     listed, _ = found(uri)
     assert set(listed) == paths
+    assert run_that_made(uri) is None  # it asks for a file in the archive
     monkeypatch.chdir("/")  # as a worker elsewhere
     for path, entry in listed.items():
         assert source_of(entry).encoded == encoded(photo(seed=1 if path == "a.png" else 2))

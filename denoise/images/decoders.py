@@ -15,12 +15,14 @@ from PIL.ImageFile import ImageFile
 from denoise.errors import ImageError
 from denoise.images import sniff
 from denoise.images.avif import bits_of_avif, check_avif, is_monochrome
+from denoise.images.boxes import meta_of
 from denoise.images.gif import frames_of_gif
 from denoise.images.heif import scan_of_heif
 from denoise.images.jpeg import check_jpeg, planes_of_jpeg
 from denoise.images.jpeg2000 import check_codestream, metadata_of_jpeg2000, planes_of_jpeg2000
 from denoise.images.jpegxl import scan_of_jpegxl
 from denoise.images.metadata import Metadata, joined
+from denoise.images.named_colours import with_named_colours
 from denoise.images.planes import (
     DECODER_ERRORS,
     Planes,
@@ -83,6 +85,10 @@ def _scan_of(kind: str | None, encoded: bytes, max_pixels: int) -> Scan:
         metadata = Metadata(exif=exif, icc=profile_of(image), xmp=None if xmp == GRAY_XMP else xmp)
     dpi = plausible_dpi(image.info.get("dpi"))
     note = note if kind == "GIF" else note_of(lambda: getattr(image, "n_frames", 1))
+    if kind == "AVIF":
+        numbers = meta_of(encoded).colours
+        metadata, words = with_named_colours(metadata, numbers, is_gray=planes.shape[2] < 3)
+        note = joined(note, words)
     return Scan(planes, format, replace(metadata, dpi=dpi), note)
 
 

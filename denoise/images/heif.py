@@ -10,7 +10,8 @@ import numpy as np
 from denoise.errors import ImageError
 from denoise.images.boxes import meta_of, without_links
 from denoise.images.exif import of_turned
-from denoise.images.metadata import Metadata
+from denoise.images.metadata import Metadata, joined
+from denoise.images.named_colours import with_named_colours
 from denoise.images.planes import Scan, check_size, extra, note_of, stretched
 
 # libheif holds the picture in its own colours beside the result, and tiles of it
@@ -43,4 +44,5 @@ def scan_of_heif(encoded: bytes, max_pixels: int) -> Scan:
         icc=image.info.get("icc_profile"),
         xmp=xmp,
     )
-    return Scan(np.array(planes), "HEIF", metadata, note_of(lambda: len(file)))
+    metadata, words = with_named_colours(metadata, meta.colours, is_gray=mode[0] == "L")
+    return Scan(np.array(planes), "HEIF", metadata, joined(note_of(lambda: len(file)), words))

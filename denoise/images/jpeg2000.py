@@ -79,7 +79,7 @@ def planes_of_jpeg2000(image: ImageFile, encoded: bytes, components: Components)
     """8 bits for those of up to 8 bits a channel, else 16; white is the largest of either."""
     bits = components.bits
     if bits > 8 and image.mode != "I;16":  # gray of 9 bits too, which Pillow takes for 8
-        planes = extra("imagecodecs", "JPEG2000").jpeg2k_decode(encoded)
+        planes = extra("imagecodecs", "JPEG2000").jpeg2k_decode(_without_profile(encoded))
         return stretched(planes.reshape(*planes.shape[:2], -1), bits)
     if bits != 8 and image.mode in ("P", "PA"):
         raise ImageError(f"unsupported variant of JPEG2000: a palette of {bits} bits")
@@ -88,6 +88,17 @@ def planes_of_jpeg2000(image: ImageFile, encoded: bytes, components: Components)
         return planes
     most = 8 * planes.itemsize
     return stretched(planes >> (most - bits), bits)  # Pillow has shifted them to the top
+
+
+def _without_profile(encoded: bytes) -> bytes:
+    """The file with its profile out of the sight of a library that would convert through it."""
+    changed = bytearray(encoded)
+    for box in boxes(encoded) if not encoded.startswith(_START) else ():
+        for inner in boxes(encoded, box.start, box.end) if box.name == b"jp2h" else ():
+            if inner.name == b"colr" and encoded[inner.start] in (2, 3):
+                at = encoded.rindex(b"colr", box.start, inner.start)
+                changed[at : at + 4] = b"free"
+    return bytes(changed)
 
 
 def _codestream(encoded: bytes) -> int:

@@ -66,7 +66,7 @@ class Scan:
 BYTES_PER_PIXEL = 20
 
 MANY_FRAMES = 10_000  # are counted, which reads a file to its end; not more
-_BAND = 1 << 20  # pixels converted at a time
+BAND = 1 << 20  # pixels converted at a time
 
 _limits = Lock()
 _theirs: list[int | None] = []  # Pillow's own limit, once for each thread that decodes
@@ -155,7 +155,7 @@ def _in_bands(image: Image.Image, mode: str, *, is_gray: bool) -> Planes:
     """Planes of a mode, converted band by band: all at once would hold the picture four times."""
     count = len(mode) - 2 * (is_gray and mode.startswith("RGB"))
     planes = np.empty((image.height, image.width, count), np.uint8)
-    rows = max(1, _BAND // image.width)
+    rows = max(1, BAND // image.width)
     for top in range(0, image.height, rows):
         band = image.crop((0, top, image.width, min(top + rows, image.height)))
         pixels = np.asarray(band if band.mode == mode else band.convert(mode))
@@ -206,7 +206,7 @@ def stretched(planes: Planes, bits: int) -> Planes:
 def _scaled(values: npt.NDArray[Any], factor: float, kind: type[np.integer[Any]]) -> Planes:
     """Times a factor and rounded, in bands: in float64 all of it would be large."""
     scaled = np.empty(values.shape, kind)
-    rows = max(1, _BAND // max(1, values[:1].size))
+    rows = max(1, BAND // max(1, values[:1].size))
     for top in range(0, len(values), rows):
         band = values[top : top + rows].astype(np.float64)
         np.rint(band * factor, out=band)

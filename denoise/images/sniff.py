@@ -9,7 +9,7 @@ _MAGIC = {
     "JPEG": rb"\xff\xd8\xff",
     "PNG": rb"\x89PNG\r\n\x1a\n",
     "WEBP": rb"RIFF....WEBP",
-    "TIFF": rb"II[\x2a\x2b]\x00|MM\x00[\x2a\x2b]",
+    "TIFF": rb"(II[\x2a\x2b]\x00|MM\x00[\x2a\x2b])(?!.{4}(CR\x02|IIII|MMMM))",  # those are raw
     "GIF": rb"GIF8[79]a",
     "BMP": rb"BM.{12}[\x0c\x28\x34\x38\x40\x6c\x7c]\x00\x00\x00",
     "AVIF": rb"....ftypavi[fs]|....ftypmi[fa][1f].{4,20}avif",
@@ -27,14 +27,17 @@ _MAGIC = {
 _UNSUPPORTED_IMAGE = {
     "SVG": rb"\s*<(svg|[?!].*?<svg)[\s>]",
     "PSD": rb"8BPS",
-    "camera raw": rb"....ftypcrx |II\x2a\x00.{4}CR\x02|II\x1a\x00\x00\x00HEAPCCDR|FUJIFILMCCD-RAW"
-    rb"|IIU\x00|IIR[OS]|MMOR",
+    # Canon's three, Phase One's, Fujifilm's, Panasonic's, Olympus', Minolta's, Sigma's, ARRI's
+    "camera raw": rb"....ftypcrx |II\x2a\x00.{4}CR\x02|II\x1a\x00\x00\x00HEAPCCDR"
+    rb"|(II\x2a\x00|MM\x00\x2a).{4}(IIII|MMMM)|FUJIFILMCCD-RAW|IIU\x00|IIR[OS]|MMOR|\x00MRM|FOVb|ARRI",
     "OpenEXR": rb"\x76\x2f\x31\x01",
     "Radiance HDR": rb"#\?R(ADIANCE|GBE)",
     "EPS": rb"%!PS|\xc5\xd0\xd3\xc6",
     "XCF": rb"gimp xcf",
-    "DICOM": rb".{128}DICM",
-    "FITS": rb"SIMPLE  = {20}T",
+    # its head, or the first of its fields where the head was cut off
+    "DICOM": rb".{128}DICM|\x02\x00\x00\x00UL\x04\x00|\x08\x00[\x05\x08\x16]\x00"
+    rb"([CU][SI].{2}|.\x00{3})(ISO_IR|ORIGINAL|DERIVED|1\.2\.840)",
+    "FITS": rb"SIMPLE  = +T",
 }
 # What makes of a kind something that is read here, in words for the row of such a file
 _ADVICE = {
@@ -50,7 +53,8 @@ _UNSUPPORTED = {
 IMAGE_SUFFIXES = frozenset(
     ".jpg .jpeg .jpe .jfif .png .webp .tif .tiff .gif .bmp .dib .avif .jp2 .j2k .jpx .ppm .pgm .pbm"
     " .pnm .qoi .ico .pcx .sgi .ras .dds .tga .svg .psd .heic .heif .hif .jxl .exr"
-    " .cr2 .cr3 .nef .nrw .arw .dng .raf .orf .rw2 .pef .srw .dcm .fits".split()
+    " .cr2 .cr3 .crw .nef .nrw .arw .sr2 .srf .dng .gpr .raf .orf .rw2 .rwl .pef .srw .mrw .x3f"
+    " .3fr .fff .iiq .mos .mef .erf .dcr .kdc .dcm .fits".split()
 )
 HEAD = 512  # bytes that suffice for every function of this module
 

@@ -3,37 +3,33 @@
 Planes are [H, W, N], uint8 or uint16; N is 1 (gray), 2 (gray, alpha), 3 (RGB) or 4 (RGB, alpha).
 """
 
-import logging
 import struct
-from io import BytesIO
 from itertools import accumulate, islice
 
 import numpy as np
 from isal import isal_zlib
 from PIL import Image, TiffImagePlugin
 
-from denoise.errors import ImageError
 from denoise.images import tiff_tags as tag
+from denoise.images.deep_tiff import deep_planes
 from denoise.images.metadata import Metadata, upright_xmp
 from denoise.images.planes import (
     MANY_FRAMES,
     Planes,
     Scan,
     check_size,
-    extra,
-    from_floats,
     note_of,
     opened,
     pillow_planes,
     plausible_dpi,
     profile_of,
-    stretched,
-    to_rgb,
 )
 from denoise.images.subsampled import is_subsampled, subsampled_planes
 
 # Compressions of 8 bits that Pillow reads: none, CCITT's, LZW, JPEG, deflate, PackBits
 _OF_PILLOW = {1, 2, 3, 4, 5, 7, 8, 32773, 32946}
+# With how many planes Pillow reads other colours than gray and RGB; -1: none are named
+_COLOURS_OF_PILLOW = {-1: 4, tag.PALETTE: 2, tag.CMYK: 4, tag.YCBCR: 3, tag.LAB: 3}
 
 
 def scan_of_tiff(encoded: bytes, max_pixels: int) -> Scan:
@@ -50,7 +46,7 @@ def scan_of_tiff(encoded: bytes, max_pixels: int) -> Scan:
         if is_subsampled(tags):
             planes = subsampled_planes(encoded, number, lengths, tags)
         else:
-            planes = _tifffile_planes(encoded, number, lengths, tags)
+            planes = deep_planes(encoded, number, lengths, tags)
         per_inch = {2: 1, 3: 2.54}.get(tags.get(tag.RESOLUTION_UNIT, 2), 0)
         dpi = plausible_dpi([per_inch * tags.get(side, 0) for side in tag.RESOLUTIONS])
         # CMYK was converted through it
@@ -77,19 +73,25 @@ def _needs_tifffile(tags: Image.Exif) -> bool:
     bits, samples = np.atleast_1d(tags.get(tag.BITS, 1)), tags.get(tag.SAMPLES, 1)
     kind, compression = tags.get(tag.PHOTOMETRIC, -1), tags.get(tag.COMPRESSION, 1)
     formats = np.atleast_1d(tags.get(tag.SAMPLE_FORMAT, 1))
+    if compression not in _OF_PILLOW:
+        return True
     if bits.max() > 8:
         is_half = bits[0] == 16 and 3 in formats
-        simple = samples == 1 and kind == 1  # gray, 0 is black
-        return is_half or compression not in _OF_PILLOW or not (simple and bits[0] in (16, 32))
-    if kind not in (0, 1, 2):
-        return compression not in _OF_PILLOW
-    colours = 3 if kind == 2 else 1
+        is_swapped = bits[0] == 32 and compression > 1 and tags.endian == ">"  # twice by Pillow
+        simple = samples == 1 and kind == tag.GRAY and compression != tag.JPEG
+        return is_half or is_swapped or not (simple and bits[0] in (16, 32))
+    if kind not in (tag.MINISWHITE, tag.GRAY, tag.RGB):
+        is_shallow = kind in (tag.CMYK, tag.LAB) and bits.min() < 8
+        return kind not in _COLOURS_OF_PILLOW or is_shallow or samples > _COLOURS_OF_PILLOW[kind]
+    colours = 3 if kind == tag.RGB else 1
     odd = bits.min() < 8 and (samples > 1 or bits[0] not in (1, 2, 4))
     # a fourth channel of which nobody says what it is, a fifth one: Pillow leaves them out
     beside = np.atleast_1d(tags.get(tag.BESIDE, 2))[: samples - colours]
     unnamed = samples > colours and (0 in beside or (colours == 1 and tag.BESIDE not in tags))
     more = samples > colours + 1 or unnamed or (kind == 0 and samples > 1)
-    return 2 in formats or more or odd or compression not in _OF_PILLOW
+    more |= samples == 2 and tags.get(tag.PLANAR) == 2  # of which Pillow reads the first alone
+    more |= samples in (2, 4) and tags.get(tag.FILL_ORDER) == 2  # bits of a byte from the other end
+    return 2 in formats or more or odd
 
 
 def _has_small_map(tags: Image.Exif) -> bool:
@@ -103,59 +105,6 @@ def _pillow_palette(image: Image.Image, tags: Image.Exif) -> Planes:
     planes = table[np.minimum(np.asarray(image), len(table) - 1)]
     is_gray = bool((table == table[:, :1]).all())
     return np.ascontiguousarray(planes[..., :1]) if is_gray else planes
-
-
-def _tifffile_planes(encoded: bytes, number: int, lengths: list[int], tags: Image.Exif) -> Planes:
-    """A page of any depth: gray or RGB, with or without alpha, or a palette's or CMYK's RGB."""
-    tifffile = extra("tifffile", "TIFF")
-    extra("imagecodecs", "TIFF")
-    logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what it says becomes an ImageError
-    with tifffile.TiffFile(BytesIO(encoded)) as file:
-        page = file.pages[number]
-        kind, samples = int(page.photometric), page.samplesperpixel
-        depths = np.atleast_1d(tags.get(tag.BITS, 1))
-        is_shallow = depths.max() <= 8 and kind in (tag.PALETTE, tag.CMYK)
-        if kind not in (0, 1, 2) and not is_shallow and kind != tag.YCBCR:
-            raise ImageError("unsupported variant of TIFF: deep pixels neither gray nor RGB")
-        if page.sampleformat not in (1, 2, 3) or len(set(depths.tolist())) > 1:
-            raise ImageError(
-                "unsupported variant of TIFF: complex pixels or planes of unlike depths"
-            )
-        colours = {tag.CMYK: 4, 2: 3, tag.YCBCR: 3}.get(kind, 1)
-        if 1 in page.extrasamples or samples not in (colours, colours + 1):
-            raise ImageError("unsupported variant of TIFF: multiplied alpha or more than one")
-        page.databytecounts = tuple(lengths)
-        planes = page.asarray(maxworkers=1)
-        if page.axes == "SYX":
-            planes = np.moveaxis(planes, 0, 2)
-        elif page.axes not in ("YX", "YXS"):
-            raise ImageError("unsupported variant of TIFF: not a flat image")
-    planes = planes.reshape(*planes.shape[:2], -1)
-    return _unsigned(planes, kind, int(depths[0]), tags)
-
-
-def _unsigned(planes: Planes, kind: int, bits: int, tags: Image.Exif) -> Planes:
-    """What tifffile has read -> gray or RGB, of 8 or 16 bits."""
-    if planes.dtype.kind == "f":
-        planes = from_floats(planes)
-    elif planes.dtype == bool:
-        planes = planes.astype(np.uint8) * 255
-    elif planes.dtype not in (np.uint8, np.uint16):
-        raise ImageError("unsupported: 32-bit integer or signed pixels")
-    elif kind == tag.PALETTE:
-        table = np.array(tags[tag.COLOUR_MAP]).reshape(3, -1).T
-        table = (table if table.max() < 256 else table >> 8).astype(np.uint8)
-        return table[np.minimum(planes[..., 0], len(table) - 1)]
-    else:
-        planes = stretched(planes, bits)
-    if kind == 0:  # 0 is white
-        planes[..., 0] = np.iinfo(planes.dtype).max - planes[..., 0]
-    if kind == tag.CMYK:
-        inks = Image.fromarray(np.ascontiguousarray(planes[..., :4]), "CMYK")
-        return np.asarray(to_rgb(inks, tags.get(tag.ICC)))
-    if kind == tag.YCBCR:
-        return np.asarray(Image.fromarray(np.ascontiguousarray(planes), "YCbCr").convert("RGB"))
-    return np.ascontiguousarray(planes)
 
 
 def encode_tiff(planes: Planes, metadata: Metadata) -> bytes:

@@ -19,11 +19,15 @@ SUBFILE_TYPE, WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC = 254, 256, 257, 258
 STRIP_STARTS, ORIENTATION, SAMPLES, ROWS_PER_STRIP, STRIP_LENGTHS = 273, 274, 277, 278, 279
 RESOLUTIONS, PLANAR, RESOLUTION_UNIT, PREDICTOR, COLOUR_MAP = (282, 283), 284, 296, 317, 320
 TILE_WIDTH, TILE_HEIGHT, TILE_STARTS, TILE_LENGTHS, SUB_PAGES = 322, 323, 324, 325, 330
-BESIDE, SAMPLE_FORMAT, SUBSAMPLING, XMP, ICC, DNG_VERSION = 338, 339, 530, 700, 34675, 50706
+BESIDE, SAMPLE_FORMAT, SUBSAMPLING, XMP, ICC, FILL_ORDER = 338, 339, 530, 700, 34675, 266
+_OF_RAW = {50706, 33424, 34310}  # DNG's version, and what Kodak's and Leaf's files begin with
 
-GRAY, RGB, PALETTE, CMYK, YCBCR = 1, 2, 3, 5, 6  # photometric interpretations
+# Photometric interpretations
+MINISWHITE, GRAY, RGB, PALETTE, CMYK, YCBCR, LAB = 0, 1, 2, 3, 5, 6, 8
+JPEG = 7  # a compression
 _MOSAICS = (32803, 34892)  # one colour a pixel, as sensors have, or made of it and still linear
 _MOST_PREVIEWS = 100
+_MOST_INSIDE = 8  # pages that are asked whether they are a sensor's
 DAMAGED = "truncated or damaged TIFF"
 # description, make, model, orientation, software, date, artist, host, copyright
 _DESCRIPTIVE = {270, 271, 272, 274, 305, 306, 315, 316, 33432}
@@ -43,13 +47,12 @@ _PACKING_ERRORS = (
 def main_page(encoded: bytes) -> tuple[int, Image.Exif]:
     """Number and tags of the first page that is no preview; of the first where all of them are.
 
-    Raises ImageError for camera raw, whose pages are previews with the picture inside.
+    Raises ImageError for camera raw, whose first page is a preview of what lies further behind.
     """
     first = _tags_of(encoded, next(page_starts(encoded), 0))
     is_reduced = bool(first.get(SUBFILE_TYPE, 0) & 1)
-    is_cr2 = encoded[4:10] == b"\x10\x00\x00\x00CR"
-    is_mosaic = first.get(PHOTOMETRIC) in _MOSAICS
-    if DNG_VERSION in first or is_mosaic or is_cr2 or (is_reduced and SUB_PAGES in first):
+    is_raw = not _OF_RAW.isdisjoint(first) or (is_reduced and SUB_PAGES in first)
+    if is_raw or _has_mosaic(encoded, first):
         raise ImageError(sniff.unsupported("camera raw"))
     if is_reduced:
         for number, start in enumerate(islice(page_starts(encoded), _MOST_PREVIEWS)):
@@ -57,6 +60,18 @@ def main_page(encoded: bytes) -> tuple[int, Image.Exif]:
             if not tags.get(SUBFILE_TYPE, 0) & 1:
                 return number, tags
     return 0, first
+
+
+def _has_mosaic(encoded: bytes, first: Image.Exif) -> bool:
+    """Whether a page, or one inside of the first, is as a sensor sees it: a raw file's picture."""
+    try:
+        inside = np.atleast_1d(first.get(SUB_PAGES, ()))[:_MOST_INSIDE]
+        for start in (*islice(page_starts(encoded), _MOST_INSIDE), *map(int, inside)):
+            if _tags_of(encoded, start).get(PHOTOMETRIC) in _MOSAICS:
+                return True
+    except DECODER_ERRORS:  # a later page is damaged: the first may be good
+        pass
+    return first.get(PHOTOMETRIC) in _MOSAICS
 
 
 def _tags_of(encoded: bytes, start: int) -> Image.Exif:

@@ -61,7 +61,11 @@ def is_local(uri: str) -> bool:
 
 
 def join(root: str, *parts: str) -> str:
-    """A URI below another one."""
+    """A URI below another one; inside of the archive, where it is one of `zip://...::ARCHIVE`."""
+    inside, chain, archive = root.partition("::")
+    if chain and inside.startswith(("zip://", "tar://")):
+        inside = inside if inside.endswith("://") else inside.rstrip("/") + "/"
+        return inside + "/".join(parts) + chain + archive
     return "/".join([root.rstrip("/") if root.strip("/") else root, *parts])
 
 

@@ -18,6 +18,7 @@ from denoise.storage.spans import (
     error_of_size,
 )
 
+OVERLAPPING = "its archive's members overlap, as in a bomb: unpack it"
 _TAIL = 22 + 65_535  # bytes in which the end of a directory is, with the longest comment
 _ENTRY = struct.Struct("<4s4B4HL2L5H2L")
 _LOCAL = struct.Struct("<4s2B4HL2L2H")
@@ -29,9 +30,11 @@ _IS_ENCRYPTED, _IS_DESCRIBED_BEHIND, _IS_UTF8 = 1, 8, 0x800
 def members(span: Span, size: int, wants_head: Callable[[str], int]) -> Iterator[Member]:
     """The members that a zip's directory names, in its order, folders left out.
 
-    Raises OSError, and DamagedError where it has no directory, or what follows of it is none.
+    Members that share their bytes are members as long as an archive of this size could hold them
+    apart. Raises OSError, and DamagedError where it has no directory, or what follows is none.
     """
     at, end, shift = _directory(span, size)
+    room = at  # what all members take together has place before the directory
     while at < end:
         head = span.read(at, _ENTRY.size)
         if len(head) < _ENTRY.size or head[:4] != b"PK\1\2":
@@ -54,6 +57,9 @@ def members(span: Span, size: int, wants_head: Callable[[str], int]) -> Iterator
         error = _error(flags, method, stored, length)
         if not error and offset + _LOCAL.size + stored > size:
             error = DAMAGED
+        if not error:
+            room -= _LOCAL.size + stored
+            error = OVERLAPPING if room < 0 else ""
         if error:  # its numbers may be anything, and its entry lies where no other one does
             yield Member(name, here, error=error)
             continue
