@@ -29,7 +29,7 @@ from denoise.storage.found import Found, LeftOut
 from denoise.storage.inputs import entries
 from denoise.storage.references import reference_of
 from denoise.training.photos import decode_photos
-from denoise.verbs.bulk import run_that_made
+from denoise.verbs.checks import run_that_made
 
 
 def found(images: object, output: str | None = None) -> tuple[dict[str, Entry], Counter[str]]:

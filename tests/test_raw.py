@@ -13,7 +13,8 @@ import tifffile
 from PIL import Image
 
 from denoise.errors import ImageError
-from denoise.images.codec import IMAGE_SUFFIXES, decode, looks_like_image
+from denoise.images.codec import decode
+from denoise.images.sniff import IMAGE_SUFFIXES, looks_like_image
 from tests.conftest import photo
 from tests.pictures import RGB, save, tiff
 
