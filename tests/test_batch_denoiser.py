@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from conftest import encoded, photo
 
 from denoise import BatchDenoiser, Denoiser
 from denoise.errors import SettingsError
 from denoise.images.codec import decode
 from denoise.images.metrics import mse, psnr
 from denoise.images.noise import add_noise
+from tests.conftest import encoded, photo
 
 CLEAN = [photo(24, 32, seed=number) for number in range(3)]
 MODEL = {"model": "classic", "precision": "float32", "threads": 1}

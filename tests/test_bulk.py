@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import encoded, make_photos, photo
 
 from denoise import InferConfig, infer
 from denoise.errors import ImageError, SettingsError
@@ -27,6 +26,7 @@ from denoise.verbs import bulk
 from denoise.verbs.infer import job_of, prepared
 from denoise.verbs.noise import NoiseConfig, noise
 from denoise.verbs.save import save as save_picture
+from tests.conftest import encoded, make_photos, photo
 
 
 @pytest.fixture(scope="module")

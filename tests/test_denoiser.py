@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 import torch
-from conftest import photo
 from torch import Tensor, nn
 
 from denoise.images.codec import to_floats, to_pixels
@@ -11,6 +10,7 @@ from denoise.nets.networks import ARCHITECTURES, UNKNOWN_LEVEL, build
 from denoise.nets.package import Package
 from denoise.nets.precision import can_do
 from denoise.nets.windows import from_network, to_network
+from tests.conftest import photo
 
 CPU = torch.device("cpu")
 

@@ -7,12 +7,12 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from running import ROOT, clean_environment
 
 from denoise.errors import SettingsError
 from denoise.nets import package
 from denoise.nets.networks import build
 from denoise.verbs.export import ExportConfig, export
+from tests.running import ROOT, clean_environment
 
 
 def saved(folder, architecture):

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from running import write_part
 
 from denoise.errors import SettingsError, WriteError
 from denoise.images.codec import Picture, encode
@@ -15,6 +14,7 @@ from denoise.output import tables
 from denoise.output.folder import FORMAT
 from denoise.storage import files
 from denoise.verbs.extract import ExtractConfig, extract
+from tests.running import write_part
 
 
 def image(seed: int) -> bytes:

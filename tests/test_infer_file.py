@@ -5,13 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import encoded, photo
 from PIL import Image
 
 from denoise import InferConfig, NoiseConfig, TrainConfig, infer, noise, train
 from denoise.errors import SettingsError
 from denoise.images.codec import decode
 from denoise.nets.denoiser import Denoiser
+from tests.conftest import encoded, photo
 
 
 def config_of(photos: Path, model: str, output: str, **more: object) -> InferConfig:

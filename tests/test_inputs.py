@@ -18,7 +18,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import encoded, photo
 
 from denoise.errors import ImageError, SettingsError
 from denoise.images.pairs import PairConfig
@@ -30,6 +29,7 @@ from denoise.storage.inputs import entries
 from denoise.storage.references import reference_of
 from denoise.training.photos import decode_photos
 from denoise.verbs.checks import run_that_made
+from tests.conftest import encoded, photo
 
 
 def found(images: object, output: str | None = None) -> tuple[dict[str, Entry], Counter[str]]:

@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from running import ROOT, Done, rows_of, run, tiny_model
+
+from tests.running import ROOT, Done, rows_of, run, tiny_model
 
 
 def refused(*arguments: str) -> str:

@@ -9,8 +9,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import encoded, photo
-from running import rows_of
 
 from denoise.errors import CRASHED, SettingsError
 from denoise.images.pairs import PairConfig
@@ -21,6 +19,8 @@ from denoise.storage.entry import Entry
 from denoise.storage.fetch import failed, fetch
 from denoise.verbs.infer import InferConfig, infer
 from denoise.verbs.noise import NoiseConfig, noise
+from tests.conftest import encoded, photo
+from tests.running import rows_of
 
 BESIDE = {
     "label": pa.array([3, None, 1], pa.int16()),

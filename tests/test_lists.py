@@ -11,7 +11,6 @@ import pyarrow as pa
 import pyarrow.feather as feather
 import pyarrow.parquet as pq
 import pytest
-from conftest import encoded, photo
 
 from denoise.errors import SettingsError
 from denoise.images.pairs import PairConfig
@@ -24,6 +23,7 @@ from denoise.storage.inputs import columns_of, entries
 from denoise.training.split import split_of
 from denoise.verbs.plan import PlanConfig, plan
 from denoise.verbs.train import TrainConfig
+from tests.conftest import encoded, photo
 
 PICTURES = [encoded(photo(24, 32, seed=number)) for number in range(4)]
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])

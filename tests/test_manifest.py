@@ -7,13 +7,13 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.dataset
 import pytest
-from running import write_part
 
 from denoise.output import manifest, tables
 from denoise.output.known_inputs import Listing
 from denoise.output.redo import note_redone, paths_to_redo
 from denoise.output.tables import NOISE_SCHEMA
 from denoise.storage.entry import Entry
+from tests.running import write_part
 
 
 def entry(number: int, mark: str = "1", size: int = 10) -> Entry:

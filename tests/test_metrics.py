@@ -4,10 +4,10 @@ from math import inf, isnan, nan
 
 import numpy as np
 import pytest
-from conftest import photo
 from skimage import metrics as reference
 
 from denoise.images.metrics import estimate_noise, mse, psnr, ssim
+from tests.conftest import photo
 
 
 @pytest.fixture(params=[np.uint8, np.uint16])

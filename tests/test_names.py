@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import encoded, photo
-from running import rows_of
 
 from denoise.output import manifest
 from denoise.output.names import Names, file_of, shortened
@@ -16,6 +14,8 @@ from denoise.storage import disk
 from denoise.storage.entry import Entry
 from denoise.verbs.extract import ExtractConfig, extract
 from denoise.verbs.noise import NoiseConfig, noise
+from tests.conftest import encoded, photo
+from tests.running import rows_of
 
 ALIKE = ["a", "a.jpg", "a.png", "a.jpeg", "a.gif", "a.gif.png", "a.png.png", "a.jpg.png", "a."]
 

@@ -15,10 +15,10 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from running import Job, marked, parts_in, rows_of, same, wait_until
 
 from denoise.storage import files
 from tests import running, servers
+from tests.running import Job, marked, parts_in, rows_of, same, wait_until
 
 pytestmark = pytest.mark.cluster
 

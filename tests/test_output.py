@@ -14,7 +14,6 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from running import wait_until, write_part
 
 from denoise.errors import SettingsError, WriteError
 from denoise.output import folder, lock, tables
@@ -22,6 +21,7 @@ from denoise.output.discard import CHECKPOINT, SPLIT
 from denoise.output.folder import Output, run_of, run_to_resume
 from denoise.output.lock import Lock
 from denoise.storage import files
+from tests.running import wait_until, write_part
 
 SETTINGS = {"images": "/in", "sigma": 0.1, "seed": 0}
 

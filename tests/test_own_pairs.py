@@ -5,8 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import encoded, photo
-from running import write_part
 
 from denoise.errors import SettingsError
 from denoise.output import tables
@@ -17,6 +15,8 @@ from denoise.training.photos import decode_photos
 from denoise.verbs.checks import check_reference
 from denoise.verbs.infer import InferConfig
 from denoise.verbs.train import TrainConfig, train
+from tests.conftest import encoded, photo
+from tests.running import write_part
 
 
 def run_of_verb(verb: str) -> bytes:

@@ -7,8 +7,6 @@ from weakref import ref
 
 import numpy as np
 import pytest
-from conftest import encoded, photo
-from running import write_part
 
 from denoise.images.codec import decode
 from denoise.images.pairs import PairConfig, errors_of
@@ -22,6 +20,8 @@ from denoise.verbs.infer import InferConfig
 from denoise.verbs.infer_shard import pairing_of
 from denoise.verbs.infer_shard import row_of as inferred_row
 from denoise.verbs.noise import NoiseConfig, noise, row_of
+from tests.conftest import encoded, photo
+from tests.running import write_part
 
 
 def entry(place: Path, name: str = "a.png") -> Entry:

@@ -5,8 +5,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
-from conftest import encoded, photo
-from running import tiny_model, write_part
 
 from denoise.errors import SettingsError
 from denoise.output import manifest
@@ -19,6 +17,8 @@ from denoise.storage.found import LeftOut
 from denoise.storage.inputs import entries
 from denoise.verbs.infer import prepared
 from denoise.verbs.plan import PlanConfig, _Sample, plan
+from tests.conftest import encoded, photo
+from tests.running import tiny_model, write_part
 
 
 def listed(config: PlanConfig, photos: Path) -> None:

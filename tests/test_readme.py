@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import encoded, photo
-from running import clean_environment
 
 from denoise.storage import files
+from tests.conftest import encoded, photo
+from tests.running import clean_environment
 
 servers = pytest.importorskip("servers", reason="needs the packages of the group dev")
 

@@ -4,12 +4,12 @@ import os
 from pathlib import Path
 
 import pytest
-from conftest import encoded, photo
 
 from denoise.errors import ImageError
 from denoise.storage.found import LeftOut
 from denoise.storage.inputs import entries
 from denoise.storage.references import reference_of
+from tests.conftest import encoded, photo
 
 
 def test_a_reference_is_found_by_path_or_by_stem(photos: Path):

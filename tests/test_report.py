@@ -11,7 +11,6 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
-from running import write_part
 
 from denoise import errors
 from denoise.images.metrics import mse, psnr
@@ -24,6 +23,7 @@ from denoise.storage import files, inputs
 from denoise.storage.fetch import load_pair
 from denoise.storage.found import LeftOut
 from denoise.verbs.report import ReportConfig, report
+from tests.running import write_part
 
 NASTY = "<b onclick=alert(1)>&\"'.png"
 

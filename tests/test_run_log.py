@@ -4,12 +4,12 @@ import logging
 from pathlib import Path
 
 import pytest
-import running
 
 from denoise import InferConfig, infer
 from denoise.errors import SettingsError
 from denoise.output.folder import Output
 from denoise.output.run_log import FIRST, LAST, RunLog
+from tests import running
 
 
 def test_a_run_leaves_its_phases_and_its_last_words_beside_its_record(tmp_path: Path):

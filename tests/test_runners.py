@@ -14,20 +14,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import encoded, make_photos, photo
-from running import (
-    ROOT,
-    asked_runner,
-    clean_environment,
-    parts_in,
-    rows_of,
-    send,
-    small_disk,
-    wait_until,
-)
-from running import (
-    Job as Process,
-)
 
 from denoise import InferConfig, infer
 from denoise.errors import CRASHED, WriteError
@@ -43,6 +29,20 @@ from denoise.verbs import stages
 from denoise.verbs.infer import prepared
 from denoise.verbs.infer_shard import worker
 from denoise.verbs.noise import NoiseConfig, noise
+from tests.conftest import encoded, make_photos, photo
+from tests.running import (
+    ROOT,
+    asked_runner,
+    clean_environment,
+    parts_in,
+    rows_of,
+    send,
+    small_disk,
+    wait_until,
+)
+from tests.running import (
+    Job as Process,
+)
 
 RUNNERS = ["here", pytest.param("ray", marks=pytest.mark.ray)]
 WORKERS = {"here": None, "ray": 2}

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import ray
 from ray.data import ActorPoolStrategy
-from running import ROOT, clean_environment, run, send
 
 import denoise
 from denoise.errors import SettingsError
 from denoise.runners.ray_session import _reason
 from denoise.runners.resources import Resources, actors, local, needs_of
+from tests.running import ROOT, clean_environment, run, send
 
 TWO_CPUS = Resources(2, 0, 1, is_own=True, by_node=({"CPU": 2.0},))
 CLUSTER = Resources(4, 2, 2, by_node=({"CPU": 4.0}, {"CPU": 0.0, "GPU": 2.0}))

@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import pytest
-from conftest import encoded, photo
 
 from denoise.errors import SettingsError
 from denoise.storage.found import LeftOut
 from denoise.training.split import VALIDATED, Split, held_out, split_of
+from tests.conftest import encoded, photo
 
 
 @pytest.fixture

@@ -12,10 +12,10 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from running import ROOT, parts_in, rows_of, same, wait_until
 
 from denoise.storage import files
 from tests import running, servers
+from tests.running import ROOT, parts_in, rows_of, same, wait_until
 
 IMAGES = 40
 RAY = str(Path(sys.executable).parent / "ray")

@@ -9,11 +9,11 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import encoded, photo
-from running import footer_of, write_part
 
 from denoise.output import tables
 from denoise.output.tables import INFER_SCHEMA, NOISE_SCHEMA
+from tests.conftest import encoded, photo
+from tests.running import footer_of, write_part
 
 CONTRACT = {
     "path": pa.string(), "height": pa.int32(), "width": pa.int32(), "bit_depth": pa.int8(),

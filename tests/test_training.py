@@ -18,9 +18,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from conftest import encoded, photo
 from PIL import Image
-from running import Job, pictures, wait_until
 
 from denoise.errors import SettingsError
 from denoise.nets import package
@@ -66,6 +64,8 @@ from denoise.training.validation import HIGHEST, Validator
 from denoise.verbs import train as verb
 from denoise.verbs.train import TrainConfig, train
 from denoise.verbs.train_run import _note, check_cluster
+from tests.conftest import encoded, photo
+from tests.running import Job, pictures, wait_until
 
 SMALL = {"widths": [16, 24], "blocks": 1}  # wide enough for Muon
 RECIPE = Recipe(

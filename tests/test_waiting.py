@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 import ray
-from running import tiny_model, wait_until
 
 from denoise import InferConfig, infer
 from denoise.runners import waiting
 from denoise.runners.resources import Resources, in_words
 from denoise.runners.waiting import reports_waiting
+from tests.running import tiny_model, wait_until
 
 pytestmark = pytest.mark.ray
 

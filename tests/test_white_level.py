@@ -10,8 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import encoded, photo
-from running import rows_of
 
 from denoise import InferConfig, infer
 from denoise.errors import ImageError, SettingsError
@@ -28,6 +26,8 @@ from denoise.storage.inputs import entries
 from denoise.training.photos import decode_photos
 from denoise.verbs.compare import CompareConfig, compare
 from denoise.verbs.noise import NoiseConfig, noise
+from tests.conftest import encoded, photo
+from tests.running import rows_of
 
 WHITE = 4095
 
