@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
 from denoise.errors import ImageError
 from denoise.images.codec import decode
@@ -76,6 +76,18 @@ def test_a_raw_file_names_what_develops_it_whatever_it_is_called(encoded: bytes)
     ):
         decode(encoded + ZEROS)
     assert looks_like_image(encoded + ZEROS)  # a row, whatever its suffix
+
+
+@pytest.mark.parametrize("value", [73, 77])  # "I" and "M", of which headers of raw files are made
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_flat_picture_whose_pixels_follow_the_header_is_read(
+    value: int, channels: int, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(TiffImagePlugin, "WRITE_LIBTIFF", True)
+    flat = np.full((16, 16, channels), value, np.uint8)
+    encoded = save(Image.fromarray(flat.squeeze()), "TIFF", compression="raw")
+    assert encoded[8:12] == bytes([value]) * 4
+    assert np.array_equal(decode(encoded).pixels, flat)
 
 
 @pytest.mark.parametrize("encoded", PAGES.values(), ids=PAGES)

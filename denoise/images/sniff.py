@@ -3,13 +3,16 @@
 import re
 import struct
 
+# Canon's CR2 and Phase One's IIQ begin as a TIFF does. Their second header is asked for whole: the
+# pixels of a flat picture, which libtiff writes there, may be "IIII" or "MMMM" too.
+_RAW_TIFF = rb"II\x2a\x00\x10\x00\x00\x00CR\x02|II\x2a\x00.{4}IIII.waR|MM\x00\x2a.{4}MMMMRaw"
 # What is decoded, by Pillow's names. Nothing that starts other programs (EPS) or only looks like an
 # image (HDF5, GRIB) stands here.
 _MAGIC = {
     "JPEG": rb"\xff\xd8\xff",
     "PNG": rb"\x89PNG\r\n\x1a\n",
     "WEBP": rb"RIFF....WEBP",
-    "TIFF": rb"(II[\x2a\x2b]\x00|MM\x00[\x2a\x2b])(?!.{4}(CR\x02|IIII|MMMM))",  # those are raw
+    "TIFF": rb"(?!" + _RAW_TIFF + rb")(II[\x2a\x2b]\x00|MM\x00[\x2a\x2b])",
     "GIF": rb"GIF8[79]a",
     "BMP": rb"BM.{12}[\x0c\x28\x34\x38\x40\x6c\x7c]\x00\x00\x00",
     "AVIF": rb"....ftypavi[fs]|....ftypmi[fa][1f].{4,20}avif",
@@ -27,9 +30,9 @@ _MAGIC = {
 _UNSUPPORTED_IMAGE = {
     "SVG": rb"\s*<(svg|[?!].*?<svg)[\s>]",
     "PSD": rb"8BPS",
-    # Canon's three, Phase One's, Fujifilm's, Panasonic's, Olympus', Minolta's, Sigma's, ARRI's
-    "camera raw": rb"....ftypcrx |II\x2a\x00.{4}CR\x02|II\x1a\x00\x00\x00HEAPCCDR"
-    rb"|(II\x2a\x00|MM\x00\x2a).{4}(IIII|MMMM)|FUJIFILMCCD-RAW|IIU\x00|IIR[OS]|MMOR|\x00MRM|FOVb|ARRI",
+    # and Canon's other two, Fujifilm's, Panasonic's, Olympus', Minolta's, Sigma's, ARRI's
+    "camera raw": _RAW_TIFF + rb"|....ftypcrx |II\x1a\x00\x00\x00HEAPCCDR"
+    rb"|FUJIFILMCCD-RAW|IIU\x00|IIR[OS]|MMOR|\x00MRM|FOVb|ARRI",
     "OpenEXR": rb"\x76\x2f\x31\x01",
     "Radiance HDR": rb"#\?R(ADIANCE|GBE)",
     "EPS": rb"%!PS|\xc5\xd0\xd3\xc6",
