@@ -11,8 +11,7 @@ import numpy as np
 from denoise.errors import ImageError
 from denoise.images import exif
 from denoise.images.boxes import box_of, boxes
-from denoise.images.jxl_bits import Bits
-from denoise.images.jxl_head import LINEAR, SRGB, read_metadata, read_size
+from denoise.images.jxl_head import DAMAGED, LINEAR, SRGB, Bits, read_metadata, read_size
 from denoise.images.metadata import NO_METADATA, Metadata, joined
 from denoise.images.planes import (
     Planes,
@@ -27,9 +26,8 @@ from denoise.images.planes import (
 _START = b"\xff\x0a"  # of a codestream without boxes
 _BOXES = b"\x00\x00\x00\x0cJXL \r\n\x87\n\x00\x00\x00\x14ftypjxl \x00\x00\x00\x00jxl "  # begin so
 _BYTES = 20  # for each pixel: libjxl decodes to floats
-_HEAD = 1 << 20  # bytes of a codestream that are looked at
-_SHORT_HEAD = 256  # bytes of one without a profile
-_DAMAGED = "truncated or damaged JXL"
+_HEAD = 1 << 16  # bytes of a codestream that are looked at
+_SHORT_HEAD = 256  # bytes of one that is written here
 
 
 def scan_of_jpegxl(encoded: bytes, max_pixels: int) -> Scan:
@@ -38,19 +36,20 @@ def scan_of_jpegxl(encoded: bytes, max_pixels: int) -> Scan:
     bits = Bits(codestream[:_HEAD])
     width, height = read_size(bits)
     check_size(width, height, max_pixels, each=_BYTES)
-    depth, is_animated, colours = read_metadata(bits)
+    head = read_metadata(bits)
     library = extra("imagecodecs", "JXL", "JPEG XL files need")
-    planes: Any = library.jpegxl_decode(encoded, index=0 if is_animated else None, numthreads=1)
+    frame = 0 if head.is_animated else None
+    planes: Any = library.jpegxl_decode(encoded, index=frame, numthreads=1)
     if planes.ndim not in (2, 3):
         raise ImageError("unsupported variant of JXL: not a flat image")
     planes = planes.reshape(*planes.shape[:2], -1)
     if planes.shape[2] > 4:
         raise ImageError("unsupported variant of JXL: more than four planes")
-    planes = from_floats(planes) if planes.dtype.kind == "f" else stretched(planes, depth)
-    frames = "first of several frames" if is_animated else None
+    planes = from_floats(planes) if planes.dtype.kind == "f" else stretched(planes, head.depth)
+    frames = "first of several frames" if head.is_animated else None
     turned = exif.of_turned(metadata.exif, planes.shape[1], planes.shape[0])
-    metadata = replace(metadata, exif=turned, icc=colours.icc)
-    return Scan(np.array(planes), "JXL", metadata, joined(frames, colours.note))
+    metadata = replace(metadata, exif=turned, icc=head.colours.icc)
+    return Scan(np.array(planes), "JXL", metadata, joined(frames, head.colours.note))
 
 
 def encode_jpegxl(planes: Planes, metadata: Metadata) -> bytes:
@@ -85,8 +84,7 @@ def _with_srgb_curve(codestream: bytes) -> bytes:
     """
     bits = Bits(codestream[:_SHORT_HEAD])
     read_size(bits)
-    _, _, colours = read_metadata(bits)
-    if colours.curve != LINEAR:
+    if read_metadata(bits).curve != LINEAR:
         return codestream
     at = 8 * len(_START) + bits.taken - 4  # the curve is what was read last
     head = int.from_bytes(codestream[:_SHORT_HEAD], "little")
@@ -108,5 +106,5 @@ def _parts(encoded: bytes) -> tuple[bytes, Metadata]:
         elif box.name == b"xml ":
             found = found.filled(xmp=encoded[box.start : box.end])
     if not head.startswith(_START):
-        raise ImageError(_DAMAGED)
+        raise ImageError(DAMAGED)
     return head, found

@@ -1,16 +1,16 @@
 """The head of a JPEG XL codestream: size, depth, and the colours that a library gives of it.
 
-ISO/IEC 18181-1, annex D. Everything raises ImageError where the head is cut off.
+ISO/IEC 18181-1, annexes B and D. Everything raises ImageError where the head is cut off. An ICC
+profile behind the head is not read: it is compressed in a way of its own, and no library that could
+be shipped along gives it.
 """
 
 from typing import NamedTuple
 
 from denoise.errors import ImageError
-from denoise.images.jxl_bits import Bits
-from denoise.images.jxl_profile import read_profile
-from denoise.images.named_colours import NOT_SRGB, PRIMARIES, WHITES, made_profile
-from denoise.images.planes import DECODER_ERRORS
+from denoise.images.named_colours import NOT_SRGB, PRIMARIES, WHITES, Colours, made_profile
 
+DAMAGED = "truncated or damaged JXL"
 _NO_PROFILE = "its ICC profile, which cannot be read, is left out"
 _ALPHA, _BLACK = 0, 4  # kinds of channels beside colours
 _GRAY, _CUSTOM = 1, 2  # a colour space; white, primaries
@@ -18,6 +18,31 @@ _BT_709, LINEAR, SRGB, _DCI = 1, 8, 13, 17  # curves
 # None: sRGB's curve
 _EXPONENTS: dict[int, float | None] = {_BT_709: None, LINEAR: 1.0, SRGB: None, _DCI: 2.6}
 _RATIOS = ((1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))
+
+
+class Bits:
+    """A codestream's bits from behind its first two bytes on, the lowest of each byte first."""
+
+    def __init__(self, codestream: bytes) -> None:
+        self._bytes, self._end = codestream[2:], 8 * (len(codestream) - 2)
+        self.taken = 0
+
+    def skip(self, count: int) -> None:
+        self.taken += count
+        if self.taken > self._end:
+            raise ImageError(DAMAGED)
+
+    def take(self, count: int) -> int:
+        """Up to 32 bits that come next."""
+        first, shift = divmod(self.taken, 8)
+        self.skip(count)
+        some = int.from_bytes(self._bytes[first : first + 5], "little")
+        return (some >> shift) & ((1 << count) - 1)
+
+    def one_of(self, *choices: tuple[int, int]) -> int:
+        """A number in one of four forms: what is added, and how many bits follow (U32)."""
+        added, count = choices[self.take(2)]
+        return added + self.take(count)
 
 
 def read_size(bits: Bits) -> tuple[int, int]:
@@ -37,21 +62,21 @@ def read_size(bits: Bits) -> tuple[int, int]:
     return height * across // down, height
 
 
-class Colours(NamedTuple):
-    """What a head says of the colours that the library gives."""
+class Head(NamedTuple):
+    """What a codestream says of its pixels."""
 
-    icc: bytes | None = None  # none: they are sRGB's
-    note: str | None = None
+    depth: int = 8  # bits a channel
+    is_animated: bool = False
+    colours: Colours = Colours()
     curve: int | None = None  # if it is by number, and so the last that was read
 
 
-def read_metadata(bits: Bits) -> tuple[int, bool, Colours]:
-    """Bits a channel, whether it is an animation, and its colours (ImageMetadata)."""
+def read_metadata(bits: Bits) -> Head:
+    """What follows the size, up to the colours (ImageMetadata)."""
     if bits.take(1):
-        return 8, False, Colours()
+        return Head()
     is_animated = False
-    has_more = bool(bits.take(1))
-    if has_more:
+    if bits.take(1):
         bits.take(3)  # orientation
         if bits.take(1):
             read_size(bits)  # as it is meant to be displayed
@@ -61,7 +86,7 @@ def read_metadata(bits: Bits) -> tuple[int, bool, Colours]:
         if is_animated:
             _skip_animation(bits)
     depth = _depth(bits)
-    return depth, is_animated, _colours(bits, has_more)
+    return Head(depth, is_animated, *_colours(bits))
 
 
 def _depth(bits: Bits) -> int:
@@ -73,23 +98,23 @@ def _depth(bits: Bits) -> int:
     return depth
 
 
-def _colours(bits: Bits, has_more: bool) -> Colours:
-    """What follows the depth, up to the curve (ColourEncoding) or with the profile."""
+def _colours(bits: Bits) -> tuple[Colours, int | None]:
+    """What follows the depth, up to the curve and with its number (ColourEncoding)."""
     bits.take(1)  # whether 16 bits suffice to decode it
     for _ in range(bits.one_of((0, 0), (1, 0), (2, 4), (1, 12))):
         if _skip_channel(bits) == _BLACK:
             raise ImageError("unsupported variant of JXL: black ink beside its colours")
     is_xyb = bits.take(1)
     if bits.take(1):
-        return Colours()
+        return Colours(), None
     has_profile, space = bits.take(1), _enum(bits)
     if has_profile:
-        return Colours() if is_xyb else _own_profile(bits, has_more)  # of XYB one makes sRGB
+        return Colours(note=None if is_xyb else _NO_PROFILE), None  # of XYB one makes sRGB
     return _named_colours(bits, space)
 
 
-def _named_colours(bits: Bits, space: int) -> Colours:
-    """Colours that are given by their white, primaries and curve."""
+def _named_colours(bits: Bits, space: int) -> tuple[Colours, int | None]:
+    """Colours that are given by their white, primaries and curve, and the curve's number."""
     white, primaries = _enum(bits), 1
     at_white = _chromaticity(bits) if white == _CUSTOM else WHITES.get(white)
     corners: tuple[tuple[float, float], ...] | None = None
@@ -106,36 +131,19 @@ def _named_colours(bits: Bits, space: int) -> Colours:
         curve = _enum(bits)
         exponent = _EXPONENTS.get(curve, 0)
     if white == primaries == 1 and curve in (_BT_709, SRGB):
-        return Colours(curve=curve)
+        return Colours(), curve
     is_known = at_white and exponent != 0 and (space == _GRAY or (space == 0 and corners))
     try:
         if at_white and is_known:
-            return Colours(made_profile(at_white, corners, exponent), curve=curve)
+            return Colours(made_profile(at_white, corners, exponent)), curve
     except ValueError:  # no colours that there can be
         pass
-    return Colours(note=NOT_SRGB, curve=curve)
+    return Colours(note=NOT_SRGB), curve
 
 
 def _chromaticity(bits: Bits) -> tuple[float, float]:
     x, y = (bits.one_of((0, 19), (524288, 19), (1048576, 20), (2097152, 21)) for _ in "xy")
     return (x >> 1 ^ -(x & 1)) / 1e6, (y >> 1 ^ -(y & 1)) / 1e6
-
-
-def _own_profile(bits: Bits, has_more: bool) -> Colours:
-    """The profile, which stands behind the rest of the head."""
-    try:
-        if has_more and not bits.take(1):
-            bits.skip(16 + 16 + 1 + 16)  # brightness (ToneMapping)
-        extensions = bits.long()
-        for length in [bits.long() for _ in range(extensions.bit_count())]:
-            bits.skip(length)
-        if not bits.take(1):  # how it is made larger (CustomTransformData)
-            weights = bits.take(3)
-            bits.skip(16 * sum(n for k, n in enumerate((15, 55, 210)) if weights >> k & 1))
-        icc = read_profile(bits)
-        return Colours(icc, None if icc else _NO_PROFILE)
-    except (ImageError, *DECODER_ERRORS):
-        return Colours(note=_NO_PROFILE)
 
 
 def _enum(bits: Bits) -> int:

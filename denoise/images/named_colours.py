@@ -5,7 +5,7 @@ The numbers are those of ITU-T H.273. A profile is matrix and curves, as ICC.1:2
 
 import struct
 from dataclasses import replace
-from functools import cache
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -57,7 +57,7 @@ def colours_of(primaries: int, curve: int, *, is_gray: bool) -> Colours:
     return Colours(made_profile(white, None if is_gray else corners, gamma))
 
 
-@cache
+@lru_cache(maxsize=64)  # a photo library names few; a hostile file, any number
 def made_profile(
     white: tuple[float, float],
     primaries: tuple[tuple[float, float], ...] | None,
@@ -85,13 +85,13 @@ def made_profile(
 
 
 def _with_header(tags: dict[bytes, bytes], space: bytes) -> bytes:
-    places, content, start = b"", b"", 128 + 4 + 12 * len(tags)
+    entries, content, start = b"", b"", 128 + 4 + 12 * len(tags)
     for name, held in tags.items():
-        places += name + struct.pack(">LL", start + len(content), len(held))
+        entries += name + struct.pack(">LL", start + len(content), len(held))
         content += held.ljust(-(-len(held) // 4) * 4, b"\0")
     header = struct.pack(">L4xL", start + len(content), 0x04300000) + b"mntr" + space + b"XYZ "
     header += struct.pack(">6H", 2000, 1, 1, 0, 0, 0) + b"acsp" + bytes(28) + _fixed(*_D50)
-    return header.ljust(128, b"\0") + struct.pack(">L", len(tags)) + places + content
+    return header.ljust(128, b"\0") + struct.pack(">L", len(tags)) + entries + content
 
 
 def _curve(gamma: float | None) -> bytes:
