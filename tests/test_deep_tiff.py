@@ -4,6 +4,7 @@ What is right is what was written, or what the same picture of 8 bits becomes.
 """
 
 import struct
+import tracemalloc
 from io import BytesIO
 from typing import Any
 
@@ -64,6 +65,18 @@ def test_lab_of_any_depth_is_converted(deep: bool, with_alpha: bool):
     assert picture.bit_depth == (16 if deep else 8)
     assert np.abs(picture.pixels / (257 if deep else 1) - RGB).max() < 5  # of a and b's rounding
     assert np.array_equal(picture.alpha, alpha if with_alpha else None)
+
+
+def test_lab_of_16_bits_takes_no_more_memory_than_the_bound_on_tiffs_allows():
+    height, width, each = 2000, 2000, 2 + 3 * 5  # bytes a pixel, by which scan_of_tiff refuses
+    encoded = tiff(np.zeros((height, width, 3), np.uint16), photometric="cielab")
+    tracemalloc.start()
+    try:
+        decode(encoded)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < height * width * each
 
 
 @pytest.mark.parametrize("colours", [RGB, DEEP, GRAY, DEEP[..., :1]])

@@ -63,7 +63,7 @@ def _check_colours(kind: int, bits: int) -> None:
 def _of_our_colours(planes: Planes, kind: int, bits: int, tags: Image.Exif) -> Planes:
     """What tifffile has read -> gray or RGB, with alpha where there is one, of 8 or 16 bits."""
     if kind == tag.LAB:
-        return _from_lab(planes)
+        return _in_bands(planes, _from_lab)
     if planes.dtype.kind == "f":
         planes = from_floats(planes)
     elif planes.dtype == bool:
@@ -111,15 +111,15 @@ def _from_lab(planes: Planes) -> Planes:
 
     TIFF 6.0, section 23: L fills its type, a and b are signed, in whole numbers or in 256ths.
     """
+    if planes.dtype not in (np.uint8, np.uint16):
+        raise ImageError("unsupported: 32-bit integer or signed pixels")
     signed = planes[..., 1:3].view(f"i{planes.itemsize}")
-    if planes.dtype == np.uint8:
+    if planes.itemsize == 1:
         lab = np.dstack([planes[..., 0], signed.astype(np.int16) + 128]).astype(np.uint16) * 257
-    elif planes.dtype == np.uint16:
+    else:
         lab = np.empty((*planes.shape[:2], 3), np.uint16)
         lab[..., 0] = planes[..., 0]
         lab[..., 1:] = np.rint((signed / 256 + 128) * 257)
-    else:
-        raise ImageError("unsupported: 32-bit integer or signed pixels")
     colours = _through_profiles(lab, _made_profile("LAB"), "lab")
     if planes.itemsize == 1:
         colours = np.rint(colours / 257).astype(np.uint8)
@@ -155,5 +155,9 @@ def _divided(planes: Planes) -> Planes:
 def _in_bands(planes: Planes, convert: Any) -> npt.NDArray[Any]:
     """The same of all of it, of some rows at a time: in float64 all of it would be large."""
     rows = max(1, BAND // max(1, planes[:1].size))
-    tops = range(0, len(planes), rows)
-    return np.concatenate([convert(planes[top : top + rows]) for top in tops])
+    first = convert(planes[:rows])
+    converted = np.empty((len(planes), *first.shape[1:]), first.dtype)
+    converted[:rows] = first
+    for top in range(rows, len(planes), rows):
+        converted[top : top + rows] = convert(planes[top : top + rows])
+    return converted
