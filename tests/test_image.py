@@ -432,6 +432,15 @@ def test_the_same_format_holds_every_picture_it_came_from(kind: str):
     assert is_lossy(format, None) or np.array_equal(again.pixels, picture.pixels)
 
 
+def test_a_jpeg_xl_with_a_profile_stays_one_where_its_profile_is_stripped():
+    profiled = Picture(DEEP, format="JXL", metadata=Metadata(icc=ICC))
+    assert format_for(profiled, "same") == "png"  # jxl is written without profiles
+    format = format_for(profiled, "same", metadata=False)
+    assert format == "jxl"
+    again = decode(encode(profiled, format=format, metadata=False))
+    assert np.array_equal(again.pixels, DEEP) and again.metadata.icc is None
+
+
 def test_names_of_formats():
     assert format_for(Picture(RGB, format="JPEG"), "same") == "jpeg"
     assert format_for(Picture(RGB, format="GIF"), "same") == "png"

@@ -80,6 +80,16 @@ CORNERS = ((0.7347, 0.2653), (0.1596, 0.8404), (0.0366, 0.0001))
     ("fields", "profile"),
     [
         ([*RGB_SPACE, *D65, *named(1), (0, 1), *named(13)], None),
+        (
+            [
+                *RGB_SPACE,
+                *(*BY_VALUE, *custom(0.3127, 0.329)),
+                *(*BY_VALUE, *custom(0.64, 0.33, 0.3, 0.6, 0.15, 0.06)),
+                *((0, 1), *named(13)),
+            ],
+            None,  # sRGB's in numbers
+        ),
+        ([*GRAY_SPACE, *D65, (0, 1), *named(13)], None),
         ([*RGB_SPACE, *D65, *named(P3), (0, 1), *named(13)], colours_of(12, 13, is_gray=False).icc),
         (
             [*RGB_SPACE, *D65, *named(BT_2100), (0, 1), *named(8)],

@@ -111,17 +111,17 @@ def encode(
     return encode_webp(planes, about, quality)
 
 
-def format_for(picture: Picture, wanted: str) -> str:
+def format_for(picture: Picture, wanted: str, *, metadata: bool = True) -> str:
     """The one of FORMATS to write: "same" is the input's, or png where that is none of them, or
-    would lose more than `quality` says (16 bits, alpha, or a profile) or take too much memory to
-    encode."""
+    would lose more than `quality` says (16 bits, alpha, or a profile, unless `metadata` is left out
+    anyway) or take too much memory to encode."""
     if wanted != "same":
         return wanted
     format = picture.format.lower()
     is_deeper = picture.bit_depth > 8 and format not in _DEEP
     has_alpha = picture.alpha is not None and format in _WITHOUT_ALPHA
     is_large = picture.pixels.size > _MOST.get(format, picture.pixels.size)
-    is_profiled = picture.metadata.icc is not None and format == "jxl"
+    is_profiled = metadata and picture.metadata.icc is not None and format == "jxl"
     is_fit = format in FORMATS and not (is_deeper or has_alpha or is_large or is_profiled)
     return format if is_fit else "png"
 

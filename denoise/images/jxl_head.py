@@ -115,7 +115,7 @@ def _colours(bits: Bits) -> tuple[Colours, int | None]:
 
 def _named_colours(bits: Bits, space: int) -> tuple[Colours, int | None]:
     """Colours that are given by their white, primaries and curve, and the curve's number."""
-    white, primaries = _enum(bits), 1
+    white = _enum(bits)
     at_white = _chromaticity(bits) if white == _CUSTOM else WHITES.get(white)
     corners: tuple[tuple[float, float], ...] | None = None
     if space != _GRAY:
@@ -130,7 +130,8 @@ def _named_colours(bits: Bits, space: int) -> tuple[Colours, int | None]:
     else:
         curve = _enum(bits)
         exponent = _EXPONENTS.get(curve, 0)
-    if white == primaries == 1 and curve in (_BT_709, SRGB):
+    is_srgb = at_white == WHITES[1] and (space == _GRAY or corners == PRIMARIES[1])
+    if is_srgb and curve in (_BT_709, SRGB):
         return Colours(), curve
     is_known = at_white and exponent != 0 and (space == _GRAY or (space == 0 and corners))
     try:

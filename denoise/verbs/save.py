@@ -34,7 +34,7 @@ def save(picture: Picture, path: str, config: BulkConfig, output: str, *, stem: 
     Raises ImageError where the format has to hold the picture and cannot, WriteError where nothing
     can be written.
     """
-    kind = format_for(picture, config.format)
+    kind = format_for(picture, config.format, metadata=not config.strip_metadata)
     if config.save == "none" and not is_lossy(kind, config.quality):
         return Saved(None, None, picture.pixels)
     encoded, stored = encoded_as(kind, picture, config)
