@@ -11,6 +11,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from denoise.errors import ImageError
+from denoise.images.boxes import box_of, meta_of
 from denoise.images.codec import decode, encode, format_for
 from denoise.images.jxl_head import Bits, read_metadata
 from denoise.images.named_colours import NOT_SRGB, colours_of, made_profile
@@ -183,6 +184,23 @@ def test_colours_that_an_avif_or_heic_names_become_a_profile(format: str):
     picture = decode(of_p3(format))
     assert picture.metadata.icc == colours_of(12, 13, is_gray=False).icc
     assert picture.metadata.icc and decode(encode(picture)).metadata.icc == picture.metadata.icc
+
+
+@pytest.mark.parametrize(
+    ("items", "taken"),
+    [
+        ([], None),
+        ([(12, 13)], (12, 13)),
+        ([(12, 13), (12, 13)], (12, 13)),  # tiles of one picture
+        ([(1, 8), (12, 13)], None),  # whose they are is not looked up
+    ],
+)
+def test_items_that_name_unlike_colours_name_none(
+    items: list[tuple[int, int]], taken: tuple[int, int] | None
+):
+    colours = (box_of(b"colr", b"nclx" + struct.pack(">HHHB", *one, 0, 0)) for one in items)
+    properties = box_of(b"iprp", box_of(b"ipco", b"".join(colours)))
+    assert meta_of(box_of(b"meta", bytes(4) + properties)).colours == taken
 
 
 def test_black_ink_beside_the_colours_of_a_jpeg_xl_is_never_taken_for_alpha():

@@ -35,7 +35,8 @@ class Meta:
     exif: list[tuple[int, int]] = field(default_factory=list)  # where EXIF lies, from its TIFF on
     xmp: list[tuple[int, int]] = field(default_factory=list)  # where XMP lies
     links: list[int] = field(default_factory=list)  # where the names of boxes lie that link to it
-    colours: tuple[int, int] | None = None  # numbers of its primaries and its curve (ITU-T H.273)
+    # numbers of primaries and curve (ITU-T H.273); none where its items differ, such as a gain map
+    colours: tuple[int, int] | None = None
 
 
 def boxes(encoded: bytes, start: int = 0, end: int | None = None) -> Iterator[Box]:
@@ -65,13 +66,14 @@ def meta_of(encoded: bytes) -> Meta:
         return meta
     inner = {box.name: box for box in boxes(encoded, found.start + 4, found.end)}
     if b"iprp" in inner:
+        named: set[tuple[int, int]] = set()
         for container in boxes(encoded, *inner[b"iprp"][1:]):
             for box in boxes(encoded, *container[1:]):
                 if box.name == b"ispe":
                     meta.sizes.append(struct.unpack_from(">LL", encoded, box.start + 4))
                 elif box.name == b"colr" and encoded[box.start : box.start + 4] == b"nclx":
-                    numbers = struct.unpack_from(">HH", encoded, box.start + 4)
-                    meta.colours = meta.colours or numbers
+                    named.add(struct.unpack_from(">HH", encoded, box.start + 4))
+        meta.colours = named.pop() if len(named) == 1 else None
     if b"iref" in inner:
         references = boxes(encoded, inner[b"iref"].start + 4, inner[b"iref"].end)
         meta.links = [box.start - 4 for box in references if box.name == b"cdsc"]
