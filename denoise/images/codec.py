@@ -17,8 +17,8 @@ from denoise.images.exif import check_claims, orientation_of, upright, without_p
 from denoise.images.jpeg import encode_jpeg
 from denoise.images.jpeg2000 import encode_jpeg2000
 from denoise.images.jpegxl import encode_jpegxl
-from denoise.images.metadata import NO_METADATA, Metadata, fitting_xmp, joined, upright_xmp
-from denoise.images.planes import Planes, Scan
+from denoise.images.metadata import NO_METADATA, Metadata, fitting_xmp, upright_xmp
+from denoise.images.planes import Planes, Scan, joined
 from denoise.images.png import LONGEST_WRITTEN_PROFILE, encode_png
 from denoise.images.tiff import encode_tiff
 from denoise.images.webp import encode_webp

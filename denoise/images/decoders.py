@@ -21,7 +21,7 @@ from denoise.images.heif import scan_of_heif
 from denoise.images.jpeg import check_jpeg, planes_of_jpeg
 from denoise.images.jpeg2000 import check_codestream, metadata_of_jpeg2000, planes_of_jpeg2000
 from denoise.images.jpegxl import scan_of_jpegxl
-from denoise.images.metadata import Metadata, joined
+from denoise.images.metadata import Metadata
 from denoise.images.named_colours import with_named_colours
 from denoise.images.planes import (
     DECODER_ERRORS,
@@ -29,6 +29,7 @@ from denoise.images.planes import (
     Scan,
     check_size,
     extra,
+    joined,
     note_of,
     opened,
     pillow_limited,
@@ -194,7 +195,7 @@ def _deep_planes(format: str, encoded: bytes, bits: int) -> Planes:
 
 
 def _is_gray(image: ImageFile, encoded: bytes, planes: Planes) -> bool:
-    """Whether three equal planes are one: of a monochrome AVIF, and of a WebP that image.encode
+    """Whether three equal planes are one: of a monochrome AVIF, and of a WebP that codec.encode
     wrote from gray, if nobody has painted it since."""
     if image.format == "AVIF":
         return is_monochrome(encoded)

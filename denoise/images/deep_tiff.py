@@ -120,7 +120,7 @@ def _from_lab(planes: Planes) -> Planes:
         lab = np.empty((*planes.shape[:2], 3), np.uint16)
         lab[..., 0] = planes[..., 0]
         lab[..., 1:] = np.rint((signed / 256 + 128) * 257)
-    colours = _through_profiles(lab, _made_profile("LAB"), "lab")
+    colours = _through_profiles(lab, _lcms_profile("LAB"), "lab")
     if planes.itemsize == 1:
         colours = np.rint(colours / 257).astype(np.uint8)
     return np.concatenate([colours, planes[..., 3:]], axis=2)
@@ -131,12 +131,12 @@ def _through_profiles(planes: Planes, icc: bytes, colours: str) -> Planes:
     library = extra("imagecodecs", "TIFF")
     spaces = {"colorspace": colours, "outcolorspace": "rgb", "outdtype": "uint16"}
     made: Planes = library.cms_transform(
-        np.ascontiguousarray(planes), icc, _made_profile("sRGB"), **spaces
+        np.ascontiguousarray(planes), icc, _lcms_profile("sRGB"), **spaces
     )
     return made
 
 
-def _made_profile(name: Any) -> bytes:
+def _lcms_profile(name: Any) -> bytes:
     return ImageCms.ImageCmsProfile(ImageCms.createProfile(name)).tobytes()
 
 

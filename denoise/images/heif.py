@@ -10,9 +10,9 @@ import numpy as np
 from denoise.errors import ImageError
 from denoise.images.boxes import meta_of, without_links
 from denoise.images.exif import of_turned
-from denoise.images.metadata import Metadata, joined
+from denoise.images.metadata import Metadata
 from denoise.images.named_colours import with_named_colours
-from denoise.images.planes import Scan, check_size, extra, note_of, stretched
+from denoise.images.planes import Scan, check_size, extra, joined, note_of, stretched
 
 # libheif holds the picture in its own colours beside the result, and tiles of it
 _BYTES = 16

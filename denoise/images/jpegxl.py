@@ -12,13 +12,14 @@ from denoise.errors import ImageError
 from denoise.images import exif
 from denoise.images.boxes import box_of, boxes
 from denoise.images.jxl_head import DAMAGED, LINEAR, SRGB, Bits, read_metadata, read_size
-from denoise.images.metadata import NO_METADATA, Metadata, joined
+from denoise.images.metadata import NO_METADATA, Metadata
 from denoise.images.planes import (
     Planes,
     Scan,
     check_size,
     extra,
     from_floats,
+    joined,
     squeezed,
     stretched,
 )

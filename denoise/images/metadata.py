@@ -43,8 +43,3 @@ def fitting_xmp(xmp: object) -> tuple[bytes | None, str | None]:
     if len(xmp) > LONGEST_XMP:
         return None, _TOO_LONG
     return xmp.rstrip(b"\x00"), None  # as TIFFs and some WebPs end
-
-
-def joined(*notes: str | None) -> str | None:
-    """Notes for a user as one, None where there are none."""
-    return "; ".join(filter(None, notes)) or None

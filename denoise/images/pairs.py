@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from denoise.errors import FAILURES, ImageError, why
 from denoise.images.camera import add_camera_noise, check_iso
 from denoise.images.codec import MAX_PIXELS, Picture, decode, to_floats, to_pixels
-from denoise.images.metadata import joined
 from denoise.images.metrics import mse, psnr
 from denoise.images.noise import add_noise, noisy_bands, seed_of
+from denoise.images.planes import joined
 
 Kind = Literal["gaussian", "camera"]  # of noise
 WhiteLevel = int | Literal["auto"]

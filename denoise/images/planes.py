@@ -236,6 +236,11 @@ def note_of(frames: Callable[[], int]) -> str | None:
     return f"first of {count} frames" if count > 1 else None
 
 
+def joined(*notes: str | None) -> str | None:
+    """Notes for a user as one, None where there are none."""
+    return "; ".join(filter(None, notes)) or None
+
+
 def profile_of(image: Image.Image) -> bytes | None:
     """The ICC profile of pixels that were not converted through it."""
     return None if image.mode in ("CMYK", "LAB") else image.info.get("icc_profile")

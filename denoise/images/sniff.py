@@ -88,7 +88,7 @@ def size_of(kind: str | None, head: bytes) -> tuple[int, int] | None:
 
 
 def is_supported(kind: str) -> bool:
-    """Whether image.decode knows what to do with it."""
+    """Whether codec.decode knows what to do with it."""
     return kind in _MAGIC
 
 
