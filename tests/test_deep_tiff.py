@@ -144,7 +144,7 @@ def test_bits_in_the_other_order_are_read_with_alpha_too():
 
 def test_colours_that_nothing_here_knows_are_called_so_and_not_damaged():
     encoded = bytearray(tiff(RGB))
-    place = encoded.index(struct.pack("<HH", 262, 3)) + 8
-    struct.pack_into("<H", encoded, place, 10)  # ITULAB, of fax machines
+    at = encoded.index(struct.pack("<HH", 262, 3)) + 8
+    struct.pack_into("<H", encoded, at, 10)  # ITULAB, of fax machines
     with pytest.raises(ImageError, match="unsupported variant of TIFF: colours of kind 10"):
         decode(bytes(encoded))
