@@ -105,6 +105,29 @@ def test_a_finished_run_does_nothing_and_says_so(denoised: InferConfig):
     assert parts_of(Path(denoised.output)) == before
 
 
+def test_images_added_to_a_run_in_a_precision_that_this_machine_lacks_are_refused(
+    tmp_path: Path, network: str
+):
+    """Before any work, and a run without new ones is finished here too."""
+    images = tmp_path / "images"
+    images.mkdir()
+    (images / "a.png").write_bytes(encoded(photo()))
+    config = InferConfig(
+        images=str(images), output=str(tmp_path / "out"), model=network, device="cpu"
+    )
+    infer(config)
+    record = tmp_path / "out" / "_run.json"
+    run = json.loads(record.read_text())
+    run["settings"]["precision"] = "float16"  # which no CPU is made for
+    record.write_text(json.dumps(run))
+    assert infer(config)["nothing_to_do"]
+    (images / "b.png").write_bytes(encoded(photo(seed=2)))
+    with pytest.raises(SettingsError, match=r"was started in float16, which this machine cannot"):
+        infer(config)
+    assert json.loads(record.read_text())["state"] == "done"
+    assert len(rows_of(config.output)) == 1
+
+
 def test_an_interrupted_run_goes_on_and_leaves_no_trace_of_it(
     denoised: InferConfig, tmp_path: Path
 ):

@@ -16,11 +16,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from denoise.errors import SettingsError, WriteError
-from denoise.output import folder, lock, tables
+from denoise.output import discard, folder, lock, tables
 from denoise.output.discard import CHECKPOINT, SPLIT
 from denoise.output.folder import Output, run_of, run_to_resume
 from denoise.output.lock import Lock
-from denoise.storage import files
+from denoise.storage import files, stores
 from tests.running import wait_until, write_part
 
 SETTINGS = {"images": "/in", "sigma": 0.1, "seed": 0}
@@ -69,6 +69,29 @@ def test_overwrite_gets_rid_of_a_record_that_cannot_be_read(tmp_path: Path):
         Output(str(tmp_path), "noise", SETTINGS).__enter__()
     with Output(str(tmp_path), "noise", SETTINGS, overwrite=True):
         assert json.loads((tmp_path / "_run.json").read_text())["state"] == "running"
+
+
+def test_what_a_part_file_names_stays_known_where_the_store_does_not_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A part file that is damaged names no more; one that cannot be read is tried by the next."""
+    finished(tmp_path)
+    row = {"path": "a.png", "file": "images/a.png.png"}
+    write_part(str(tmp_path), 0, [row], tables.INFER_SCHEMA, {})
+    files.write(str(tmp_path / "images" / "a.png.png"), b"")
+    (part,) = tables.parts(str(tmp_path))
+
+    def refuse(*_: object, **__: object) -> object:
+        raise stores._translated(Exception("slowdown"), "s3")
+
+    with monkeypatch.context() as while_it_is_slow:
+        while_it_is_slow.setattr(files, "ask", refuse)
+        with pytest.raises(OSError, match="slowdown"):
+            list(discard._files_of(part))
+    assert list(discard._files_of(part)) == [row["file"]]
+    whole = Path(part).read_bytes()
+    Path(part).write_bytes(whole[: len(whole) // 2])
+    assert list(discard._files_of(part)) == []
 
 
 def test_overwrite_takes_of_data_and_images_only_what_jobs_made(tmp_path: Path):

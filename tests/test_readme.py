@@ -13,10 +13,9 @@ import numpy as np
 import pytest
 
 from denoise.storage import files
+from tests import servers
 from tests.conftest import encoded, photo
 from tests.running import clean_environment
-
-servers = pytest.importorskip("servers", reason="needs the packages of the group dev")
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

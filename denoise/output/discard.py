@@ -101,9 +101,9 @@ def _files_of(part: str) -> Iterator[str]:
         for row in tables.rows_in(part, ["file"]):
             if uris.is_normal(name := row.get("file")) and name.startswith("images/"):
                 yield name
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, UnicodeError, pa.ArrowException) as error:
         if isinstance(error, OSError) and error.errno is not None:
-            raise  # of the disk: what it names must not stay behind unnamed
+            raise  # of the disk or the store: what it names must not stay behind unnamed
 
 
 def _wrote_tars(uri: str) -> bool:

@@ -45,6 +45,8 @@ class Job:
     device: Device = "cpu"  # what a worker computes on; auto: a GPU where there is one
     gpus_per_worker: float = 1.0
     needed: tuple[str, ...] = ()  # URIs that every node must see
+    # raises SettingsError where this machine cannot do it; called once there is something to do
+    check: Callable[[], None] | None = None
 
 
 @dataclass(frozen=True)

@@ -112,7 +112,13 @@ def _as_before() -> Iterator[None]:
     notebook with plans of its own."""
     context = DataContext.get_current()
     quiet = {name: getattr(context, name) for name in _QUIET}
-    ours = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "PYTHONPATH", *_METRICS_PORTS)
+    ours = (
+        "RAY_AUTH_MODE",
+        "RAY_AUTH_TOKEN",
+        "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER",
+        "PYTHONPATH",
+        *_METRICS_PORTS,
+    )
     environment = {name: os.environ.get(name) for name in ours}
     try:
         yield

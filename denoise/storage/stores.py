@@ -206,7 +206,7 @@ def _has_no_host(error: BaseException) -> bool:
 def _translated(error: BaseException, protocol: str) -> OSError:
     """Turn what a store's library raises into an OSError, in words for a row: here alone."""
     if _has_no_host(error):
-        return OSError(_NO_HOST)
+        return _refused(_NO_HOST)
     if isinstance(error, OSError):
         return error
     if isinstance(
@@ -221,7 +221,14 @@ def _translated(error: BaseException, protocol: str) -> OSError:
         return OSError(f"no valid {protocol}:// uri: {words_of(error)}")
     if isinstance(error, _NONSENSE) and not isinstance(error, _kinds(_LIBRARIES)):
         return OSError(f"no valid {protocol}:// uri ({type(error).__name__})")
-    return OSError(words_of(error))
+    return _refused(words_of(error))
+
+
+def _refused(words: str) -> OSError:
+    """A store's error. Its number tells it from what libraries say of a damaged file."""
+    error = OSError(words)
+    error.errno = errno.EIO
+    return error
 
 
 def pattern(glob: str) -> re.Pattern[str]:

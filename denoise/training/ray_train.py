@@ -137,8 +137,8 @@ def fit(job: Job, board: RemoteBoard, group: Group) -> None:
     """Run the workers until they are done, through whatever dies. Raises RuntimeError."""
     # Ray sees that the workers have ended when it looks at them
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
-    # Nobody takes this machine away by way of a Ray of our own: a process less to start
-    os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0" if group.is_alone else "1"
+    if group.is_alone:  # nobody takes this machine away by way of a Ray of our own
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     low, high = group.workers
     kind = "nccl" if group.has_gpus else "gloo"  # torch would ask what it was built for
     trainer = Trainer(

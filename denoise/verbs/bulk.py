@@ -157,6 +157,8 @@ def run(
         failed = manifest.with_errors(uri) if config.retry_errors else []
         if not (listing.new or pending or failed) and output.is_finished:
             return _summary(uri) | {"nothing_to_do": True}
+        if job.check is not None:
+            job.check()
         output.begin(listing.inputs, left_out.counts, flags_of(config))
         if listing.new or pending or failed:
             start_up = _work(output, progress, pending, failed, listing, job, sizes)

@@ -90,6 +90,7 @@ def job_of(config: InferConfig, model: str, needed: tuple[str, ...]) -> Job:
         device=config.device,
         gpus_per_worker=config.gpus_per_worker,
         needed=needed,
+        check=partial(check_precision, config),
     )
 
 
@@ -137,25 +138,27 @@ def _precision_for(config: InferConfig) -> Asked:
     run = folder.run_of(uris.absolute(config.output)) if not config.overwrite else None
     before: Precision | None = run.get("settings", {}).get("precision") if run else None
     if run and config.precision == "auto" and before is not None:
-        # a finished run needs no network; where images were added, the worker checks
-        return before if run["state"] == "done" else _kept_precision(before, config)
+        if run.get("state") != "done":  # a finished one needs no network, and no torch to say so
+            check_precision(replace(config, precision=before))
+        return before
     if not is_private():
         # what the workers of a cluster can do, each of them checks
         return config.precision if config.precision != "auto" else _precision_of_cluster(config)
     return _precision_here(config)
 
 
-def _kept_precision(before: Precision, config: InferConfig) -> Asked:
-    """The precision that a run started with. Raises SettingsError where this machine lacks it."""
+def check_precision(config: InferConfig) -> None:
+    """Raise SettingsError where this machine lacks the precision that a run started with."""
     from denoise.nets import networks  # torch
     from denoise.nets.precision import can_do
 
-    if is_private() and not can_do(before, networks.device(cpu=config.device == "cpu")):
+    if config.precision == "auto" or not is_private():  # each worker of a cluster checks
+        return
+    if not can_do(config.precision, networks.device(cpu=config.device == "cpu")):
         raise SettingsError(
-            f"{uris.redact(uris.absolute(config.output))} was started in {before}, which this "
-            "machine cannot compute in: go on where it was started, or give another --output"
+            f"{uris.redact(uris.absolute(config.output))} was started in {config.precision}, which "
+            "this machine cannot compute in: go on where it was started, or give another --output"
         )
-    return before
 
 
 def _precision_here(config: InferConfig) -> Asked:
