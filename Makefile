@@ -3,7 +3,8 @@ PYTHON ?= python3
 EXTRAS := s3,gcs,azure,formats,ssim,export
 VENV ?= .venv
 BIN := $(VENV)/bin
-PYTEST := -m pytest -n 2 --dist loadgroup
+# two processes; a file's tests stay together, as they share servers
+PYTEST := -m pytest -n 2 --dist loadfile
 
 .PHONY: demo test test-all lint bench
 

@@ -12,19 +12,9 @@ from denoise.runners.ray_session import connected
 from denoise.runners.resources import Resources
 
 
-@pytest.hookimpl(tryfirst=True)  # before the groups are read
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep together, where two processes share the tests, what needs the same Ray or servers."""
-    for item in items:
-        if item.get_closest_marker("ray"):
-            item.add_marker(pytest.mark.xdist_group("ray"))  # one session, in one process
-        elif any(item.get_closest_marker(tier) for tier in ("stores", "cluster", "slow")):
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))  # its module's fixtures
-
-
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[Resources]:
-    """One private Ray for all tests that need one in this process."""
+    """One private Ray for all tests that need one in this process; `make test` has two processes."""
     with connected() as resources:
         yield resources
 
