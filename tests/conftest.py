@@ -14,7 +14,7 @@ from denoise.runners.resources import Resources
 
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[Resources]:
-    """One private Ray for all tests that need one in this process; `make test` has two processes."""
+    """One private Ray for all tests of this process that need one; `make test` has two."""
     with connected() as resources:
         yield resources
 
