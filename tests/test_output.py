@@ -557,7 +557,7 @@ MALFORMED = [
 ]
 
 
-@pytest.mark.parametrize("content", MALFORMED)
+@pytest.mark.parametrize("content", MALFORMED, ids=map(str, range(len(MALFORMED))))
 def test_a_lock_that_no_driver_of_ours_can_have_written_is_refused_and_stays(
     tmp_path: Path, content: str
 ):
