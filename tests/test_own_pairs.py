@@ -63,7 +63,7 @@ def test_training_on_own_pairs_says_how_noisy_they_were(own_pairs: Path):
 
 
 def test_the_card_of_a_network_of_ones_own_says_how_to_load_it(own_pairs: Path):
-    name = "test_imported:Net"
+    name = "tests.test_imported:Net"
     config = TrainConfig(
         images=str(own_pairs / "clean"), architecture=name, output=str(own_pairs / "model"),
         steps=2, save_every=1, batch_size=2, patch=16,
