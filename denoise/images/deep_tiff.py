@@ -8,12 +8,11 @@ from io import BytesIO
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image, ImageCms
 
 from denoise.errors import ImageError
 from denoise.images import tiff_tags as tag
-from denoise.images.planes import BAND, Planes, extra, from_floats, stretched, to_rgb
+from denoise.images.planes import Planes, extra, from_floats, in_bands, stretched, to_rgb
 
 # How many colours each photometric interpretation has
 _COLOURS = {tag.MINISWHITE: 1, tag.GRAY: 1, tag.RGB: 3, tag.PALETTE: 1}
@@ -63,7 +62,7 @@ def _check_colours(kind: int, bits: int) -> None:
 def _of_our_colours(planes: Planes, kind: int, bits: int, tags: Image.Exif) -> Planes:
     """What tifffile has read -> gray or RGB, with alpha where there is one, of 8 or 16 bits."""
     if kind == tag.LAB:
-        return _in_bands(planes, _from_lab)
+        return in_bands(planes, _from_lab)
     if planes.dtype.kind == "f":
         planes = from_floats(planes)
     elif planes.dtype == bool:
@@ -96,7 +95,7 @@ def _from_inks(inks: Planes, icc: bytes | None) -> Planes:
     elif icc and icc[16:20] == b"CMYK":
         colours = _through_profiles(inks[..., :4], icc, "cmyk")
     else:
-        colours = _in_bands(inks, _by_rule_of_thumb)
+        colours = in_bands(inks, _by_rule_of_thumb)
     return np.concatenate([colours, inks[..., 4:]], axis=2)
 
 
@@ -149,15 +148,4 @@ def _divided(planes: Planes) -> Planes:
         colours = np.rint(band[..., :-1] * (most / np.where(alpha, alpha, most)))
         return np.concatenate([np.minimum(colours, most), alpha], axis=2).astype(band.dtype)
 
-    return _in_bands(planes, divide)
-
-
-def _in_bands(planes: Planes, convert: Any) -> npt.NDArray[Any]:
-    """The same of all of it, of some rows at a time: in float64 all of it would be large."""
-    rows = max(1, BAND // max(1, planes[:1].size))
-    first = convert(planes[:rows])
-    converted = np.empty((len(planes), *first.shape[1:]), first.dtype)
-    converted[:rows] = first
-    for top in range(rows, len(planes), rows):
-        converted[top : top + rows] = convert(planes[top : top + rows])
-    return converted
+    return in_bands(planes, divide)

@@ -66,7 +66,7 @@ class Scan:
 BYTES_PER_PIXEL = 20
 
 MANY_FRAMES = 10_000  # are counted, which reads a file to its end; not more
-BAND = 1 << 20  # pixels converted at a time
+_BAND = 1 << 20  # pixels converted at a time
 
 _limits = Lock()
 _theirs: list[int | None] = []  # Pillow's own limit, once for each thread that decodes
@@ -148,14 +148,14 @@ def pillow_planes(image: Image.Image) -> Planes:
         return np.asarray(to_rgb(image, image.info.get("icc_profile")))
     is_gray = mode in ("1", "L", "LA", "La") or _has_gray_palette(image)
     colours = "L" if mode in ("1", "L", "LA", "La") else "RGB"
-    return _in_bands(image, colours + ("A" if transparent else ""), is_gray=is_gray)
+    return _planes_of_mode(image, colours + ("A" if transparent else ""), is_gray=is_gray)
 
 
-def _in_bands(image: Image.Image, mode: str, *, is_gray: bool) -> Planes:
+def _planes_of_mode(image: Image.Image, mode: str, *, is_gray: bool) -> Planes:
     """Planes of a mode, converted band by band: all at once would hold the picture four times."""
     count = len(mode) - 2 * (is_gray and mode.startswith("RGB"))
     planes = np.empty((image.height, image.width, count), np.uint8)
-    rows = max(1, BAND // image.width)
+    rows = max(1, _BAND // image.width)
     for top in range(0, image.height, rows):
         band = image.crop((0, top, image.width, min(top + rows, image.height)))
         pixels = np.asarray(band if band.mode == mode else band.convert(mode))
@@ -204,14 +204,24 @@ def stretched(planes: Planes, bits: int) -> Planes:
 
 
 def _scaled(values: npt.NDArray[Any], factor: float, kind: type[np.integer[Any]]) -> Planes:
-    """Times a factor and rounded, in bands: in float64 all of it would be large."""
-    scaled = np.empty(values.shape, kind)
-    rows = max(1, BAND // max(1, values[:1].size))
-    for top in range(0, len(values), rows):
-        band = values[top : top + rows].astype(np.float64)
-        np.rint(band * factor, out=band)
-        scaled[top : top + rows] = band
-    return scaled
+    """Times a factor and rounded."""
+
+    def scale(band: npt.NDArray[Any]) -> Planes:
+        scaled = band.astype(np.float64)
+        return np.rint(scaled * factor, out=scaled).astype(kind)
+
+    return in_bands(values, scale)
+
+
+def in_bands(planes: npt.NDArray[Any], convert: Callable[[npt.NDArray[Any]], Planes]) -> Planes:
+    """The same of all of it, of some rows at a time: in float64 all of it would be large."""
+    rows = max(1, _BAND // max(1, planes[:1].size))
+    first = convert(planes[:rows])
+    converted = np.empty((len(planes), *first.shape[1:]), first.dtype)
+    converted[:rows] = first
+    for top in range(rows, len(planes), rows):
+        converted[top : top + rows] = convert(planes[top : top + rows])
+    return converted
 
 
 def extra(module: str, format: str, needs: str = "") -> Any:

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from denoise.nets.networks import device, hardware
+from denoise.nets.precision import can_do
 from denoise.output.discard import CHECKPOINT
 from denoise.storage import files
 from denoise.storage.uris import join
@@ -93,15 +94,8 @@ def precision_of(recipe: Recipe, worker: Worker) -> str:
     """
     if recipe.precision != "auto":
         return recipe.precision
-    able = torch.tensor(float(is_made_for_bfloat16()), device=device())
+    able = torch.tensor(float(can_do("bfloat16", device())), device=device())
     return "bfloat16" if float(total(able, worker)) == worker.world else "float32"
-
-
-def is_made_for_bfloat16() -> bool:
-    """Whether this worker's device computes in bfloat16 faster than in float32."""
-    if device().type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
 
 
 def check_alike(learner: Learner, worker: Worker) -> None:
