@@ -11,7 +11,7 @@ PYTEST := -m pytest -n 2 --dist loadfile
 demo: $(VENV)/.ready ## the main jobs on the sample photographs
 	@$(BIN)/denoise demo --output demo
 
-test: $(VENV)/.ready-dev ## every law, both runners, one Ray session: minutes
+test: $(VENV)/.ready-dev ## every law, both runners: minutes
 	@$(BIN)/python $(PYTEST) -m "not stores and not cluster and not slow"
 
 test-all: $(VENV)/.ready-dev ## besides, what needs clusters, emulators, kills and long runs

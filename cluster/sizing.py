@@ -60,8 +60,8 @@ STORED = 0.023  # dollars a GB and month
 
 def table(rates: Rates) -> str:
     """The sizing table, as Markdown."""
-    besides = 1 / (1 / rates.decode + 1 / rates.noise + 1 / rates.measure + 1 / rates.encode)
-    alone = 1 / (1 / besides + 1 / rates.network)
+    rest = 1 / (1 / rates.decode + 1 / rates.noise + 1 / rates.measure + 1 / rates.encode)
+    alone = 1 / (1 / rest + 1 / rates.network)
     lines = [
         "| one vCPU, stage by stage (measured, times 0.6) | megapixels/s |",
         "| --- | ---: |",
@@ -70,32 +70,32 @@ def table(rates: Rates) -> str:
             for stage in ("decode", "noise", "network", "measure", "encode")
         ),
         f"| all of it (computed) | {alone * VCPU:.2f} |",
-        f"| all but the network (computed) | {besides * VCPU:.1f} |",
+        f"| all but the network (computed) | {rest * VCPU:.1f} |",
         "",
         f"An L4 does about {GPU_NODE.gpu:.0f} megapixels/s of the network (computed from its data "
-        f"sheet): {GPU_NODE.gpu / (besides * VCPU):.0f} vCPUs keep one busy, and with the "
-        f"{GPU_NODE.vcpus} of a g6.2xlarge, which decode and encode, a node does "
-        f"{gpu_node(besides):.0f}.",
+        f"sheet): {GPU_NODE.gpu / (rest * VCPU):.0f} vCPUs keep one busy, and with the "
+        f"{GPU_NODE.vcpus} of a {GPU_NODE.name.split()[0]}, which decode and encode, a node does "
+        f"{gpu_node(rest):.0f}.",
         "",
         "| a million photographs (computed) of | 0.36 MP | 2 MP | 12 MP |",
         "| --- | ---: | ---: | ---: |",
     ]
-    columns = [costs(rates, size, besides, alone) for size in (0.36, 2.0, 12.0)]
+    columns = [costs(rates, size, rest, alone) for size in (0.36, 2.0, 12.0)]
     return "\n".join(
         lines + [f"| {what} | {' | '.join(c[what] for c in columns)} |" for what in columns[0]]
     )
 
 
-def gpu_node(besides: float) -> float:
+def gpu_node(rest: float) -> float:
     """Megapixels/s of a node with a GPU, whose vCPUs decode, add noise, measure and encode."""
-    return min(GPU_NODE.gpu, besides * VCPU * GPU_NODE.vcpus)
+    return min(GPU_NODE.gpu, rest * VCPU * GPU_NODE.vcpus)
 
 
-def costs(rates: Rates, size: float, besides: float, alone: float) -> dict[str, str]:
+def costs(rates: Rates, size: float, rest: float, alone: float) -> dict[str, str]:
     """What a million images of `size` megapixels take."""
     megapixels = size * 1e6
     cpu_hours = megapixels / (alone * VCPU) / 3600 / CPU_NODE.vcpus
-    gpu_hours = megapixels / gpu_node(besides) / 3600
+    gpu_hours = megapixels / gpu_node(rest) / 3600
     read, written = (megapixels * 1e6 * each / 1e9 for each in (rates.bytes_in, rates.bytes_out))
     shards = 1e6 / shard_rows(1_000_000, round(megapixels * 1e6 * rates.bytes_in))
     requests = 1e6 * GET + 2 * shards * (PUT + GET)

@@ -106,8 +106,8 @@ def estimate_noise(pixels: NDArray[Any], white_level: int | None = None) -> floa
     blocks = windows[rows[:, None], columns].reshape(-1, size, size * channels)
     peak = _peak(pixels, white_level)
     flat = blocks.reshape(len(blocks), -1)
-    is_cut = ((flat <= 0) | (flat >= peak)).view(np.uint8).sum(1, dtype=np.uint32)
-    is_whole = is_cut <= _SATURATED * flat.shape[1]
+    cut_off = ((flat <= 0) | (flat >= peak)).view(np.uint8).sum(1, dtype=np.uint32)
+    is_whole = cut_off <= _SATURATED * flat.shape[1]
     blocks = blocks[is_whole] if is_whole.any() else blocks
     signed = blocks.astype(np.int16 if pixels.dtype == np.uint8 else np.float32)
     return max(_noise_at(signed, distance, channels) for distance in _DISTANCES) / peak

@@ -26,7 +26,7 @@ class LeftOut:
     names: dict[str, list[str]] = field(default_factory=dict)  # the first of each reason
 
     def add(self, reason: str, path: str = "", *, count: int = 1) -> None:
-        """Count what is left out; its name is kept if it is among the first."""
+        """Count what is left out, and note its path if it is among the first."""
         self.counts[reason] += count
         names = self.names.setdefault(reason, []) if path else []
         if path and len(names) < _NAMED:

@@ -34,7 +34,7 @@ def members(span: Span, size: int, wants_head: Callable[[str], int]) -> Iterator
     apart. Raises OSError, and DamagedError where it has no directory, or what follows is none.
     """
     at, end, shift = _directory(span, size)
-    room = at  # what all members take together has place before the directory
+    room = at  # bytes before the directory: members that lie apart fit into them
     while at < end:
         head = span.read(at, _ENTRY.size)
         if len(head) < _ENTRY.size or head[:4] != b"PK\1\2":

@@ -155,12 +155,13 @@ def run(
         _log_listing(listing, is_chosen=bool(config.include or config.exclude or config.limit))
         pending = manifest.pending(uri)
         failed = manifest.with_errors(uri) if config.retry_errors else []
-        if not (listing.new or pending or failed) and output.is_finished:
+        is_more = bool(listing.new or pending or failed)
+        if not is_more and output.is_finished:
             return _summary(uri) | {"nothing_to_do": True}
-        if job.check is not None:
+        if is_more and job.check is not None:
             job.check()
         output.begin(listing.inputs, left_out.counts, flags_of(config))
-        if listing.new or pending or failed:
+        if is_more:
             start_up = _work(output, progress, pending, failed, listing, job, sizes)
         output.end()
         progress.begin("writing the report")
