@@ -31,7 +31,7 @@ def test_errors_are_tried_again_and_the_other_rows_stay(tmp_path: Path):
     task = ShardTask(str(tmp_path), 0, ENTRIES)
     whole = write(task, a={"error": "bad"}, c={"error": "bad"}, d={"error": "bad"})
     assert (whole.counts.images, whole.counts.made, whole.counts.failed) == (4, 4, 3)
-    whole = tables.about(str(tmp_path), 0)
+    whole = tables.footer_of(str(tmp_path), 0)
 
     again = ShardTask(str(tmp_path), 0, ENTRIES, retry_errors=True)
     out = write(again, a={"width": 2}, d={"error": "bad"})
@@ -42,7 +42,7 @@ def test_errors_are_tried_again_and_the_other_rows_stay(tmp_path: Path):
         ("c", None, None),
         ("d", None, "bad"),
     ]
-    after = tables.about(str(tmp_path), 0)
+    after = tables.footer_of(str(tmp_path), 0)
     assert after["seconds"]["decode"] == 7.0, "rows that stay took their time"
     assert after["ended"] - after["started"] > whole["ended"] - whole["started"]
 
@@ -65,7 +65,7 @@ def test_notes_of_both_runs_stay(tmp_path: Path):
     for number, retry in enumerate((False, True)):
         with ShardWriter(ShardTask(str(tmp_path), 0, [], retry_errors=retry), INFER_SCHEMA) as out:
             out.notes.add(f"note {number}")
-    assert tables.about(str(tmp_path), 0)["notes"] == ["note 0", "note 1"]
+    assert tables.footer_of(str(tmp_path), 0)["notes"] == ["note 0", "note 1"]
 
 
 def test_a_shard_that_fails_leaves_no_part_file(tmp_path: Path):

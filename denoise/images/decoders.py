@@ -1,5 +1,7 @@
 """Image files as they lie: the bytes of any kind of file -> planes, and what is known of them.
 
+A new kind has its first bytes in `sniff`, its reader here, and its writer, if any, in `codec`.
+
 Planes are [H, W, N] uint8 or uint16, N 1 (gray), 2 (gray, alpha), 3 (RGB) or 4 (RGB, alpha).
 """
 
@@ -186,7 +188,7 @@ def _depth_of_tile(image: ImageFile) -> int:
 
 
 def _deep_planes(format: str, encoded: bytes, bits: int) -> Planes:
-    """More than 8 bits a channel by imagecodecs; 9 to 15 bits are stretched to 16."""
+    """More than 8 bits a channel, alpha included, by imagecodecs; 9 to 15 are stretched to 16."""
     readers = {"PNG": "png_decode", "AVIF": "avif_decode"}
     if format not in readers or bits > 16:
         raise ImageError(f"unsupported variant of {format}: {bits} bits a channel")

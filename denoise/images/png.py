@@ -1,4 +1,4 @@
-"""PNG files by their chunks: taken apart for a decoder and for their metadata, and written.
+"""PNG files by their chunks: taken apart for `decoders` and for their metadata, and written.
 
 Texts and profiles are never inflated beyond what is used of them, however long they are.
 """

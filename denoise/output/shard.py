@@ -100,7 +100,7 @@ class ShardWriter:
         if task.has_rows:
             rows = tables.part(task.output, task.number)
             self._old.extend(row for row in rows if task.keeps(row))
-            self._earlier = tables.about(task.output, task.number)
+            self._earlier = tables.footer_of(task.output, task.number)
         with self._failing_in_words():
             self._part.__enter__()
             if self._tar is not None:
@@ -117,7 +117,7 @@ class ShardWriter:
             self._write_old(before=None)
             if self._tar is not None:  # before the part file, by which the shard is done
                 self._tar.__exit__(None, None, None)
-            self._part.about = self._about()
+            self._part.footer = self._footer()
             self._part.__exit__(None, None, None)
             if self._task.redo is not None:
                 note_redone(self._task.output, self._task.number, self._task.redo)
@@ -155,8 +155,9 @@ class ShardWriter:
         self.counts.failed += row["error"] is not None
         self._part.add(row)
 
-    def _about(self) -> dict[str, Any]:
-        """The footer. Where old rows stay, so does what they took: as if made just before these."""
+    def _footer(self) -> dict[str, Any]:
+        """The footer of the part file. Where old rows stay, so does what they took: as if made just
+        before these."""
         took = self._earlier.get("ended", 0.0) - self._earlier.get("started", 0.0)
         seconds = dict(self._earlier.get("seconds", {}))
         _add(seconds, self.counts.seconds)

@@ -152,12 +152,12 @@ class PartFile:
     """A part file while it is written: a context manager that leaves it whole, or not at all.
 
     Rows come one by one, in the order of their paths. Few of them are in memory at once. What
-    `about` holds (times, say) at the end goes into the footer, as JSON under `denoise`: the rows
+    `footer` holds (times, say) at the end is written last, as JSON under `denoise`: the rows
     hold only what a second run would find too. Raises OSError.
     """
 
     def __init__(self, output: str, shard: int, schema: pa.Schema) -> None:
-        self.about: dict[str, Any] = {}
+        self.footer: dict[str, Any] = {}
         self._uri, self._schema = part_uri(output, shard), schema
         self._rows: list[dict[str, Any]] = []  # of the row group to be written next
         self._size, self._last = 0, ""
@@ -187,7 +187,7 @@ class PartFile:
         with self._opened:
             if self._rows or not self._last:
                 self.flush()
-            self._writer.add_key_value_metadata({"denoise": json.dumps(self.about)})
+            self._writer.add_key_value_metadata({"denoise": json.dumps(self.footer)})
 
     def add(self, row: dict[str, Any]) -> None:
         """Write a row. It may stay in memory until its row group is full."""
@@ -215,13 +215,13 @@ def part(output: str, shard: int, columns: Sequence[str] | None = None) -> Itera
     return rows_in(part_uri(output, shard), columns)
 
 
-def about(output: str, shard: int) -> dict[str, Any]:
+def footer_of(output: str, shard: int) -> dict[str, Any]:
     """How a shard was made (times, say), from the footer of its part file. Raises OSError."""
     with files.open_input(part_uri(output, shard)) as file:
-        return about_in(pq.read_metadata(file))
+        return footer_in(pq.read_metadata(file))
 
 
-def about_in(metadata: pq.FileMetaData) -> dict[str, Any]:
+def footer_in(metadata: pq.FileMetaData) -> dict[str, Any]:
     """How a shard was made, from the metadata of its part file."""
     found: dict[str, Any] = json.loads((metadata.metadata or {}).get(b"denoise", b"{}"))
     return found

@@ -113,7 +113,7 @@ def _numbers_in(part: str) -> tuple[pa.Table, dict[str, Any]]:
         parquet = pq.ParquetFile(file)
         there = set(parquet.schema_arrow.names)
         table = parquet.read(columns=[name for name in _SCHEMA.names if name in there])
-        footer = tables.about_in(parquet.metadata)
+        footer = tables.footer_in(parquet.metadata)
     columns = [
         table.column(field.name).cast(field.type)
         if field.name in there

@@ -1,4 +1,4 @@
-"""URIs as text: made absolute, put together, compared, and redacted for messages and records.
+"""URIs as text: absolute, joined, compared, braces expanded, redacted for messages and records.
 
 A URI is a local path, `file://`, `s3://`, `gs://`, `az://` or whatever else fsspec knows.
 
