@@ -129,7 +129,7 @@ def measured(folder: Path, count: int = 40) -> Rates:
     listed = list(islice(entries(str(folder), Counter()), count))
     with TemporaryDirectory() as output:
         flags = InferConfig(images=str(folder), output=output, add_noise=0.1)
-        config, model, _ = infer.prepared(flags)
+        config, model, _ = infer.prepare(flags)
         work = worker(Allocation(), config, model)
         work(ShardTask(output, 0, listed[:1]))  # warms up
         counts = work(ShardTask(output, 1, sorted(listed, key=lambda entry: entry.path)))

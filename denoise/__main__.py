@@ -17,7 +17,7 @@ from typing import Any
 from denoise import __version__, flags
 from denoise.errors import printable
 from denoise.reports.progress import is_live
-from denoise.typed import spelled_out
+from denoise.typed import spell_out
 
 # verb -> (its config, what it does); `denoise.verbs.VERB` has the config and a function VERB
 VERBS = {
@@ -121,7 +121,7 @@ def _run(verb: str, given: list[str], interrupted: list[int], start: float) -> i
 
 def _done(verb: str, given: list[str], interrupted: list[int], start: float) -> int:
     try:
-        verb, given = spelled_out(verb, given)
+        verb, given = spell_out(verb, given)
         config, as_json, verbose = flags.read(verb, _config_of(verb), given)
     except ValueError as error:
         return _fail(f"denoise {verb}: {error}", 2)

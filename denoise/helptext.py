@@ -101,7 +101,7 @@ def text(verb: str, about: str, box: str) -> str:
     width = min(get_terminal_size((100, 24)).columns, 100)
     found = {flag.name: flag for flag in _flags_in(verb, box)}
     parts = [f"usage: denoise {verb}{_names(verb)} [FLAGS]", fill(about, width)]
-    for group, flags in _grouped(found).items():
+    for group, flags in _group(found).items():
         parts.append("\n".join([f"{group}:", *(_lines(flag, width) for flag in flags)]))
     parts.append("\n".join(["examples:", *(f"  {one}" for one in _EXAMPLES[verb])]))
     parts.append(f"see also: {_SEE_ALSO[verb]}")
@@ -113,7 +113,7 @@ def _names(verb: str) -> str:
     return "".join(f" [{flag.removeprefix('--').upper()}]" for flag in NAMES.get(verb, ()))
 
 
-def _grouped(found: Mapping[str, Flag]) -> dict[str, list[Flag]]:
+def _group(found: Mapping[str, Flag]) -> dict[str, list[Flag]]:
     named = {group: names.split() for group, names in GROUPS.items()}
     known = {name for names in named.values() for name in names}
     *first, last = named
@@ -143,7 +143,7 @@ def _flags_in(verb: str, box: str) -> Iterator[Flag]:
         head, words = re.split(r"\s{2,}|\n\s*", f"{entry.strip()}  ", maxsplit=1)
         name, _, takes = head.rpartition("--")[2].partition(" ")
         words, default = _default_of(" ".join(words.split()))
-        yield Flag(name, _taken(verb, name, takes.strip()), words, default)
+        yield Flag(name, _words_of_values(verb, name, takes.strip()), words, default)
 
 
 def _default_of(words: str) -> tuple[str, str]:
@@ -154,7 +154,7 @@ def _default_of(words: str) -> tuple[str, str]:
     return found[1], found[2] if is_told else ""
 
 
-def _taken(verb: str, name: str, takes: str) -> str:
+def _words_of_values(verb: str, name: str, takes: str) -> str:
     """What a flag takes, for people: choices as they are, numbers as N, nothing of types."""
     if (verb, name) in _OF:
         return _OF[verb, name]

@@ -18,7 +18,7 @@ _SIGMAS = ("--sigma", "--add-noise")
 _FORMATS = {"jpg": "jpeg", "tif": "tiff"}
 
 
-def spelled_out(verb: str, given: list[str]) -> tuple[str, list[str]]:
+def spell_out(verb: str, given: list[str]) -> tuple[str, list[str]]:
     """The verb and its flags in full, as `flags.read` takes them.
 
     Raises ValueError for more names than the verb has flags for, and for a flag given twice.

@@ -39,9 +39,9 @@ def encoded(pixels: np.ndarray, format: str = "PNG", **options: object) -> bytes
     return out.getvalue()
 
 
-def make_photos(place: Path) -> Path:
+def make_photos(folder: Path) -> Path:
     """A folder of pictures: two folders deep, two formats, one gray, one broken, one no image."""
-    root = place / "photos"
+    root = folder / "photos"
     (root / "more").mkdir(parents=True)
     for number in range(5):
         (root / f"{number}.png").write_bytes(encoded(photo(seed=number)))

@@ -108,14 +108,14 @@ def mark_of(mark: str) -> dict[str, str]:
 def marked(mark: str) -> dict[int, str]:
     """The command lines of the living processes that carry a mark."""
     found = {}
-    for place in Path("/proc").glob("[0-9]*"):
+    for folder in Path("/proc").glob("[0-9]*"):
         try:
-            if f"{_MARK}={mark}".encode() in (place / "environ").read_bytes().split(b"\0"):
+            if f"{_MARK}={mark}".encode() in (folder / "environ").read_bytes().split(b"\0"):
                 line = (
-                    (place / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                    (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
                 )
                 if line:  # a zombie has none
-                    found[int(place.name)] = line
+                    found[int(folder.name)] = line
         except (OSError, ValueError):
             continue  # ended since, or somebody else's
     return found
@@ -196,11 +196,11 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def write_part(
-    output: str, shard: int, rows: Iterable[dict[str, Any]], schema: Any, about: Any = None
+    output: str, shard: int, rows: Iterable[dict[str, Any]], schema: Any, footer: Any = None
 ) -> None:
     """Writes a part file with these rows."""
     with tables.PartFile(output, shard, schema) as part:
-        part.about = dict(about or {})
+        part.footer = dict(footer or {})
         for row in rows:
             part.add(row)
 

@@ -428,7 +428,7 @@ def test_a_run_goes_on_in_an_archive(tmp_path: Path):
     for part in killed:  # as a kill leaves it
         Path(part).unlink()
     (output / "_SUCCESS").unlink()
-    assert len(manifest.pending(str(output))) == len(killed) > 0
+    assert len(manifest.shards_to_do(str(output))) == len(killed) > 0
     noise(config)
     assert not same(rows_of(output), whole)
     assert noise(config)["nothing_to_do"]
@@ -581,7 +581,7 @@ def test_globs_choose_among_members_by_their_paths(tmp_path: Path):
 
     def chosen(**globs: tuple[str, ...]) -> set[str]:
         config = NoiseConfig(images=str(tmp_path / "in"), output=str(tmp_path / "out"), **globs)
-        return {entry.path for entry in bulk.listed(config, LeftOut())}
+        return {entry.path for entry in bulk.list_inputs(config, LeftOut())}
 
     assert chosen(include=("0.tar/*",)) == {f"0.tar/{name}" for name in (*pictures(2), "sub/x.jpg")}
     assert chosen(include=("*.jpg",)) == {"0.tar/sub/x.jpg", "1.tar/sub/x.jpg"}

@@ -23,7 +23,7 @@ from denoise.reports import progress
 from denoise.runners import ray_data, ray_session
 from denoise.storage import files
 from denoise.verbs import bulk
-from denoise.verbs.infer import job_of, prepared
+from denoise.verbs.infer import job_of, prepare
 from denoise.verbs.noise import NoiseConfig, noise
 from denoise.verbs.save import save as save_picture
 from tests.conftest import encoded, make_photos, photo
@@ -32,20 +32,20 @@ from tests.conftest import encoded, make_photos, photo
 @pytest.fixture(scope="module")
 def network(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A model package with fresh weights: how badly it denoises is all the same to these tests."""
-    place = str(tmp_path_factory.mktemp("models") / "fresh")
-    package.save(place, networks.build("classic"), {"architecture": "classic", "card": "fresh"})
-    return place
+    uri = str(tmp_path_factory.mktemp("models") / "fresh")
+    package.save(uri, networks.build("classic"), {"architecture": "classic", "card": "fresh"})
+    return uri
 
 
-def rows_of(place: object) -> dict[str, dict[str, Any]]:
-    rows = list(tables.rows(str(place)))
+def rows_of(output: object) -> dict[str, dict[str, Any]]:
+    rows = list(tables.rows(str(output)))
     by_path = {row["path"]: row for row in rows}
     assert len(by_path) == len(rows), "a path has two rows"
     return by_path
 
 
-def parts_of(place: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in (place / "data").iterdir()}
+def parts_of(output: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (output / "data").iterdir()}
 
 
 @pytest.fixture(scope="module")
@@ -56,9 +56,9 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def denoised(tmp_path_factory: pytest.TempPathFactory, pictures: Path, network: str) -> InferConfig:
     """A finished run, for tests that only read it."""
-    place = tmp_path_factory.mktemp("denoised") / "out"
+    output = tmp_path_factory.mktemp("denoised") / "out"
     config = InferConfig(
-        images=str(pictures), output=str(place), model=network, add_noise=0.1, save="both"
+        images=str(pictures), output=str(output), model=network, add_noise=0.1, save="both"
     )
     infer(config)
     return config
@@ -245,11 +245,11 @@ def test_a_reference_is_compared_with_and_its_troubles_are_rows(tmp_path: Path, 
 def test_images_are_saved_where_they_were_asked_for(
     denoised: InferConfig, pictures: Path, tmp_path: Path, network: str
 ):
-    place = Path(denoised.output)
-    rows = [row for row in rows_of(place).values() if not row["error"]]
-    assert {place / row["file"] for row in rows} == set(place.rglob("*.png"))
-    assert all((place / row["file"]).read_bytes() == row["image"]["bytes"] for row in rows)
-    assert (place / "images" / "more" / "wide.png").exists()
+    folder = Path(denoised.output)
+    rows = [row for row in rows_of(folder).values() if not row["error"]]
+    assert {folder / row["file"] for row in rows} == set(folder.rglob("*.png"))
+    assert all((folder / row["file"]).read_bytes() == row["image"]["bytes"] for row in rows)
+    assert (folder / "images" / "more" / "wide.png").exists()
     for save, has_files in (("files", True), ("none", False)):
         out = tmp_path / save
         infer(InferConfig(images=str(pictures / "more"), output=str(out), model=network, save=save))
@@ -305,17 +305,17 @@ def test_unrounded_noise_is_that_of_the_literature(tmp_path: Path, network: str)
     (tmp_path / "in" / "black.png").write_bytes(encoded(np.zeros((64, 64, 3), np.uint8)))
     found = {}
     for float_noise in (False, True):
-        place = tmp_path / f"out-{float_noise}"
+        output = tmp_path / f"out-{float_noise}"
         infer(
             InferConfig(
                 images=str(tmp_path / "in"),
-                output=str(place),
+                output=str(output),
                 model=network,
                 add_noise=0.1,
                 float_noise=float_noise,
             )
         )
-        found[float_noise] = rows_of(place)["black.png"]["mse_noisy"]
+        found[float_noise] = rows_of(output)["black.png"]["mse_noisy"]
     assert found[True] == pytest.approx(0.01, rel=0.05)
     assert found[False] == pytest.approx(0.005, rel=0.05)  # clipping halves it on black
 
@@ -360,12 +360,12 @@ def test_nothing_is_discarded_before_what_may_be_wrong_was_looked_at(
 
 
 def test_a_model_that_is_replaced_during_a_run_ends_it(pictures: Path, tmp_path: Path):
-    place = str(tmp_path / "model")
-    package.save(place, networks.build("classic"), {"architecture": "classic"})
-    config, name, needed = prepared(
-        InferConfig(images=str(pictures), output=str(tmp_path / "out"), model=place)
+    uri = str(tmp_path / "model")
+    package.save(uri, networks.build("classic"), {"architecture": "classic"})
+    config, name, needed = prepare(
+        InferConfig(images=str(pictures), output=str(tmp_path / "out"), model=uri)
     )
-    package.save(place, networks.build("classic"), {"architecture": "classic"})
+    package.save(uri, networks.build("classic"), {"architecture": "classic"})
     job = job_of(config, name, needed)
     with pytest.raises(SettingsError, match=f"this run's is {name}: it was replaced"):
         sizes, schema = bulk.Sizes(here=1 << 30), tables.INFER_SCHEMA

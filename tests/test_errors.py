@@ -1,4 +1,4 @@
-"""What goes wrong with places, in plain words: the same for the same cause, without credentials."""
+"""What goes wrong with URIs, in plain words: the same for the same cause, without credentials."""
 
 import pytest
 

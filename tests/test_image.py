@@ -290,7 +290,7 @@ def test_exif_profile_and_resolution_are_kept_or_stripped(format: str):
     tags.load(kept.metadata.exif)
     assert (tags[0x0110], tags.get_ifd(0x8769)[0x829A]) == ("Model 1", 0.01)
     assert kept.metadata.icc == source.metadata.icc
-    if format not in ("webp", "avif", "jxl"):  # have no place for the resolution
+    if format not in ("webp", "avif", "jxl"):  # have no field for the resolution
         assert kept.metadata.dpi == pytest.approx((200, 300), rel=0.01)  # it was turned
     stripped = decode(encode(source, format=format, metadata=False))
     assert stripped.metadata == Metadata()

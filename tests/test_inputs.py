@@ -100,13 +100,13 @@ def test_one_file_is_an_input_of_its_own(photos: Path):
 @pytest.mark.parametrize("kind", ["txt", "csv", "parquet"])
 def test_a_manifest_names_its_images_relative_to_itself(photos: Path, kind: str):
     uris = ["0.png", "more/wide.jpg", str(photos / "1.png"), "0.png", "gone.png"]
-    place = photos / f"list.{kind}"
+    path = photos / f"list.{kind}"
     if kind == "parquet":
-        pq.write_table(pa.table({"uri": uris}), place)
+        pq.write_table(pa.table({"uri": uris}), path)
     else:
         head = ["uri"] if kind == "csv" else []
-        place.write_text("\n".join(head + uris) + "\n")
-    listed, left_out = found(place)
+        path.write_text("\n".join(head + uris) + "\n")
+    listed, left_out = found(path)
     assert set(listed) == {"0.png", "more/wide.jpg", "1.png", "gone.png"}
     assert left_out == {"named twice": 1}
     assert source_of(listed["1.png"]).encoded == (photos / "1.png").read_bytes()
@@ -234,9 +234,9 @@ def test_a_glob_of_folders_alone_is_refused_with_the_way_out(photos: Path):
 
 @pytest.mark.parametrize("name", ["sigma=0.1/a.png", "monkey=1.png", "my token=x&key=y.png"])
 def test_a_path_that_reads_like_a_secret_is_kept_as_it_is(tmp_path: Path, name: str):
-    place = tmp_path / name
-    place.parent.mkdir(exist_ok=True)
-    place.write_bytes(encoded(photo()))
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(encoded(photo()))
     (tmp_path / "list.txt").write_text(f"{name}\n")
     assert list(found(tmp_path / "list.txt")[0]) == list(found(tmp_path)[0]) == [name]
 
@@ -304,8 +304,8 @@ def test_paths_of_a_table_that_mean_the_same_are_told_apart(tmp_path: Path):
 def test_an_output_folder_behind_a_link_is_known_for_what_it_is(tmp_path: Path):
     out = tmp_path / "real" / "photos" / "out"
     out.mkdir(parents=True)
-    for place in (out, out.parent):
-        (place / "a.png").write_bytes(encoded(photo()))
+    for folder in (out, out.parent):
+        (folder / "a.png").write_bytes(encoded(photo()))
     (tmp_path / "link").symlink_to("real")
     for images in (tmp_path / "link" / "photos", tmp_path / "link" / "photos" / "**" / "*.png"):
         listed, left_out = found(images, output=str(out))
@@ -440,20 +440,20 @@ def test_a_systems_own_folder_that_nobody_may_list_is_none_of_ours(tmp_path: Pat
 @pytest.fixture
 def unprivileged() -> Iterator[Path]:
     """A folder, and no right to what is locked in it: root would have every right."""
-    with TemporaryDirectory() as place:  # pytest's own folders let nobody else in
-        os.chmod(place, 0o755)
-        files.exists(place)  # loads what it needs, wherever that may be read by root alone
+    with TemporaryDirectory() as folder:  # pytest's own folders let nobody else in
+        os.chmod(folder, 0o755)
+        files.exists(folder)  # loads what it needs, wherever that may be read by root alone
         is_root = os.geteuid() == 0
         if is_root:
-            os.chown(place, 65534, -1)
+            os.chown(folder, 65534, -1)
             os.seteuid(65534)
         try:
-            yield Path(place)
+            yield Path(folder)
         finally:
             if is_root:
                 os.seteuid(0)
             for locked in ("locked", "."):
-                os.chmod(os.path.join(place, locked), 0o755)
+                os.chmod(os.path.join(folder, locked), 0o755)
 
 
 def test_a_folder_that_may_not_be_read_is_left_out_and_counted(unprivileged: Path):
@@ -470,27 +470,27 @@ def test_a_root_that_may_not_be_read_is_refused(unprivileged: Path):
         found(unprivileged / "locked")
 
 
-def table(place: Path, *paths: str | None) -> None:
+def table(path: Path, *paths: str | None) -> None:
     """A Parquet table of one image a row, which has the name given or none."""
-    rows = [{"bytes": encoded(photo(seed=k)), "path": path} for k, path in enumerate(paths)]
-    place.parent.mkdir(parents=True, exist_ok=True)
+    rows = [{"bytes": encoded(photo(seed=k)), "path": name} for k, name in enumerate(paths)]
+    path.parent.mkdir(parents=True, exist_ok=True)
     kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-    pq.write_table(pa.table({"image": pa.array(rows, kind)}), place)
+    pq.write_table(pa.table({"image": pa.array(rows, kind)}), path)
 
 
 def test_images_without_a_name_are_called_by_their_table_wherever_it_lies(tmp_path: Path):
-    for place in ("here", "there/too"):
-        table(tmp_path / place / "train" / "p.parquet", None, None)
-        table(tmp_path / place / "test" / "p.parquet", None)
-        listed, left_out = found(tmp_path / place)
+    for folder in ("here", "there/too"):
+        table(tmp_path / folder / "train" / "p.parquet", None, None)
+        table(tmp_path / folder / "test" / "p.parquet", None)
+        listed, left_out = found(tmp_path / folder)
         assert set(listed) == {"train/p/0", "train/p/1", "test/p/0"} and not left_out
 
 
 def test_a_tree_that_is_moved_gives_the_same_names(tmp_path: Path):
-    for place in ("here", "there/too"):
+    for folder in ("here", "there/too"):
         for part in ("train", "test"):
-            table(tmp_path / place / part / "p.parquet", "0.png")
-        (tmp_path / place / "list.txt").write_text("x/0.png\n./x/../x/0.png\ns3://x/0.png\n")
+            table(tmp_path / folder / part / "p.parquet", "0.png")
+        (tmp_path / folder / "list.txt").write_text("x/0.png\n./x/../x/0.png\ns3://x/0.png\n")
     for images in (".", "*/*.parquet", "list.txt"):
         first, second = (list(found(tmp_path / one / images)[0]) for one in ("here", "there/too"))
         assert first == second and len(first) == 2
@@ -602,8 +602,8 @@ def test_a_list_may_hold_its_names_as_categories(tmp_path: Path):
 
 
 def test_an_image_beside_its_lists_folder_is_called_by_the_way_there(tmp_path: Path):
-    for place in ("here", "there/too"):
-        lists = tmp_path / place / "lists"
+    for folder in ("here", "there/too"):
+        lists = tmp_path / folder / "lists"
         lists.mkdir(parents=True)
         (lists / "list.txt").write_text("../photos/a.png\n../lists/b.png\n/elsewhere/c.png\n")
         assert set(found(lists / "list.txt")[0]) == {"__/photos/a.png", "b.png", "elsewhere/c.png"}

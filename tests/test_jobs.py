@@ -12,7 +12,7 @@ from tests.running import ROOT, Done, rows_of, run, tiny_model
 
 
 def refused(*arguments: str) -> str:
-    """The one line that a command with wrong flags or places ends with, exit code 2."""
+    """The one line that a command with wrong flags or URIs ends with, exit code 2."""
     done = subprocess.run(
         [sys.executable, "-m", "denoise", *arguments], cwd=ROOT, capture_output=True, text=True
     )

@@ -13,7 +13,7 @@ import pytest
 from denoise.errors import CRASHED, SettingsError
 from denoise.images.pairs import PairConfig
 from denoise.output import tables
-from denoise.output.tables import INFER_SCHEMA, NOISE_SCHEMA, carried, with_columns
+from denoise.output.tables import INFER_SCHEMA, NOISE_SCHEMA, carried_columns, with_columns
 from denoise.storage import files
 from denoise.storage.entry import Entry
 from denoise.storage.fetch import failed, fetch
@@ -115,17 +115,17 @@ def test_rows_of_an_earlier_run_and_those_made_again_have_them(tmp_path: Path):
 def test_which_columns_come_along_can_be_said(tmp_path: Path):
     table_of(tmp_path / "in")
 
-    def kept(output: str, *names: str) -> list[str]:
-        place = tmp_path / output
-        noise(NoiseConfig(images=str(tmp_path / "in"), output=str(place), keep_columns=names))
-        return [name for name in schema_of(place).names if name not in NOISE_SCHEMA.names]
+    def columns_beside(output: str, *names: str) -> list[str]:
+        folder = tmp_path / output
+        noise(NoiseConfig(images=str(tmp_path / "in"), output=str(folder), keep_columns=names))
+        return [name for name in schema_of(folder).names if name not in NOISE_SCHEMA.names]
 
-    assert kept("a", "label", "kind") == ["label", "kind"]
-    assert kept("b") == []
+    assert columns_beside("a", "label", "kind") == ["label", "kind"]
+    assert columns_beside("b") == []
     with pytest.raises(SettingsError, match=r"keep-columns names size.*there are label, caption"):
-        kept("c", "size")
+        columns_beside("c", "size")
     with pytest.raises(SettingsError, match="columns was"):
-        kept("a", "label")
+        columns_beside("a", "label")
 
 
 def test_columns_of_files_are_refused(photos: Path, tmp_path: Path):
@@ -137,7 +137,7 @@ def test_columns_of_files_are_refused(photos: Path, tmp_path: Path):
 
 def test_a_column_that_is_called_like_one_of_ours_gets_another_name():
     found = pa.schema([("width", pa.string()), ("width_input", pa.int8()), ("x", pa.int8())])
-    columns = carried(found, None, NOISE_SCHEMA)
+    columns = carried_columns(found, None, NOISE_SCHEMA)
     assert columns.names == (
         ("width", "width_input"), ("width_input", "width_input_input"), ("x", "x")
     )  # fmt: skip
@@ -160,15 +160,15 @@ def test_of_our_own_table_nothing_is_company_but_what_it_carried(tmp_path: Path)
 def test_images_and_bytes_come_along_only_when_named():
     image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     found = pa.schema([("mask", image), ("raw", pa.binary()), ("views", pa.list_(image))])
-    assert carried(found, None, NOISE_SCHEMA).names == ()
-    assert carried(found, ["mask"], NOISE_SCHEMA).names == (("mask", "mask"),)
+    assert carried_columns(found, None, NOISE_SCHEMA).names == ()
+    assert carried_columns(found, ["mask"], NOISE_SCHEMA).names == (("mask", "mask"),)
 
 
 def test_hugging_face_still_knows_what_a_label_stands_for(tmp_path: Path):
     features = {"label": {"names": ["cat", "dog"], "_type": "ClassLabel"}}
     metadata = {"huggingface": json.dumps({"info": {"features": features}})}
     found = pa.schema([("label", pa.int64())], metadata=metadata)
-    schema = with_columns(INFER_SCHEMA, carried(found, None, INFER_SCHEMA))
+    schema = with_columns(INFER_SCHEMA, carried_columns(found, None, INFER_SCHEMA))
     told = json.loads(schema.metadata[b"huggingface"])["info"]["features"]
     assert told["label"] == features["label"] and told["image"] == {"_type": "Image"}
 

@@ -128,8 +128,8 @@ def test_gray_and_alpha_are_read_whatever_their_file_says_of_them(colours: str, 
     options = {"photometric": colours, "planarconfig": "contig", "extrasamples": extra or [0]}
     encoded = bytearray(tiff(both, **options))
     if not extra:  # the tag becomes one that nobody knows
-        place = encoded.index(struct.pack("<HH", 338, 3))
-        struct.pack_into("<H", encoded, place, 337)
+        offset = encoded.index(struct.pack("<HH", 338, 3))
+        struct.pack_into("<H", encoded, offset, 337)
     picture = decode(bytes(encoded))
     assert np.array_equal(picture.pixels, GRAY if colours == "minisblack" else 255 - GRAY)
     assert np.array_equal(picture.alpha, ALPHA)
@@ -168,8 +168,8 @@ def test_the_first_page_that_is_no_preview_is_the_picture():
 @pytest.mark.parametrize("wrong", [0, 500_000])
 def test_what_is_not_compressed_is_as_long_as_its_pixels_whatever_its_tag_says(pixels, wrong: int):
     encoded = bytearray(tiff(pixels))
-    place = encoded.index(struct.pack("<HH", 279, 4)) + 8
-    struct.pack_into("<L", encoded, place, wrong)
+    offset = encoded.index(struct.pack("<HH", 279, 4)) + 8
+    struct.pack_into("<L", encoded, offset, wrong)
     assert np.array_equal(decode(bytes(encoded)).pixels, pixels)
     with pytest.raises(ImageError, match="truncated or damaged TIFF"):
         decode(bytes(encoded[:-100]))
@@ -438,7 +438,7 @@ def test_what_is_not_read_says_what_to_convert_it_with(kind: str, way_out: str):
 @pytest.mark.parametrize("photometric", [32803, 34892])
 def test_the_mosaic_of_a_sensor_in_a_tiff_is_camera_raw(photometric: int):
     encoded = bytearray(tiff(DEEP[..., 0], photometric="minisblack"))
-    place = encoded.index(struct.pack("<HH", 262, 3)) + 8
-    struct.pack_into("<H", encoded, place, photometric)
+    offset = encoded.index(struct.pack("<HH", 262, 3)) + 8
+    struct.pack_into("<H", encoded, offset, photometric)
     with pytest.raises(ImageError, match="unsupported kind: camera raw: develop it"):
         decode(bytes(encoded))

@@ -69,9 +69,9 @@ def test_a_field_of_the_newest_versions_is_known(field: str):
 def test_a_typo_at_any_depth_of_a_job_is_refused():
     full = _job("infer") | {"spec": kuberay.with_every_field(KUBERAY)}
     validator = jsonschema.validators.validator_for(SCHEMA)(SCHEMA)
-    places = [path for path in _objects_in(KUBERAY) if "*" not in path]
-    assert len(places) > 60
-    for path in places:
+    paths = [path for path in _objects_in(KUBERAY) if "*" not in path]
+    assert len(paths) > 60
+    for path in paths:
         job = copy.deepcopy(full)
         _at(job["spec"], ".".join(path))["tpyo"] = "1"
         assert not validator.is_valid(job), path
@@ -254,7 +254,7 @@ def test_a_job_file_holds_one_job_and_a_command_that_denoise_takes(job: str):
     assert len(inside) == 1
     program, verb, *words = inside[0]["spec"]["entrypoint"].split(" ")
     assert (program, verb) == ("denoise", job)
-    # where the overlays write the places
+    # where the overlays write the URIs
     assert words[:4] == ["--images", "IMAGES", "--output", "OUTPUT"]
     flags.read(verb, _config_of(verb), words)
 

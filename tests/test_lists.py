@@ -40,7 +40,7 @@ def bytes_of(images: object, column: str | None = None) -> dict[str, bytes]:
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Path:
+def folder(tmp_path: Path) -> Path:
     (tmp_path / "deep").mkdir()
     (tmp_path / "0.png").write_bytes(PICTURES[0])
     (tmp_path / "deep" / "é 1.png").write_bytes(PICTURES[1])
@@ -62,9 +62,9 @@ LISTS = {
 
 @pytest.mark.parametrize("name", LISTS)
 @pytest.mark.parametrize("wrapped", ["utf-8", "utf-8-sig", "utf-16", "gzip"])
-def test_every_kind_of_list_names_its_images(place: Path, name: str, wrapped: str):
+def test_every_kind_of_list_names_its_images(folder: Path, name: str, wrapped: str):
     text = LISTS[name]
-    uri = place / (name + ".gz" if wrapped == "gzip" else name)
+    uri = folder / (name + ".gz" if wrapped == "gzip" else name)
     if wrapped == "gzip":
         uri.write_bytes(gzip.compress(text.encode()))
     else:
@@ -72,29 +72,29 @@ def test_every_kind_of_list_names_its_images(place: Path, name: str, wrapped: st
     assert bytes_of(uri) == NAMED
 
 
-def test_of_a_folder_of_lists_all_are_read(place: Path):
-    (place / "lists").mkdir()
+def test_of_a_folder_of_lists_all_are_read(folder: Path):
+    (folder / "lists").mkdir()
     for number, named in enumerate(NAMED):
         table = pa.table({"url": [f"../{named}"], "text": ["x"]})
-        pq.write_table(table, place / "lists" / f"{number}.parquet")
-    pq.write_table(pa.table({"z": [1]}), place / "lists" / "z.parquet")
-    listed, left_out = found(place / "lists")
+        pq.write_table(table, folder / "lists" / f"{number}.parquet")
+    pq.write_table(pa.table({"z": [1]}), folder / "lists" / "z.parquet")
+    listed, left_out = found(folder / "lists")
     assert [source_of(entry).encoded for entry in listed.values()] == list(NAMED.values())
     assert left_out == {"table without images": 1}
-    assert columns_of(str(place / "lists")).names == ["text"]
+    assert columns_of(str(folder / "lists")).names == ["text"]
 
 
-def test_a_column_of_another_name_can_be_named(place: Path):
-    (place / "a.csv").write_text("thumbnail,url\n0.png,gone.png\n")
-    assert set(found(place / "a.csv")[0]) == {"gone.png"}
-    assert bytes_of(place / "a.csv", "thumbnail") == {"0.png": PICTURES[0]}
+def test_a_column_of_another_name_can_be_named(folder: Path):
+    (folder / "a.csv").write_text("thumbnail,url\n0.png,gone.png\n")
+    assert set(found(folder / "a.csv")[0]) == {"gone.png"}
+    assert bytes_of(folder / "a.csv", "thumbnail") == {"0.png": PICTURES[0]}
     with pytest.raises(SettingsError, match=r"no column `size` \(it has \['thumbnail', 'url'\]\)"):
-        found(place / "a.csv", "size")
+        found(folder / "a.csv", "size")
 
 
-def test_rows_that_name_nothing_are_counted(place: Path):
-    (place / "a.jsonl").write_text('{"url": null}\n{"url": "0.png"}\n{}\n{"url": 7}\n{"url": " "}')
-    listed, left_out = found(place / "a.jsonl")
+def test_rows_that_name_nothing_are_counted(folder: Path):
+    (folder / "a.jsonl").write_text('{"url": null}\n{"url": "0.png"}\n{}\n{"url": 7}\n{"url": " "}')
+    listed, left_out = found(folder / "a.jsonl")
     assert set(listed) == {"0.png"} and left_out == {"rows that name no image": 4}
 
 
@@ -115,24 +115,24 @@ def test_rows_that_name_nothing_are_counted(place: Path):
     ids=range(10),
 )
 def test_a_list_that_cannot_be_read_is_refused_in_one_line(
-    place: Path, name: str, content: bytes, words: str
+    folder: Path, name: str, content: bytes, words: str
 ):
-    (place / name).write_bytes(content)
+    (folder / name).write_bytes(content)
     with pytest.raises(SettingsError, match=words) as raised:
-        found(place / name)
+        found(folder / name)
     assert "\n" not in str(raised.value)
 
 
-def test_a_line_without_an_end_is_refused_before_it_fills_memory(place: Path, monkeypatch):
+def test_a_line_without_an_end_is_refused_before_it_fills_memory(folder: Path, monkeypatch):
     monkeypatch.setattr(lists, "_LONGEST", 1000)
-    (place / "a.txt.gz").write_bytes(gzip.compress(b"x" * 100_000))
+    (folder / "a.txt.gz").write_bytes(gzip.compress(b"x" * 100_000))
     with pytest.raises(SettingsError, match="line 1 is too long"):
-        found(place / "a.txt.gz")
+        found(folder / "a.txt.gz")
 
 
-def test_a_long_field_of_a_list_is_no_reason_to_refuse_it(place: Path):
-    (place / "a.csv").write_text(f'url,text\n0.png,"{"x" * 200_000}"\n')
-    assert bytes_of(place / "a.csv") == {"0.png": PICTURES[0]}
+def test_a_long_field_of_a_list_is_no_reason_to_refuse_it(folder: Path):
+    (folder / "a.csv").write_text(f'url,text\n0.png,"{"x" * 200_000}"\n')
+    assert bytes_of(folder / "a.csv") == {"0.png": PICTURES[0]}
 
 
 def saved(folder: Path, table: pa.Table, name: str = "data-00000-of-00001.arrow") -> Path:
@@ -222,11 +222,11 @@ def test_each_image_of_a_list_is_an_input(tmp_path: Path, kind: Any, element: An
     assert columns_of(str(tmp_path)).names == ["text"]
 
 
-def write(place: Path, table: pa.Table) -> None:
-    if place.suffix == ".arrow":
-        saved(place.parent, table, place.name)
+def write(path: Path, table: pa.Table) -> None:
+    if path.suffix == ".arrow":
+        saved(path.parent, table, path.name)
         return
-    pq.write_table(table, place)
+    pq.write_table(table, path)
 
 
 def test_of_several_image_columns_any_can_be_chosen(tmp_path: Path):

@@ -16,18 +16,18 @@ import ray
 
 from denoise.__main__ import VERBS, _words_of, main
 from denoise.errors import SettingsError, WriteError
-from denoise.typed import spelled_out
+from denoise.typed import spell_out
 
 
 @pytest.fixture(scope="module")
 def scripts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """What `denoise completion SHELL` prints, by shell."""
-    place = tmp_path_factory.mktemp("completion")
+    folder = tmp_path_factory.mktemp("completion")
     files = {}
     for shell in ("bash", "zsh"):
         command = [sys.executable, "-m", "denoise", "completion", shell]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
-        files[shell] = place / shell
+        files[shell] = folder / shell
         files[shell].write_text(done.stdout)
     return files
 
@@ -227,11 +227,11 @@ def test_the_stores_libraries_are_silent_unless_asked(flags: list[str]):
 )
 def test_names_fractions_and_short_forms_are_flags(typed: str, flags: str):
     verb, *given = typed.split()
-    assert spelled_out(verb, given) == (verb, flags.split())
+    assert spell_out(verb, given) == (verb, flags.split())
 
 
 def test_a_dry_run_is_a_plan():
-    assert spelled_out("infer", ["a", "b", "--dry-run"])[0] == "plan"
+    assert spell_out("infer", ["a", "b", "--dry-run"])[0] == "plan"
 
 
 @pytest.mark.parametrize(
@@ -247,7 +247,7 @@ def test_a_dry_run_is_a_plan():
 def test_names_that_make_no_sense_are_refused_in_one_sentence(typed: str, words: str):
     verb, *given = typed.split()
     with pytest.raises(ValueError, match=words):
-        spelled_out(verb, given)
+        spell_out(verb, given)
 
 
 def test_a_verb_that_is_nearly_right_is_guessed(capsys: pytest.CaptureFixture[str]):

@@ -61,7 +61,7 @@ def test_a_pixel_travels_no_further_than_the_reach_and_just_that_far(architectur
         torch.nn.init.uniform_(parameter, 0, 0.1)  # no ReLU is shut
     side = 2 * (model.reach // model.stride + 2) * model.stride
     furthest = 0
-    for offset in range(model.stride):  # its place in its cell decides which way is longer
+    for offset in range(model.stride):  # its position in its cell decides which way is longer
         middle = side // 2 + offset
         noisy = torch.full((1, 3, side, side), 0.5, dtype=torch.float64, requires_grad=True)
         output = model(noisy + 0.01 * torch.rand_like(noisy), torch.tensor([0.1]).double())

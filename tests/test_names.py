@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from denoise.output import manifest
-from denoise.output.names import Names, file_of, shortened
+from denoise.output.names import Names, file_of, shorten
 from denoise.output.tar_shard import key_of
 from denoise.storage import disk
 from denoise.storage.entry import Entry
@@ -52,12 +52,12 @@ def test_a_name_of_any_length_is_a_files_and_no_two_become_one():
     for longest in (241, 251, 252, 255, 300, 1024):
         for letter in "aé漢":
             stem = (letter * longest).encode()[:longest].decode(errors="ignore")
-            made = {shortened(f"{stem}{end}.jpg.png") for end in ("", "1", "2")}
+            made = {shorten(f"{stem}{end}.jpg.png") for end in ("", "1", "2")}
             assert len(made) == 3
             for name in made:
                 assert len(name.encode()) <= 255 and name.endswith(".png")
-    assert shortened("x/a.jpg.png") == "x/a.jpg.png"
-    assert len(shortened("d" * 300 + "/" + "." * 300).split("/")[0]) == 255
+    assert shorten("x/a.jpg.png") == "x/a.jpg.png"
+    assert len(shorten("d" * 300 + "/" + "." * 300).split("/")[0]) == 255
 
 
 @pytest.mark.parametrize("format", ["png", "jpeg", "same"])
@@ -144,7 +144,9 @@ def test_what_changed_keeps_its_name(tmp_path: Path):
         if new:
             manifest.cut(str(tmp_path), new)
         return [
-            one for shard in manifest.pending(str(tmp_path)) for one in shard.entries(str(tmp_path))
+            one
+            for shard in manifest.shards_to_do(str(tmp_path))
+            for one in shard.entries(str(tmp_path))
         ]
 
     for size in (10, 20):

@@ -272,7 +272,7 @@ def test_what_only_the_laptop_has_is_refused(nodes: Nodes, tmp_path: Path, verb:
         there["model"] = f"{nodes.root}/tiny"
     there[what] = str(mine / what)
     elsewhere = nodes.add(1, without=tmp_path)
-    done = nodes.job(verb, *(f"--{name}={place}" for name, place in there.items())).done()
+    done = nodes.job(verb, *(f"--{name}={uri}" for name, uri in there.items())).done()
     nodes.nodes.remove(elsewhere)
     elsewhere.kill()
     assert done.code == 2

@@ -26,8 +26,8 @@ from tests.running import wait_until, write_part
 SETTINGS = {"images": "/in", "sigma": 0.1, "seed": 0}
 
 
-def finished(place: Path) -> None:
-    with Output(str(place), "noise", SETTINGS) as output:
+def finished(folder: Path) -> None:
+    with Output(str(folder), "noise", SETTINGS) as output:
         output.begin(3)
         output.end()
         output.finish()
@@ -82,7 +82,7 @@ def test_what_a_part_file_names_stays_known_where_the_store_does_not_answer(
     (part,) = tables.parts(str(tmp_path))
 
     def refuse(*_: object, **__: object) -> object:
-        raise stores._translated(Exception("slowdown"), "s3")
+        raise stores._translate(Exception("slowdown"), "s3")
 
     with monkeypatch.context() as while_it_is_slow:
         while_it_is_slow.setattr(files, "ask", refuse)
@@ -206,8 +206,8 @@ def test_an_output_folder_with_a_link_in_place_of_a_folder_of_ours_is_refused(
     finished(tmp_path / "theirs")
     row = {"path": "a.png", "file": "images/a.png"}
     write_part(str(tmp_path / "theirs"), 0, [row], tables.INFER_SCHEMA, {})
-    for kept in ("images/a.png", f"_manifest/.denoise-{'0' * 32}", "_unfinished/a"):
-        files.write(str(tmp_path / "theirs" / kept), b"mine")
+    for path in ("images/a.png", f"_manifest/.denoise-{'0' * 32}", "_unfinished/a"):
+        files.write(str(tmp_path / "theirs" / path), b"mine")
     before = sorted(tmp_path.rglob("*"))
     finished(tmp_path / "new")
     files.remove(str(tmp_path / "new" / name))

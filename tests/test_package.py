@@ -18,13 +18,13 @@ from denoise.verbs.models import ModelsConfig, models
 SMALL = {"widths": [4, 6], "blocks": 1}
 
 
-def saved(place: Path, *, half: bool = False) -> torch.nn.Module:
+def saved(folder: Path, *, half: bool = False) -> torch.nn.Module:
     """A small network with weights of its own, in a package there."""
     torch.manual_seed(3)
     model = build("unet", SMALL)
     torch.nn.init.normal_(model.tail.weight, std=0.1)
     fields = {"architecture": "unet", "sigma": [0.0, 0.2], "card": "# a card"}
-    package.save(str(place), model, fields, half=half)
+    package.save(str(folder), model, fields, half=half)
     return model.eval()
 
 
@@ -86,9 +86,9 @@ def test_changed_weights_are_refused(tmp_path: Path):
         package.load(str(tmp_path))
 
 
-def changed_config(place: Path, **fields: object) -> None:
-    config = json.loads((place / "config.json").read_text())
-    (place / "config.json").write_text(json.dumps(config | fields))
+def changed_config(folder: Path, **fields: object) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | fields))
 
 
 UNET = {"widths": [4, 6], "blocks": [1, 1, 1]}
@@ -167,10 +167,10 @@ def test_the_parameters_of_a_network_are_known_before_it_is_built(blocks: object
     assert limits.unet_parameters([5, 7], model.arguments["blocks"]) == counted
 
 
-def reweighed(place: Path, encoded: bytes) -> None:
+def reweighed(folder: Path, encoded: bytes) -> None:
     """A package whose weights are these, and known to its config.json."""
-    (place / "model.safetensors").write_bytes(encoded)
-    changed_config(place, digest=sha256(encoded).hexdigest())
+    (folder / "model.safetensors").write_bytes(encoded)
+    changed_config(folder, digest=sha256(encoded).hexdigest())
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
@@ -305,4 +305,4 @@ def test_what_is_shipped_is_under_20_mb_in_all_and_names_no_ones_own_folders():
     for path in files:
         if path.suffix in (".json", ".md"):
             assert "/home/" not in path.read_text() and "/work/" not in path.read_text()
-    assert {config["name"] for config in package.shipped()} >= {"classic", "unet"}
+    assert {config["name"] for config in package.shipped_configs()} >= {"classic", "unet"}

@@ -24,8 +24,8 @@ from tests.conftest import encoded, photo
 from tests.running import write_part
 
 
-def entry(place: Path, name: str = "a.png") -> Entry:
-    return Entry(name, str(place / name), 0, "")
+def entry(folder: Path, name: str = "a.png") -> Entry:
+    return Entry(name, str(folder / name), 0, "")
 
 
 def test_a_noisy_image_brings_its_clean_self_along(tmp_path: Path):
@@ -56,10 +56,10 @@ def test_without_noise_or_reference_there_is_nothing_to_compare_with(tmp_path: P
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda place: place.write_bytes(b""), "empty file"),
-        (lambda place: place.mkdir(), "a folder, not a file"),
-        (lambda place: place.symlink_to("nowhere"), "no such file"),
-        (lambda place: None, "no such file"),
+        (lambda path: path.write_bytes(b""), "empty file"),
+        (lambda path: path.mkdir(), "a folder, not a file"),
+        (lambda path: path.symlink_to("nowhere"), "no such file"),
+        (lambda path: None, "no such file"),
     ],
 )
 def test_what_goes_wrong_with_one_image_is_its_error(tmp_path: Path, make, words: str):

@@ -15,7 +15,7 @@ from denoise.runners.resources import Resources
 from denoise.storage.entry import Entry
 from denoise.storage.found import LeftOut
 from denoise.storage.inputs import entries
-from denoise.verbs.infer import prepared
+from denoise.verbs.infer import prepare
 from denoise.verbs.plan import PlanConfig, _Sample, plan
 from tests.conftest import encoded, photo
 from tests.running import tiny_model, write_part
@@ -23,7 +23,7 @@ from tests.running import tiny_model, write_part
 
 def listed(config: PlanConfig, photos: Path) -> None:
     """Lists the photographs, as a run does before its work."""
-    ready, model, _ = prepared(config)
+    ready, model, _ = prepare(config)
     with Output(config.output, "infer", ready.settings() | {"model": model}):
         found = manifest.update(config.output, entries(str(photos), LeftOut()))
         if found.new is not None:
@@ -73,7 +73,7 @@ def test_it_counts_and_estimates_and_leaves_nothing_behind(config: PlanConfig):
 
 def test_it_sees_what_is_done_already(config: PlanConfig, photos: Path):
     listed(config, photos)
-    shard = manifest.pending(config.output)[0]
+    shard = manifest.shards_to_do(config.output)[0]
     (Path(config.output) / "data").mkdir(exist_ok=True)
     (Path(config.output) / "data" / f"part-{shard.number:08d}.parquet").write_bytes(b"")
     assert plan(config)["already_done"] == len(shard)
@@ -84,23 +84,23 @@ def test_it_sees_what_is_done_already(config: PlanConfig, photos: Path):
 def test_it_says_what_a_run_would_find_to_do(
     config: PlanConfig, photos: Path, since: Callable[[Path], None], retry_errors: bool
 ):
-    place, config = config.output, replace(config, retry_errors=retry_errors)
+    output, config = config.output, replace(config, retry_errors=retry_errors)
     listed(config, photos)
-    for shard in manifest.pending(place):
-        paths = [entry.path for entry in shard.entries(place)]
+    for shard in manifest.shards_to_do(output):
+        paths = [entry.path for entry in shard.entries(output)]
         rows = [{"path": p, "error": "bad" if p == "broken.png" else None} for p in sorted(paths)]
-        write_part(place, shard.number, rows, INFER_SCHEMA)
-    before = {path: path.read_bytes() for path in Path(place).rglob("*.*")}
+        write_part(output, shard.number, rows, INFER_SCHEMA)
+    before = {path: path.read_bytes() for path in Path(output).rglob("*.*")}
     since(photos)
     found = plan(config)
-    assert {path: path.read_bytes() for path in Path(place).rglob("*.*")} == before
+    assert {path: path.read_bytes() for path in Path(output).rglob("*.*")} == before
 
     listed(config, photos)
-    pending = manifest.pending(place)
-    failed = manifest.with_errors(place) if retry_errors else []
-    to_do = {entry.path for one in pending if not one.has_redo for entry in one.entries(place)}
+    pending = manifest.shards_to_do(output)
+    failed = manifest.shards_with_errors(output) if retry_errors else []
+    to_do = {entry.path for one in pending if not one.has_redo for entry in one.entries(output)}
     for one in pending:
-        to_do |= paths_to_redo(place, one.number) if one.has_redo else set()
+        to_do |= paths_to_redo(output, one.number) if one.has_redo else set()
     assert found["to_do"] == len(to_do | {"broken.png"} if failed else to_do)
     assert found["shards"] == len({one.number for one in pending + failed})
     assert bool(found["seconds"]) == bool(pending or failed)

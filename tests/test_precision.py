@@ -5,7 +5,7 @@ import torch
 
 from denoise.errors import SettingsError
 from denoise.nets import precision as precisions
-from denoise.nets.fused import can_fuse, fused
+from denoise.nets.fused import can_fuse, fuse
 from denoise.nets.networks import UNKNOWN_LEVEL, build, single
 from denoise.nets.precision import can_do, check, resolve_precision, runnable
 
@@ -95,7 +95,7 @@ def test_fused_convolutions_give_the_same_pictures_as_plain_ones(architecture):
     if not can_fuse(CPU):
         pytest.skip("this build of torch has no such convolutions")
     plain = fresh(architecture).to(memory_format=torch.channels_last)
-    quick = fused(fresh(architecture).to(memory_format=torch.channels_last))
+    quick = fuse(fresh(architecture).to(memory_format=torch.channels_last))
     for size in [(1, 1), (17, 40), (64, 64)]:
         noisy = torch.rand(2, 3, *size).contiguous(memory_format=torch.channels_last)
         before = noisy.clone()

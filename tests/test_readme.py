@@ -35,7 +35,7 @@ COMMANDS = [
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
+def folder(tmp_path_factory):
     """A folder like a reader's: photographs, pairs from a camera, and `denoise` on the path."""
     home = tmp_path_factory.mktemp("reader")
     for number in range(6):
@@ -53,24 +53,24 @@ def place(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def bucket(place):
+def bucket(folder):
     """An S3 server with the photographs in a bucket named `bucket`."""
     with servers.s3() as store, servers.visible(store):
-        for file in (place / "photos").iterdir():
+        for file in (folder / "photos").iterdir():
             files.write(f"s3://bucket/photos/{file.name}", file.read_bytes())
         yield store
 
 
 @pytest.mark.parametrize(("kind", "code"), COMMANDS)
-def test_a_command_of_the_readme_runs(kind, code, place, request):
-    path = f"{place / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}"
-    home = {"HOME": str(place), "HF_HOME": str(place / "hf"), "HF_HUB_OFFLINE": "1"}
+def test_a_command_of_the_readme_runs(kind, code, folder, request):
+    path = f"{folder / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+    home = {"HOME": str(folder), "HF_HOME": str(folder / "hf"), "HF_HUB_OFFLINE": "1"}
     environment = clean_environment() | home | {"PYTHONPATH": str(ROOT), "PATH": path}
     if "s3://" in code:
         environment |= request.getfixturevalue("bucket").env
     short = re.sub(r"--steps \d+", "--steps 2", code)
     command = ["bash", "-euc", short] if kind == "bash" else [sys.executable, "-c", short]
-    done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
 
 

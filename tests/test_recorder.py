@@ -10,7 +10,7 @@ import pytest
 from denoise.errors import SettingsError
 from denoise.output.folder import Output
 from denoise.reports.progress import Progress
-from denoise.training.metrics_log import Recorder, show_latest, tracking, words_of
+from denoise.training.metrics_log import Recorder, show_latest, tracking_variables, words_of
 from denoise.training.recipe import Recipe
 
 RECORD = {"step": 20, "loss": 0.5, "psnr": 30.0, "images_per_second": 8.0, "seconds_per_step": 2.0}
@@ -48,31 +48,31 @@ def test_nothing_stays_behind_when_training_fails(here: Path):
 
 
 def test_a_run_has_the_same_id_whenever_it_goes_on_and_another_place_has_another():
-    ids = [Recorder(place, Recipe(), print, {}).id for place in ("s3://a/x", "s3://a/x", "/a/x")]
+    ids = [Recorder(uri, Recipe(), print, {}).id for uri in ("s3://a/x", "s3://a/x", "/a/x")]
     assert ids[0] == ids[1] != ids[2] and ids[0].isalnum()
 
 
 def test_trackers_are_told_on_any_node_what_the_driver_was_told(monkeypatch: pytest.MonkeyPatch):
-    assert tracking() == {}
+    assert tracking_variables() == {}
     monkeypatch.setenv("WANDB_API_KEY", "secret")
-    assert tracking() == {"WANDB_API_KEY": "secret"}
+    assert tracking_variables() == {"WANDB_API_KEY": "secret"}
 
 
 def test_a_tracker_that_is_not_installed_is_named_with_the_way_out(monkeypatch):
     pytest.importorskip("torch", reason="TensorBoard's writer is torch's")
     monkeypatch.setenv("WANDB_PROJECT", "denoise")
     if find_spec("wandb"):
-        assert tracking() == {"WANDB_PROJECT": "denoise"}
+        assert tracking_variables() == {"WANDB_PROJECT": "denoise"}
         return
     with pytest.raises(SettingsError, match=r"WANDB_PROJECT is set, but wandb .*denoise\[track"):
-        tracking()
+        tracking_variables()
 
 
 def test_mlflow_goes_on_in_the_run_of_the_same_output(here: Path, monkeypatch):
     mlflow = pytest.importorskip("mlflow", reason="needs the extra `track`")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "runs")
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
-    environment = tracking()
+    environment = tracking_variables()
     assert environment["MLFLOW_TRACKING_URI"] == str(here / "runs")
     for step in (20, 40):
         with Recorder("s3://bucket/out", Recipe(), print, environment) as recorder:
@@ -88,7 +88,7 @@ def test_weights_and_biases_goes_on_in_the_run_of_the_same_output(here: Path, mo
     for name, value in {"MODE": "offline", "PROJECT": "denoise", "SILENT": "true"}.items():
         monkeypatch.setenv(f"WANDB_{name}", value)
     for step in (20, 40):
-        with Recorder("s3://bucket/out", Recipe(), print, tracking()) as recorder:
+        with Recorder("s3://bucket/out", Recipe(), print, tracking_variables()) as recorder:
             recorder.log(RECORD | {"step": step})
     logs = list(here.glob("wandb/offline-run-*/*.wandb"))
     assert {log.name for log in logs} == {f"run-{recorder.id}.wandb"}

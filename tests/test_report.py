@@ -89,7 +89,7 @@ def inferred(folder, photos, **settings):
     assert new is not None
     manifest.cut(str(folder), new)
     wanted = PairConfig(sigma=settings.get("add_noise"))
-    for shard in manifest.pending(str(folder)):
+    for shard in manifest.shards_to_do(str(folder)):
         rows = []
         for entry in shard.entries(str(folder)):
             pair = load_pair(entry, wanted)
@@ -130,8 +130,8 @@ def folder(tmp_path_factory):
     rows = [noise_row(f"a/{i}.png", i, s) for i, s in enumerate(sigmas[:6])]
     more = [noise_row(f"b/{i}{NASTY}", i, s, width=300) for i, s in enumerate(sigmas[6:])]
     broken = [failed(f"b/x{NASTY}", f"bad {NASTY}"), failed("b/y.png", f"bad {NASTY}")]
-    place = tmp_path_factory.mktemp("report") / "out"
-    return written(place, [rows, more + broken])
+    output = tmp_path_factory.mktemp("report") / "out"
+    return written(output, [rows, more + broken])
 
 
 def test_the_summary_says_what_the_table_says(folder):
@@ -233,7 +233,7 @@ def test_pairs_that_were_not_kept_are_drawn_again_from_the_inputs(tmp_path, phot
     new = manifest.update(folder, inputs.entries(str(photos_of_mine), LeftOut())).new
     assert new is not None
     manifest.cut(folder, new)
-    for shard in manifest.pending(folder):
+    for shard in manifest.shards_to_do(folder):
         paths = sorted(entry.path for entry in shard.entries(folder))
         rows = [noise_row(path, 0) | {"clean": None, "noisy": None} for path in paths]
         write_part(folder, shard.number, rows, tables.NOISE_SCHEMA, {})

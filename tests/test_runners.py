@@ -26,7 +26,7 @@ from denoise.storage.entry import Entry
 from denoise.storage.found import LeftOut
 from denoise.storage.inputs import entries
 from denoise.verbs import stages
-from denoise.verbs.infer import prepared
+from denoise.verbs.infer import prepare
 from denoise.verbs.infer_shard import worker
 from denoise.verbs.noise import NoiseConfig, noise
 from tests.conftest import encoded, make_photos, photo
@@ -249,7 +249,7 @@ def shard_of(images: Path, output: Path) -> ShardTask:
 def test_with_the_threads_of_a_gpu_worker_the_rows_are_the_same(
     images: Path, model: str, tmp_path: Path
 ):
-    config, name, _ = prepared(config_of("here", images, tmp_path, model))
+    config, name, _ = prepare(config_of("here", images, tmp_path, model))
     for output, allocation in (
         ("cpu", Allocation()),
         ("gpu", Allocation(decode=3, encode=3)),
@@ -286,7 +286,7 @@ def test_an_image_that_takes_too_long_is_an_error_row_and_the_others_are_fine(
         return decode(fetched, config)
 
     monkeypatch.setattr(stages, "decode_pair", slowly)
-    config, name, _ = prepared(config_of("here", images, tmp_path, model, max_seconds=0.5))
+    config, name, _ = prepare(config_of("here", images, tmp_path, model, max_seconds=0.5))
     worker(allocation, config, name)(shard_of(images, tmp_path / "out"))
     release.set()
     rows = {row["path"]: row["error"] for row in tables.part(str(tmp_path / "out"), 0)}

@@ -40,16 +40,16 @@ def test_a_file_is_created_once(tmp_path: Path):
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda place: None, "no such file"),
-        (lambda place: place.mkdir(), "a folder, not a file"),
-        (lambda place: place.symlink_to("nowhere"), "no such file"),
+        (lambda path: None, "no such file"),
+        (lambda path: path.mkdir(), "a folder, not a file"),
+        (lambda path: path.symlink_to("nowhere"), "no such file"),
     ],
 )
 def test_what_cannot_be_read_is_said_in_plain_words(tmp_path: Path, make, words: str):
-    place = tmp_path / "x.png"
-    make(place)
+    path = tmp_path / "x.png"
+    make(path)
     with pytest.raises(OSError) as caught:
-        files.read(str(place))
+        files.read(str(path))
     assert errors.words_of(caught.value) == words
 
 

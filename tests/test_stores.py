@@ -110,17 +110,17 @@ def test_a_uri_that_makes_no_sense_is_its_images_error_in_one_sentence(
 
 
 def test_a_damaged_archive_is_its_images_error(tmp_path: Path):
-    place = tmp_path / "a.zip"
-    with zipfile.ZipFile(place, "w") as archive:
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("a.png", b"what is stored")
-    assert files.read(f"zip://a.png::{place}") == b"what is stored"
-    whole = place.read_bytes()
-    place.write_bytes(whole.replace(b"what", b"WHAT"))
-    assert error_of(f"zip://a.png::{place}") == "truncated or damaged archive"
-    place.write_bytes(whole[:40])
-    assert "truncated or damaged archive" in error_of(f"zip://a.png::{place}")
-    place.write_bytes(b"no archive" * 100)
-    assert "truncated or damaged archive" in error_of(f"tar://a.png::{place}")
+    assert files.read(f"zip://a.png::{path}") == b"what is stored"
+    whole = path.read_bytes()
+    path.write_bytes(whole.replace(b"what", b"WHAT"))
+    assert error_of(f"zip://a.png::{path}") == "truncated or damaged archive"
+    path.write_bytes(whole[:40])
+    assert "truncated or damaged archive" in error_of(f"zip://a.png::{path}")
+    path.write_bytes(b"no archive" * 100)
+    assert "truncated or damaged archive" in error_of(f"tar://a.png::{path}")
 
 
 @pytest.mark.parametrize(

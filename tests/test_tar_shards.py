@@ -26,9 +26,9 @@ NAMES = ("a/cat.jpg", "a/cat.png", "b.c/v1.2 x.png", "__d__/e.png", "ü.png")
 
 def images_in(folder: Path) -> Path:
     for number, name in enumerate(NAMES):
-        place = folder / name
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_bytes(encoded(photo(24, 32, seed=number)))
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encoded(photo(24, 32, seed=number)))
     (folder / "broken.png").write_bytes(b"no image")
     return folder
 
@@ -37,9 +37,9 @@ def samples_in(folder: Path) -> dict[str, dict[str, bytes]]:
     """Key -> suffix -> content, by WebDataset's rule: neighbours whose names are the same up to the
     first dot after the last slash; what is called like `__this__` is skipped."""
     samples: dict[str, dict[str, bytes]] = {}
-    for place in sorted(folder.glob("*.tar")):
+    for path in sorted(folder.glob("*.tar")):
         last = None
-        with tarfile.open(place) as tar:
+        with tarfile.open(path) as tar:
             for member in tar:
                 assert member.isfile() and not re.match(r"__[^/]*__($|/)", member.name)
                 key, suffix = re.fullmatch(r"((?:.*/)?[^./]+)\.([^/]+)", member.name).groups()
@@ -54,7 +54,7 @@ def samples_in(folder: Path) -> dict[str, dict[str, bytes]]:
 
 
 def shards_of(output: Path) -> dict[str, bytes]:
-    return {place.name: place.read_bytes() for place in (output / "images").iterdir()}
+    return {path.name: path.read_bytes() for path in (output / "images").iterdir()}
 
 
 def pairs(images: Path, output: Path, **more: Any) -> list[dict[str, Any]]:
@@ -254,8 +254,8 @@ def test_extract_takes_files_out_of_shards(tmp_path: Path):
         extract(ExtractConfig(output=str(tmp_path / save), into=str(tmp_path / f"{save}-into")))
     taken, expected = (
         {
-            str(place.relative_to(tmp_path / name)): place.read_bytes()
-            for place in (tmp_path / name).rglob("*.png")
+            str(path.relative_to(tmp_path / name)): path.read_bytes()
+            for path in (tmp_path / name).rglob("*.png")
         }
         for name in ("tar-into", "parquet-into")
     )

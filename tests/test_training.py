@@ -37,7 +37,7 @@ from denoise.training.loop import (
     threads,
     without_denormals,
 )
-from denoise.training.packed import packed
+from denoise.training.packed import pack
 from denoise.training.photo_store import (
     Limits,
     PhotoStore,
@@ -139,7 +139,7 @@ def test_patches_cut_on_the_device_are_the_same_to_the_last_byte(channels: int):
     photos = [replace(one, pixels=np.tile(one.pixels, channels // 3)) for one in PHOTOS]
     for first, count in ((0, 200), (7, 1)):
         as_views = sampler(photos=photos).patches(first, count)
-        there = replace(sampler(photos=photos), packed=packed(photos, torch.device("cpu")))
+        there = replace(sampler(photos=photos), packed=pack(photos, torch.device("cpu")))
         by_index = there.patches(first, count)
         assert isinstance(by_index.pixels, torch.Tensor)
         assert np.array_equal(by_index.pixels.numpy(), as_views.pixels)
@@ -650,7 +650,7 @@ def test_a_run_begins_with_a_package_and_streams_what_does_not_fit(run: Path, fo
     window = json.loads((output / "_run.json").read_text())["window"]
     assert 1 <= window < 40
     limits = Limits(patch=16, seed=0, memory=4.0, max_error_rate=0.03)
-    entries = [Entry(place.name, str(place), 1000, "") for place in sorted(many.iterdir())]
+    entries = [Entry(path.name, str(path), 1000, "") for path in sorted(many.iterdir())]
     with decode_in_threads(2, 16) as decode:  # as the run began, whatever a look finds
         again, _ = stores_of(entries, [], limits, decode, partial(WindowStream, decode), window)
     assert again.stream is not None and again.samples_a_window == window * CROPS
@@ -797,11 +797,11 @@ def test_more_workers_than_this_machine_has_are_refused_and_a_cluster_may_grow(f
     check_cluster(asked, replace(two, is_own=False))  # nodes may come
 
 
-def joined(rank: int, place: str, listening: Any) -> None:
+def joined(rank: int, address: str, listening: Any) -> None:
     """A process of its own: all that it listens on is torch's."""
     from denoise.training.ray_train import join_group
 
-    join_group("gloo", place, rank, 2, timedelta(minutes=1))
+    join_group("gloo", address, rank, 2, timedelta(minutes=1))
     total = torch.ones(1)
     torch.distributed.all_reduce(total)
     ports = psutil.Process().net_connections("inet")

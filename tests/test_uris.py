@@ -36,7 +36,7 @@ def test_a_uri_is_shown_without_its_secrets_and_otherwise_whole(uri: str, shown:
 
 
 @pytest.mark.parametrize(
-    ("folder", "named", "place"),
+    ("folder", "named", "uri"),
     [
         ("/lists", "../a.png", "/a.png"),
         ("/lists", "/b/a.png", "/b/a.png"),
@@ -44,13 +44,13 @@ def test_a_uri_is_shown_without_its_secrets_and_otherwise_whole(uri: str, shown:
         ("s3://bucket/lists", "gs://other/a.png", "gs://other/a.png"),
     ],
 )
-def test_a_name_in_a_file_is_relative_to_the_folder_of_the_file(folder: str, named: str, place):
-    assert uris.resolved(folder, named) == place
+def test_a_name_in_a_file_is_relative_to_the_folder_of_the_file(folder: str, named: str, uri):
+    assert uris.resolve(folder, named) == uri
 
 
 @pytest.mark.parametrize("name", [*SECRET_FIELDS, "page"])
 def test_a_recorded_uri_tells_queries_apart_and_keeps_none(name: str):
-    one, other = (uris.recorded(f"https://host/list.csv?{name}={value}") for value in ("A", "B"))
+    one, other = (uris.to_record(f"https://host/list.csv?{name}={value}") for value in ("A", "B"))
     is_signature = name in ("sig", "signature")
     assert (one == other) == is_signature
     assert one.startswith("https://host/list.csv") and "A" not in one.removeprefix("https://host")
@@ -60,7 +60,7 @@ def test_a_recorded_uri_tells_queries_apart_and_keeps_none(name: str):
     "uri", ["/home/a?b=1", "https://host/x", "s3://b/x", "https://host/x?X-Amz-Signature=1"]
 )
 def test_a_recorded_uri_without_a_query_of_its_own_is_as_shown(uri: str):
-    assert uris.recorded(uri) == uris.redact(uri)
+    assert uris.to_record(uri) == uris.redact(uri)
 
 
 @pytest.mark.parametrize(
@@ -190,11 +190,11 @@ def test_local_places_are_made_absolute_and_others_left_alone(tmp_path: Path, mo
 
 
 def test_a_file_uri_is_a_path_as_pathlib_writes_it_unless_one_is_called_so(tmp_path: Path):
-    place = tmp_path / "my photos" / "50%25.png"
-    place.parent.mkdir()
-    place.write_bytes(b"here")
-    for uri in (place.as_uri(), f"file://{place}", place.as_uri().replace("//", "//localhost", 1)):
-        assert uris.absolute(uri) == str(place) and files.read(uri) == b"here"
+    path = tmp_path / "my photos" / "50%25.png"
+    path.parent.mkdir()
+    path.write_bytes(b"here")
+    for uri in (path.as_uri(), f"file://{path}", path.as_uri().replace("//", "//localhost", 1)):
+        assert uris.absolute(uri) == str(path) and files.read(uri) == b"here"
     assert uris.absolute(f"{tmp_path}/my%20photos") == f"{tmp_path}/my%20photos"
 
 

@@ -6,7 +6,7 @@ from PIL import Image
 
 from denoise.images.boxes import meta_of, without_bombs
 from denoise.images.metadata import Metadata
-from denoise.images.planes import Planes, check_size, squeezed
+from denoise.images.planes import Planes, check_size, squeeze
 
 _QUALITY = 95  # 45 dB on photographs: what denoising leaves is a good deal coarser
 
@@ -42,7 +42,7 @@ def encode_avif(planes: Planes, metadata: Metadata, quality: int | None) -> byte
     six times as fast as Pillow's usual one, and 0.3 dB below it.
     """
     out = BytesIO()
-    Image.fromarray(squeezed(planes)).save(
+    Image.fromarray(squeeze(planes)).save(
         out,
         "AVIF",
         quality=quality or _QUALITY,

@@ -96,8 +96,8 @@ def draw_camera_noise(seed: int, iso: float | None = None) -> CameraNoise:
     drawn = ISO[0] * (ISO[1] / ISO[0]) ** next(u)
     colour = _COLOUR[0] * (_COLOUR[1] / _COLOUR[0]) ** next(u)
     grain = Grain(
-        luma=_scattered(_LUMA, [next(u) for _ in range(OCTAVES)], 1.0),
-        chroma=_scattered(_CHROMA, [next(u) for _ in range(OCTAVES)], colour**2),
+        luma=_scatter(_LUMA, [next(u) for _ in range(OCTAVES)], 1.0),
+        chroma=_scatter(_CHROMA, [next(u) for _ in range(OCTAVES)], colour**2),
         demosaic=_demosaic(next(u)),
         smooth=_smoothing(next(u), next(u)),
         shift=(int(16 * next(u)), int(16 * next(u))),
@@ -136,7 +136,7 @@ def expose(clean: Pixels, noise: CameraNoise) -> Pixels:
             grain[..., channel] *= table[:, channel].take(clean[band, :, channel])
         grain += to_floats(clean[band])
         noisy[band] = to_pixels(grain, 8 * clean.itemsize)
-    return compressed(noisy, noise.jpeg)
+    return compress(noisy, noise.jpeg)
 
 
 def strengths(noise: CameraNoise, dtype: Any = np.uint8) -> NDArray[np.float32]:
@@ -156,7 +156,7 @@ def strengths(noise: CameraNoise, dtype: Any = np.uint8) -> NDArray[np.float32]:
     return np.minimum(strength, _STRONGEST).astype(np.float32)
 
 
-def compressed(pixels: Pixels, jpeg: tuple[Compression, ...]) -> Pixels:
+def compress(pixels: Pixels, jpeg: tuple[Compression, ...]) -> Pixels:
     """The image after being stored as JPEG so many times.
 
     JPEG has 8 bits: the finer ones of a 16-bit image stay as they were. It has at most 65500 rows
@@ -166,7 +166,7 @@ def compressed(pixels: Pixels, jpeg: tuple[Compression, ...]) -> Pixels:
         return pixels
     if pixels.dtype == np.uint16:
         coarse = (pixels >> 8).astype(np.uint8)
-        change = compressed(coarse, jpeg).astype(np.int32) - coarse
+        change = compress(coarse, jpeg).astype(np.int32) - coarse
         return np.clip(pixels + 257 * change, 0, 65535).astype(np.uint16)
     space = "GRAY" if pixels.shape[2] == 1 else "RGB"
     for quality, colour in jpeg:
@@ -196,7 +196,7 @@ def _light_of(values: NDArray[np.float64], noise: CameraNoise) -> tuple[Any, Any
     return light / rest, slope / rest**2
 
 
-def _scattered(shares: tuple[float, ...], u: list[float], total: float) -> tuple[float, ...]:
+def _scatter(shares: tuple[float, ...], u: list[float], total: float) -> tuple[float, ...]:
     """The shares, each times a factor of its own, brought to a total."""
     low, high = _FACTORS
     drawn = [share * low * (high / low) ** v for share, v in zip(shares, u, strict=True)]

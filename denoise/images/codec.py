@@ -18,7 +18,7 @@ from denoise.images.jpeg import encode_jpeg
 from denoise.images.jpeg2000 import encode_jpeg2000
 from denoise.images.jpegxl import encode_jpegxl
 from denoise.images.metadata import NO_METADATA, Metadata, fitting_xmp, upright_xmp
-from denoise.images.planes import Planes, Scan, joined
+from denoise.images.planes import Planes, Scan, join_notes
 from denoise.images.png import LONGEST_WRITTEN_PROFILE, encode_png
 from denoise.images.tiff import encode_tiff
 from denoise.images.webp import encode_webp
@@ -183,7 +183,7 @@ def _upright(raw: Scan) -> Picture:
         try:
             check_claims(exif)
             orientation = orientation_of(exif)
-            planes = _turned(planes, orientation)
+            planes = _turn(planes, orientation)
             exif = upright(exif, planes.shape[1], planes.shape[0])
             dpi = dpi[::-1] if dpi and orientation > 4 else dpi
         except (ValueError, struct.error):
@@ -198,7 +198,7 @@ def _upright(raw: Scan) -> Picture:
         alpha=np.ascontiguousarray(planes[..., -1]) if planes.shape[2] % 2 == 0 else None,
         format=raw.format,
         metadata=replace(raw.metadata, exif=exif, icc=icc, dpi=dpi, xmp=xmp),
-        note=joined(*notes, words),
+        note=join_notes(*notes, words),
     )
 
 
@@ -214,7 +214,7 @@ def _fitting_profile(icc: bytes | None, *, is_gray: bool) -> tuple[bytes | None,
     return icc, None
 
 
-def _turned(planes: Planes, orientation: int) -> Planes:
+def _turn(planes: Planes, orientation: int) -> Planes:
     """As the EXIF orientation says the picture is to be looked at."""
     if orientation > 4:
         planes = planes.swapaxes(0, 1)  # 5: mirrored at the diagonal

@@ -31,14 +31,14 @@ from denoise.images.planes import (
     Scan,
     check_size,
     extra,
-    joined,
+    join_notes,
     note_of,
-    opened,
+    open_image,
     pillow_limited,
     pillow_planes,
     plausible_dpi,
     profile_of,
-    stretched,
+    stretch,
     too_many,
 )
 from denoise.images.png import take_apart
@@ -77,7 +77,7 @@ def _scan_of(kind: str | None, encoded: bytes, max_pixels: int) -> Scan:
     if kind == "AVIF":
         encoded = check_avif(encoded, max_pixels)
     note = note_of(lambda: frames_of_gif(encoded)) if kind == "GIF" else None
-    image = opened(encoded, kind or "TGA")  # the one format without a magic number
+    image = open_image(encoded, kind or "TGA")  # the one format without a magic number
     check_size(*image.size, max_pixels)
     planes = _planes(image, encoded, max_pixels)
     format = "JPEG" if image.format == "MPO" else str(image.format)
@@ -91,13 +91,13 @@ def _scan_of(kind: str | None, encoded: bytes, max_pixels: int) -> Scan:
     if kind == "AVIF":
         numbers = meta_of(encoded).colours
         metadata, words = with_named_colours(metadata, numbers, is_gray=planes.shape[2] < 3)
-        note = joined(note, words)
+        note = join_notes(note, words)
     return Scan(planes, format, replace(metadata, dpi=dpi), note)
 
 
 def _scan_of_png(encoded: bytes) -> Scan:
     png = take_apart(encoded)
-    notes = joined(note_of(lambda: png.frames), *png.notes)
+    notes = join_notes(note_of(lambda: png.frames), *png.notes)
     metadata = replace(png.metadata, dpi=plausible_dpi(png.metadata.dpi))
     return Scan(_planes_of_png(png.slim), "PNG", metadata, notes)
 
@@ -149,7 +149,7 @@ def _planes(image: ImageFile, encoded: bytes, max_pixels: int) -> Planes:
 
 
 def _planes_of_png(slim: bytes) -> Planes:
-    image = opened(slim, "PNG")
+    image = open_image(slim, "PNG")
     _scale_transparency(image)
     bits = _depth_of(image, slim)
     return _deep_planes("PNG", slim, bits) if bits > 8 else pillow_planes(image)
@@ -193,7 +193,7 @@ def _deep_planes(format: str, encoded: bytes, bits: int) -> Planes:
     if format not in readers or bits > 16:
         raise ImageError(f"unsupported variant of {format}: {bits} bits a channel")
     planes = getattr(extra("imagecodecs", format), readers[format])(encoded)
-    return stretched(planes.reshape(*planes.shape[:2], -1), bits)
+    return stretch(planes.reshape(*planes.shape[:2], -1), bits)
 
 
 def _is_gray(image: ImageFile, encoded: bytes, planes: Planes) -> bool:

@@ -12,7 +12,7 @@ from PIL import Image, ImageCms
 
 from denoise.errors import ImageError
 from denoise.images import tiff_tags as tag
-from denoise.images.planes import Planes, extra, from_floats, in_bands, stretched, to_rgb
+from denoise.images.planes import Planes, extra, from_floats, in_bands, stretch, to_rgb
 
 # How many colours each photometric interpretation has
 _COLOURS = {tag.MINISWHITE: 1, tag.GRAY: 1, tag.RGB: 3, tag.PALETTE: 1}
@@ -49,7 +49,7 @@ def deep_planes(encoded: bytes, number: int, lengths: list[int], tags: Image.Exi
             raise ImageError("unsupported variant of TIFF: not a flat image")
     planes = planes.reshape(*planes.shape[:2], -1)
     planes = _of_our_colours(planes, kind, int(depths[0]), tags)
-    return _divided(planes) if _MULTIPLIED in beside and planes.shape[2] in (2, 4) else planes
+    return _divide(planes) if _MULTIPLIED in beside and planes.shape[2] in (2, 4) else planes
 
 
 def _check_colours(kind: int, bits: int) -> None:
@@ -74,7 +74,7 @@ def _of_our_colours(planes: Planes, kind: int, bits: int, tags: Image.Exif) -> P
         table = (table if table.max() < 256 else table >> 8).astype(np.uint8)
         return table[np.minimum(planes[..., 0], len(table) - 1)]
     else:
-        planes = stretched(planes, bits)
+        planes = stretch(planes, bits)
     if kind == tag.MINISWHITE:
         planes[..., 0] = np.iinfo(planes.dtype).max - planes[..., 0]
     elif kind == tag.CMYK:
@@ -139,7 +139,7 @@ def _lcms_profile(name: Any) -> bytes:
     return ImageCms.ImageCmsProfile(ImageCms.createProfile(name)).tobytes()
 
 
-def _divided(planes: Planes) -> Planes:
+def _divide(planes: Planes) -> Planes:
     """Colours that were multiplied with their alpha, as they were before; as they are at 0."""
 
     def divide(band: Planes) -> Planes:

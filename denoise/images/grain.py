@@ -70,7 +70,7 @@ class GrainBands:
         coarse = np.zeros((*octave_sizes(*sizes[-1])[1], 3), np.float32)
         for octave in range(OCTAVES - 1, 0, -1):
             size = *sizes[octave - 1], 3
-            coarse = _enlarged(coarse, grain, octave, sizes[octave - 1])
+            coarse = _enlarge(coarse, grain, octave, sizes[octave - 1])
             coarse += amplitudes[octave - 1] * normal(size, _seed(grain, octave))
         self._coarse = coarse  # [~H/2, ~W/2, 3]
 
@@ -81,7 +81,7 @@ class GrainBands:
         finest = finest_grain(white, self._grain)[row:, column:]
         half = self._coarse[top // 2 : (bottom + row + 1) // 2 + 1]
         size = bottom - top, self._width
-        return finest * self._finest + _enlarged(half, self._grain, 0, size)
+        return finest * self._finest + _enlarge(half, self._grain, 0, size)
 
 
 def octave_sizes(height: int, width: int) -> list[tuple[int, int]]:
@@ -170,7 +170,7 @@ def to_rgb(ycc: Floats) -> Floats:
     return np.stack([red, green, blue], -1)
 
 
-def _enlarged(coarse: Floats, grain: Grain, octave: int, size: tuple[int, int]) -> Floats:
+def _enlarge(coarse: Floats, grain: Grain, octave: int, size: tuple[int, int]) -> Floats:
     """Twice as large, from the row and column on that the image's shift asks for, cut to `size`."""
     for axis in (0, 1):
         coarse = np.moveaxis(coarse, axis, 0)

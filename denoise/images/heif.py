@@ -12,7 +12,7 @@ from denoise.images.boxes import meta_of, without_links
 from denoise.images.exif import of_turned
 from denoise.images.metadata import Metadata
 from denoise.images.named_colours import with_named_colours
-from denoise.images.planes import Scan, check_size, extra, joined, note_of, stretched
+from denoise.images.planes import Scan, check_size, extra, join_notes, note_of, stretch
 
 # libheif holds the picture in its own colours beside the result, and tiles of it
 _BYTES = 16
@@ -35,7 +35,7 @@ def scan_of_heif(encoded: bytes, max_pixels: int) -> Scan:
         raise ImageError(f"unsupported variant of HEIF: pixels of mode {image.mode}")
     planes = np.asarray(image)
     bits = int(deep or 8)
-    planes = stretched(planes.reshape(*planes.shape[:2], -1), bits)
+    planes = stretch(planes.reshape(*planes.shape[:2], -1), bits)
     exif, xmp = (
         next((encoded[start:end] for start, end in found), None) for found in (meta.exif, meta.xmp)
     )
@@ -45,4 +45,4 @@ def scan_of_heif(encoded: bytes, max_pixels: int) -> Scan:
         xmp=xmp,
     )
     metadata, words = with_named_colours(metadata, meta.colours, is_gray=mode[0] == "L")
-    return Scan(np.array(planes), "HEIF", metadata, joined(note_of(lambda: len(file)), words))
+    return Scan(np.array(planes), "HEIF", metadata, join_notes(note_of(lambda: len(file)), words))

@@ -14,7 +14,7 @@ from PIL.ImageFile import ImageFile
 from denoise.errors import ImageError
 from denoise.images.exif import PREFIX, TOO_MUCH, UNREADABLE, check_claims
 from denoise.images.metadata import Metadata
-from denoise.images.planes import Planes, most_pieces, pillow_planes, squeezed, to_rgb
+from denoise.images.planes import Planes, most_pieces, pillow_planes, squeeze, to_rgb
 
 _MOST_SCANS = 64  # a pass over the whole picture each; ordinary progressive files have ten
 _MOST_EXIF = 64  # segments of EXIF, which are put together
@@ -76,7 +76,7 @@ def encode_jpeg(planes: Planes, metadata: Metadata, quality: int | None) -> byte
     if metadata.dpi and max(metadata.dpi) < 1 << 16:
         options["dpi"] = metadata.dpi
     out = BytesIO()
-    Image.fromarray(squeezed(planes)).save(out, "JPEG", **options)
+    Image.fromarray(squeeze(planes)).save(out, "JPEG", **options)
     return out.getvalue()
 
 

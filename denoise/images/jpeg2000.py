@@ -19,8 +19,8 @@ from denoise.images.planes import (
     extra,
     most_pieces,
     pillow_planes,
-    squeezed,
-    stretched,
+    squeeze,
+    stretch,
 )
 
 _START = b"\xff\x4f\xff\x51"  # of a codestream, and its segment of sizes
@@ -80,14 +80,14 @@ def planes_of_jpeg2000(image: ImageFile, encoded: bytes, components: Components)
     bits = components.bits
     if bits > 8 and image.mode != "I;16":  # gray of 9 bits too, which Pillow takes for 8
         planes = extra("imagecodecs", "JPEG2000").jpeg2k_decode(_without_profile(encoded))
-        return stretched(planes.reshape(*planes.shape[:2], -1), bits)
+        return stretch(planes.reshape(*planes.shape[:2], -1), bits)
     if bits != 8 and image.mode in ("P", "PA"):
         raise ImageError(f"unsupported variant of JPEG2000: a palette of {bits} bits")
     planes = pillow_planes(image)
     if bits in (8, 16):
         return planes
     most = 8 * planes.itemsize
-    return stretched(planes >> (most - bits), bits)  # Pillow has shifted them to the top
+    return stretch(planes >> (most - bits), bits)  # Pillow has shifted them to the top
 
 
 def _without_profile(encoded: bytes) -> bytes:
@@ -125,7 +125,7 @@ def encode_jpeg2000(planes: Planes, metadata: Metadata) -> bytes:
     resolutions = min(_MOST_RESOLUTIONS, min(planes.shape[:2]).bit_length())
     if planes.itemsize == 1:
         out = BytesIO()
-        Image.fromarray(squeezed(planes)).save(
+        Image.fromarray(squeeze(planes)).save(
             out,
             "JPEG2000",
             mct=int(planes.shape[2] > 2),  # mixes the colours, which halves the file
@@ -135,7 +135,7 @@ def encode_jpeg2000(planes: Planes, metadata: Metadata) -> bytes:
         encoded = out.getvalue()
     else:
         encoded = extra("imagecodecs", "JPEG2000").jpeg2k_encode(
-            squeezed(planes),
+            squeeze(planes),
             level=0,
             reversible=True,
             codecformat="jp2",

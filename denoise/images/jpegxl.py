@@ -19,9 +19,9 @@ from denoise.images.planes import (
     check_size,
     extra,
     from_floats,
-    joined,
-    squeezed,
-    stretched,
+    join_notes,
+    squeeze,
+    stretch,
 )
 
 _START = b"\xff\x0a"  # of a codestream without boxes
@@ -46,11 +46,11 @@ def scan_of_jpegxl(encoded: bytes, max_pixels: int) -> Scan:
     planes = planes.reshape(*planes.shape[:2], -1)
     if planes.shape[2] > 4:
         raise ImageError("unsupported variant of JXL: more than four planes")
-    planes = from_floats(planes) if planes.dtype.kind == "f" else stretched(planes, head.depth)
+    planes = from_floats(planes) if planes.dtype.kind == "f" else stretch(planes, head.depth)
     frames = "first of several frames" if head.is_animated else None
     turned = exif.of_turned(metadata.exif, planes.shape[1], planes.shape[0])
     metadata = replace(metadata, exif=turned, icc=head.colours.icc)
-    return Scan(np.array(planes), "JXL", metadata, joined(frames, head.colours.note))
+    return Scan(np.array(planes), "JXL", metadata, join_notes(frames, head.colours.note))
 
 
 def encode_jpegxl(planes: Planes, metadata: Metadata) -> bytes:
@@ -60,7 +60,7 @@ def encode_jpegxl(planes: Planes, metadata: Metadata) -> bytes:
     others; the tests have one of nine pixels.
     """
     library = extra("imagecodecs", "JXL", "JPEG XL files need")
-    encoded: bytes = library.jpegxl_encode(squeezed(planes), lossless=True, effort=2, numthreads=1)
+    encoded: bytes = library.jpegxl_encode(squeeze(planes), lossless=True, effort=2, numthreads=1)
     beside = b""
     if metadata.exif:
         beside += box_of(b"Exif", bytes(4) + metadata.exif)  # its TIFF begins at once

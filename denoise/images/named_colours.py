@@ -71,7 +71,7 @@ def made_profile(
         b"desc": _words("Made of the colours that an image file names"),
         b"cprt": _words("No copyright, use freely"),
         b"wtpt": _xyz(_D50),
-        b"chad": b"sf32" + bytes(4) + _fixed(*adapt.flat),
+        b"chad": b"sf32" + bytes(4) + _to_fixed_point(*adapt.flat),
     }
     if primaries is None:
         tags[b"kTRC"] = curve
@@ -90,15 +90,15 @@ def _with_header(tags: dict[bytes, bytes], space: bytes) -> bytes:
         entries += name + struct.pack(">LL", start + len(content), len(held))
         content += held.ljust(-(-len(held) // 4) * 4, b"\0")
     header = struct.pack(">L4xL", start + len(content), 0x04300000) + b"mntr" + space + b"XYZ "
-    header += struct.pack(">6H", 2000, 1, 1, 0, 0, 0) + b"acsp" + bytes(28) + _fixed(*_D50)
+    header += struct.pack(">6H", 2000, 1, 1, 0, 0, 0) + b"acsp" + bytes(28) + _to_fixed_point(*_D50)
     return header.ljust(128, b"\0") + struct.pack(">L", len(tags)) + entries + content
 
 
 def _curve(gamma: float | None) -> bytes:
     if gamma is not None:
-        return b"para" + bytes(8) + _fixed(gamma)
+        return b"para" + bytes(8) + _to_fixed_point(gamma)
     values = (2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045)  # IEC 61966-2-1
-    return b"para" + bytes(4) + struct.pack(">HH", 3, 0) + _fixed(*values)
+    return b"para" + bytes(4) + struct.pack(">HH", 3, 0) + _to_fixed_point(*values)
 
 
 def _words(text: str) -> bytes:
@@ -107,10 +107,10 @@ def _words(text: str) -> bytes:
 
 
 def _xyz(values: "np.ndarray | tuple[float, ...]") -> bytes:
-    return b"XYZ " + bytes(4) + _fixed(*values)
+    return b"XYZ " + bytes(4) + _to_fixed_point(*values)
 
 
-def _fixed(*values: float) -> bytes:
+def _to_fixed_point(*values: float) -> bytes:
     """Numbers of 16 bits before the point and 16 behind it. Raises ValueError beyond those."""
     whole = [round(float(value) * 65536) for value in values]
     if max(map(abs, whole)) >= 1 << 31:

@@ -22,7 +22,7 @@ _TAIL = 8  # bins at either end in which the deviate is drawn exactly, not from 
 def add_noise(clean: NDArray[np.float32], *, sigma: float, seed: int) -> NDArray[np.float32]:
     """Clean plus N(0, sigma) for an image of any shape, on the 0..1 scale, neither clipped nor
     rounded: `to_pixels` does both. The seed is the image's own, from `seed_of`."""
-    return _added(clean, normal(clean.shape, seed), sigma)
+    return _add(clean, normal(clean.shape, seed), sigma)
 
 
 def noisy_bands(
@@ -41,7 +41,7 @@ def noisy_bands(
         band = slice(top, min(top + rows, len(clean)))
         floats = to_floats(clean[band])
         deviates = drawn.deviates(band.start * values, band.stop * values)
-        yield band, _added(floats, deviates.reshape(floats.shape), sigma)
+        yield band, _add(floats, deviates.reshape(floats.shape), sigma)
 
 
 def seed_of(path: str, seed: int) -> int:
@@ -105,7 +105,7 @@ class _Drawn:
         return deviates
 
 
-def _added(
+def _add(
     clean: NDArray[np.float32], deviates: NDArray[np.float32], sigma: float
 ) -> NDArray[np.float32]:
     deviates *= np.float32(sigma)

@@ -18,7 +18,7 @@ from denoise.images.camera import add_camera_noise, check_iso
 from denoise.images.codec import MAX_PIXELS, Picture, decode, to_floats, to_pixels
 from denoise.images.metrics import mse, psnr
 from denoise.images.noise import add_noise, noisy_bands, seed_of
-from denoise.images.planes import joined
+from denoise.images.planes import join_notes
 
 Kind = Literal["gaussian", "camera"]  # of noise
 WhiteLevel = int | Literal["auto"]
@@ -156,7 +156,7 @@ def decode_pair(fetched: Fetched, config: PairConfig) -> Pair:
         with pair.stage("reference"):
             if isinstance(fetched.reference, str):
                 raise ImageError(fetched.reference)
-            pair.clean = _matching(_decoded_reference(fetched.reference, config), pair)
+            pair.clean = _match(_decode_reference(fetched.reference, config), pair)
     return pair
 
 
@@ -186,7 +186,7 @@ def _decode(pair: Pair, source: Source, config: PairConfig) -> None:
         raise ImageError("noisy already, as its table says")
     pair.sigma, pair.seed, pair.noise = source.sigma, source.seed, source.noise
     if source.clean is not None:
-        pair.clean = _matching(decode(source.clean, max_pixels=config.max_pixels), pair)
+        pair.clean = _match(decode(source.clean, max_pixels=config.max_pixels), pair)
 
 
 def with_white_level(picture: Picture, source: Source, asked: WhiteLevel | None) -> Picture:
@@ -202,7 +202,7 @@ def with_white_level(picture: Picture, source: Source, asked: WhiteLevel | None)
         raise ImageError("the white level of its table must be a number in 1..65535")
     if level is None and not source.is_noisy:  # `noise` has added it on the scale of its table
         if asked is None and 0 < brightest <= _DIM:
-            return replace(picture, note=joined(picture.note, DIM_NOTE))
+            return replace(picture, note=join_notes(picture.note, DIM_NOTE))
         fitting = next((one for one in _USUAL_WHITES if brightest <= one), _LARGEST)
         level = fitting if isinstance(asked, str) else asked  # auto is the only word
     if level is None or level == _LARGEST:
@@ -235,14 +235,14 @@ def _add_noise(pair: Pair, config: PairConfig) -> None:
         pair.noisy[band] = to_pixels(noisy, pair.picture.bit_depth, level)
 
 
-def _decoded_reference(encoded: bytes, config: PairConfig) -> Picture:
+def _decode_reference(encoded: bytes, config: PairConfig) -> Picture:
     try:
         return decode(encoded, max_pixels=config.max_pixels)
     except ImageError as error:
         raise ImageError(f"its reference: {error}") from error
 
 
-def _matching(reference: Picture, pair: Pair) -> NDArray[Any]:
+def _match(reference: Picture, pair: Pair) -> NDArray[Any]:
     """The reference's pixels. Raises ImageError where they cannot be compared with the image's."""
     assert pair.picture is not None
     pixels = pair.picture.pixels

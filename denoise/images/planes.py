@@ -87,7 +87,7 @@ def pillow_limited(max_pixels: int) -> Iterator[None]:
                 Image.MAX_IMAGE_PIXELS = theirs
 
 
-def opened(encoded: bytes, kind: str) -> ImageFile:
+def open_image(encoded: bytes, kind: str) -> ImageFile:
     """Pillow's image with its header read, and nothing else.
 
     Not through Image.open, which tries decoders that the content does not call for.
@@ -125,7 +125,7 @@ def too_many(max_pixels: int) -> str:
     return f"more than {max_pixels:,} pixels (the limit is --max-pixels)"
 
 
-def squeezed(planes: Planes) -> Planes:
+def squeeze(planes: Planes) -> Planes:
     """[H, W, N], or [H, W] of gray, as libraries take them to encode."""
     return np.ascontiguousarray(planes[..., 0] if planes.shape[2] == 1 else planes)
 
@@ -192,18 +192,18 @@ def from_floats(floats: npt.NDArray[np.floating[Any]]) -> Planes:
         raise ImageError("not a number (NaN) among the float pixels")
     if floats.size and (floats.min() < 0 or floats.max() > 1):
         raise ImageError("unsupported: float pixels outside 0..1")
-    return _scaled(floats, 65535, np.uint16)
+    return _scale(floats, 65535, np.uint16)
 
 
-def stretched(planes: Planes, bits: int) -> Planes:
+def stretch(planes: Planes, bits: int) -> Planes:
     """Values of 0 to 2^bits - 1 -> all that 8 bits hold, or 16, so that no two fall together."""
     if bits in (8, 16):
         return planes
     kind = np.uint8 if bits < 8 else np.uint16
-    return _scaled(planes, np.iinfo(kind).max / (2**bits - 1), kind)
+    return _scale(planes, np.iinfo(kind).max / (2**bits - 1), kind)
 
 
-def _scaled(values: npt.NDArray[Any], factor: float, kind: type[np.integer[Any]]) -> Planes:
+def _scale(values: npt.NDArray[Any], factor: float, kind: type[np.integer[Any]]) -> Planes:
     """Times a factor and rounded."""
 
     def scale(band: npt.NDArray[Any]) -> Planes:
@@ -246,7 +246,7 @@ def note_of(frames: Callable[[], int]) -> str | None:
     return f"first of {count} frames" if count > 1 else None
 
 
-def joined(*notes: str | None) -> str | None:
+def join_notes(*notes: str | None) -> str | None:
     """Notes for a user as one, None where there are none."""
     return "; ".join(filter(None, notes)) or None
 

@@ -153,7 +153,7 @@ def _take_text(png: Png, name: bytes, content: bytes) -> None:
     if not rest or not 0 < len(keyword) <= _LONGEST_KEYWORD or content.startswith(_OUTDATED):
         return
     try:
-        text = _inflated(name, rest)
+        text = _inflate(name, rest)
     except (ValueError, zlib.error):  # a damaged text costs no picture
         return
     if name == b"iTXt" and content.startswith(_XMP_TEXT):
@@ -166,7 +166,7 @@ def _take_text(png: Png, name: bytes, content: bytes) -> None:
         png.notes.append(_TEXTS_LEFT_OUT)
 
 
-def _inflated(name: bytes, rest: bytes) -> bytes:
+def _inflate(name: bytes, rest: bytes) -> bytes:
     """What a text says, from behind its keyword on, and never more than a byte beyond the longest.
 
     Raises ValueError or zlib.error where it is damaged.
@@ -189,7 +189,7 @@ def _inflated(name: bytes, rest: bytes) -> bytes:
 def _exif_in_text(name: bytes, content: bytes) -> bytes:
     """EXIF from a text, as ImageMagick writes it; nonsense where it cannot be read."""
     try:
-        text = _inflated(name, content[len(_EXIF_TEXT) :])
+        text = _inflate(name, content[len(_EXIF_TEXT) :])
         return bytes.fromhex(b"".join(text.split(b"\n")[3:]).decode("ascii"))
     except (ValueError, zlib.error):
         return UNREADABLE

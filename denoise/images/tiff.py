@@ -19,7 +19,7 @@ from denoise.images.planes import (
     Scan,
     check_size,
     note_of,
-    opened,
+    open_image,
     pillow_planes,
     plausible_dpi,
     profile_of,
@@ -53,7 +53,7 @@ def scan_of_tiff(encoded: bytes, max_pixels: int) -> Scan:
         icc = None if tags.get(tag.PHOTOMETRIC) == tag.CMYK else tags.get(tag.ICC)
         metadata = Metadata(exif=tag.exif_of(tags), icc=icc, dpi=dpi, xmp=tags.get(tag.XMP))
         return Scan(planes, "TIFF", metadata, note)
-    image = opened(encoded, "TIFF")
+    image = open_image(encoded, "TIFF")
     image.seek(number)
     packet = image.info.pop("xmp", None)  # by which only Pillow would rotate it
     check_size(*image.size, max_pixels)

@@ -6,7 +6,7 @@ from typing import Any
 from PIL import Image
 
 from denoise.images.metadata import Metadata
-from denoise.images.planes import Planes, squeezed
+from denoise.images.planes import Planes, squeeze
 
 # Marks a picture of three equal planes as one of gray: in the words of TIFF, 0 is black
 GRAY_XMP = (
@@ -30,5 +30,5 @@ def encode_webp(planes: Planes, metadata: Metadata, quality: int | None) -> byte
     options |= {name: value for name, value in about.items() if value}
     out = BytesIO()
     # exact: keeps colours below transparent pixels
-    Image.fromarray(squeezed(planes)).save(out, "WEBP", method=0, exact=True, **options)
+    Image.fromarray(squeeze(planes)).save(out, "WEBP", method=0, exact=True, **options)
     return out.getvalue()

@@ -199,7 +199,7 @@ class BatchDenoiser:
             kind = batch.schema.field(self._column).type
             return _table_with(batch, {self._output: (kind, made), **results})
         columns = {name: np.array(values, _NUMPY[kind]) for name, (kind, values) in results.items()}
-        column = _stacked(made, batch[self._column])
+        column = _stack(made, batch[self._column])
         return {**batch, self._output: column, **columns}  # type: ignore[return-value]
 
 
@@ -214,7 +214,7 @@ def _is_array(value: Any) -> bool:
     return isinstance(value, np.ndarray)
 
 
-def _stacked(values: list[Any], given: Any) -> Any:
+def _stack(values: list[Any], given: Any) -> Any:
     """A column of values: one array [N, ...] where such a one was given."""
     if isinstance(given, np.ndarray) and given.dtype != object:
         return np.stack(values) if values else given

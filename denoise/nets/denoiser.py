@@ -27,7 +27,7 @@ from denoise.nets.windows import (
     Array,
     Window,
     compute_alone,
-    computed_in_threads,
+    compute_in_threads,
     to_stored,
     to_unit,
 )
@@ -228,7 +228,7 @@ class Denoiser:
         """Each batch with its answer; a GPU computes one batch while the last is being used."""
         if self._stream is None:
             submit = partial(self._submit, network=network)
-            yield from computed_in_threads(submit, batches, self._pool, self.threads)
+            yield from compute_in_threads(submit, batches, self._pool, self.threads)
             return
         pending: deque[tuple[list[Window], Answer]] = deque()
         for batch in batches:

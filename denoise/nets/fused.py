@@ -27,7 +27,7 @@ def can_fuse(device: torch.device) -> bool:
     return device.type == "cpu" and is_x86 and has_mkldnn and has_operators
 
 
-def fused(model: nn.Module) -> nn.Module:
+def fuse(model: nn.Module) -> nn.Module:
     """The model with its convolutions replaced, in place; only for inference from then on."""
     for part in list(model.modules()):
         for name, child in list(part.named_children()):

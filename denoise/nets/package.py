@@ -111,7 +111,7 @@ def shipped_names() -> list[str]:
     return sorted(config.parent.name for config in SHIPPED.glob("*/config.json"))
 
 
-def shipped() -> list[dict[str, Any]]:
+def shipped_configs() -> list[dict[str, Any]]:
     """The config of each shipped package, with its `name`; no weights are loaded."""
     return [
         {"name": name} | json.loads((SHIPPED / name / "config.json").read_bytes())

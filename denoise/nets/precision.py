@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from denoise.errors import SettingsError
 from denoise.nets import Asked, Precision
-from denoise.nets.fused import can_fuse, fused
+from denoise.nets.fused import can_fuse, fuse
 from denoise.nets.networks import UNKNOWN_LEVEL, Classic, UNet
 
 PRECISIONS: dict[Precision, torch.dtype] = {
@@ -73,7 +73,7 @@ def runnable(model: nn.Module, precision: Precision, device: torch.device) -> Ru
         return moved if precision == "float32" else _autocast(moved, dtype, device)
     cast = _channels_last(deepcopy(model).to(device, dtype))
     # Classic has nothing to fuse, and gains nothing
-    return fused(cast) if isinstance(cast, UNet) and can_fuse(device) else cast
+    return fuse(cast) if isinstance(cast, UNet) and can_fuse(device) else cast
 
 
 def check(run: Run, model: nn.Module, precision: Precision, device: torch.device) -> str:

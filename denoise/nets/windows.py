@@ -72,7 +72,7 @@ class Answer:
         return self.pixels.numpy(), self.is_finite.tolist()
 
 
-def computed_in_threads(
+def compute_in_threads(
     submit: Callable[[list[Window]], Answer],
     batches: Iterator[list[Window]],
     pool: ThreadPoolExecutor | None,

@@ -59,7 +59,7 @@ class Output:
 
     def __enter__(self) -> "Output":
         with ExitStack() as undone:
-            made = disk.missing(self.uri) if uris.is_local(self.uri) else []
+            made = disk.missing_folders(self.uri) if uris.is_local(self.uri) else []
             undone.callback(disk.remove_empty, made)  # a refusal leaves nothing behind
             files.check_writable(self.uri)
             self._lock.take()

@@ -106,7 +106,7 @@ def first_uri(uri: str) -> str:
     return entries_in(chunk_uri(uri, 0, 0), 0, 1)[0].uri
 
 
-def planned(
+def plan(
     uri: str, entries: Iterator[Entry], *, retry_errors: bool = False, overwrite: bool = False
 ) -> Planned:
     """What `infer` would do with these inputs, by `update`'s own comparison; nothing is written."""
@@ -137,7 +137,7 @@ def planned(
     return Planned(done, rows, shards)
 
 
-def pending(uri: str) -> list[Shard]:
+def shards_to_do(uri: str) -> list[Shard]:
     """The shards of an output folder that have no part file yet, or one with rows to redo."""
     done, redo = finished_shards(uri), shards_to_redo(uri)
     return [
@@ -147,7 +147,7 @@ def pending(uri: str) -> list[Shard]:
     ]
 
 
-def with_errors(uri: str) -> list[Shard]:
+def shards_with_errors(uri: str) -> list[Shard]:
     """The shards of an output folder in whose part file an image failed."""
     done = finished_shards(uri)
     there = [shard for shard in shards_of(generations_of(uri)) if shard.number in done]

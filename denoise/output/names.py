@@ -28,13 +28,13 @@ def file_of(path: str, suffix: str, *, keep_name: bool = False, stem: str = "") 
     """
     path = uris.key(path)
     if stem:
-        return shortened(stem + suffix)
+        return shorten(stem + suffix)
     if not keep_name:
-        return shortened(_without_suffix(path) + suffix)
+        return shorten(_without_suffix(path) + suffix)
     if uris.suffix(path) not in _WRITTEN:  # of a.jpg.gif all stays: a.jpg may have to be a.jpg.png
-        return shortened((path if _has_two_suffixes(path) else _without_suffix(path)) + suffix)
+        return shorten((path if _has_two_suffixes(path) else _without_suffix(path)) + suffix)
     is_true = _true_suffix(path) == suffix
-    return shortened(path if is_true and not _has_two_suffixes(path) else path + suffix)
+    return shorten(path if is_true and not _has_two_suffixes(path) else path + suffix)
 
 
 def _without_suffix(path: str) -> str:
@@ -51,7 +51,7 @@ def _has_two_suffixes(path: str) -> bool:
     return uris.suffix(_without_suffix(path)) in IMAGE_SUFFIXES
 
 
-def shortened(name: str) -> str:
+def shorten(name: str) -> str:
     """The name with each of its parts no longer than file systems take, 255 bytes.
 
     A longer part ends in a hash of all of it, and in its suffix: no two become one.
@@ -118,7 +118,7 @@ class Names:
     def name_of(self, path: str, usual: str) -> str:
         """A name for the file of a path: the usual one unless another file has that."""
         suffix = uris.suffix(usual)
-        for name in (usual, *(shortened(stem + suffix) for stem in self._stems(uris.key(path)))):
+        for name in (usual, *(shorten(stem + suffix) for stem in self._stems(uris.key(path)))):
             if not (self._is_taken(key := self._key(name)) or self._bars(name)):
                 break
         self._note(name, {key})
@@ -160,7 +160,7 @@ class Names:
             return [file_of(path, suffix, stem=stem) for suffix in FORMATS.values()]
         names = [file_of(path, _true_suffix(path), keep_name=True)]
         # where its name says something else than it holds: only folded another may be called so
-        return names + [shortened(path + suffix) for suffix in FORMATS.values() if self._folds]
+        return names + [shorten(path + suffix) for suffix in FORMATS.values() if self._folds]
 
     def _keys(self, path: str, stem: str = "") -> set[int]:
         return {self._key(name) for name in self._names(path, stem)}

@@ -57,10 +57,10 @@ def _redo_uri(uri: str, shard: int) -> str:
 def failures_in(uri: str, shards: list[Shard]) -> Iterator[set[str]]:
     """What failed in each shard's part file; many are asked for at a time."""
     with ThreadPoolExecutor(ASKERS) as pool:
-        yield from pool.map(_failed_in, (tables.part_uri(uri, one.number) for one in shards))
+        yield from pool.map(_failures_in, (tables.part_uri(uri, one.number) for one in shards))
 
 
-def _failed_in(part: str) -> set[str]:
+def _failures_in(part: str) -> set[str]:
     """The paths of the images of a part file that failed."""
     with files.open_input(part) as file:
         rows = pq.ParquetFile(file)

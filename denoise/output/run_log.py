@@ -36,20 +36,20 @@ class RunLog(logging.Handler):
         with self._guard:
             self._lines.append(line)
             if len(self._lines) > 2 * (FIRST + LAST):  # now and then, not at each line
-                self._lines = shortened(self._lines)
+                self._lines = shorten(self._lines)
 
     def save(self, output: str) -> None:
         """Write it into an output folder, after what earlier runs left there. Raises OSError."""
         uri = uris.join(output, NAME)
-        lines = shortened([*_earlier(uri), *self.lines()])
+        lines = shorten([*_earlier(uri), *self.lines()])
         files.write(uri, "".join(lines).encode(errors="replace"))
 
     def lines(self) -> list[str]:
         with self._guard:
-            return shortened(self._lines)
+            return shorten(self._lines)
 
 
-def shortened(lines: list[str]) -> list[str]:
+def shorten(lines: list[str]) -> list[str]:
     """The first and the last lines, with a word between them where some are left out."""
     if len(lines) <= FIRST + LAST:
         return lines

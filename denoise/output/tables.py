@@ -78,7 +78,7 @@ INFER_SCHEMA = _schema(
 )
 
 
-def carried(found: pa.Schema | None, keep: Sequence[str] | None, own: pa.Schema) -> Columns:
+def carried_columns(found: pa.Schema | None, keep: Sequence[str] | None, own: pa.Schema) -> Columns:
     """The columns of an input table or list that are carried into an output of the schema `own`:
     those that `keep` names; else all but images, bytes, and what a job of ours has measured there.
 
@@ -165,7 +165,7 @@ class PartFile:
     def __enter__(self) -> Self:
         images = [f"{field.name}.bytes" for field in self._schema if field.type == _IMAGE]
         with ExitStack() as opened:
-            file = opened.enter_context(files.written(self._uri))
+            file = opened.enter_context(files.open_output(self._uri))
             self._writer = opened.enter_context(
                 pq.ParquetWriter(
                     file,

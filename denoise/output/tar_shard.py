@@ -93,7 +93,7 @@ class TarShard:
     def __init__(self, output: str, shard: int, columns: Sequence[str]) -> None:
         self._output, self._columns = output, columns
         self._file = f"images/{name_of(shard)}"
-        self._written = files.written(join(output, self._file), aside=join(output, UNFINISHED))
+        self._written = files.open_output(join(output, self._file), aside=join(output, UNFINISHED))
 
     def __enter__(self) -> Self:
         self._tar = self._written.__enter__()

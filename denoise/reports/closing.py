@@ -51,12 +51,12 @@ def file_words(found: Found) -> list[str]:
 def left_out_words(left_out: Mapping[str, int], names: Mapping[str, Iterable[str]]) -> list[str]:
     """A line for each reason to leave files out: how many, and the names of some."""
     return [
-        f"{count:,} left out, {reason}{_listed(list(names.get(reason, ())), count)}"
+        f"{count:,} left out, {reason}{_list_of(list(names.get(reason, ())), count)}"
         for reason, count in sorted(left_out.items())
     ]
 
 
-def _listed(names: list[str], count: int) -> str:
+def _list_of(names: list[str], count: int) -> str:
     """A colon and the first names of many."""
     return f": {_first(names, count)}" if names else ""
 

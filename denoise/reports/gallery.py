@@ -34,7 +34,7 @@ def views_of(
     view_at = partial(_view, uri, run, stats, allow_elsewhere)
     views = {
         title: [view for index in picked if (view := view_at(index)) is not None]
-        for title, picked in _picked(stats).items()
+        for title, picked in _pick(stats).items()
     }
     alone = [view for some in views.values() for view in some if list(view.wholes) == ["denoised"]]
     if alone and not allow_elsewhere:
@@ -46,7 +46,7 @@ def views_of(
     return {title: some for title, some in views.items() if some}
 
 
-def _picked(stats: TableStatistics) -> dict[str, list[int]]:
+def _pick(stats: TableStatistics) -> dict[str, list[int]]:
     """Rows worth looking at, each once, by their index in the table."""
     titles = ("Worst", "Median", "Best")
     values = stats.metric("mse")
@@ -75,7 +75,7 @@ def _view(
         row = _row(stats.parts[part], number)
         if row["error"] is not None:
             return None
-        return _drawn(uri, run, stats.parts[part], row, allow_elsewhere)
+        return _draw(uri, run, stats.parts[part], row, allow_elsewhere)
     except (ImageError, OSError) as error:
         _log.info("left out of the report: row %d of %s (%s)", number, stats.parts[part], error)
         return None
@@ -94,18 +94,18 @@ def _row(part: str, number: int) -> dict[str, Any]:
         return found
 
 
-def _drawn(
+def _draw(
     uri: str, run: dict[str, Any], part: str, row: dict[str, Any], allow_elsewhere: bool
 ) -> View:
     """Draw one image: from the table what it holds, the rest from the input."""
     if run.get("verb") == "noise":
-        clean, noisy = (_stored(uri, row, name) for name in ("clean", "noisy"))
+        clean, noisy = (_stored_pixels(uri, row, name) for name in ("clean", "noisy"))
         if clean is None or noisy is None:
             clean, noisy = _pair(uri, run, part, row["path"], allow_elsewhere)
         return view_of(
             {**row, "psnr_noisy": row["psnr"], "psnr": None}, _panels(row, clean, noisy, None)
         )
-    denoised = _stored(uri, row, "image")
+    denoised = _stored_pixels(uri, row, "image")
     try:
         clean, noisy = _pair(uri, run, part, row["path"], allow_elsewhere)
     except ElsewhereError:
@@ -127,7 +127,7 @@ def _panels(row: dict[str, Any], *given: Pixels | None) -> Panels:
     return panels_of(*scaled)
 
 
-def _stored(uri: str, row: dict[str, Any], column: str) -> Pixels | None:
+def _stored_pixels(uri: str, row: dict[str, Any], column: str) -> Pixels | None:
     """The pixels of a row: in the table, or in a file beside it; None if they were not saved."""
     if row.get(column) and row[column]["bytes"]:
         return decode(row[column]["bytes"]).pixels

@@ -53,7 +53,7 @@ def page(
     home = files_of("denoise.reports")
     script = home.joinpath("report.js").read_text("utf-8")
     template = environment.from_string(home.joinpath("report.html").read_text("utf-8"))
-    names = _measured(summary)
+    names = _measured_names(summary)
     return template.render(
         title=f"denoise {run.get('verb')}: {summary['images']:,} images",
         heading=_heading(summary),
@@ -147,7 +147,7 @@ def _changes(summary: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str]]:
         yield "noise, estimated", "", f"{before:.1f} \u2192 {after:.1f}", unit
 
 
-def _measured(summary: Mapping[str, Any]) -> dict[str, str]:
+def _measured_names(summary: Mapping[str, Any]) -> dict[str, str]:
     """What has a PSNR, and the summary's name for it."""
     names = {"noisy": "psnr_noisy", "denoised": "psnr"}
     if summary["verb"] == "noise":

@@ -89,7 +89,7 @@ class TableStatistics:
         chunks = self._metrics[name]
         if len(chunks) > 1 and any(chunk.strides != (0,) for chunk in chunks):
             chunks[:] = [np.concatenate(chunks)]
-        return chunks[0] if len(chunks) == 1 else _nothing(self.images)
+        return chunks[0] if len(chunks) == 1 else _nans(self.images)
 
 
 def table_statistics(uri: str) -> TableStatistics:
@@ -142,7 +142,7 @@ def _add(found: TableStatistics, parts: list[tuple[pa.Table, dict[str, Any]]]) -
     )
     sizes = np.searchsorted(_SIZES, megapixels, side="right") + 1
     size_names = pa.array(SIZE_NAMES).take(pa.array(np.where(megapixels > 0, sizes, 0)))
-    folders = _limited(_folders(table["path"]), found.folders, _OTHER_FOLDERS)
+    folders = _limit(_folders(table["path"]), found.folders, _OTHER_FOLDERS)
     _add_groups(found.folders, folders, measured)
     _add_groups(found.sizes, size_names, measured)
     _add_errors(found, table.filter(pa.array(~is_done)))
@@ -163,11 +163,11 @@ def _add(found: TableStatistics, parts: list[tuple[pa.Table, dict[str, Any]]]) -
 def _values(column: pa.ChunkedArray) -> NDArray[np.float64]:
     """A column's numbers, nan for null; where all are null, an array that takes no memory."""
     if column.null_count == len(column):
-        return _nothing(len(column))
+        return _nans(len(column))
     return np.asarray(column.to_numpy(), np.float64)
 
 
-def _nothing(count: int) -> NDArray[np.float64]:
+def _nans(count: int) -> NDArray[np.float64]:
     return np.broadcast_to(np.float64(np.nan), count)
 
 
@@ -188,7 +188,7 @@ def _folders(paths: pa.ChunkedArray) -> pa.ChunkedArray:
     return pc.if_else(is_top, ".", pc.list_element(parts, 0))
 
 
-def _limited(texts: pa.ChunkedArray, known: Container[str], other: str) -> pa.ChunkedArray:
+def _limit(texts: pa.ChunkedArray, known: Container[str], other: str) -> pa.ChunkedArray:
     """The texts, with `other` for those for which there is no room beside the known."""
     distinct = pc.unique(texts).to_pylist()
     room = max(0, _MOST_GROUPS - len(known))  # type: ignore[arg-type]  # a dict or Counter
@@ -215,8 +215,8 @@ def _add_groups(groups: dict[str, Group], keys: Any, measured: pa.Table) -> None
 
 
 def _add_errors(found: TableStatistics, failed: pa.Table) -> None:
-    errors = _limited(failed["error"], found.errors, _OTHER_ERRORS)
-    for text, count in _counted(errors):
+    errors = _limit(failed["error"], found.errors, _OTHER_ERRORS)
+    for text, count in _count(errors):
         found.errors[text] += count
         missing = _EXAMPLES - len(found.examples[text])
         if missing > 0:
@@ -225,7 +225,7 @@ def _add_errors(found: TableStatistics, failed: pa.Table) -> None:
 
 
 def _add_notes(found: TableStatistics, notes: pa.ChunkedArray) -> None:
-    for text, count in _counted(_limited(notes.drop_null(), found.notes, _OTHER_NOTES)):
+    for text, count in _count(_limit(notes.drop_null(), found.notes, _OTHER_NOTES)):
         found.notes[text] += count
 
 
@@ -235,6 +235,6 @@ def _add_formats(found: TableStatistics, done: pa.Table) -> None:
         found.formats[f"{row['format']}, {row['bit_depth']} bits"] += row["path_count"]
 
 
-def _counted(texts: pa.ChunkedArray) -> Iterable[tuple[str, int]]:
+def _count(texts: pa.ChunkedArray) -> Iterable[tuple[str, int]]:
     """Each text with how often it occurs."""
     return ((one["values"], one["counts"]) for one in pc.value_counts(texts).to_pylist())

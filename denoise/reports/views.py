@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from denoise.images.codec import Picture, encode, to_pixels
-from denoise.images.planes import squeezed
+from denoise.images.planes import squeeze
 
 Pixels = NDArray[Any]
 Panels = dict[str, NDArray[np.uint8]]
@@ -100,10 +100,10 @@ def view_of(about: Mapping[str, Any], panels: Panels) -> View:
 
 def contact_sheet(rows: Sequence[SheetRow], *, side: int = _SHEET_SIDE) -> NDArray[np.uint8]:
     """[H, W, 3]: one line an image: clean, noisy, denoised, labelled with their PSNR."""
-    return sheet_of([_labelled(row) for row in rows], side=side)
+    return sheet_of([_label(row) for row in rows], side=side)
 
 
-def _labelled(row: SheetRow) -> list[Labelled]:
+def _label(row: SheetRow) -> list[Labelled]:
     return [
         (row.path, row.clean),
         (f"noisy {row.psnr_noisy:.2f} dB", row.noisy),
@@ -125,13 +125,13 @@ def sheet_of(rows: Sequence[Sequence[Labelled]], *, side: int = _SHEET_SIDE) -> 
     for row, height in zip(rows, heights, strict=True):
         for column, (label, pixels) in enumerate(row):
             left = _MARGIN + column * (side + _MARGIN)
-            pen.text((left, top), _fitted(label, side, font), fill="black", font=font)
-            sheet.paste(Image.fromarray(squeezed(_middle(pixels, side))), (left, top + _LINE))
+            pen.text((left, top), _fit(label, side, font), fill="black", font=font)
+            sheet.paste(Image.fromarray(squeeze(_middle(pixels, side))), (left, top + _LINE))
         top += height
     return np.asarray(sheet)
 
 
-def _fitted(label: str, width: int, font: Any) -> str:
+def _fit(label: str, width: int, font: Any) -> str:
     """The label, or its end, where the figures stand, as far as it fits into a width."""
     label = label[-width:]  # no letter takes less than a pixel
     if font.getlength(label) <= width:
@@ -180,7 +180,7 @@ def _wholes(panels: Panels) -> dict[str, str]:
     while True:
         encoded = {}
         for name, panel in panels.items():
-            whole = Image.fromarray(squeezed(panel))
+            whole = Image.fromarray(squeeze(panel))
             whole.thumbnail((side, side), Image.Resampling.LANCZOS, reducing_gap=2.0)
             encoded[name] = _jpeg(whole)
         if sum(map(len, encoded.values())) <= _WHOLE_BYTES or side < 64:

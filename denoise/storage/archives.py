@@ -112,7 +112,7 @@ def content(uri: str, mark: str, extent: Extent, size: int) -> bytes:
     if extent.kind == "tar":
         whole = read(extent.offset, extent.offset + size)
     else:
-        whole = _streamed(uri, mark, extent, size)
+        whole = _read_stream(uri, mark, extent, size)
     if len(whole) != size:
         raise ImageError(DAMAGED)
     return whole
@@ -133,7 +133,7 @@ def index_of(archive: str | Found) -> Index:
         if key in _indexes:
             _indexes[key] = _indexes.pop(key)
             return _indexes[key]
-        index = _indexes[key] = _listed_whole(found)
+        index = _indexes[key] = _list_whole(found)
         while len(_indexes) > 1 and sum(map(_weight, _indexes.values())) > _INDEXED:
             _indexes.pop(next(iter(_indexes)))
         return index
@@ -143,7 +143,7 @@ def _weight(index: Index) -> int:
     return 1000 + len(index.members)  # many small ones take memory too
 
 
-def _listed_whole(archive: Found) -> Index:
+def _list_whole(archive: Found) -> Index:
     kind = error = ""
 
     def files_in() -> Iterator[Member]:
@@ -233,7 +233,7 @@ def _streams_as(start: bytes) -> str | None:
     return next((kind for magic, kind in MAGIC.items() if start.startswith(magic)), None)
 
 
-def _streamed(uri: str, mark: str, extent: Extent, size: int) -> bytes:
+def _read_stream(uri: str, mark: str, extent: Extent, size: int) -> bytes:
     """The bytes of a member of a stream, which stays open for those that follow."""
     key = uri, mark
     with _reading:

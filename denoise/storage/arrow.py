@@ -65,7 +65,7 @@ class Table:
 
 
 @contextmanager
-def opened(uri: str) -> Iterator[Table]:
+def open_table(uri: str) -> Iterator[Table]:
     """An Arrow file to list. Raises OSError, ArrowException."""
     with _reader(uri) as reader:
         schema = reader.schema
@@ -77,7 +77,7 @@ def row(uri: str, mark: str, number: int, columns: tuple[str, ...]) -> pa.Table:
     with _reading:
         try:
             if uris.is_local(uri):
-                found = _mapped_row(uri, mark, number)
+                found = _map_row(uri, mark, number)
             else:
                 found = pieces.row((uri, mark), number, partial(_from_store, uri))
         except pa.ArrowException as error:
@@ -89,8 +89,8 @@ def _from_store(uri: str, stack: ExitStack) -> Iterator[pa.RecordBatch]:
     return _all(stack.enter_context(_reader(uri)))
 
 
-def _mapped_row(uri: str, mark: str, number: int) -> pa.Table:
-    found, starts = _mapped(uri, mark)
+def _map_row(uri: str, mark: str, number: int) -> pa.Table:
+    found, starts = _map_batches(uri, mark)
     for batch, (start, stop) in zip(found, pairwise(starts), strict=True):
         if start <= number < stop:
             return pa.Table.from_batches([batch.slice(number - start, 1)])
@@ -98,7 +98,7 @@ def _mapped_row(uri: str, mark: str, number: int) -> pa.Table:
 
 
 @lru_cache(maxsize=16)
-def _mapped(uri: str, _mark: str) -> tuple[list[pa.RecordBatch], list[int]]:
+def _map_batches(uri: str, _mark: str) -> tuple[list[pa.RecordBatch], list[int]]:
     """The batches of a file of this machine, whose bytes are read when they are looked at, and the
     rows that they begin with."""
     with _reader(uri) as reader:

@@ -66,7 +66,7 @@ def read_range(path: str, start: int, stop: int) -> bytes:
 
 
 @contextmanager
-def renamed(path: str, aside: str | None) -> Iterator[IO[bytes]]:
+def open_output(path: str, aside: str | None) -> Iterator[IO[bytes]]:
     """A file under another name, renamed at the end: readers see all of it or nothing."""
     _make_folder(path)
     folder = aside or os.path.dirname(path)
@@ -101,7 +101,7 @@ def _move(trial: str, path: str) -> None:
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
-        with open(trial, "rb") as file, renamed(path, None) as copy:
+        with open(trial, "rb") as file, open_output(path, None) as copy:
             shutil.copyfileobj(file, copy)
         os.remove(trial)
 
@@ -140,7 +140,7 @@ def make_private(folder: str) -> None:
             os.chmod(folder, 0o700)
 
 
-def missing(folder: str) -> list[str]:
+def missing_folders(folder: str) -> list[str]:
     """The folders that must be made before something can be written to one, the innermost first."""
     found = []
     while not os.path.lexists(folder):

@@ -17,7 +17,7 @@ from typing import IO, Any
 from denoise.errors import SettingsError, words_of
 from denoise.storage import disk, pages
 from denoise.storage.found import Found
-from denoise.storage.stores import WHOLE_UPLOADS, ask, filesystem, is_disk, translated
+from denoise.storage.stores import WHOLE_UPLOADS, ask, filesystem, is_disk, translate_errors
 from denoise.storage.uris import before_wildcards, is_local, is_normal, join, name_of, redact
 
 
@@ -67,7 +67,7 @@ def to_json(fields: Mapping[str, Any]) -> bytes:
 def open_input(uri: str) -> Iterator[IO[bytes]]:
     """A seekable file to read from, for tables that are read in parts. Raises OSError."""
     fs, path = filesystem(uri)
-    with ask(fs, uri, fs.open, path, "rb") as file, translated(uri):
+    with ask(fs, uri, fs.open, path, "rb") as file, translate_errors(uri):
         yield file
 
 
@@ -82,7 +82,7 @@ def write(uri: str, content: bytes | memoryview, *, aside: str | None = None) ->
     if not is_disk(fs):
         ask(fs, uri, _upload, fs, path, content)
         return
-    with disk.renamed(path, aside) as file:
+    with disk.open_output(path, aside) as file:
         file.write(content)
 
 
@@ -116,13 +116,13 @@ def folds_names(folder: str) -> bool:
 
 
 @contextmanager
-def written(uri: str, *, aside: str | None = None) -> Iterator[IO[bytes]]:
+def open_output(uri: str, *, aside: str | None = None) -> Iterator[IO[bytes]]:
     """A file to write to bit by bit, there as a whole when the block ends, or not at all when it
     raises: a disk takes the bits as they come, a store all of it at the end. `aside` is as `write`
     has it. Raises OSError."""
     fs, path = filesystem(uri)
     if is_disk(fs):
-        with disk.renamed(path, aside) as file:
+        with disk.open_output(path, aside) as file:
             yield file
         return
     buffer = BytesIO()
@@ -243,7 +243,7 @@ def check_writable(folder: str) -> None:
         raise SettingsError(f"cannot write to {redact(folder)}: {words_of(error)}") from error
 
 
-def standing(folder: str) -> str:
+def nearest_folder(folder: str) -> str:
     """A folder on a disk if it is there, else the nearest one above it; on a store, itself."""
     while is_local(folder) and not exists(folder):
         folder = os.path.dirname(folder)

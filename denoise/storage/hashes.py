@@ -98,7 +98,7 @@ class _Runs:
     def add(self, *columns: _Column) -> None:
         """Add rows as a run, joined with those that are no longer than twice as long."""
         while self._runs and len(self._runs[-1][0]) < 2 * len(columns[0]):
-            columns = tuple(map(_joined, self._runs.pop(), columns))
+            columns = tuple(map(_join, self._runs.pop(), columns))
         if len(columns) == 1:
             self._runs.append([np.sort(columns[0])])  # in half the memory
             return
@@ -106,5 +106,5 @@ class _Runs:
         self._runs.append([column[order] for column in columns])
 
 
-def _joined(one: _Column, other: _Column) -> _Column:
+def _join(one: _Column, other: _Column) -> _Column:
     return np.concatenate([one, other])

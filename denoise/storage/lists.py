@@ -36,7 +36,7 @@ def is_text_list(uri: str) -> bool:
     return bool(_kind_of(uri))
 
 
-def named_in(
+def names_in(
     uri: str, column: str | None, kept: Columns, left_out: LeftOut
 ) -> Iterator[tuple[str, _Row | None]]:
     """What each row of a list names, as it stands there, and the columns to carry along.
@@ -44,20 +44,20 @@ def named_in(
     Rows that name nothing are counted. Raises OSError, and SettingsError where the list cannot be
     read or has no column of locations.
     """
-    with _opened(uri, column, [name for name, _ in kept.names]) as (location, _, rows):
+    with _open_list(uri, column, [name for name, _ in kept.names]) as (location, _, rows):
         for row in rows:
             named = row.get(location)
             if isinstance(named, str) and named.strip():
-                yield named, _fitted(kept.of(row), kept.schema) if kept.names else None
+                yield named, _fit_row(kept.of(row), kept.schema) if kept.names else None
             else:
                 left_out.add("rows that name no image")
 
 
 def schema_of(uri: str, column: str | None) -> pa.Schema:
     """The columns of a list that stand beside the one that names its images."""
-    with _opened(uri, column) as (location, schema, rows):
+    with _open_list(uri, column) as (location, schema, rows):
         if _kind_of(uri) in _JSON:
-            schema = _inferred(rows)
+            schema = _infer_schema(rows)
     return columns.beside(schema, location)
 
 
@@ -84,7 +84,7 @@ _Opened = tuple[str, pa.Schema, Iterator[_Row]]  # the column of locations, all 
 
 
 @contextmanager
-def _opened(uri: str, column: str | None, beside: Sequence[str] = ()) -> Iterator[_Opened]:
+def _open_list(uri: str, column: str | None, beside: Sequence[str] = ()) -> Iterator[_Opened]:
     """A list to read; of a Parquet file's rows no more columns than the locations and `beside`."""
     kind = _kind_of(uri)
     with files.open_input(uri) as file:
@@ -194,7 +194,7 @@ def _object(uri: str, number: int, line: str) -> _Row:
     return {_valid(name): value for name, value in found.items()}
 
 
-def _inferred(rows: Iterator[_Row]) -> pa.Schema:
+def _infer_schema(rows: Iterator[_Row]) -> pa.Schema:
     """The columns of JSON rows: of the type that all values have, else text."""
     kinds: dict[str, pa.DataType] = {}
     while batch := list(islice(rows, _AT_ONCE)):
@@ -220,12 +220,12 @@ def _common(one: pa.DataType, other: pa.DataType) -> pa.DataType:
         return pa.string()
 
 
-def _fitted(row: _Row, schema: pa.Schema) -> _Row:
+def _fit_row(row: _Row, schema: pa.Schema) -> _Row:
     """A row's values as their columns hold them: what else stands in one of text is JSON."""
-    return {name: _fitted_value(value, schema.field(name).type) for name, value in row.items()}
+    return {name: _fit_value(value, schema.field(name).type) for name, value in row.items()}
 
 
-def _fitted_value(value: Any, kind: pa.DataType) -> Any:
+def _fit_value(value: Any, kind: pa.DataType) -> Any:
     if isinstance(value, str):
         return _valid(value)
     if value is None or kind != pa.string():

@@ -53,7 +53,7 @@ class Table:
         """Of each row group the number of rows, and what it stores of a column."""
         for number in range(self._file.metadata.num_row_groups):
             group = self._file.metadata.row_group(number)
-            yield group.num_rows, _stored(group, (column,))
+            yield group.num_rows, _chunks(group, (column,))
 
     def batches(self, column: str, *, inner: str = "", rows: int = 0) -> Iterator[pa.Array]:
         """A column's values, a batch at a time: of structs the field `inner` alone, if they have
@@ -68,14 +68,14 @@ class Table:
                 return
 
 
-def _stored(group: pq.RowGroupMetaData, columns: tuple[str, ...]) -> list[pq.ColumnChunkMetaData]:
+def _chunks(group: pq.RowGroupMetaData, columns: tuple[str, ...]) -> list[pq.ColumnChunkMetaData]:
     """What a row group stores of columns, those of a struct's fields included."""
     chunks = map(group.column, range(group.num_columns))
     return [one for one in chunks if one.path_in_schema.partition(".")[0] in columns]
 
 
 @contextmanager
-def opened(uri: str) -> Iterator[Table]:
+def open_table(uri: str) -> Iterator[Table]:
     """A Parquet file to list. Raises OSError, ArrowException."""
     with files.open_input(uri) as file:
         yield Table(pq.ParquetFile(file))
@@ -114,7 +114,7 @@ def _groups(uri: str, _mark: str, columns: tuple[str, ...]) -> list[_Group]:
         columns = tuple(name for name in columns if name in table.schema_arrow.names)
         for number in range(table.metadata.num_row_groups):
             group = table.metadata.row_group(number)
-            size = sum(one.total_uncompressed_size for one in _stored(group, columns))
+            size = sum(one.total_uncompressed_size for one in _chunks(group, columns))
             groups.append(_Group(number, first, first + group.num_rows, size, columns))
             first += group.num_rows
     return groups

@@ -25,8 +25,8 @@ class _Pieces:
 at_hand: list[_Pieces] = []  # the one that was asked for last, if any
 
 
-def row(key: Hashable, number: int, opened: Open) -> pa.Table:
-    """One row of what a key stands for, which `opened` reads from the beginning.
+def row(key: Hashable, number: int, open_rows: Open) -> pa.Table:
+    """One row of what a key stands for, which `open_rows` reads from the beginning.
 
     Rows that follow each other are read once. For one before the piece at hand all is
     read from the beginning. One thread at a time may ask. Raises ImageError where the row is
@@ -37,7 +37,7 @@ def row(key: Hashable, number: int, opened: Open) -> pa.Table:
         if pieces is not None:
             pieces.open_file.close()
         pieces = _Pieces(key, stack := ExitStack(), iter(()))
-        pieces.following = opened(stack)
+        pieces.following = open_rows(stack)
     while pieces.piece is None or number >= pieces.first + pieces.piece.num_rows:
         pieces.first += pieces.piece.num_rows if pieces.piece is not None else 0
         try:

@@ -46,7 +46,7 @@ def images_in(found: Found, column: str | None, left_out: LeftOut | None = None)
     ArrowException, and SettingsError where there is no image column.
     """
     left_out = left_out or LeftOut()
-    with _module_of(found.uri).opened(found.uri) as table:
+    with _module_of(found.uri).open_table(found.uri) as table:
         taken = _image_column(table, column)
         if (page := table.largest_page(taken)) > _LARGEST_PAGE:
             raise SettingsError(
@@ -87,7 +87,7 @@ def _image_column(table: _Table, wanted: str | None) -> str:
 def schema_beside(uri: str, column: str) -> pa.Schema:
     """The columns of a table that stand beside its images and their names. Raises OSError,
     ArrowException."""
-    with _module_of(uri).opened(uri) as table:
+    with _module_of(uri).open_table(uri) as table:
         schema: pa.Schema = table.schema
     return columns.beside(schema, column, columns.name_column(schema, column))
 

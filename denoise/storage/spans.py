@@ -153,7 +153,7 @@ class Stream:
         self.close()
         self._first, self._held, self._is_at_end = 0, bytearray(), False
         file = self._open.enter_context(files.open_input(self._uri))
-        self._chunks = _gunzipped(file) if self._kind == "tar.gz" else _unpacked_zstd(file)
+        self._chunks = _gunzip(file) if self._kind == "tar.gz" else _unpack_zstd(file)
 
     def _advance(self, start: int, stop: int) -> None:
         """Read on until `stop`; what lies before `start` need not stay."""
@@ -171,7 +171,7 @@ class Stream:
                 raise DamagedError  # it claims to hold what nobody packs
 
 
-def _gunzipped(file: IO[bytes]) -> Iterator[bytes]:
+def _gunzip(file: IO[bytes]) -> Iterator[bytes]:
     """What a gzip file decompresses to, as far as it goes. Raises DamagedError where it breaks."""
     inflate, packed = isal_zlib.decompressobj(wbits=31), b""
     while True:
@@ -191,8 +191,8 @@ def _gunzipped(file: IO[bytes]) -> Iterator[bytes]:
             yield chunk
 
 
-def _unpacked_zstd(file: IO[bytes]) -> Iterator[bytes]:
-    """As `_gunzipped`, of a zstd file."""
+def _unpack_zstd(file: IO[bytes]) -> Iterator[bytes]:
+    """As `_gunzip`, of a zstd file."""
     with pa.CompressedInputStream(pa.PythonFile(file, mode="r"), "zstd") as stream:
         while True:
             try:

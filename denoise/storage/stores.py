@@ -102,7 +102,7 @@ def filesystem(uri: str) -> tuple[Any, str]:
         raise SettingsError(f"{protocol}:// needs a package more: {way_out}") from error
     except _foreign() as error:
         is_plain = type(error) is ValueError  # such as credentials that are missing
-        words = words_of(error if is_plain else _translated(error, protocol))
+        words = words_of(error if is_plain else _translate(error, protocol))
         raise SettingsError(f"cannot open {protocol}://: {words}") from error
 
 
@@ -139,21 +139,21 @@ def ask(fs: Any, uri: str, call: Callable[..., _T], *args: Any, **options: Any) 
             raise
         except _foreign() as error:
             if _is_final(error, protocol) or attempt == _ATTEMPTS - 1:
-                raise _translated(error, protocol) from error
+                raise _translate(error, protocol) from error
         # a growing, jittered pause: a hundred workers must not come back all at once
         time.sleep(0.2 * 2**attempt * random.uniform(0.5, 1.5))
     raise AssertionError("the last attempt returns or raises")
 
 
 @contextmanager
-def translated(uri: str) -> Iterator[None]:
+def translate_errors(uri: str) -> Iterator[None]:
     """Turn what a store's library raises of its own into OSError, while others read its file."""
     try:
         yield
     except OSError:
         raise
     except _kinds(_LIBRARIES) as error:
-        raise _translated(error, split(uri)[0]) from error
+        raise _translate(error, split(uri)[0]) from error
 
 
 def _foreign() -> tuple[type[BaseException], ...]:
@@ -203,10 +203,10 @@ def _has_no_host(error: BaseException) -> bool:
     return False
 
 
-def _translated(error: BaseException, protocol: str) -> OSError:
+def _translate(error: BaseException, protocol: str) -> OSError:
     """Turn what a store's library raises into an OSError, in words for a row: here alone."""
     if _has_no_host(error):
-        return _refused(_NO_HOST)
+        return _refusal(_NO_HOST)
     if isinstance(error, OSError):
         return error
     if isinstance(
@@ -221,10 +221,10 @@ def _translated(error: BaseException, protocol: str) -> OSError:
         return OSError(f"no valid {protocol}:// uri: {words_of(error)}")
     if isinstance(error, _NONSENSE) and not isinstance(error, _kinds(_LIBRARIES)):
         return OSError(f"no valid {protocol}:// uri ({type(error).__name__})")
-    return _refused(words_of(error))
+    return _refusal(words_of(error))
 
 
-def _refused(words: str) -> OSError:
+def _refusal(words: str) -> OSError:
     """A store's error. Its number tells it from what libraries say of a damaged file."""
     error = OSError(words)
     error.errno = errno.EIO

@@ -92,8 +92,8 @@ def images_of_list(
     """
     folder = uris.folder_of(uri)
     packed: dict[str, tuple[str, Any]] = {}  # URI of an archive -> path, what stands beside it
-    for named, values in lists.named_in(uri, column, beside, left_out):
-        where = uris.resolved(folder, named)
+    for named, values in lists.names_in(uri, column, beside, left_out):
+        where = uris.resolve(folder, named)
         called = uris.relative(where, folder)
         if called.startswith("../") and not uris.is_relative(named):
             called = uris.redact(where)

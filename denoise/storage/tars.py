@@ -30,7 +30,7 @@ def members(span: Span, wants_head: Callable[[str], int]) -> Iterator[Member]:
         # some programs leave the zeros at the end out
         if header == bytes(_BLOCK) or (not header and at and span.reaches(at)):
             return
-        kind, own_name, own_size = _parsed(header)
+        kind, own_name, own_size = _parse(header)
         at += _BLOCK
         if kind in b"xgLK":
             headers += 1
@@ -42,7 +42,7 @@ def members(span: Span, wants_head: Callable[[str], int]) -> Iterator[Member]:
                 fields = _fields(_payload(span, at, own_size))
                 name, size = fields.get("path") or name, _size_in(fields, size)
                 is_sparse = any(key.startswith("GNU.sparse") for key in fields)
-            at += _padded(own_size)
+            at += _pad(own_size)
             continue
         full_name = name or own_name or NAMELESS
         length = own_size if size is None else size
@@ -55,7 +55,7 @@ def members(span: Span, wants_head: Callable[[str], int]) -> Iterator[Member]:
         yield from _member(span, found, wants_head, is_sparse or kind == b"S")
         if at + holds > _LARGEST or not span.reaches(at + holds):
             return
-        at += _padded(holds)
+        at += _pad(holds)
         name, size, is_sparse, headers = "", None, False, 0
 
 
@@ -82,7 +82,7 @@ def _member(
             yield Member(name, at, size, size, head)
 
 
-def _parsed(header: bytes) -> tuple[bytes, str, int]:
+def _parse(header: bytes) -> tuple[bytes, str, int]:
     """Type, name and size of a header. Raises DamagedError where it is none."""
     if len(header) < _BLOCK:
         raise DamagedError
@@ -151,5 +151,5 @@ def _text(name: bytes) -> str:
     return name.partition(b"\0")[0].decode("utf-8", "surrogateescape")
 
 
-def _padded(size: int) -> int:
+def _pad(size: int) -> int:
     return -(-size // _BLOCK) * _BLOCK

@@ -79,7 +79,7 @@ def name_of(uri: str) -> str:
     return uri.rstrip("/").rpartition("/")[2]
 
 
-def resolved(folder: str, named: str) -> str:
+def resolve(folder: str, named: str) -> str:
     """The URI of a name inside a file, which is relative to the file's own folder."""
     if not is_relative(named):
         return absolute(named)
@@ -94,7 +94,7 @@ def resolve_inside(folder: str, named: object, *, allow_elsewhere: bool = False)
     the same bucket or on the same host. A table may come from anybody, and would otherwise read
     this machine's files and ask its neighbours. Raises ElsewhereError (an ImageError)."""
     if isinstance(named, str) and named:
-        uri = resolved(folder, named)
+        uri = resolve(folder, named)
         if allow_elsewhere:
             return uri
         if is_local(folder):
@@ -222,7 +222,7 @@ def redact(uri: str) -> str:
     return location if re.search(SECRETS, query) else location + mark + query
 
 
-def recorded(uri: str) -> str:
+def to_record(uri: str) -> str:
     """A redacted URI and a hash of its query, but for a signature: so that settings tell two lists
     apart that only their queries do, and hold no secret."""
     location = redact(uri)

@@ -46,7 +46,7 @@ def members(span: Span, size: int, wants_head: Callable[[str], int]) -> Iterator
         here, at = at, at + _ENTRY.size + sum(sizes)
         name = _text(names[: sizes[0]], flags) or NAMELESS
         wide = [length, stored, fields[18]]
-        length, stored, offset = _widened(names[sizes[0] :], wide)
+        length, stored, offset = _widen(names[sizes[0] :], wide)
         is_link = fields[2] == 3 and fields[17] >> 28 == 0xA  # made on Unix
         if name.endswith("/"):
             continue
@@ -89,13 +89,13 @@ def content(read: Callable[[int, int], bytes], found: Member) -> bytes:
     if flags & _IS_DESCRIBED_BEHIND:
         behind = packed[first + found.stored :]
         crc = int.from_bytes(behind[4:8] if behind[:4] == b"PK\7\10" else behind[:4], "little")
-    whole = bytes(body) if method == _STORED else _inflated(body, found.size)
+    whole = bytes(body) if method == _STORED else _inflate(body, found.size)
     if len(whole) != found.size or isal_zlib.crc32(whole) != crc:
         raise ImageError(DAMAGED)
     return whole
 
 
-def _inflated(body: memoryview, size: int) -> bytes:
+def _inflate(body: memoryview, size: int) -> bytes:
     """What a member inflates to, of which no more is made than it claims to be."""
     try:
         check_head(size, lambda: isal_zlib.decompressobj(wbits=-15).decompress(body, HEAD))
@@ -138,7 +138,7 @@ def _wide_directory(
     raise DamagedError
 
 
-def _widened(more: bytes, values: list[int]) -> list[int]:
+def _widen(more: bytes, values: list[int]) -> list[int]:
     """Size, stored bytes and offset, of which those too large for 32 bits stand further behind."""
     at = 0
     while at + 4 <= len(more):

@@ -20,7 +20,7 @@ from torch import Tensor
 from denoise.images.camera import (
     CameraNoise,
     Compression,
-    compressed,
+    compress,
     draw_camera_noise,
     strengths,
 )
@@ -41,8 +41,8 @@ def with_camera_noise(patches: Patches) -> Patches:
     if patches.source is None or patches.pixels.shape[3] != 3:
         return patches
     noises = [draw_camera_noise(seed) for seed in patches.seeds.tolist()]
-    clean = _dimmed(patches)
-    noisy = exposed(clean, noises)
+    clean = _dim(patches)
+    noisy = expose_patches(clean, noises)
     is_gaussian = (patches.source >= CAMERA) & (patches.source < CAMERA + GAUSSIAN)
     is_clean = patches.source >= CAMERA + GAUSSIAN
     plain = torch.from_numpy(clean).to(device()).permute(0, 3, 1, 2).float() / 255
@@ -50,12 +50,12 @@ def with_camera_noise(patches: Patches) -> Patches:
         noisy[index] = plain[index] + _gaussian(patches, index)
     noisy[np.flatnonzero(is_clean).tolist()] = plain[np.flatnonzero(is_clean).tolist()]
     jpeg = [() if alone else noise.jpeg for noise, alone in zip(noises, is_gaussian, strict=True)]
-    stored = compressed_patches(noisy, jpeg)
+    stored = compress_patches(noisy, jpeg)
     clean[is_clean] = stored[is_clean]
     return replace(patches, pixels=np.concatenate([clean, stored], axis=3))
 
 
-def _dimmed(patches: Patches) -> NDArray[np.uint8]:
+def _dim(patches: Patches) -> NDArray[np.uint8]:
     """The patches with less light, or gray, where their samples say so."""
     assert patches.light is not None
     floats = patches.pixels * patches.light[:, None, None, None]
@@ -73,7 +73,7 @@ def _gaussian(patches: Patches, index: int) -> Tensor:
     return sigma * torch.randn(3, side, side, generator=generator, device=device())
 
 
-def exposed(pixels: NDArray[np.uint8], noises: Sequence[CameraNoise]) -> Tensor:
+def expose_patches(pixels: NDArray[np.uint8], noises: Sequence[CameraNoise]) -> Tensor:
     """Noisy patches [N, 3, P, P] on the 0..1 scale, unclipped, before JPEG."""
     side = pixels.shape[1]
     index = torch.from_numpy(pixels).to(device()).permute(0, 3, 1, 2)  # [N, 3, P, P]
@@ -95,9 +95,9 @@ def batch_grain(grains: Sequence[Grain], side: int) -> Tensor:
     amplitude = amplitudes.float().to(device())[..., None, None]  # [N, OCTAVES, 3, 1, 1]
     coarse = torch.zeros(len(grains), 3, sizes[-1], sizes[-1], device=device())
     for octave in range(OCTAVES - 1, 0, -1):
-        larger = _shifted(_doubled(coarse), grains, octave, sizes[octave])
+        larger = _shift(_double(coarse), grains, octave, sizes[octave])
         coarse = larger + amplitude[:, octave] * white[octave]
-    coarse = _shifted(_doubled(coarse), grains, 0, side)
+    coarse = _shift(_double(coarse), grains, 0, side)
     phases = [grain.phase for grain in grains]
     fine = _cut(_finest(white[0], grains), phases, side)
     return coarse + amplitude[:, 0] * fine
@@ -160,14 +160,14 @@ def to_rgb(ycc: Tensor) -> Tensor:
     return torch.stack([red, (y - 0.299 * red - 0.114 * blue) / 0.587, blue], 1)
 
 
-def _doubled(coarse: Tensor) -> Tensor:
+def _double(coarse: Tensor) -> Tensor:
     """[N, 3, h, w] -> [N, 3, 2h - 2, 2w - 2], by a quadratic B-spline."""
     # torch's bilinear weights are those of the spline, except at the rim, which is cut off
     larger = F.interpolate(coarse, scale_factor=2, mode="bilinear", align_corners=False)
     return larger[:, :, 1:-1, 1:-1]
 
 
-def _shifted(larger: Tensor, grains: Sequence[Grain], octave: int, side: int) -> Tensor:
+def _shift(larger: Tensor, grains: Sequence[Grain], octave: int, side: int) -> Tensor:
     first = [(grain.shift[0] >> octave & 1, grain.shift[1] >> octave & 1) for grain in grains]
     return _cut(larger, first, side)
 
@@ -181,8 +181,8 @@ def _cut(batch: Tensor, first: Sequence[tuple[int, int]], side: int) -> Tensor:
     return torch.stack(squares)
 
 
-def compressed_patches(noisy: Tensor, jpeg: Sequence[tuple[Compression, ...]]) -> NDArray[np.uint8]:
+def compress_patches(noisy: Tensor, jpeg: Sequence[tuple[Compression, ...]]) -> NDArray[np.uint8]:
     """[N, P, P, 3] as in a file: rounded to 8 bits, and each put through JPEG on the CPU."""
     rounded = (noisy.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
     with ThreadPoolExecutor(_JPEG_THREADS) as threads:  # simplejpeg lets go of Python's lock
-        return np.stack(list(threads.map(compressed, rounded, jpeg)))
+        return np.stack(list(threads.map(compress, rounded, jpeg)))

@@ -86,7 +86,7 @@ class Recorder:
                 files.write(join(self.output, "tensorboard", name), file.read())
 
 
-def tracking() -> dict[str, str]:
+def tracking_variables() -> dict[str, str]:
     """The variables that set up MLflow and Weights & Biases, for a worker on another node.
 
     Raises SettingsError where one of them is asked for that is not installed.

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from denoise.training.photos import Photo
-from denoise.training.samples import ORIENTATIONS, turned
+from denoise.training.samples import ORIENTATIONS, turn
 
 _SHARE = 0.25  # of a GPU's free memory that photos may take; the network needs the rest
 
@@ -45,7 +45,7 @@ class PackedPhotos:
         return self.pixels[start_[:, None, None] + row * widths_[:, None, None] + column]
 
 
-def packed(photos: Sequence[Photo], device: torch.device) -> PackedPhotos:
+def pack(photos: Sequence[Photo], device: torch.device) -> PackedPhotos:
     """Copies of the photos on a device; all of them have as many channels."""
     sizes = [photo.pixels.shape[0] * photo.pixels.shape[1] for photo in photos]
     first = [0, *accumulate(sizes)]
@@ -58,19 +58,19 @@ def packed(photos: Sequence[Photo], device: torch.device) -> PackedPhotos:
     return PackedPhotos(pixels, np.array(first[:-1], np.int64), heights, widths)
 
 
-def packed_for(photos: Sequence[Photo], device: torch.device) -> PackedPhotos | None:
+def pack_for(photos: Sequence[Photo], device: torch.device) -> PackedPhotos | None:
     """The photos packed where the device is a GPU with room for them; a CPU has them already, and
     cuts a patch faster as a view than by index."""
     if device.type != "cuda":
         return None
     free, _ = torch.cuda.mem_get_info(device)
     size = sum(photo.pixels.nbytes for photo in photos)
-    return packed(photos, device) if size <= _SHARE * free else None
+    return pack(photos, device) if size <= _SHARE * free else None
 
 
 @lru_cache(maxsize=2)
 def _sources(side: int, device: torch.device) -> Tensor:
     """[2, 8, P, P]: from which row and column of a patch each pixel of it comes, once turned."""
     index = np.arange(side * side).reshape(side, side)
-    grids = np.stack([turned(index, orientation) for orientation in range(ORIENTATIONS)])
+    grids = np.stack([turn(index, orientation) for orientation in range(ORIENTATIONS)])
     return torch.from_numpy(np.stack(np.divmod(grids, side))).to(device)

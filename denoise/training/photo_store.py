@@ -233,10 +233,10 @@ def parts_of(entries: Sequence[Entry]) -> list[list[Entry]]:
     parts: list[list[Entry]] = []
     size = 0
     for entry in entries:
-        size += _expanded(entry)
+        size += _decoded_bytes(entry)
         if not parts or len(parts[-1]) == _PART or size > _PART_BYTES:
             parts.append([])
-            size = _expanded(entry)
+            size = _decoded_bytes(entry)
         parts[-1].append(entry)
     return parts
 
@@ -255,7 +255,7 @@ def _probe(
     """What a few photos from everywhere show, and how many may be in memory as one window: 0 where
     all of them fit, which the sizes of their files may show without a look."""
     room = limits.memory * _GIB
-    if all(entry.size > 0 for entry in entries) and sum(map(_expanded, entries)) < room:
+    if all(entry.size > 0 for entry in entries) and sum(map(_decoded_bytes, entries)) < room:
         return DecodeStatistics(0), 0
     few = entries[:: max(1, len(entries) // _PROBE)][:_PROBE]
     store = decode_all(few, decode, middle=False)
@@ -265,6 +265,6 @@ def _probe(
     return store.decoded, 0 if fits else max(1, int(room / _ALIVE / mean))
 
 
-def _expanded(entry: Entry) -> int:
+def _decoded_bytes(entry: Entry) -> int:
     """How many bytes a photo has when it is decoded, at most, as a rule."""
     return _EXPANSION * entry.likely_size

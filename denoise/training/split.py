@@ -84,9 +84,9 @@ def split_of(
     `column` is the one of tables that holds them, or of lists that names them. What validation does
     not look at is not decoded. Raises SettingsError as `inputs.entries` does.
     """
-    entries = _listed(images, output, left_out, column)
+    entries = _list(images, output, left_out, column)
     if validation:
-        chosen, held = entries, _listed(validation, output, left_out, column)
+        chosen, held = entries, _list(validation, output, left_out, column)
     else:
         out = set(held_out([entry.path for entry in entries]))
         held = [entry for entry in entries if entry.path in out]
@@ -101,7 +101,7 @@ def held_out(paths: Sequence[str]) -> list[str]:
     return [path for path in ranked if _share(path) < HELD_OUT] or ranked[:1]
 
 
-def _listed(images: str, output: str, left_out: LeftOut, column: str | None) -> list[Entry]:
+def _list(images: str, output: str, left_out: LeftOut, column: str | None) -> list[Entry]:
     found = inputs.entries(uris.absolute(images), left_out, output=output, column=column)
     return sorted(found, key=lambda entry: entry.path)
 

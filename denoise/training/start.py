@@ -45,7 +45,7 @@ def start_of(architecture: str | None, init: str | None) -> Start:
             raise SettingsError(str(error)) from error
     found = package.load(init)
     known = found.config["architecture"]
-    grown = _grown(found, architecture, uris.redact(init)) if architecture else found.model
+    grown = _grow(found, architecture, uris.redact(init)) if architecture else found.model
     weights = found.model.state_dict()
     return Start(architecture or known, arguments_of(grown), weights, found.digest)
 
@@ -54,7 +54,7 @@ def arguments_of(network: nn.Module) -> dict[str, Any]:
     return dict(network.arguments)  # type: ignore[arg-type]  # a Module's attributes have no types
 
 
-def _grown(found: package.Package, architecture: str, name: str) -> nn.Module:
+def _grow(found: package.Package, architecture: str, name: str) -> nn.Module:
     """A network of the architecture as it is today that begins with what another has learned."""
     try:
         network = build(architecture)

@@ -15,7 +15,7 @@ from denoise.training.batches import Worker
 from denoise.training.learner import Learner, load_checkpoint, save_checkpoint
 from denoise.training.loop import Diverged, learn
 from denoise.training.metrics_log import Record, Recorder
-from denoise.training.packed import packed_for
+from denoise.training.packed import pack_for
 from denoise.training.photo_store import PhotoStore
 from denoise.training.recipe import Recipe
 from denoise.training.samples import Sampler
@@ -85,7 +85,7 @@ def _sampler(job: Job) -> Sampler:
     patches on the CPU."""
     window, is_streamed = job.store.window(), job.store.stream is not None
     is_cut_there = not is_streamed and job.recipe.kind == "gaussian"
-    there = packed_for(window(0), device()) if is_cut_there else None
+    there = pack_for(window(0), device()) if is_cut_there else None
     return Sampler(job.recipe, window, job.store.samples_a_window, there)
 
 

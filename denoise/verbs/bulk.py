@@ -104,7 +104,7 @@ class BulkConfig:
     def settings(self) -> dict[str, Any]:
         """What decides the rows: with anything else here, the output folder is another one."""
         named = "seed save format quality strip_metadata white_level max_pixels column".split()
-        return {"images": uris.recorded(uris.absolute(self.images))} | {
+        return {"images": uris.to_record(uris.absolute(self.images))} | {
             name: getattr(self, name) for name in named
         }
 
@@ -140,7 +140,7 @@ def run(
     columns = columns_of(config, schema)
     job = replace(job, worker=partial(job.worker, columns=columns))
     settings = {**settings, **columns.settings()}
-    looked = _checked_first(config, uri, job) if config.overwrite else nullcontext()
+    looked = _check_first(config, uri, job) if config.overwrite else nullcontext()
     with (
         looked,
         Output(uri, verb, settings, overwrite=config.overwrite) as output,
@@ -148,13 +148,13 @@ def run(
     ):
         left_out = LeftOut()
         progress.begin("listing")
-        found = progress.count_found(listed(config, left_out, columns))
+        found = progress.count_found(list_inputs(config, left_out, columns))
         listing = manifest.update(uri, found, columns.schema, _names(config, uri))
         for words in left_out_words(left_out.counts, left_out.names):
             _log.info(words)
         _log_listing(listing, is_chosen=bool(config.include or config.exclude or config.limit))
-        pending = manifest.pending(uri)
-        failed = manifest.with_errors(uri) if config.retry_errors else []
+        pending = manifest.shards_to_do(uri)
+        failed = manifest.shards_with_errors(uri) if config.retry_errors else []
         is_more = bool(listing.new or pending or failed)
         if not is_more and output.is_finished:
             return _summary(uri) | {"nothing_to_do": True}
@@ -232,10 +232,10 @@ def _follow(done: Iterator[Counts], output: Output, progress: Progress) -> float
 
 
 @contextmanager
-def _checked_first(config: BulkConfig, uri: str, job: Job) -> Iterator[None]:
+def _check_first(config: BulkConfig, uri: str, job: Job) -> Iterator[None]:
     """Raise SettingsError where there is no image, or no Ray, or a node that does not see what it
     needs: an earlier run's rows stay then. Ray is there for the time of the job."""
-    first = next(listed(config, LeftOut())).uri
+    first = next(list_inputs(config, LeftOut())).uri
     if runs_here(job, 0, 0):  # whatever its size, nobody else needs to be reached
         yield
         return
@@ -251,27 +251,29 @@ def columns_of(config: BulkConfig, schema: pa.Schema) -> Columns:
     SettingsError."""
     images, output = uris.absolute(config.images), uris.absolute(config.output)
     found = inputs.columns_of(images, output=output, column=config.column)
-    return tables.carried(found, config.keep_columns, schema)
+    return tables.carried_columns(found, config.keep_columns, schema)
 
 
-def listed(config: BulkConfig, left_out: LeftOut, columns: Columns = NO_COLUMNS) -> Iterator[Entry]:
+def list_inputs(
+    config: BulkConfig, left_out: LeftOut, columns: Columns = NO_COLUMNS
+) -> Iterator[Entry]:
     """The inputs of a job; what is no image is counted by reason. Raises SettingsError."""
     output = uris.absolute(config.output)
     found: Iterator[Entry] = inputs.entries(
         uris.absolute(config.images), left_out, output=output, column=config.column, beside=columns
     )
-    return islice(_chosen(found, config, left_out), config.limit)
+    return islice(_choose(found, config, left_out), config.limit)
 
 
 def _names(config: BulkConfig, output: str) -> Names | None:
     """The names of the files that a job writes, if it writes any."""
     if config.save not in ("files", "both", "tar"):
         return None
-    folds = files.folds_names(files.standing(output))
+    folds = files.folds_names(files.nearest_folder(output))
     return Names(config.format, folds=folds, in_tar=config.save == "tar")
 
 
-def _chosen(entries: Iterator[Entry], config: BulkConfig, left_out: LeftOut) -> Iterator[Entry]:
+def _choose(entries: Iterator[Entry], config: BulkConfig, left_out: LeftOut) -> Iterator[Entry]:
     """The entries that --include and --exclude leave. Raises SettingsError where none is left."""
     anything = False
     for entry in entries:

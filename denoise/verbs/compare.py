@@ -118,7 +118,7 @@ def compare(config: CompareConfig) -> dict[str, Any]:
     from denoise.nets.denoiser import Denoiser  # torch: only where a network runs
 
     output = uris.absolute(config.output)
-    files.check_writable(files.standing(uris.folder_of(output)))
+    files.check_writable(files.nearest_folder(uris.folder_of(output)))
     denoisers = {name: Denoiser.load(name) for name in config.models}
     for denoiser in denoisers.values():
         denoiser(np.zeros((_WARM_UP, _WARM_UP, 3), np.uint8))  # the first one takes longer
@@ -131,7 +131,7 @@ def compare(config: CompareConfig) -> dict[str, Any]:
             continue
         before.add(pair.noisy, pair.clean)
         results = {
-            name: _denoised(pair, denoiser, scores[name]) for name, denoiser in denoisers.items()
+            name: _denoise(pair, denoiser, scores[name]) for name, denoiser in denoisers.items()
         }
         if len(sheet) < _ON_SHEET:
             sheet.append(list(_panels(pair, results)))
@@ -180,7 +180,7 @@ def _full_scale(pair: Pair) -> Pair:
     return pair
 
 
-def _denoised(pair: Pair, denoiser: "Denoiser", score: Score) -> NDArray[Any]:
+def _denoise(pair: Pair, denoiser: "Denoiser", score: Score) -> NDArray[Any]:
     """The pixels that a model makes of an image; its score counts them."""
     assert pair.noisy is not None
     start = time.perf_counter()

@@ -55,18 +55,18 @@ def doctor(config: DoctorConfig) -> dict[str, Any]:
         _python(),
         *map(_package, _NEEDED),
         *(_extra(name, *extra) for name, extra in {**_STORES, **_MORE}.items()),
-        _tried("network", _network),
-        _tried("device", _device),
-        _tried("memory", _memory),
-        _tried("shared memory", _shared_memory),
-        _tried("temporary folder", _temporary_folder),
+        _try("network", _network),
+        _try("device", _device),
+        _try("memory", _memory),
+        _try("shared memory", _shared_memory),
+        _try("temporary folder", _temporary_folder),
     ]
     if not config.no_ray:
-        checks.append(_tried("ray", _ray))
+        checks.append(_try("ray", _ray))
     if config.images is not None:
-        checks.append(_tried("images", lambda: _answers(str(config.images))))
+        checks.append(_try("images", lambda: _answers(str(config.images))))
     if config.output is not None:
-        checks.append(_tried("output", lambda: _writable(str(config.output))))
+        checks.append(_try("output", lambda: _writable(str(config.output))))
     return {
         "ok": all(check.state != "bad" for check in checks),
         "platform": platform.platform(),
@@ -80,7 +80,7 @@ def _line(check: Check) -> str:
     return f"{check.state:9}{check.name:22}{check.found}{way_out}"
 
 
-def _tried(name: str, check: Callable[[], Check]) -> Check:
+def _try(name: str, check: Callable[[], Check]) -> Check:
     """A check that may fail by itself: what it raises is what it found."""
     try:
         return check()
@@ -209,7 +209,7 @@ def _answers(uri: str) -> Check:
 def _writable(uri: str) -> Check:
     location = uris.absolute(uri)
     try:
-        files.check_writable(files.standing(location))
+        files.check_writable(files.nearest_folder(location))
     except SettingsError as error:
         return Check("output", "bad", str(error), "are the rights and credentials there?")
     return Check("output", "ok", f"can write to {uris.redact(location)}")

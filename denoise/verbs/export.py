@@ -37,7 +37,7 @@ def export(config: ExportConfig) -> dict[str, Any]:
         _check_onnx()
     found = package.load(config.model)
     output = uris.absolute(config.output)
-    files.check_writable(files.standing(uris.folder_of(output)))
+    files.check_writable(files.nearest_folder(uris.folder_of(output)))
     encoded, run = export.graph_of(found.model, onnx=config.to == "onnx")
     difference = export.difference(found.model, run)
     if difference > _TOLERANCE:

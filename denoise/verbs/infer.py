@@ -62,7 +62,7 @@ class InferConfig(BulkConfig):
 
     def settings(self) -> dict[str, Any]:
         named = ("add_noise", "float_noise", "strength", "precision", "ssim", "tile")
-        reference = uris.recorded(self.reference) if self.reference else None
+        reference = uris.to_record(self.reference) if self.reference else None
         own = {name: getattr(self, name) for name in named} | {"reference": reference}
         return super().settings() | own
 
@@ -74,16 +74,16 @@ def infer(config: InferConfig) -> dict[str, Any]:
     where flags, locations or the model are wrong.
     """
     if is_one_file(config.output):
-        config, model, _ = _located(config)
+        config, model, _ = _locate(config)
         return infer_file(replace(config, precision=_precision_here(config)), model)
-    config, model, needed = prepared(config)
+    config, model, needed = prepare(config)
     settings = config.settings() | {"model": model}
     job = job_of(config, model, needed)
     return bulk.run(config, "infer", settings, job, bulk.Sizes(here=HERE), INFER_SCHEMA)
 
 
 def job_of(config: InferConfig, model: str, needed: tuple[str, ...]) -> Job:
-    """What a runner needs to know; `config`, `model` and `needed` as `prepared` returns them."""
+    """What a runner needs to know; `config`, `model` and `needed` as `prepare` returns them."""
     return Job(
         partial(worker, config=config, model=model),
         workers=worker_counts(config.workers),
@@ -94,15 +94,15 @@ def job_of(config: InferConfig, model: str, needed: tuple[str, ...]) -> Job:
     )
 
 
-def prepared(config: InferConfig) -> tuple[InferConfig, str, tuple[str, ...]]:
+def prepare(config: InferConfig) -> tuple[InferConfig, str, tuple[str, ...]]:
     """The config with absolute URIs and nothing left to choose, the model's name and digest, and
     the URIs that every worker needs. Raises SettingsError where one of them is not there."""
-    config, model, needed = _located(config)
+    config, model, needed = _locate(config)
     return replace(config, precision=_precision_for(config)), model, needed
 
 
-def _located(config: InferConfig) -> tuple[InferConfig, str, tuple[str, ...]]:
-    """As `prepared`, with the precision still open."""
+def _locate(config: InferConfig) -> tuple[InferConfig, str, tuple[str, ...]]:
+    """As `prepare`, with the precision still open."""
     needed = []
     config = replace(config, model=_model_for(config))
     if config.reference:

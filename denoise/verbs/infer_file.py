@@ -18,7 +18,7 @@ from denoise.verbs.infer_shard import (
     pairing_of,
     to_store,
 )
-from denoise.verbs.save import encoded_as
+from denoise.verbs.save import encode_as
 from denoise.verbs.stages import decode_in_time
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def is_one_file(output: str) -> bool:
 def infer_file(config: "InferConfig", model: str) -> dict[str, Any]:
     """Denoise one image and write the file that `output` names; return what was measured.
 
-    `config` and `model` are as `prepared` returns them.
+    `config` and `model` are as `prepare` returns them.
 
     Raises SettingsError where the file is there already (unless `overwrite`) or flags are wrong,
     RuntimeError where the image cannot be decoded or denoised.
@@ -75,7 +75,7 @@ def infer_file(config: "InferConfig", model: str) -> dict[str, Any]:
     if pair.error is None and pair.picture is not None:
         with pair.stage("encode"):
             picture = replace(pair.picture, pixels=to_store(denoised, pair.picture))
-            encoded, stored = encoded_as(_SUFFIXES[asked], picture, config)
+            encoded, stored = encode_as(_SUFFIXES[asked], picture, config)
     if pair.error is not None or pair.picture is None:
         raise RuntimeError(f"{entry.path}: {pair.error}")
     try:

@@ -47,7 +47,7 @@ def models(_: ModelsConfig) -> dict[str, Any]:
             "validation_psnr": config.get("metrics", {}).get("validation_psnr"),
             "digest": config["digest"],
         }
-        for config in sorted(package.shipped(), key=_order)
+        for config in sorted(package.shipped_configs(), key=_order)
     ]
     figures = [_figures("noisy", _NOISY), *map(_line_of, found)]
     origins = [line for one in found for line in _origins(one)]

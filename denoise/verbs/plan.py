@@ -18,7 +18,7 @@ from denoise.storage.columns import Columns
 from denoise.storage.entry import Entry
 from denoise.storage.found import LeftOut
 from denoise.verbs import infer
-from denoise.verbs.bulk import columns_of, listed
+from denoise.verbs.bulk import columns_of, list_inputs
 from denoise.verbs.checks import check_apart
 from denoise.verbs.infer import InferConfig
 from denoise.verbs.infer_shard import worker
@@ -85,20 +85,20 @@ def plan(config: PlanConfig) -> dict[str, Any]:
     would refuse before it starts Ray.
     """
     output = uris.absolute(config.output)
-    ready, model, needed = infer.prepared(config)
+    ready, model, needed = infer.prepare(config)
     check_apart(output, uris.absolute(ready.images), *needed)
     columns = columns_of(config, tables.INFER_SCHEMA)
     is_new = _begins_anew(output, ready, model, columns)
     left_out = LeftOut()
     sample = _Sample()
-    found = listed(config, left_out)
-    planned = manifest.planned(
+    found = list_inputs(config, left_out)
+    planned = manifest.plan(
         output,
         sample.of(found),
         retry_errors=config.retry_errors,
         overwrite=is_new,
     )
-    measured = list(_calibrated(sample.entries, ready, model))
+    measured = list(_calibrate(sample.entries, ready, model))
     share = planned.to_do / max(1, sample.count)
     workers, where, start_up = _workers(ready, round(sample.size * share))
     return {
@@ -120,12 +120,12 @@ def plan(config: PlanConfig) -> dict[str, Any]:
 
 def _begins_anew(uri: str, config: InferConfig, model: str, columns: Columns) -> bool:
     """Whether `infer` would begin anew in its output folder. Raises SettingsError as it would."""
-    files.check_writable(files.standing(uri))
+    files.check_writable(files.nearest_folder(uri))
     settings = config.settings() | {"model": model} | columns.settings()
     return folder.run_to_resume(uri, "infer", settings, overwrite=config.overwrite) is None
 
 
-def _calibrated(sample: list[Entry], config: InferConfig, model: str) -> Iterable[_Measured]:
+def _calibrate(sample: list[Entry], config: InferConfig, model: str) -> Iterable[_Measured]:
     """Work on the sample as a worker does, for a few seconds; the first image warms up."""
     import torch
 

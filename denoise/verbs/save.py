@@ -37,7 +37,7 @@ def save(picture: Picture, path: str, config: BulkConfig, output: str, *, stem: 
     kind = format_for(picture, config.format, metadata=not config.strip_metadata)
     if config.save == "none" and not is_lossy(kind, config.quality):
         return Saved(None, None, picture.pixels)
-    encoded, stored = encoded_as(kind, picture, config)
+    encoded, stored = encode_as(kind, picture, config)
     image, file = None, None
     name = file_of(path, suffix_of(kind), keep_name=config.format == "same", stem=stem)
     if config.save in ("parquet", "both", "tar"):  # the shard packs it
@@ -48,7 +48,7 @@ def save(picture: Picture, path: str, config: BulkConfig, output: str, *, stem: 
     return Saved(image, file, stored)
 
 
-def encoded_as(format: str, picture: Picture, config: BulkConfig) -> tuple[bytes, NDArray[Any]]:
+def encode_as(format: str, picture: Picture, config: BulkConfig) -> tuple[bytes, NDArray[Any]]:
     """The bytes of a picture in a format, and the pixels [H, W, C] that they hold."""
     encoded = encode(
         picture, format=format, quality=config.quality, metadata=not config.strip_metadata

@@ -100,8 +100,8 @@ class TrainConfig(Recipe):
         uris_of = {
             key: settings[key] for key in ("images", "reference", "validation") if settings[key]
         }
-        absolute = {key: uris.recorded(uris.absolute(uri)) for key, uri in uris_of.items()}
-        init = self.init and uris.recorded(package.absolute(self.init))
+        absolute = {key: uris.to_record(uris.absolute(uri)) for key, uri in uris_of.items()}
+        init = self.init and uris.to_record(package.absolute(self.init))
         return settings | absolute | {"init": init}
 
 
@@ -121,7 +121,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
     if config.reference:
         check_reference(config.images, config.reference)
     _warn_of_denoised(config.images)
-    tracking = metrics_log.tracking()
+    tracking = metrics_log.tracking_variables()
     start = start_of(config.architecture, config.init)
     of_start = {
         "architecture": start.architecture,

@@ -69,9 +69,9 @@ def make(folder: Path, members: int, in_one: int, size: int) -> int:
 
 
 def remote(root: str, folder: Path, members: int) -> None:
-    places = sorted(folder.iterdir())
-    for place in places:
-        files.write(f"{root}/tars/{place.name}", place.read_bytes())
+    paths = sorted(folder.iterdir())
+    for path in paths:
+        files.write(f"{root}/tars/{path.name}", path.read_bytes())
     asked: Counter[str] = Counter()
     ranged = files.read_range
 
@@ -81,9 +81,9 @@ def remote(root: str, folder: Path, members: int) -> None:
         return ranged(uri, start, stop)
 
     files.read_range = counted
-    names = f"{root}/tars/{{00000..{len(places) - 1:05d}}}.tar"
+    names = f"{root}/tars/{{00000..{len(paths) - 1:05d}}}.tar"
     timed("list from S3", members, lambda: sum(1 for _ in inputs.entries(names, LeftOut())))
-    whole = sum(place.stat().st_size for place in places)
+    whole = sum(path.stat().st_size for path in paths)
     read = f"{asked['bytes'] / 1e6:,.0f} MB of {whole / 1e6:,.0f}"
     print(f"{asked['requests']:,} requests for {read}")
 
@@ -92,14 +92,14 @@ def rates(home: Path) -> None:
     """The same pictures as loose files and in tars, in turns: read alone, and by the noise job."""
     made = [encoded(photo(256, 256, seed=k), "JPEG", quality=90) for k in range(16)]
     for number in range(500):
-        place = home / "loose" / f"{number // 125:05d}" / f"{number:06d}.jpg"
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_bytes(made[number % 16])
+        path = home / "loose" / f"{number // 125:05d}" / f"{number:06d}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(made[number % 16])
     (home / "tars").mkdir()
     for folder in sorted((home / "loose").iterdir()):
         with tarfile.open(home / "tars" / f"{folder.name}.tar", "w") as tar:
-            for place in sorted(folder.iterdir()):
-                tar.add(place, place.name)
+            for path in sorted(folder.iterdir()):
+                tar.add(path, path.name)
     seconds: defaultdict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
     for number in range(ROUNDS):
         for kind in ("loose", "tars") if number % 2 else ("tars", "loose"):

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import uniform_filter
 
-from denoise.images.camera import compressed, draw_camera_noise, expose
+from denoise.images.camera import compress, draw_camera_noise, expose
 from denoise.images.codec import decode
 from denoise.images.grain import to_ycc
 from denoise.images.noise import seed_of
@@ -50,7 +50,7 @@ def main() -> None:
         noise = draw_camera_noise(seed_of(entry.path, 0), asked.iso)
         last = ((asked.quality, "420"),)
         noisy = expose(clean, replace(noise, jpeg=(*noise.jpeg[:1], *last)))
-        ours += flat_patches(compressed(clean, last), noisy)
+        ours += flat_patches(compress(clean, last), noisy)
     print(f"{len(real)} flat patches of {SIDE} pixels | real | ours")
     for (name, theirs), (_, own) in zip(statistics(real), statistics(ours), strict=True):
         print(f"| {name} | {theirs:.3f} | {own:.3f} |")

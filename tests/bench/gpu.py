@@ -61,7 +61,7 @@ def made(folder: Path, count: int) -> str:
 def measure(given: argparse.Namespace, folder: str, home: str, listed: list[Entry]) -> None:
     on_gpu = networks.device().type == "cuda"
     flags = InferConfig(images=folder, output=home, model=given.model, add_noise=0.1)
-    config, model, _ = infer.prepared(flags)
+    config, model, _ = infer.prepare(flags)
     for words, allocation in (
         ("one thread, as a worker of a CPU", Allocation()),
         (f"{given.cores} threads, as a worker of a GPU", threads(given.cores, on_gpu)),

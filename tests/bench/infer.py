@@ -50,18 +50,18 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", default=[*INFER, *NOISE], choices=[*INFER, *NOISE])
     parser.add_argument("--rounds", type=int, default=2)
     given = parser.parse_args()
-    place = Path(tempfile.mkdtemp(prefix="bench-infer-"))
+    folder = Path(tempfile.mkdtemp(prefix="bench-infer-"))
     try:
         listed = list(entries(uris.absolute(given.images), LeftOut()))[: given.limit]
-        photos = place / "photos.txt"
+        photos = folder / "photos.txt"
         photos.write_text("\n".join(entry.uri for entry in listed))
         print(f"{len(listed)} photographs, {WORKERS} processes of one thread, model {given.model}")
-        images, output = str(photos), str(place / "out")
+        images, output = str(photos), str(folder / "out")
         config = InferConfig(images=images, output=output, model=given.model, add_noise=0.1)
         in_turns(given, config, listed, INFER)
         in_turns(given, NoiseConfig(images=images, output=output), listed, NOISE)
     finally:
-        shutil.rmtree(place)
+        shutil.rmtree(folder)
 
 
 def in_turns(given: argparse.Namespace, config: Any, listed: list[Entry], contenders: Any) -> None:
@@ -92,22 +92,22 @@ def bare_half(config: InferConfig, mine: list[Entry], ready: Any, times: Any) ->
     torch.set_num_threads(1)
     denoiser, pairing = Denoiser.load(config.model), pairing_of(config)
 
-    def row(entry: Entry, place: str) -> dict[str, Any]:
+    def row(entry: Entry, output: str) -> dict[str, Any]:
         pair = load_pair(entry, pairing)
         denoised = None if pair.noisy is None else denoiser.denoise([pair.noisy])[0]
-        return row_of((pair, denoised), config, config.model, place)[1]
+        return row_of((pair, denoised), config, config.model, output)[1]
 
     half(row, tables.INFER_SCHEMA, mine, ready, times)
 
 
 def half(row: Any, schema: Any, mine: list[Entry], ready: Any, times: Any) -> None:
     """Does the images of one process, after one that is not counted."""
-    with tempfile.TemporaryDirectory() as place:
-        row(mine[0], place)
+    with tempfile.TemporaryDirectory() as output:
+        row(mine[0], output)
         ready.wait()
         start = time.time()
-        rows = [row(entry, place) for entry in sorted(mine, key=lambda entry: entry.path)]
-        write_part(place, 0, rows, schema, {})
+        rows = [row(entry, output) for entry in sorted(mine, key=lambda entry: entry.path)]
+        write_part(output, 0, rows, schema, {})
         times.put((start, time.time()))
 
 
@@ -163,7 +163,7 @@ def textbook(config: InferConfig, listed: list[Entry]) -> float:
 
     from denoise.runners import ray_session
 
-    with ray_session.connected(), tempfile.TemporaryDirectory() as place:
+    with ray_session.connected(), tempfile.TemporaryDirectory() as folder:
         found = ray.data.read_images(
             [entry.uri for entry in listed], mode="RGB", include_paths=True, override_num_blocks=64
         ).map_batches(
@@ -173,8 +173,8 @@ def textbook(config: InferConfig, listed: list[Entry]) -> float:
             compute=ray.data.ActorPoolStrategy(size=WORKERS),
             num_cpus=0.5,
         )
-        found.write_parquet(place)
-        times = [json.loads(row["times"]) for row in ray.data.read_parquet(place).take_all()]
+        found.write_parquet(folder)
+        times = [json.loads(row["times"]) for row in ray.data.read_parquet(folder).take_all()]
     return len(times) / (max(end for _, end in times) - min(start for start, _ in times))
 
 
@@ -221,15 +221,15 @@ def loader(config: InferConfig, listed: list[Entry]) -> float:
         num_workers=WORKERS,
         collate_fn=loaded,
     )
-    with tempfile.TemporaryDirectory() as place:
+    with tempfile.TemporaryDirectory() as output:
         waiting = iter(loading)
         first = next(waiting)
         start = time.perf_counter()
         rows = []
         for pair in [first, *waiting]:
             denoised = None if pair.noisy is None else denoiser.denoise([pair.noisy])[0]
-            rows.append(row_of((pair, denoised), config, config.model, place)[1])
-        write_part(place, 0, rows, tables.INFER_SCHEMA, {})
+            rows.append(row_of((pair, denoised), config, config.model, output)[1])
+        write_part(output, 0, rows, tables.INFER_SCHEMA, {})
         return len(listed) / (time.perf_counter() - start)
 
 
@@ -244,8 +244,8 @@ def noise_bare(config: NoiseConfig, listed: list[Entry]) -> float:
 def noise_half(config: NoiseConfig, mine: list[Entry], ready: Any, times: Any) -> None:
     pairing = pairing_of(config)
 
-    def row(entry: Entry, place: str) -> dict[str, Any]:
-        return noise_row_of(load_pair(entry, pairing), config, place)[1]
+    def row(entry: Entry, output: str) -> dict[str, Any]:
+        return noise_row_of(load_pair(entry, pairing), config, output)[1]
 
     half(row, tables.NOISE_SCHEMA, mine, ready, times)
 

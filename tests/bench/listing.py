@@ -27,16 +27,16 @@ def main() -> None:
         timed("make the files", paths, lambda: make(images, paths, in_a_folder))
         timed("list", paths, lambda: sum(not f.is_folder for f in listing.listing(str(images))))
         timed("list into a new manifest", paths, lambda: update(images, output))
-        timed("find the missing shards", paths, lambda: len(manifest.pending(output)))
+        timed("find the missing shards", paths, lambda: len(manifest.shards_to_do(output)))
         timed("list and compare, nothing new", paths, lambda: update(images, output))
 
 
 def make(images: Path, paths: int, in_a_folder: int) -> int:
     for folder in range(-(-paths // in_a_folder)):
-        place = images / f"{folder:05d}"
-        place.mkdir(parents=True)
+        path = images / f"{folder:05d}"
+        path.mkdir(parents=True)
         for number in range(min(in_a_folder, paths - folder * in_a_folder)):
-            (place / f"{number:04d}.jpg").touch()
+            (path / f"{number:04d}.jpg").touch()
     return paths
 
 

@@ -37,13 +37,13 @@ def main() -> None:
             )
 
 
-def enormous(place: Path, megapixels: int) -> None:
+def enormous(path: Path, megapixels: int) -> None:
     """An RGB PNG of soft shapes, so many megapixels large."""
     height, width = megapixels * 1000 // 20, 20_000
     wave = (np.arange(width) // 80 % 256).astype(np.uint8)
     pixels = np.broadcast_to(wave[None, :, None], (height, width, 3)).copy()
     picture = Picture(pixels)
-    place.write_bytes(encode(picture))
+    path.write_bytes(encode(picture))
 
 
 def peak_of(what: str, images: Path, model: str) -> float:
