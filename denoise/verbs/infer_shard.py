@@ -25,8 +25,7 @@ if TYPE_CHECKING:
     from denoise.nets.denoiser import Denoiser
     from denoise.verbs.infer import InferConfig
 
-_CPU_BATCH = 1 << 20  # pixels for each thread of a CPU: enough that all end at nearly one time
-_GPU_BATCH = 1 << 24
+_GPU_BATCH = 1 << 24  # pixels
 
 
 def worker(
@@ -89,11 +88,10 @@ def infer_shard(
     columns: Columns = NO_COLUMNS,
 ) -> Counts:
     """Denoise the images of a shard and write its part file."""
-    batch_pixels = _GPU_BATCH if denoiser.on_gpu else _CPU_BATCH * denoiser.threads
     pairing = replace(pairing_of(config), beside=columns.names)
     with ShardWriter(task, with_columns(INFER_SCHEMA, columns), to_tar=config.save == "tar") as out:
         pairs = decoded_pairs(task, out.missing, pairing, allocation, config.max_seconds)
-        denoised = denoised_pairs(pairs, denoiser, 0 if task.announce else batch_pixels)
+        denoised = denoised_pairs(pairs, denoiser, one_by_one=task.announce is not None)
         row = partial(
             row_of,
             config=config,
@@ -121,11 +119,23 @@ def pairing_of(config: "InferConfig") -> PairConfig:
 
 
 def denoised_pairs(
-    pairs: Iterable[Pair], denoiser: "Denoiser", batch_pixels: int
+    pairs: Iterable[Pair], denoiser: "Denoiser", *, one_by_one: bool = False
 ) -> Iterator[tuple[Pair, Any]]:
-    """Each pair with its denoised pixels, None where it failed; small images go together."""
-    for batch in _batches(pairs, batch_pixels):
-        yield from zip(batch, _denoise_batch(batch, denoiser), strict=True)
+    """Each pair with its denoised pixels, None where it failed.
+
+    On a GPU small images go together. On a CPU each thread computes another image.
+    """
+    from denoise.nets.windows import compute_alone  # torch: only where the network runs
+
+    threads = 0 if one_by_one or denoiser.on_gpu or denoiser.threads == 1 else denoiser.threads
+    for batch in in_order(
+        partial(_denoise_batch, denoiser=denoiser),
+        _batches(pairs, _GPU_BATCH if denoiser.on_gpu and not one_by_one else 0),
+        threads,
+        ahead=2 * threads,
+        initializer=compute_alone,
+    ):
+        yield from batch
 
 
 def _batches(pairs: Iterable[Pair], pixels: int) -> Iterator[list[Pair]]:
@@ -142,17 +152,17 @@ def _batches(pairs: Iterable[Pair], pixels: int) -> Iterator[list[Pair]]:
         yield batch
 
 
-def _denoise_batch(batch: list[Pair], denoiser: "Denoiser") -> list[Any]:
-    """The denoised pixels of pairs, None where one failed, or does not fit the memory alone."""
+def _denoise_batch(batch: list[Pair], denoiser: "Denoiser") -> list[tuple[Pair, Any]]:
+    """Pairs with their denoised pixels, None where one failed, or does not fit the memory alone."""
     if len(batch) > 1:
         with suppress(MemoryError):  # only what does not fit by itself fails
-            return _denoise_together(batch, denoiser)
+            return list(zip(batch, _denoise_together(batch, denoiser), strict=True))
     denoised: list[Any] = [None] * len(batch)
     for number, pair in enumerate(batch):
         if pair.noisy is not None:
             with pair.stage("network"):
                 denoised[number] = denoiser.denoise([_for_network(pair)])[0]
-    return denoised
+    return list(zip(batch, denoised, strict=True))
 
 
 def _denoise_together(batch: list[Pair], denoiser: "Denoiser") -> list[Any]:

@@ -53,18 +53,26 @@ def decoded_pairs(
     yield from in_order(decode, fetched, ahead)
 
 
-def in_order(call: Callable[[_T], _R], items: Iterable[_T], threads: int) -> Iterator[_R]:
-    """Call a function in threads, as many items ahead of what is taken, and yield in order.
+def in_order(
+    call: Callable[[_T], _R],
+    items: Iterable[_T],
+    threads: int,
+    *,
+    ahead: int | None = None,
+    initializer: Callable[[], None] | None = None,
+) -> Iterator[_R]:
+    """Call a function in threads, some items ahead of what is taken, and yield in order.
 
-    With 0 threads each call is made where its result is taken.
+    `ahead` is as many as there are threads where not given; the initializer is called in each
+    thread. With 0 threads each call is made where its result is taken.
     """
     if threads == 0:
         yield from map(call, items)
         return
     waiting = iter(items)
-    pool = ThreadPoolExecutor(threads)
+    pool = ThreadPoolExecutor(threads, initializer=initializer)
     try:
-        running = deque(pool.submit(call, item) for item in islice(waiting, threads))
+        running = deque(pool.submit(call, item) for item in islice(waiting, ahead or threads))
         while running:
             result = running.popleft().result()
             running.extend(pool.submit(call, item) for item in islice(waiting, 1))
