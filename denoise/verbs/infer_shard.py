@@ -19,7 +19,7 @@ from denoise.output.tables import INFER_SCHEMA, with_columns
 from denoise.runners import Allocation, gpus_are_made_up
 from denoise.storage.columns import NO_COLUMNS, Columns
 from denoise.verbs.save import encoders_of, save
-from denoise.verbs.stages import decoded_pairs, in_order
+from denoise.verbs.stages import decoded_pairs, images_ahead, in_order
 
 if TYPE_CHECKING:
     from denoise.nets.denoiser import Denoiser
@@ -91,7 +91,8 @@ def infer_shard(
     pairing = replace(pairing_of(config), beside=columns.names)
     with ShardWriter(task, with_columns(INFER_SCHEMA, columns), to_tar=config.save == "tar") as out:
         pairs = decoded_pairs(task, out.missing, pairing, allocation, config.max_seconds)
-        denoised = denoised_pairs(pairs, denoiser, one_by_one=task.announce is not None)
+        ahead = 0 if task.announce else images_ahead(out.missing, 2 * denoiser.threads)
+        denoised = denoised_pairs(pairs, denoiser, ahead)
         row = partial(
             row_of,
             config=config,
@@ -119,20 +120,21 @@ def pairing_of(config: "InferConfig") -> PairConfig:
 
 
 def denoised_pairs(
-    pairs: Iterable[Pair], denoiser: "Denoiser", *, one_by_one: bool = False
+    pairs: Iterable[Pair], denoiser: "Denoiser", ahead: int
 ) -> Iterator[tuple[Pair, Any]]:
     """Each pair with its denoised pixels, None where it failed.
 
-    On a GPU small images go together. On a CPU each thread computes another image.
+    On a GPU small images go together. On a CPU each thread computes another image, so many of them
+    `ahead` of what is taken. With 0, each image is computed by itself, where it is taken.
     """
     from denoise.nets.windows import compute_alone  # torch: only where the network runs
 
-    threads = 0 if one_by_one or denoiser.on_gpu or denoiser.threads == 1 else denoiser.threads
+    has_threads = denoiser.threads > 1 and not denoiser.on_gpu
     for batch in in_order(
         partial(_denoise_batch, denoiser=denoiser),
-        _batches(pairs, _GPU_BATCH if denoiser.on_gpu and not one_by_one else 0),
-        threads,
-        ahead=2 * threads,
+        _batches(pairs, _GPU_BATCH if denoiser.on_gpu and ahead else 0),
+        min(ahead, denoiser.threads) if has_threads else 0,
+        ahead=ahead,
         initializer=compute_alone,
     ):
         yield from batch

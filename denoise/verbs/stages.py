@@ -49,8 +49,14 @@ def decoded_pairs(
         missing,
         max(1, min(allocation.fetch, _FETCHED_AHEAD // largest)),
     )
-    ahead = min(allocation.decode, max(1, _DECODED_AHEAD // (_SWELL * largest)))
-    yield from in_order(decode, fetched, ahead)
+    yield from in_order(decode, fetched, images_ahead(missing, allocation.decode))
+
+
+def images_ahead(entries: list[Entry], most: int) -> int:
+    """How many of a shard's images, at most so many, may wait decoded at a stage: large ones take
+    all the memory there is for it."""
+    largest = max((entry.likely_size for entry in entries), default=1)
+    return min(most, max(1, _DECODED_AHEAD // (_SWELL * largest)))
 
 
 def in_order(
