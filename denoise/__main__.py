@@ -1,22 +1,15 @@
 """The `denoise` command: a verb, the function that does it, and flags made from its config."""
 
-import json
-import logging
 import os
 import signal
 import sys
 import time
-import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from importlib import import_module
-from types import TracebackType
 from typing import Any
 
 from denoise import __version__, flags
-from denoise.errors import printable
-from denoise.reports.progress import is_live
+from denoise.terminal import fail, log_to_stderr, print_traceback, quiet_stdout, show
 from denoise.typed import spell_out
 
 # verb -> (its config, what it does); `denoise.verbs.VERB` has the config and a function VERB
@@ -42,18 +35,6 @@ _MORE = """
 
 begin with: denoise infer photo.jpg clean.jpg
 """
-# Libraries of object stores log whole tracebacks of what they raise as well
-_STORES = (
-    "fsspec",
-    "s3fs",
-    "botocore",
-    "aiobotocore",
-    "gcsfs",
-    "google",
-    "adlfs",
-    "azure",
-    "urllib3",
-)
 
 
 def main(arguments: list[str] | None = None, *, verb: str | None = None) -> None:
@@ -65,7 +46,7 @@ def main(arguments: list[str] | None = None, *, verb: str | None = None) -> None
     interrupted: list[int] = []  # not an Event, whose lock a handler must not wait for
     for sign in (signal.SIGINT, signal.SIGTERM):  # a shell's background jobs begin without SIGINT
         signal.signal(sign, partial(_interrupt, interrupted))
-    sys.excepthook = _print_traceback
+    sys.excepthook = print_traceback
     sys.exit(_run(verb, given, interrupted, start))
 
 
@@ -73,7 +54,7 @@ def _verb_of(given: list[str]) -> tuple[str, list[str]]:
     """The verb, and what follows it; --help, --version and a wrong verb end here."""
     if not given:
         sys.exit(
-            _fail(
+            fail(
                 f"denoise: a verb is missing (one of {', '.join(VERBS)}); "
                 "denoise help explains them",
                 2,
@@ -99,7 +80,7 @@ def _verb_of(given: list[str]) -> tuple[str, list[str]]:
 
         meant = get_close_matches(given[0], VERBS, 1)
         guess = f"; did you mean {meant[0]}?" if meant else f" (one of {', '.join(VERBS)})"
-        sys.exit(_fail(f"denoise: no verb {given[0]!r}{guess}", 2))
+        sys.exit(fail(f"denoise: no verb {given[0]!r}{guess}", 2))
     return given[0], given[1:]
 
 
@@ -107,7 +88,7 @@ def _completion(shells: list[str]) -> list[str]:
     """What makes tyro print the script that completes verbs and flags in a shell."""
     if len(shells) != 1 or shells[0] not in _SHELLS:
         known = " or ".join(f"`denoise completion {shell}`" for shell in _SHELLS)
-        sys.exit(_fail(f"denoise completion: name the shell: {known}", 2))
+        sys.exit(fail(f"denoise completion: name the shell: {known}", 2))
     return ["--tyro-print-completion", shells[0]]
 
 
@@ -116,7 +97,7 @@ def _run(verb: str, given: list[str], interrupted: list[int], start: float) -> i
     try:
         return _done(verb, given, interrupted, start)
     except KeyboardInterrupt:
-        return _fail(f"denoise {verb}: interrupted; the same command goes on from here", 130)
+        return fail(f"denoise {verb}: interrupted; the same command goes on from here", 130)
 
 
 def _done(verb: str, given: list[str], interrupted: list[int], start: float) -> int:
@@ -124,14 +105,14 @@ def _done(verb: str, given: list[str], interrupted: list[int], start: float) -> 
         verb, given = spell_out(verb, given)
         config, as_json, verbose = flags.read(verb, _config_of(verb), given)
     except ValueError as error:
-        return _fail(f"denoise {verb}: {error}", 2)
-    _log_to_stderr(verbose)
+        return fail(f"denoise {verb}: {error}", 2)
+    log_to_stderr(verbose)
     _set_up_ray(verbose)
     from denoise.errors import SettingsError
     from denoise.runners.working_folder import outside_the_upload
 
     try:
-        with _quiet_stdout(), outside_the_upload(config) as config:
+        with quiet_stdout(), outside_the_upload(config) as config:
             found = getattr(import_module(f"denoise.verbs.{verb}"), verb)(config)
     except Exception as error:
         # what a task of Ray's raised is a SettingsError too, and has a cause: work had started
@@ -143,13 +124,13 @@ def _done(verb: str, given: list[str], interrupted: list[int], start: float) -> 
         if interrupted:
             raise KeyboardInterrupt from error
         if is_refused:
-            return _fail(f"denoise {verb}: {error}", 2)
+            return fail(f"denoise {verb}: {error}", 2)
         words = _words_of(error)
         if verbose or words is None:
             raise
-        return _fail(f"denoise {verb}: {words} (-v shows where)", 1)
+        return fail(f"denoise {verb}: {words} (-v shows where)", 1)
     try:
-        _show(verb, found | _on_the_clock(found, start), config, as_json=as_json)
+        show(verb, found | _on_the_clock(found, start), config, as_json=as_json)
         sys.stdout.flush()
     except BrokenPipeError:  # of `denoise models | head`; nor does Python's end write the rest
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -182,29 +163,6 @@ def _config_of(verb: str) -> type:
     return found
 
 
-@contextmanager
-def _quiet_stdout() -> Iterator[None]:
-    """Keeps stdout for the result; what Ray says of lost nodes, say, goes to stderr."""
-    sys.stdout.flush()
-    stdout = os.dup(1)
-    os.dup2(2, 1)
-    try:
-        yield
-    finally:
-        sys.stdout.flush()
-        os.dup2(stdout, 1)
-        os.close(stdout)
-
-
-def _log_to_stderr(verbose: bool) -> None:
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_OneLine())
-    logging.basicConfig(handlers=[handler], level=logging.WARNING)
-    logging.getLogger("denoise").setLevel(logging.DEBUG if verbose else logging.INFO)
-    for name in () if verbose else _STORES:
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-
-
 def _set_up_ray(verbose: bool) -> None:
     """What Ray looks for in the environment when it is imported."""
     # At an early end a thread of Ray Data's may outlive the session, and would begin another one
@@ -224,72 +182,6 @@ def _on_the_clock(found: dict[str, Any], start: float) -> dict[str, float]:
         "elapsed_seconds": waited,
         "start_up_seconds": found.get("start_up_seconds", 0.0) + before,
     }
-
-
-def _show(verb: str, found: dict[str, Any], config: Any, *, as_json: bool) -> None:
-    """The result: one line of JSON, the last words of a job, or a short table."""
-    if as_json:
-        print(json.dumps(found, default=str))
-        return
-    if words := _last_words(verb, found, config):
-        for line in words:
-            _print(line)
-        return
-    for name, value in (found | found.get("metrics", {})).items():
-        if isinstance(value, dict) and "mean" in value:
-            value = f"mean {_short(value['mean'])}, median {_short(value['median'])}"
-        if value is not None and not isinstance(value, dict | list):
-            _print(f"{name.replace('_', ' '):24}{_short(value)}")
-    for error, count in found.get("errors", {}).items():
-        _print(f"{count} failed: {error}")
-    for row in found.get("table", []):
-        _print(row)
-
-
-def _last_words(verb: str, found: dict[str, Any], config: Any) -> list[str]:
-    """What a job says at its end; nothing of those that have a table only."""
-    from denoise.reports.closing import last_words
-    from denoise.storage import uris
-
-    output = getattr(config, "output", None)
-    return last_words(verb, found, uris.absolute(output) if output else None)
-
-
-def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _print(line: object) -> None:
-    """A line of the result, which may name what a stranger named."""
-    print(printable(line))
-
-
-def _fail(words: str, code: int) -> int:
-    print(_clear_line() + printable(words), file=sys.stderr)
-    return code
-
-
-def _print_traceback(
-    kind: type[BaseException], error: BaseException, trace: TracebackType | None
-) -> None:
-    """What Python prints of a bug, with no escapes for the terminal in it."""
-    lines = "".join(traceback.format_exception(kind, error, trace)).splitlines()
-    print(*map(printable, lines), sep="\n", file=sys.stderr)
-
-
-class _OneLine(logging.Formatter):
-    """A message of the log on one line of the terminal, a traceback below it on several."""
-
-    def formatMessage(self, record: logging.LogRecord) -> str:
-        return _clear_line() + printable(record.message)
-
-    def formatException(self, ei: Any) -> str:
-        return "\n".join(map(printable, super().formatException(ei).splitlines()))
-
-
-def _clear_line() -> str:
-    """What makes room for words where a line of progress stands on a terminal."""
-    return "\r\x1b[K" if is_live(sys.stderr) else ""
 
 
 def _interrupt(interrupted: list[int], sign: int, _: Any) -> None:

@@ -27,8 +27,8 @@ from denoise.storage.references import reference_of
 from denoise.storage.spans import Member
 from denoise.storage.tars import TOO_MUCH
 from denoise.training.photos import decode_photos
-from denoise.verbs import bulk
 from denoise.verbs.infer import InferConfig, infer
+from denoise.verbs.job_inputs import inputs_of
 from denoise.verbs.noise import NoiseConfig, noise
 from denoise.verbs.plan import PlanConfig, plan
 from tests.conftest import encoded, photo
@@ -581,7 +581,7 @@ def test_globs_choose_among_members_by_their_paths(tmp_path: Path):
 
     def chosen(**globs: tuple[str, ...]) -> set[str]:
         config = NoiseConfig(images=str(tmp_path / "in"), output=str(tmp_path / "out"), **globs)
-        return {entry.path for entry in bulk.list_inputs(config, LeftOut())}
+        return {entry.path for entry in inputs_of(config, LeftOut())}
 
     assert chosen(include=("0.tar/*",)) == {f"0.tar/{name}" for name in (*pictures(2), "sub/x.jpg")}
     assert chosen(include=("*.jpg",)) == {"0.tar/sub/x.jpg", "1.tar/sub/x.jpg"}

@@ -204,7 +204,7 @@ def test_what_a_worker_lacks_is_a_failure_and_no_wrong_flag(
 @pytest.mark.parametrize("flags", [[], ["-v"]])
 def test_the_stores_libraries_are_silent_unless_asked(flags: list[str]):
     """What they raise is told in a line of ours; their own words for it are whole tracebacks."""
-    code = "import logging, sys; from denoise.__main__ import _log_to_stderr as log\n"
+    code = "import logging, sys; from denoise.terminal import log_to_stderr as log\n"
     code += "log(bool(sys.argv[1:])); logging.getLogger('gcsfs.retry').error('all of it')"
     said = subprocess.run([sys.executable, "-c", code, *flags], capture_output=True, text=True)
     assert ("all of it" in said.stderr) == bool(flags)
@@ -329,8 +329,8 @@ def test_no_result_moves_the_terminal(monkeypatch: pytest.MonkeyPatch, capsys):
 def test_no_line_of_the_log_moves_the_terminal():
     code = (
         "import logging\n"
-        "from denoise.__main__ import _log_to_stderr\n"
-        "_log_to_stderr(False)\n"
+        "from denoise.terminal import log_to_stderr\n"
+        "log_to_stderr(False)\n"
         f"text = {HOSTILE!r}\n"
         "logging.getLogger('denoise').info('of %s', text)\n"
         "logging.getLogger('PIL').warning(text)\n"

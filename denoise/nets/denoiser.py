@@ -6,31 +6,19 @@ inside the network [N, 3, h, w], where h and w are those of a tile.
 
 import logging
 import os
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from denoise.images.tiles import Tile, tiles
 from denoise.nets import Asked, Precision
 from denoise.nets import networks as models
 from denoise.nets import package as packages
 from denoise.nets.precision import Run, check, resolve_precision, runnable
-from denoise.nets.windows import (
-    Answer,
-    Array,
-    Window,
-    compute_alone,
-    compute_in_threads,
-    to_stored,
-    to_unit,
-)
+from denoise.nets.windows import Array, Processor, Window, exact_cudnn
 
 _log = logging.getLogger(__name__)
 
@@ -67,24 +55,19 @@ class Denoiser:
         if not 0 <= strength <= 1:
             raise ValueError(f"strength must lie in 0..1, got {strength}")
         self.package = package
-        self._strength = strength
         # a Module's attributes have no types
         self._reach = int(package.model.reach)  # type: ignore[arg-type]
         self._stride = int(package.model.stride)  # type: ignore[arg-type]
         self.notes = set()
         self.recomputed = 0
         self._device = device or models.device()
-        self._sigma = models.UNKNOWN_LEVEL if level is None else level
+        sigma = models.UNKNOWN_LEVEL if level is None else level
         on_cpu = self._device.type == "cpu"
         self._tile = tile or (_CPU_TILE if on_cpu else _GPU_TILE)
         self._whole = 0 if tile else (_CPU_WHOLE if on_cpu else _GPU_WHOLE)
         self._batch_pixels = 0 if on_cpu else _GPU_BATCH  # on a CPU, tiles go one by one
-        self._stream = None if on_cpu else torch.cuda.Stream(self._device)
-        # On a CPU each thread computes windows of its own: none waits for another in a convolution
-        self._pool: ThreadPoolExecutor | None = None
-        if on_cpu and threads > 1:
-            self._pool = ThreadPoolExecutor(threads, initializer=compute_alone)
         self.threads = threads
+        self._processor = Processor(self._device, threads, sigma=sigma, strength=strength)
         self.precision = resolve_precision(precision, self._device)
         self._network = self._sound_network()
 
@@ -160,7 +143,7 @@ class Denoiser:
     def _sound_network(self) -> Run:
         """The network in the precision, or in float32 where a test tile shows it to be wrong."""
         model = self.package.model.eval()
-        with torch.inference_mode(), _exact_cudnn():
+        with torch.inference_mode(), exact_cudnn():
             for precision in dict.fromkeys((self.precision, "float32")):
                 network = runnable(model, precision, self._device)
                 wrong = "" if network is model else check(network, model, precision, self._device)
@@ -196,7 +179,7 @@ class Denoiser:
         """Denoise pictures [H, W, C]; the indices of those with numbers that are not finite."""
         denoised = [picture.copy() for picture in pictures]  # keeps alpha
         failed: set[int] = set()
-        for batch, answer in self._answers(self._batches(pictures), network):
+        for batch, answer in self._processor.answers(self._batches(pictures), network):
             for window, pixels, is_finite in zip(batch, *answer.on_host(), strict=True):
                 inner = window.tile.inner
                 target = denoised[window.index][inner.top : inner.bottom, inner.left : inner.right]
@@ -222,54 +205,6 @@ class Denoiser:
         side = max(height, width) if height * width <= self._whole else self._tile
         return tiles(height, width, side=side, halo=self._reach, stride=self._stride)
 
-    def _answers(
-        self, batches: Iterator[list[Window]], network: Run
-    ) -> Iterator[tuple[list[Window], Answer]]:
-        """Each batch with its answer; a GPU computes one batch while the last is being used."""
-        if self._stream is None:
-            submit = partial(self._submit, network=network)
-            yield from compute_in_threads(submit, batches, self._pool, self.threads)
-            return
-        pending: deque[tuple[list[Window], Answer]] = deque()
-        for batch in batches:
-            pending.append((batch, self._submit(batch, network)))
-            if len(pending) > 1:
-                yield pending.popleft()
-        yield from pending
-
-    @torch.inference_mode()
-    def _submit(self, batch: Sequence[Window], network: Run) -> Answer:
-        """Send windows of one size and kind through the network. Returns before a GPU is done."""
-        exact = _exact_cudnn() if self.on_gpu else nullcontext()  # it is the whole process's
-        with torch.cuda.stream(self._stream), exact:  # None: no stream of its own
-            stored = self._on_device([window.stored() for window in batch])  # [N, h, w, C]
-            noisy = to_unit(stored).expand(-1, -1, -1, 3).permute(0, 3, 1, 2)
-            noisy = noisy.contiguous(memory_format=torch.channels_last)
-            sigma = torch.full((len(batch),), self._sigma, device=self._device)
-            denoised = network(noisy, sigma)  # [N, 3, h, w]
-            if self._strength < 1:
-                denoised = torch.lerp(noisy, denoised, self._strength)
-            is_finite = denoised.sum(dim=(1, 2, 3)).isfinite()
-            denoised = denoised.permute(0, 2, 3, 1)
-            if stored.shape[3] == 1:
-                denoised = denoised.mean(dim=3, keepdim=True)
-            pixels = to_stored(denoised, stored.dtype)
-            if self._stream is None:
-                return Answer(pixels, is_finite)
-            host = torch.empty(pixels.shape, dtype=pixels.dtype, pin_memory=True)
-            host.copy_(pixels, non_blocking=True)
-            flags = torch.empty(len(batch), dtype=torch.bool, pin_memory=True)
-            flags.copy_(is_finite, non_blocking=True)
-            return Answer(host, flags, self._stream.record_event())
-
-    def _on_device(self, parts: Sequence[Array]) -> Tensor:
-        """Arrays [h, w, C] as one of [N, h, w, C]; for a GPU by way of pinned memory."""
-        shape = len(parts), *parts[0].shape
-        dtype = torch.from_numpy(np.empty(0, parts[0].dtype)).dtype
-        host = torch.empty(shape, dtype=dtype, pin_memory=self._stream is not None)
-        np.stack(parts, out=host.numpy())
-        return host.to(self._device, non_blocking=True)
-
     def _use_less_memory(self) -> bool:
         """Halves the batch, then the tile; False where nothing is left to halve."""
         if self._device.type == "cuda":
@@ -289,11 +224,6 @@ class Denoiser:
         if words not in self.notes:
             _log.warning("%s", words)
         self.notes.add(words)
-
-
-def _exact_cudnn() -> Any:
-    """cuDNN without TF32, so that float32 is float32, and with the same kernels each time."""
-    return torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:

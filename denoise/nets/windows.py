@@ -1,13 +1,15 @@
-"""What the network sees: windows of pictures as tensors, and what they became; batch by batch.
+"""Windows of pictures as tensors, and the device that sends them through the network in batches.
 
 Shapes: pictures [H, W, C], C 1 (gray), 2 (gray, alpha), 3 (RGB), 4 (RGB, alpha); windows of them
 [h, w, 1 or 3]; inside the network [N, C, h, w].
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, islice
 from typing import Any
 
@@ -18,6 +20,7 @@ from torch import Tensor
 
 from denoise.images.tiles import Tile
 from denoise.nets import networks
+from denoise.nets.precision import Run
 
 Array = npt.NDArray[Any]  # uint8, uint16 or float32
 
@@ -72,6 +75,73 @@ class Answer:
         return self.pixels.numpy(), self.is_finite.tolist()
 
 
+class Processor:
+    """A device that sends windows through a network: a CPU's threads, or a GPU's stream."""
+
+    def __init__(
+        self, device: torch.device, threads: int, *, sigma: float, strength: float
+    ) -> None:
+        """`sigma` is the noise level that the network is given, `strength` the share of its result
+        in a mixture with the window."""
+        self._device, self._threads = device, threads
+        self._sigma, self._strength = sigma, strength
+        on_cpu = device.type == "cpu"
+        self._stream = None if on_cpu else torch.cuda.Stream(device)
+        # On a CPU each thread computes windows of its own: none waits for another in a convolution
+        self._pool: ThreadPoolExecutor | None = None
+        if on_cpu and threads > 1:
+            self._pool = ThreadPoolExecutor(threads, initializer=compute_alone)
+
+    def answers(
+        self, batches: Iterator[list[Window]], network: Run
+    ) -> Iterator[tuple[list[Window], Answer]]:
+        """Each batch with its answer; a GPU computes one batch while the last is being used."""
+        if self._stream is None:
+            submit = partial(self._submit, network=network)
+            yield from compute_in_threads(submit, batches, self._pool, self._threads)
+            return
+        pending: deque[tuple[list[Window], Answer]] = deque()
+        for batch in batches:
+            pending.append((batch, self._submit(batch, network)))
+            if len(pending) > 1:
+                yield pending.popleft()
+        yield from pending
+
+    @torch.inference_mode()
+    def _submit(self, batch: Sequence[Window], network: Run) -> Answer:
+        """Send windows of one size and kind through the network. Returns before a GPU is done."""
+        # cuDNN's settings are the whole process's
+        exact = nullcontext() if self._stream is None else exact_cudnn()
+        with torch.cuda.stream(self._stream), exact:  # None: no stream of its own
+            stored = self._on_device([window.stored() for window in batch])  # [N, h, w, C]
+            noisy = to_unit(stored).expand(-1, -1, -1, 3).permute(0, 3, 1, 2)
+            noisy = noisy.contiguous(memory_format=torch.channels_last)
+            sigma = torch.full((len(batch),), self._sigma, device=self._device)
+            denoised = network(noisy, sigma)  # [N, 3, h, w]
+            if self._strength < 1:
+                denoised = torch.lerp(noisy, denoised, self._strength)
+            is_finite = denoised.sum(dim=(1, 2, 3)).isfinite()
+            denoised = denoised.permute(0, 2, 3, 1)
+            if stored.shape[3] == 1:
+                denoised = denoised.mean(dim=3, keepdim=True)
+            pixels = to_stored(denoised, stored.dtype)
+            if self._stream is None:
+                return Answer(pixels, is_finite)
+            host = torch.empty(pixels.shape, dtype=pixels.dtype, pin_memory=True)
+            host.copy_(pixels, non_blocking=True)
+            flags = torch.empty(len(batch), dtype=torch.bool, pin_memory=True)
+            flags.copy_(is_finite, non_blocking=True)
+            return Answer(host, flags, self._stream.record_event())
+
+    def _on_device(self, parts: Sequence[Array]) -> Tensor:
+        """Arrays [h, w, C] as one of [N, h, w, C]; for a GPU by way of pinned memory."""
+        shape = len(parts), *parts[0].shape
+        dtype = torch.from_numpy(np.empty(0, parts[0].dtype)).dtype
+        host = torch.empty(shape, dtype=dtype, pin_memory=self._stream is not None)
+        np.stack(parts, out=host.numpy())
+        return host.to(self._device, non_blocking=True)
+
+
 def compute_in_threads(
     submit: Callable[[list[Window]], Answer],
     batches: Iterator[list[Window]],
@@ -101,6 +171,11 @@ def compute_in_threads(
 def compute_alone() -> None:
     """In each thread of a CPU's pool: convolutions take this thread and no other."""
     torch.set_num_threads(1)
+
+
+def exact_cudnn() -> Any:
+    """cuDNN without TF32, so that float32 is float32, and with the same kernels each time."""
+    return torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
 
 
 def to_network(pictures: npt.NDArray[np.float32]) -> Tensor:

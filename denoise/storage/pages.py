@@ -2,6 +2,10 @@
 
 fsspec's `ls` holds all of a folder. Its S3, Google and Azure file systems (`stores`
 makes them) let their store be asked for a page; of any other store `ls` is all there is.
+
+obstore was tried and not taken: it lists a folder's children only all at once, fails where a key
+has an empty part, and knows neither AWS's profiles nor fsspec's settings; Google's emulator does
+not speak the API that it uses. It takes a twentieth of botocore's processor time for a page.
 """
 
 import asyncio

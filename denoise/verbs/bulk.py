@@ -5,31 +5,26 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 from functools import partial
-from itertools import islice
 from typing import Any, Literal, get_args
 
 import pyarrow as pa
 
-from denoise.errors import SettingsError
 from denoise.images.codec import MAX_PIXELS
 from denoise.images.noise import check_seed
 from denoise.images.pairs import WhiteLevel, check_white_level
-from denoise.output import manifest, tables
+from denoise.output import manifest
 from denoise.output.folder import Output
 from denoise.output.generations import Shard
 from denoise.output.known_inputs import Listing
-from denoise.output.names import Names
 from denoise.output.shard import Counts
 from denoise.reports.closing import closing_words, left_out_words
 from denoise.reports.progress import Progress
 from denoise.runners import Job, open_runner, runs_here
-from denoise.storage import files, inputs, references, uris
-from denoise.storage.columns import NO_COLUMNS, Columns
-from denoise.storage.entry import Entry
+from denoise.storage import files, references, uris
 from denoise.storage.found import LeftOut
 from denoise.verbs.checks import check_apart, flags_of, worker_counts
+from denoise.verbs.job_inputs import columns_of, inputs_of, log_listing, names_of
 
 _log = logging.getLogger(__name__)
 Save = Literal["parquet", "files", "both", "tar", "none"]
@@ -148,11 +143,11 @@ def run(
     ):
         left_out = LeftOut()
         progress.begin("listing")
-        found = progress.count_found(list_inputs(config, left_out, columns))
-        listing = manifest.update(uri, found, columns.schema, _names(config, uri))
+        found = progress.count_found(inputs_of(config, left_out, columns))
+        listing = manifest.update(uri, found, columns.schema, names_of(config, uri))
         for words in left_out_words(left_out.counts, left_out.names):
             _log.info(words)
-        _log_listing(listing, is_chosen=bool(config.include or config.exclude or config.limit))
+        log_listing(listing, is_chosen=bool(config.include or config.exclude or config.limit))
         pending = manifest.shards_to_do(uri)
         failed = manifest.shards_with_errors(uri) if config.retry_errors else []
         is_more = bool(listing.new or pending or failed)
@@ -235,7 +230,7 @@ def _follow(done: Iterator[Counts], output: Output, progress: Progress) -> float
 def _check_first(config: BulkConfig, uri: str, job: Job) -> Iterator[None]:
     """Raise SettingsError where there is no image, or no Ray, or a node that does not see what it
     needs: an earlier run's rows stay then. Ray is there for the time of the job."""
-    first = next(list_inputs(config, LeftOut())).uri
+    first = next(inputs_of(config, LeftOut())).uri
     if runs_here(job, 0, 0):  # whatever its size, nobody else needs to be reached
         yield
         return
@@ -244,63 +239,6 @@ def _check_first(config: BulkConfig, uri: str, job: Job) -> Iterator[None]:
     with ray_session.connected(verbose=_log.isEnabledFor(logging.DEBUG)):
         ray_session.check_shared((uris.join(uri, "_run.json"), first, *job.needed))
         yield
-
-
-def columns_of(config: BulkConfig, schema: pa.Schema) -> Columns:
-    """The columns of a job's input that its output, of a schema of its own, gets too. Raises
-    SettingsError."""
-    images, output = uris.absolute(config.images), uris.absolute(config.output)
-    found = inputs.columns_of(images, output=output, column=config.column)
-    return tables.carried_columns(found, config.keep_columns, schema)
-
-
-def list_inputs(
-    config: BulkConfig, left_out: LeftOut, columns: Columns = NO_COLUMNS
-) -> Iterator[Entry]:
-    """The inputs of a job; what is no image is counted by reason. Raises SettingsError."""
-    output = uris.absolute(config.output)
-    found: Iterator[Entry] = inputs.entries(
-        uris.absolute(config.images), left_out, output=output, column=config.column, beside=columns
-    )
-    return islice(_choose(found, config, left_out), config.limit)
-
-
-def _names(config: BulkConfig, output: str) -> Names | None:
-    """The names of the files that a job writes, if it writes any."""
-    if config.save not in ("files", "both", "tar"):
-        return None
-    folds = files.folds_names(files.nearest_folder(output))
-    return Names(config.format, folds=folds, in_tar=config.save == "tar")
-
-
-def _choose(entries: Iterator[Entry], config: BulkConfig, left_out: LeftOut) -> Iterator[Entry]:
-    """The entries that --include and --exclude leave. Raises SettingsError where none is left."""
-    anything = False
-    for entry in entries:
-        if config.include and not any(fnmatchcase(entry.path, one) for one in config.include):
-            left_out.add("not included")
-        elif any(fnmatchcase(entry.path, one) for one in config.exclude):
-            left_out.add("excluded")
-        else:
-            anything = True
-            yield entry
-    if not anything:
-        raise SettingsError(
-            f"no image is left of {left_out.counts.total()}: --include and --exclude are globs of "
-            f"paths below {uris.redact(uris.absolute(config.images))}, such as 'holidays/*.jpg'"
-        )
-
-
-def _log_listing(listing: Listing, *, is_chosen: bool) -> None:
-    """Say what was found that a user may not expect."""
-    if listing.added:
-        _log.info("%d images were added since", listing.added)
-    if listing.changed:
-        _log.warning("%d images changed since; they are done again", listing.changed)
-    if listing.removed and is_chosen:
-        _log.info("%d images of earlier runs are not among these", listing.removed)
-    elif listing.removed:
-        _log.warning("%d images are gone since; their rows stay", listing.removed)
 
 
 def _report(output: str) -> dict[str, Any]:

@@ -19,14 +19,13 @@ from denoise.output.tables import INFER_SCHEMA, with_columns
 from denoise.runners import Allocation, gpus_are_made_up
 from denoise.storage.columns import NO_COLUMNS, Columns
 from denoise.verbs.save import encoders_of, save
-from denoise.verbs.stages import decoded_pairs, in_order
+from denoise.verbs.stages import decoded_pairs, images_ahead, in_order
 
 if TYPE_CHECKING:
     from denoise.nets.denoiser import Denoiser
     from denoise.verbs.infer import InferConfig
 
-_CPU_BATCH = 1 << 20  # pixels for each thread of a CPU: enough that all end at nearly one time
-_GPU_BATCH = 1 << 24
+_GPU_BATCH = 1 << 24  # pixels
 
 
 def worker(
@@ -89,11 +88,11 @@ def infer_shard(
     columns: Columns = NO_COLUMNS,
 ) -> Counts:
     """Denoise the images of a shard and write its part file."""
-    batch_pixels = _GPU_BATCH if denoiser.on_gpu else _CPU_BATCH * denoiser.threads
     pairing = replace(pairing_of(config), beside=columns.names)
     with ShardWriter(task, with_columns(INFER_SCHEMA, columns), to_tar=config.save == "tar") as out:
         pairs = decoded_pairs(task, out.missing, pairing, allocation, config.max_seconds)
-        denoised = denoised_pairs(pairs, denoiser, 0 if task.announce else batch_pixels)
+        ahead = 0 if task.announce else images_ahead(out.missing, 2 * denoiser.threads)
+        denoised = denoised_pairs(pairs, denoiser, ahead)
         row = partial(
             row_of,
             config=config,
@@ -121,11 +120,24 @@ def pairing_of(config: "InferConfig") -> PairConfig:
 
 
 def denoised_pairs(
-    pairs: Iterable[Pair], denoiser: "Denoiser", batch_pixels: int
+    pairs: Iterable[Pair], denoiser: "Denoiser", ahead: int
 ) -> Iterator[tuple[Pair, Any]]:
-    """Each pair with its denoised pixels, None where it failed; small images go together."""
-    for batch in _batches(pairs, batch_pixels):
-        yield from zip(batch, _denoise_batch(batch, denoiser), strict=True)
+    """Each pair with its denoised pixels, None where it failed.
+
+    On a GPU small images go together. On a CPU each thread computes another image, so many of them
+    `ahead` of what is taken. With 0, each image is computed by itself, where it is taken.
+    """
+    from denoise.nets.windows import compute_alone  # torch: only where the network runs
+
+    has_threads = denoiser.threads > 1 and not denoiser.on_gpu
+    for batch in in_order(
+        partial(_denoise_batch, denoiser=denoiser),
+        _batches(pairs, _GPU_BATCH if denoiser.on_gpu and ahead else 0),
+        min(ahead, denoiser.threads) if has_threads else 0,
+        ahead=ahead,
+        initializer=compute_alone,
+    ):
+        yield from batch
 
 
 def _batches(pairs: Iterable[Pair], pixels: int) -> Iterator[list[Pair]]:
@@ -142,17 +154,17 @@ def _batches(pairs: Iterable[Pair], pixels: int) -> Iterator[list[Pair]]:
         yield batch
 
 
-def _denoise_batch(batch: list[Pair], denoiser: "Denoiser") -> list[Any]:
-    """The denoised pixels of pairs, None where one failed, or does not fit the memory alone."""
+def _denoise_batch(batch: list[Pair], denoiser: "Denoiser") -> list[tuple[Pair, Any]]:
+    """Pairs with their denoised pixels, None where one failed, or does not fit the memory alone."""
     if len(batch) > 1:
         with suppress(MemoryError):  # only what does not fit by itself fails
-            return _denoise_together(batch, denoiser)
+            return list(zip(batch, _denoise_together(batch, denoiser), strict=True))
     denoised: list[Any] = [None] * len(batch)
     for number, pair in enumerate(batch):
         if pair.noisy is not None:
             with pair.stage("network"):
                 denoised[number] = denoiser.denoise([_for_network(pair)])[0]
-    return denoised
+    return list(zip(batch, denoised, strict=True))
 
 
 def _denoise_together(batch: list[Pair], denoiser: "Denoiser") -> list[Any]:

@@ -18,10 +18,10 @@ from denoise.storage.columns import Columns
 from denoise.storage.entry import Entry
 from denoise.storage.found import LeftOut
 from denoise.verbs import infer
-from denoise.verbs.bulk import columns_of, list_inputs
 from denoise.verbs.checks import check_apart
 from denoise.verbs.infer import InferConfig
 from denoise.verbs.infer_shard import worker
+from denoise.verbs.job_inputs import columns_of, inputs_of
 
 _SAMPLE = 64  # images that stand for all
 _SECONDS = 4.0  # of calibration
@@ -91,7 +91,7 @@ def plan(config: PlanConfig) -> dict[str, Any]:
     is_new = _begins_anew(output, ready, model, columns)
     left_out = LeftOut()
     sample = _Sample()
-    found = list_inputs(config, left_out)
+    found = inputs_of(config, left_out)
     planned = manifest.plan(
         output,
         sample.of(found),
