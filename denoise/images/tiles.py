@@ -1,4 +1,4 @@
-"""Windows that cover a picture, each with a halo wide enough that the seams cannot be seen.
+"""Windows that cover a picture, each with a halo so wide that no seam is seen; and its middle.
 
 A network that sees no further than its reach computes the same pixels from a window as from the
 whole picture, if the window begins where its pooling cells begin (on the stride) and shows the
@@ -6,6 +6,12 @@ reach beyond every pixel that is used.
 """
 
 from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+_T = TypeVar("_T", bound=np.generic)
 
 
 @dataclass(frozen=True)
@@ -68,6 +74,12 @@ def _spans(length: int, side: int, stride: int) -> list[tuple[int, int]]:
     count = -(-length // _rounded_up(side, stride))
     piece = _rounded_up(-(-length // count), stride)
     return [(start, min(start + piece, length)) for start in range(0, length, piece)]
+
+
+def middle_of(pixels: NDArray[_T], side: int) -> NDArray[_T]:
+    """The middle of [H, W, C], at most `side` high and wide, as a view."""
+    top, left = (max(0, size - side) // 2 for size in pixels.shape[:2])
+    return pixels[top : top + side, left : left + side]
 
 
 def _rounded_up(number: int, stride: int) -> int:

@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from denoise.images.codec import Picture, encode, to_pixels
 from denoise.images.planes import squeeze
+from denoise.images.tiles import middle_of
 
 Pixels = NDArray[Any]
 Panels = dict[str, NDArray[np.uint8]]
@@ -126,7 +127,8 @@ def sheet_of(rows: Sequence[Sequence[Labelled]], *, side: int = _SHEET_SIDE) -> 
         for column, (label, pixels) in enumerate(row):
             left = _MARGIN + column * (side + _MARGIN)
             pen.text((left, top), _fit(label, side, font), fill="black", font=font)
-            sheet.paste(Image.fromarray(squeeze(_middle(pixels, side))), (left, top + _LINE))
+            middle = squeeze(_eight_bits(middle_of(pixels, side)))
+            sheet.paste(Image.fromarray(middle), (left, top + _LINE))
         top += height
     return np.asarray(sheet)
 
@@ -138,11 +140,6 @@ def _fit(label: str, width: int, font: Any) -> str:
         return label
     cuts = range(1, len(label) + 1)
     return next(end for n in cuts if font.getlength(end := f"...{label[n:]}") <= width)
-
-
-def _middle(pixels: Pixels, side: int) -> NDArray[np.uint8]:
-    top, left = (max(0, size - side) // 2 for size in pixels.shape[:2])
-    return _eight_bits(pixels[top : top + side, left : left + side])
 
 
 def _eight_bits(pixels: Pixels) -> NDArray[np.uint8]:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from denoise.errors import FAILURES, ImageError, SettingsError, why
 from denoise.images.codec import Picture, decode, to_floats, to_pixels
 from denoise.images.pairs import Source, WhiteLevel, with_white_level
+from denoise.images.tiles import middle_of
 from denoise.storage.entry import Entry, source_of
 from denoise.storage.references import reference_of
 
@@ -143,16 +144,12 @@ def decode_photos(
             more = [(0, max(0, patch - height)), (0, max(0, patch - width)), (0, 0)]
             pixels = np.pad(pixels, more, "reflect")
         if middle:
-            pixels = middle_of(pixels).copy()  # else all of it would stay in memory
+            pixels = middle_of(
+                pixels, VALIDATION_SIDE
+            ).copy()  # else all of it would stay in memory
         photos.append(Photo(entry.path, pixels))
         statistics.add(photos[-1], sigma, is_mirrored=is_small)
     return photos, statistics
-
-
-def middle_of(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """[H, W, C] -> what validation looks at, as a view."""
-    top, left = (max(0, (side - VALIDATION_SIDE) // 2) for side in pixels.shape[:2])
-    return pixels[top : top + VALIDATION_SIDE, left : left + VALIDATION_SIDE]
 
 
 def _pixels(

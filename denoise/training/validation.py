@@ -17,10 +17,11 @@ from denoise.images.camera import add_camera_noise
 from denoise.images.codec import to_floats
 from denoise.images.metrics import mse, psnr
 from denoise.images.noise import add_noise, seed_of
+from denoise.images.tiles import middle_of
 from denoise.nets.networks import UNKNOWN_LEVEL, device
 from denoise.nets.windows import to_network
 from denoise.training.batches import Worker
-from denoise.training.photos import Photo, middle_of
+from denoise.training.photos import VALIDATION_SIDE, Photo
 from denoise.training.recipe import Recipe
 
 HIGHEST = 60.0  # dB of a photo: one that is all black must not outweigh the others
@@ -66,11 +67,12 @@ def psnr_of(model: nn.Module, noisy: Tensor, clean: Tensor) -> float:
 
 def validation_pair(photo: Photo, recipe: Recipe) -> tuple[Tensor, Tensor]:
     """The noisy and the clean middle of a photo, [1, 3, H, W] each."""
-    floats = middle_of(photo.pixels).astype(np.float32) / np.float32(255)
+    middle = middle_of(photo.pixels, VALIDATION_SIDE)
+    floats = middle.astype(np.float32) / np.float32(255)
     if photo.pixels.shape[2] == 6:
         return to_batch(floats[..., 3:]), to_batch(floats[..., :3])
     if recipe.kind == "camera":
-        stored, _ = add_camera_noise(middle_of(photo.pixels), seed=seed_of(photo.path, recipe.seed))
+        stored, _ = add_camera_noise(middle, seed=seed_of(photo.path, recipe.seed))
         return to_batch(to_floats(stored)), to_batch(floats)
     sigma = sum(recipe.sigmas) / 2
     noisy = add_noise(floats, sigma=sigma, seed=seed_of(photo.path, recipe.seed))
