@@ -144,9 +144,7 @@ def decode_photos(
             more = [(0, max(0, patch - height)), (0, max(0, patch - width)), (0, 0)]
             pixels = np.pad(pixels, more, "reflect")
         if middle:
-            pixels = middle_of(
-                pixels, VALIDATION_SIDE
-            ).copy()  # else all of it would stay in memory
+            pixels = middle_of(pixels, VALIDATION_SIDE).copy()  # else all stays in memory
         photos.append(Photo(entry.path, pixels))
         statistics.add(photos[-1], sigma, is_mirrored=is_small)
     return photos, statistics
