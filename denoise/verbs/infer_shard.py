@@ -56,7 +56,7 @@ def no_gpu() -> str:
 def denoiser_of(config: "InferConfig", model: str, threads: int | None = None) -> "Denoiser":
     """The network, ready to run on so many threads of a CPU, or all, or on a GPU.
 
-    `config` is as `prepared` returns it. Raises SettingsError where the package is not, or no more,
+    `config` is as `prepare` returns it. Raises SettingsError where the package is not, or no more,
     the one of this name and digest, or this machine is wrong in the run's precision.
     """
     from denoise.nets import networks  # torch: only where the network runs
