@@ -329,7 +329,7 @@ def test_unrounded_noise_is_that_of_the_literature(tmp_path: Path, network: str)
         ({"reference": "nowhere", "add_noise": None}, "no references under"),
     ],
 )
-def test_wrong_places_are_refused_before_any_work(
+def test_wrong_uris_are_refused_before_any_work(
     photos: Path, tmp_path: Path, network: str, change: dict[str, Any], words: str
 ):
     config = InferConfig(images=str(photos), output=str(tmp_path / "out"), model=network)

@@ -1,3 +1,6 @@
+import threading
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -252,6 +255,30 @@ def test_out_of_a_cpus_memory_takes_smaller_tiles_too():
     assert any("out of memory" in note for note in denoiser.notes)
 
 
+class Crowded(Counting):
+    """Has memory for one picture at a time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.room = threading.Semaphore(1)
+
+    def forward(self, noisy: Tensor, sigma: Tensor) -> Tensor:
+        if not self.room.acquire(blocking=False):
+            raise torch.OutOfMemoryError("out of memory")
+        time.sleep(0.05)  # the other threads come meanwhile
+        self.room.release()
+        return super().forward(noisy, sigma)
+
+
+def test_what_fits_the_memory_only_by_itself_is_computed_by_itself():
+    denoiser = full(Crowded(), threads=4)
+    pictures = [noise(30, 40, 3, seed) for seed in range(6)]
+    submitted = [denoiser.submit(picture) for picture in pictures]
+    for picture, one in zip(pictures, submitted, strict=True):
+        assert np.array_equal(denoiser.result(one), picture / 2)
+    assert not denoiser.notes  # tiles are as large as before
+
+
 # --- half precision ---
 
 
@@ -361,6 +388,19 @@ def test_the_number_of_threads_changes_nothing(precision):
     )
     for mine, theirs in zip(one.denoise(noisy), three.denoise(noisy), strict=True):
         assert np.array_equal(mine, theirs)
+
+
+@pytest.mark.parametrize("precision", ["float32", "auto"])
+def test_a_picture_computed_beside_others_comes_out_as_by_a_call(precision):
+    one, three = (
+        Denoiser.load("cae-s", precision=precision, threads=threads, tile=64) for threads in (1, 3)
+    )
+    pictures = [photo(40, 50), photo(90, 130), photo(2, 2), photo(60, 60)[..., 0]]
+    pictures += [to_floats(photo(33, 64)), photo(64, 64, seed=1)]
+    for denoiser in (one, three):
+        submitted = [denoiser.submit(picture) for picture in pictures]
+        for picture, job in zip(pictures, submitted, strict=True):
+            assert np.array_equal(denoiser.result(job), one(picture))
 
 
 def test_no_strength_leaves_a_picture_as_it_was_and_half_goes_half_the_way():

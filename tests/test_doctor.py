@@ -32,7 +32,7 @@ def test_what_it_says_is_json():
     assert json.loads(json.dumps(found)) == found
 
 
-def test_a_place_that_does_not_answer_is_bad(tmp_path):
+def test_a_uri_that_does_not_answer_is_bad(tmp_path):
     ok, found = checks(images=str(tmp_path / "nowhere"))
     assert not ok
     assert found["images"]["state"] == "bad" and "nothing at" in found["images"]["found"]
@@ -56,6 +56,6 @@ def test_a_uri_of_an_unknown_store_is_bad_and_no_crash():
     assert not ok and found["images"]["state"] == "bad"
 
 
-def test_an_empty_place_is_refused():
+def test_an_empty_uri_is_refused():
     with pytest.raises(ValueError, match="images must not be empty"):
         DoctorConfig(images="")

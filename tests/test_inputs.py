@@ -118,7 +118,7 @@ def test_a_signature_is_no_part_of_a_path(tmp_path: Path):
     assert "pw" not in path and "0123" not in path
 
 
-def test_images_of_one_name_in_two_places_are_two_inputs(tmp_path: Path):
+def test_images_of_one_name_in_two_folders_are_two_inputs(tmp_path: Path):
     (tmp_path / "list.txt").write_text("s3://bucket/a.png\ngs://bucket/a.png\ns3://bucket/a.png\n")
     listed, left_out = found(tmp_path / "list.txt")
     assert len(listed) == 2 and left_out == {"named twice": 1}
@@ -401,7 +401,7 @@ def test_a_table_that_was_cut_off_since_is_its_rows_error(tmp_path: Path):
         source_of(entry)
 
 
-def test_a_place_that_no_package_here_can_reach_is_its_rows_error(tmp_path: Path):
+def test_a_uri_that_no_package_here_can_reach_is_its_rows_error(tmp_path: Path):
     (tmp_path / "list.txt").write_text("zz://bucket/a.png\n")
     (entry,) = found(tmp_path / "list.txt")[0].values()
     assert "cannot open zz://" in str(load_pair(entry, PairConfig()).error)

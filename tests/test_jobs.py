@@ -84,9 +84,7 @@ def test_more_errors_than_allowed_end_with_exit_code_3(photos: Path, tmp_path: P
         (["report", "--output", "{}"], "no output of a job"),
     ],
 )
-def test_wrong_flags_and_places_end_with_one_clear_line(
-    tmp_path: Path, flags: list[str], words: str
-):
+def test_wrong_flags_and_uris_end_with_one_clear_line(tmp_path: Path, flags: list[str], words: str):
     said = refused(*(flag.replace("{}", str(tmp_path)) for flag in flags))
     assert re.search(words, said), said
 

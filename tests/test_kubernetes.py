@@ -286,7 +286,7 @@ def test_an_overlay_gives_valid_objects_without_a_gap(overlay: str, tmp_path: Pa
 
 @needs_kubectl
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_one_edit_of_an_overlay_reaches_image_places_and_role(overlay: str, tmp_path: Path):
+def test_one_edit_of_an_overlay_reaches_image_uris_and_role(overlay: str, tmp_path: Path):
     objects = _built(overlay, tmp_path)
     scheme = {"eks": "s3", "gke": "gs"}[overlay]
     for job in JOBS:

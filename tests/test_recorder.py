@@ -47,7 +47,7 @@ def test_nothing_stays_behind_when_training_fails(here: Path):
     assert not list(here.iterdir())
 
 
-def test_a_run_has_the_same_id_whenever_it_goes_on_and_another_place_has_another():
+def test_a_run_has_the_same_id_whenever_it_goes_on_and_another_folder_has_another():
     ids = [Recorder(uri, Recipe(), print, {}).id for uri in ("s3://a/x", "s3://a/x", "/a/x")]
     assert ids[0] == ids[1] != ids[2] and ids[0].isalnum()
 

@@ -246,18 +246,17 @@ def shard_of(images: Path, output: Path) -> ShardTask:
     return ShardTask(str(output), 0, listed)
 
 
-def test_with_the_threads_of_a_gpu_worker_the_rows_are_the_same(
-    images: Path, model: str, tmp_path: Path
-):
+def test_with_more_threads_the_rows_are_the_same(images: Path, model: str, tmp_path: Path):
     config, name, _ = prepare(config_of("here", images, tmp_path, model))
     for output, allocation in (
         ("cpu", Allocation()),
         ("gpu", Allocation(decode=3, encode=3)),
+        ("here", Allocation(compute=3, decode=3, encode=3)),
     ):
         work = worker(allocation, config, name)
         counts = work(shard_of(images, tmp_path / output))
         assert (counts.images, counts.failed) == (8, 1)
-    assert pages_of(tmp_path / "cpu") == pages_of(tmp_path / "gpu")
+    assert pages_of(tmp_path / "cpu") == pages_of(tmp_path / "gpu") == pages_of(tmp_path / "here")
 
 
 def test_a_worker_of_a_gpu_that_finds_no_gpu_ends_the_job_in_one_line(

@@ -63,7 +63,7 @@ def test_a_lock_can_be_made_on_a_disk_without_hard_links(tmp_path: Path, monkeyp
     assert [(one.name, one.read_bytes()) for one in tmp_path.iterdir()] == [("lock", b"mine")]
 
 
-def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path):
+def test_a_uri_that_cannot_be_written_is_refused(tmp_path: Path):
     (tmp_path / "file").write_text("")
     with pytest.raises(SettingsError, match=r"cannot write to .*a part of its path is no folder"):
         files.check_writable(str(tmp_path / "file" / "out"))

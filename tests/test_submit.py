@@ -176,7 +176,7 @@ def test_noise_and_train_are_submitted_too(cluster: Cluster, images: str):
     assert set(files.names(model)) >= {"model.safetensors", "config.json", "README.md"}
 
 
-def test_a_wrong_place_ends_a_submitted_job_with_one_clear_line(cluster: Cluster, model: str):
+def test_a_wrong_uri_ends_a_submitted_job_with_one_clear_line(cluster: Cluster, model: str):
     flags = _flags(f"{cluster.root}/nothing-here", f"{cluster.root}/no-output", model)
     done = cluster.submit("infer", *flags)
     assert done.code != 0

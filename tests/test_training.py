@@ -745,7 +745,7 @@ def test_a_model_goes_on_as_it_is_or_as_its_architecture_is_today(
         ({"images": "nowhere"}, "nowhere"),
     ],
 )
-def test_wrong_models_and_places_are_refused_before_any_work(folder, tmp_path, flags, words):
+def test_wrong_models_and_uris_are_refused_before_any_work(folder, tmp_path, flags, words):
     with pytest.raises(SettingsError, match=words):
         train(replace(config(folder, tmp_path / "out"), **flags))
 

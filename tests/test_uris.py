@@ -143,7 +143,7 @@ def test_a_table_may_name_any_file_where_its_user_says_so():
         ("https://me:pw@host/x/a.png?sig=1", "https://host/y", "../x/a.png"),
     ],
 )
-def test_a_place_has_a_name_as_seen_from_a_folder(uri: str, folder: str, called: str):
+def test_a_uri_has_a_name_as_seen_from_a_folder(uri: str, folder: str, called: str):
     assert uris.relative(uri, folder) == called
 
 
@@ -161,11 +161,11 @@ def test_a_place_has_a_name_as_seen_from_a_folder(uri: str, folder: str, called:
         ("/home/i?sig=1", "/home/i?sig=2", False),
     ],
 )
-def test_places_are_told_apart_but_not_by_their_signatures(one: str, other: str, same: bool):
+def test_uris_are_told_apart_but_not_by_their_signatures(one: str, other: str, same: bool):
     assert (uris.identity(one, "/lists") == uris.identity(other, "/lists")) == same
 
 
-def test_a_place_lies_in_a_folder_whatever_links_lead_there(tmp_path: Path):
+def test_a_path_lies_in_a_folder_whatever_links_lead_there(tmp_path: Path):
     (tmp_path / "real" / "photos").mkdir(parents=True)
     (tmp_path / "link").symlink_to("real")
     real, link = (str(tmp_path / name / "photos") for name in ("real", "link"))
@@ -182,7 +182,7 @@ def test_a_chain_of_stores_is_no_local_path(tmp_path: Path):
     assert files.read(uri) == b"here"
 
 
-def test_local_places_are_made_absolute_and_others_left_alone(tmp_path: Path, monkeypatch):
+def test_local_uris_are_made_absolute_and_others_left_alone(tmp_path: Path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert uris.absolute("photos/") == str(tmp_path / "photos")
     assert uris.absolute(f"file://{tmp_path}/x") == str(tmp_path / "x")

@@ -1,4 +1,4 @@
-"""Windows that cover a picture, each with a halo so wide that no seam is seen; and its middle.
+"""Tiles that cover a picture, each with a halo so wide that no seam is seen, and its middle.
 
 A network that sees no further than its reach computes the same pixels from a window as from the
 whole picture, if the window begins where its pooling cells begin (on the stride) and shows the

@@ -7,6 +7,8 @@ inside the network [N, 3, h, w], where h and w are those of a tile.
 import logging
 import os
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self
 
@@ -18,7 +20,7 @@ from denoise.nets import Asked, Precision
 from denoise.nets import networks as models
 from denoise.nets import package as packages
 from denoise.nets.precision import Run, check, resolve_precision, runnable
-from denoise.nets.windows import Array, Processor, Window, exact_cudnn
+from denoise.nets.windows import Answer, Array, Processor, Window, assemble, exact_cudnn
 
 _log = logging.getLogger(__name__)
 
@@ -128,7 +130,7 @@ class Denoiser:
         planes = [picture.reshape(*picture.shape[:2], -1) for picture in noisy]
         while True:
             try:
-                denoised = self._finite(planes)
+                denoised = self._repair(planes, *self._denoise(planes, self._network))
             except RuntimeError as error:
                 if not _is_out_of_memory(error):
                     raise
@@ -139,6 +141,36 @@ class Denoiser:
                     result.reshape(picture.shape)
                     for result, picture in zip(denoised, noisy, strict=True)
                 ]
+
+    def submit(self, noisy: Array) -> "Submitted":
+        """Begin to denoise a picture in a thread of a CPU, beside others; `result` waits for it.
+
+        Pictures of several tiles, and all on a GPU, are computed when their result is asked for.
+        Raises ValueError as a call does.
+        """
+        _check(noisy)
+        picture = noisy.reshape(*noisy.shape[:2], -1)
+        found = self._tiles(*picture.shape[:2])
+        window = Window(0, picture, found[0], self._stride)
+        answer = self._processor.submit([window], self._network) if len(found) == 1 else None
+        return Submitted(noisy, window, answer)
+
+    def result(self, submitted: "Submitted") -> Array:
+        """What a submitted picture became, as a call returns it. Raises MemoryError where it does
+        not fit even with nothing beside it."""
+        noisy, window = submitted.noisy, submitted.window
+        if submitted.answer is None:
+            return self(noisy)
+        try:
+            answer = submitted.answer.result()
+        except RuntimeError as error:
+            if not _is_out_of_memory(error):
+                raise
+            self._processor.wait()
+            return self(noisy)
+        submitted.seconds = answer.seconds
+        found = assemble([window.picture], [([window], answer)])
+        return self._repair([window.picture], *found)[0].reshape(noisy.shape)
 
     def _sound_network(self) -> Run:
         """The network in the precision, or in float32 where a test tile shows it to be wrong."""
@@ -157,16 +189,21 @@ class Denoiser:
     def _float32_network(self) -> Run:
         return runnable(self.package.model, "float32", self._device)
 
-    def _finite(self, pictures: Sequence[Array]) -> list[Array]:
-        """Denoise each; in float32 what half precision cannot do or made NaN of."""
-        denoised, failed = self._denoised(pictures, self._network)
+    def _denoise(self, pictures: Sequence[Array], network: Run) -> tuple[list[Array], set[int]]:
+        """Denoise pictures [H, W, C]; the indices of those with numbers that are not finite."""
+        return assemble(pictures, self._processor.answers(self._batches(pictures), network))
+
+    def _repair(
+        self, pictures: Sequence[Array], denoised: list[Array], failed: set[int]
+    ) -> list[Array]:
+        """Compute in float32 what half precision cannot do or made NaN of."""
         if self.precision == "float32":
             return denoised
         # A strided convolution to a width of 1 has a faulty kernel in oneDNN 3.12: it reads memory
         # that nobody wrote (2x2, bfloat16, AMX). Fused networks have none; others may
         tiny = {i for i, picture in enumerate(pictures) if min(picture.shape[:2]) <= self._stride}
         for index in sorted(tiny | failed):
-            (denoised[index],), _ = self._denoised([pictures[index]], self._float32_network)
+            (denoised[index],), _ = self._denoise([pictures[index]], self._float32_network)
         if failed - tiny:
             self.recomputed += len(failed - tiny)
             self._note(
@@ -174,19 +211,6 @@ class Denoiser:
                 "these were recomputed in float32"
             )
         return denoised
-
-    def _denoised(self, pictures: Sequence[Array], network: Run) -> tuple[list[Array], set[int]]:
-        """Denoise pictures [H, W, C]; the indices of those with numbers that are not finite."""
-        denoised = [picture.copy() for picture in pictures]  # keeps alpha
-        failed: set[int] = set()
-        for batch, answer in self._processor.answers(self._batches(pictures), network):
-            for window, pixels, is_finite in zip(batch, *answer.on_host(), strict=True):
-                inner = window.tile.inner
-                target = denoised[window.index][inner.top : inner.bottom, inner.left : inner.right]
-                target[..., : window.colours] = pixels[inner.within(window.tile.outer)]
-                if not is_finite:
-                    failed.add(window.index)
-        return denoised, failed
 
     def _batches(self, pictures: Sequence[Array]) -> Iterator[list[Window]]:
         """Windows of one size and kind, as many as fill the device."""
@@ -224,6 +248,21 @@ class Denoiser:
         if words not in self.notes:
             _log.warning("%s", words)
         self.notes.add(words)
+
+
+@dataclass
+class Submitted:
+    """A picture that a thread computes, or that is computed when its result is asked for."""
+
+    noisy: Array
+    window: Window  # the first of its windows; the only one where a thread computes it
+    answer: Future[Answer] | None
+    seconds: float = 0.0  # that a thread took for it, once that is known
+
+    def cancel(self) -> None:
+        """Take back what no thread has begun."""
+        if self.answer is not None:
+            self.answer.cancel()
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:

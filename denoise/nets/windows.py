@@ -4,14 +4,16 @@ Shapes: pictures [H, W, C], C 1 (gray), 2 (gray, alpha), 3 (RGB), 4 (RGB, alpha)
 [h, w, 1 or 3]; inside the network [N, C, h, w].
 """
 
+import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 import numpy.typing as npt
@@ -68,6 +70,7 @@ class Answer:
     pixels: Tensor  # [N, h, w, C], as the pictures store them
     is_finite: Tensor  # [N]
     done: torch.cuda.Event | None = None
+    seconds: float = 0.0  # that a CPU took for it
 
     def on_host(self) -> tuple[Array, list[bool]]:
         if self.done is not None:
@@ -90,26 +93,40 @@ class Processor:
         # On a CPU each thread computes windows of its own: none waits for another in a convolution
         self._pool: ThreadPoolExecutor | None = None
         if on_cpu and threads > 1:
-            self._pool = ThreadPoolExecutor(threads, initializer=compute_alone)
+            self._pool = ThreadPoolExecutor(threads, initializer=use_one_core)
+        self._submitted = WeakSet[Future[Answer]]()
 
     def answers(
         self, batches: Iterator[list[Window]], network: Run
     ) -> Iterator[tuple[list[Window], Answer]]:
         """Each batch with its answer; a GPU computes one batch while the last is being used."""
         if self._stream is None:
-            submit = partial(self._submit, network=network)
+            submit = partial(self._compute, network=network)
             yield from compute_in_threads(submit, batches, self._pool, self._threads)
             return
         pending: deque[tuple[list[Window], Answer]] = deque()
         for batch in batches:
-            pending.append((batch, self._submit(batch, network)))
+            pending.append((batch, self._compute(batch, network)))
             if len(pending) > 1:
                 yield pending.popleft()
         yield from pending
 
+    def submit(self, batch: Sequence[Window], network: Run) -> Future[Answer] | None:
+        """Have a thread of a CPU compute a batch; None where there is none."""
+        if self._pool is None:
+            return None
+        answer = self._pool.submit(self._compute, batch, network)
+        self._submitted.add(answer)
+        return answer
+
+    def wait(self) -> None:
+        """Wait until no thread computes what was submitted."""
+        wait(self._submitted)
+
     @torch.inference_mode()
-    def _submit(self, batch: Sequence[Window], network: Run) -> Answer:
+    def _compute(self, batch: Sequence[Window], network: Run) -> Answer:
         """Send windows of one size and kind through the network. Returns before a GPU is done."""
+        start = time.perf_counter()
         # cuDNN's settings are the whole process's
         exact = nullcontext() if self._stream is None else exact_cudnn()
         with torch.cuda.stream(self._stream), exact:  # None: no stream of its own
@@ -126,7 +143,7 @@ class Processor:
                 denoised = denoised.mean(dim=3, keepdim=True)
             pixels = to_stored(denoised, stored.dtype)
             if self._stream is None:
-                return Answer(pixels, is_finite)
+                return Answer(pixels, is_finite, seconds=time.perf_counter() - start)
             host = torch.empty(pixels.shape, dtype=pixels.dtype, pin_memory=True)
             host.copy_(pixels, non_blocking=True)
             flags = torch.empty(len(batch), dtype=torch.bool, pin_memory=True)
@@ -168,7 +185,24 @@ def compute_in_threads(
         yield batch, answer.result()
 
 
-def compute_alone() -> None:
+def assemble(
+    pictures: Sequence[Array], answers: Iterable[tuple[Sequence[Window], Answer]]
+) -> tuple[list[Array], set[int]]:
+    """Pictures [H, W, C] made of what became of their windows, and the indices of those with
+    numbers that are not finite."""
+    denoised = [picture.copy() for picture in pictures]  # keeps alpha
+    failed: set[int] = set()
+    for batch, answer in answers:
+        for window, pixels, is_finite in zip(batch, *answer.on_host(), strict=True):
+            inner = window.tile.inner
+            target = denoised[window.index][inner.top : inner.bottom, inner.left : inner.right]
+            target[..., : window.colours] = pixels[inner.within(window.tile.outer)]
+            if not is_finite:
+                failed.add(window.index)
+    return denoised, failed
+
+
+def use_one_core() -> None:
     """In each thread of a CPU's pool: convolutions take this thread and no other."""
     torch.set_num_threads(1)
 

@@ -1,6 +1,7 @@
 """What a worker of the infer job does with a shard: images in, rows with denoised images out."""
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -19,13 +20,14 @@ from denoise.output.tables import INFER_SCHEMA, with_columns
 from denoise.runners import Allocation, gpus_are_made_up
 from denoise.storage.columns import NO_COLUMNS, Columns
 from denoise.verbs.save import encoders_of, save
-from denoise.verbs.stages import decoded_pairs, images_ahead, in_order
+from denoise.verbs.stages import decoded_pairs, in_order
 
 if TYPE_CHECKING:
-    from denoise.nets.denoiser import Denoiser
+    from denoise.nets.denoiser import Denoiser, Submitted
     from denoise.verbs.infer import InferConfig
 
 _GPU_BATCH = 1 << 24  # pixels
+_CPU_AHEAD = 1 << 21  # pixels for each thread of a CPU: of two images of one window each
 
 
 def worker(
@@ -91,8 +93,8 @@ def infer_shard(
     pairing = replace(pairing_of(config), beside=columns.names)
     with ShardWriter(task, with_columns(INFER_SCHEMA, columns), to_tar=config.save == "tar") as out:
         pairs = decoded_pairs(task, out.missing, pairing, allocation, config.max_seconds)
-        ahead = 0 if task.announce else images_ahead(out.missing, 2 * denoiser.threads)
-        denoised = denoised_pairs(pairs, denoiser, ahead)
+        alone = task.announce is not None or len(out.missing) == 1
+        denoised = denoised_pairs(pairs, denoiser, alone=alone)
         row = partial(
             row_of,
             config=config,
@@ -120,24 +122,57 @@ def pairing_of(config: "InferConfig") -> PairConfig:
 
 
 def denoised_pairs(
-    pairs: Iterable[Pair], denoiser: "Denoiser", ahead: int
+    pairs: Iterable[Pair], denoiser: "Denoiser", *, alone: bool = False
 ) -> Iterator[tuple[Pair, Any]]:
     """Each pair with its denoised pixels, None where it failed.
 
-    On a GPU small images go together. On a CPU each thread computes another image, so many of them
-    `ahead` of what is taken. With 0, each image is computed by itself, where it is taken.
+    On a GPU small images go together, on a CPU each thread computes another one; `alone`: none is
+    computed before the one before it is taken.
     """
-    from denoise.nets.windows import compute_alone  # torch: only where the network runs
+    if alone or denoiser.on_gpu or denoiser.threads == 1:
+        for batch in _batches(pairs, _GPU_BATCH if denoiser.on_gpu and not alone else 0):
+            yield from zip(batch, _denoise_batch(batch, denoiser), strict=True)
+    else:
+        yield from _denoise_ahead(pairs, denoiser, _CPU_AHEAD * denoiser.threads)
 
-    has_threads = denoiser.threads > 1 and not denoiser.on_gpu
-    for batch in in_order(
-        partial(_denoise_batch, denoiser=denoiser),
-        _batches(pairs, _GPU_BATCH if denoiser.on_gpu and ahead else 0),
-        min(ahead, denoiser.threads) if has_threads else 0,
-        ahead=ahead,
-        initializer=compute_alone,
-    ):
-        yield from batch
+
+def _denoise_ahead(
+    pairs: Iterable[Pair], denoiser: "Denoiser", pixels: int
+) -> Iterator[tuple[Pair, Any]]:
+    """Denoise pairs in threads, those of so many pixels ahead of what is taken."""
+    running: deque[tuple[Pair, Submitted | None]] = deque()
+    try:
+        for pair in pairs:
+            running.append((pair, _submit(pair, denoiser)))
+            while len(running) > 1 and sum(_pixels(one) for one, _ in running) > pixels:
+                yield _result(*running.popleft(), denoiser)
+        while running:
+            yield _result(*running.popleft(), denoiser)
+    finally:  # nobody waits for what nobody takes any more
+        for _, submitted in running:
+            if submitted is not None:
+                submitted.cancel()
+
+
+def _submit(pair: Pair, denoiser: "Denoiser") -> "Submitted | None":
+    if pair.noisy is not None:
+        with pair.stage("network"):
+            return denoiser.submit(_for_network(pair))
+    return None
+
+
+def _result(pair: Pair, submitted: "Submitted | None", denoiser: "Denoiser") -> tuple[Pair, Any]:
+    if submitted is None:
+        return pair, None
+    denoised = None
+    with pair.stage("network"):
+        denoised = denoiser.result(submitted)
+    pair.seconds["network"] = submitted.seconds or pair.seconds["network"]  # not those of waiting
+    return pair, denoised
+
+
+def _pixels(pair: Pair) -> int:
+    return 0 if pair.noisy is None else pair.noisy.shape[0] * pair.noisy.shape[1]
 
 
 def _batches(pairs: Iterable[Pair], pixels: int) -> Iterator[list[Pair]]:
@@ -146,7 +181,7 @@ def _batches(pairs: Iterable[Pair], pixels: int) -> Iterator[list[Pair]]:
     size = 0
     for pair in pairs:
         batch.append(pair)
-        size += 0 if pair.noisy is None else pair.noisy.shape[0] * pair.noisy.shape[1]
+        size += _pixels(pair)
         if size >= pixels:
             yield batch
             batch, size = [], 0
@@ -154,17 +189,17 @@ def _batches(pairs: Iterable[Pair], pixels: int) -> Iterator[list[Pair]]:
         yield batch
 
 
-def _denoise_batch(batch: list[Pair], denoiser: "Denoiser") -> list[tuple[Pair, Any]]:
-    """Pairs with their denoised pixels, None where one failed, or does not fit the memory alone."""
+def _denoise_batch(batch: list[Pair], denoiser: "Denoiser") -> list[Any]:
+    """The denoised pixels of pairs, None where one failed, or does not fit the memory alone."""
     if len(batch) > 1:
         with suppress(MemoryError):  # only what does not fit by itself fails
-            return list(zip(batch, _denoise_together(batch, denoiser), strict=True))
+            return _denoise_together(batch, denoiser)
     denoised: list[Any] = [None] * len(batch)
     for number, pair in enumerate(batch):
         if pair.noisy is not None:
             with pair.stage("network"):
                 denoised[number] = denoiser.denoise([_for_network(pair)])[0]
-    return list(zip(batch, denoised, strict=True))
+    return denoised
 
 
 def _denoise_together(batch: list[Pair], denoiser: "Denoiser") -> list[Any]:

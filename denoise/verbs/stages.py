@@ -49,36 +49,22 @@ def decoded_pairs(
         missing,
         max(1, min(allocation.fetch, _FETCHED_AHEAD // largest)),
     )
-    yield from in_order(decode, fetched, images_ahead(missing, allocation.decode))
+    ahead = min(allocation.decode, max(1, _DECODED_AHEAD // (_SWELL * largest)))
+    yield from in_order(decode, fetched, ahead)
 
 
-def images_ahead(entries: list[Entry], most: int) -> int:
-    """How many of a shard's images, at most so many, may wait decoded at a stage: large ones take
-    all the memory there is for it."""
-    largest = max((entry.likely_size for entry in entries), default=1)
-    return min(most, max(1, _DECODED_AHEAD // (_SWELL * largest)))
+def in_order(call: Callable[[_T], _R], items: Iterable[_T], threads: int) -> Iterator[_R]:
+    """Call a function in threads, as many items ahead of what is taken, and yield in order.
 
-
-def in_order(
-    call: Callable[[_T], _R],
-    items: Iterable[_T],
-    threads: int,
-    *,
-    ahead: int | None = None,
-    initializer: Callable[[], None] | None = None,
-) -> Iterator[_R]:
-    """Call a function in threads, some items ahead of what is taken, and yield in order.
-
-    `ahead` is as many as there are threads where not given; the initializer is called in each
-    thread. With 0 threads each call is made where its result is taken.
+    With 0 threads each call is made where its result is taken.
     """
     if threads == 0:
         yield from map(call, items)
         return
     waiting = iter(items)
-    pool = ThreadPoolExecutor(threads, initializer=initializer)
+    pool = ThreadPoolExecutor(threads)
     try:
-        running = deque(pool.submit(call, item) for item in islice(waiting, ahead or threads))
+        running = deque(pool.submit(call, item) for item in islice(waiting, threads))
         while running:
             result = running.popleft().result()
             running.extend(pool.submit(call, item) for item in islice(waiting, 1))
