@@ -154,7 +154,7 @@ def test_the_image_has_what_our_package_needs_and_its_extras_for_stores_and_form
 
 
 def test_ci_installs_its_tools_with_hashes_of_the_same_versions():
-    workflow = (ROOT / ".github/workflows/ci.yaml").read_text()
+    workflow = (ROOT / ".github/workflows/ci.yml").read_text()
     assert "--require-hashes --requirement cluster/requirements-ci.txt" in workflow
     locked = _locked("requirements-ci.txt")
     assert {"pytest", "ruff", "mypy"} <= locked.keys()
