@@ -173,15 +173,14 @@ def test_a_failure_is_named_as_it_happens_and_the_bar_stays_below(clock: Clock):
 
 
 def test_the_clock_ends_with_who_holds_the_progress():
-    threads = threading.active_count()
+    before = set(threading.enumerate())
     shown = Progress("infer", 3, stream=StringIO())
     shown.begin("starting Ray")
-    assert threading.active_count() == threads + 1
+    (clock,) = set(threading.enumerate()) - before
+    assert clock.is_alive()
     shown.end()
-    deadline = time.monotonic() + 10
-    while threading.active_count() > threads and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert threading.active_count() == threads
+    clock.join(10)
+    assert not clock.is_alive()
 
 
 def test_no_color_means_no_escapes_on_a_terminal(clock: Clock, monkeypatch: pytest.MonkeyPatch):
