@@ -1,7 +1,6 @@
 """Progress: a bar or lines of what a user wants to know; and the last words of a run."""
 
 import threading
-import time
 from io import StringIO
 from typing import Any
 
