@@ -5,7 +5,6 @@ python -m cluster.sizing --measure FOLDER     prints it with the rates of one co
 """
 
 import sys
-from collections import Counter
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -121,12 +120,13 @@ def measured(folder: Path, count: int = 40) -> Rates:
     from denoise.output import tables
     from denoise.output.shard import ShardTask
     from denoise.runners import Allocation
+    from denoise.storage.found import LeftOut
     from denoise.storage.inputs import entries
     from denoise.verbs import infer
     from denoise.verbs.infer_shard import worker
 
     torch.set_num_threads(1)
-    listed = list(islice(entries(str(folder), Counter()), count))
+    listed = list(islice(entries(str(folder), LeftOut()), count))
     with TemporaryDirectory() as output:
         flags = InferConfig(images=str(folder), output=output, add_noise=0.1)
         config, model, _ = infer.prepare(flags)

@@ -16,6 +16,8 @@ import ray
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
+from tests.conftest import make_photos
+
 ROOT = Path(__file__).parent.parent
 CLUSTER = ROOT / "cluster"
 CONSTRAINTS = dict(
@@ -168,6 +170,15 @@ def test_the_sizing_table_in_the_readme_is_what_the_script_computes():
     sizing = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(sizing)
     assert sizing.table(sizing.MEASURED) in (CLUSTER / "README.md").read_text()
+
+
+def test_the_sizing_is_measured_on_a_folder_that_holds_other_files_too(tmp_path: Path):
+    make_photos(tmp_path)
+    (tmp_path / "photos" / "notes.md").write_text("no image")
+    command = [sys.executable, "-m", "cluster.sizing", "--measure", str(tmp_path / "photos")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "one vCPU, stage by stage" in done.stdout
 
 
 def _yaml(file: str) -> dict[str, Any]:
