@@ -183,7 +183,7 @@ def _upright(raw: Scan) -> Picture:
         try:
             check_claims(exif)
             orientation = orientation_of(exif)
-            planes = _turn(planes, orientation)
+            planes = _orient(planes, orientation)
             exif = upright(exif, planes.shape[1], planes.shape[0])
             dpi = dpi[::-1] if dpi and orientation > 4 else dpi
         except (ValueError, struct.error):
@@ -214,7 +214,7 @@ def _fitting_profile(icc: bytes | None, *, is_gray: bool) -> tuple[bytes | None,
     return icc, None
 
 
-def _turn(planes: Planes, orientation: int) -> Planes:
+def _orient(planes: Planes, orientation: int) -> Planes:
     """As the EXIF orientation says the picture is to be looked at."""
     if orientation > 4:
         planes = planes.swapaxes(0, 1)  # 5: mirrored at the diagonal

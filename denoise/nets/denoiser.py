@@ -260,7 +260,7 @@ class Submitted:
     seconds: float = 0.0  # that a thread took for it, once that is known
 
     def cancel(self) -> None:
-        """Take back what no thread has begun."""
+        """Leave it undone, unless a thread computes it already."""
         if self.answer is not None:
             self.answer.cancel()
 

@@ -6,11 +6,10 @@ Shapes: pictures [H, W, C], C 1 (gray), 2 (gray, alpha), 3 (RGB), 4 (RGB, alpha)
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import partial
 from itertools import chain, islice
 from typing import Any
 from weakref import WeakSet
@@ -101,8 +100,7 @@ class Processor:
     ) -> Iterator[tuple[list[Window], Answer]]:
         """Each batch with its answer; a GPU computes one batch while the last is being used."""
         if self._stream is None:
-            submit = partial(self._compute, network=network)
-            yield from compute_in_threads(submit, batches, self._pool, self._threads)
+            yield from self._answers_of_threads(batches, network)
             return
         pending: deque[tuple[list[Window], Answer]] = deque()
         for batch in batches:
@@ -110,6 +108,28 @@ class Processor:
             if len(pending) > 1:
                 yield pending.popleft()
         yield from pending
+
+    def _answers_of_threads(
+        self, batches: Iterator[list[Window]], network: Run
+    ) -> Iterator[tuple[list[Window], Answer]]:
+        """Each batch with its answer, in order, a few computed ahead where there is a pool.
+
+        A single batch is computed here, on all cores that torch may use.
+        """
+        first_two = list(islice(batches, 2))
+        batches = chain(first_two, batches)
+        if self._pool is None or len(first_two) < 2:
+            for batch in batches:
+                yield batch, self._compute(batch, network)
+            return
+        pending: deque[tuple[list[Window], Future[Answer]]] = deque()
+        for batch in batches:
+            pending.append((batch, self._pool.submit(self._compute, batch, network)))
+            if len(pending) > 2 * self._threads:
+                first, answer = pending.popleft()
+                yield first, answer.result()
+        for batch, answer in pending:
+            yield batch, answer.result()
 
     def submit(self, batch: Sequence[Window], network: Run) -> Future[Answer] | None:
         """Have a thread of a CPU compute a batch; None where there is none."""
@@ -157,32 +177,6 @@ class Processor:
         host = torch.empty(shape, dtype=dtype, pin_memory=self._stream is not None)
         np.stack(parts, out=host.numpy())
         return host.to(self._device, non_blocking=True)
-
-
-def compute_in_threads(
-    submit: Callable[[list[Window]], Answer],
-    batches: Iterator[list[Window]],
-    pool: ThreadPoolExecutor | None,
-    threads: int,
-) -> Iterator[tuple[list[Window], Answer]]:
-    """Each batch with its answer, in order, a few computed ahead where there is a pool.
-
-    A single batch is computed here, on all cores that torch may use.
-    """
-    first_two = list(islice(batches, 2))
-    batches = chain(first_two, batches)
-    if pool is None or len(first_two) < 2:
-        for batch in batches:
-            yield batch, submit(batch)
-        return
-    pending: deque[tuple[list[Window], Future[Answer]]] = deque()
-    for batch in batches:
-        pending.append((batch, pool.submit(submit, batch)))
-        if len(pending) > 2 * threads:
-            first, answer = pending.popleft()
-            yield first, answer.result()
-    for batch, answer in pending:
-        yield batch, answer.result()
 
 
 def assemble(

@@ -216,7 +216,7 @@ def _add_groups(groups: dict[str, Group], keys: Any, measured: pa.Table) -> None
 
 def _add_errors(found: TableStatistics, failed: pa.Table) -> None:
     errors = _limit(failed["error"], found.errors, _OTHER_ERRORS)
-    for text, count in _count(errors):
+    for text, count in _counts_of(errors):
         found.errors[text] += count
         missing = _EXAMPLES - len(found.examples[text])
         if missing > 0:
@@ -225,7 +225,7 @@ def _add_errors(found: TableStatistics, failed: pa.Table) -> None:
 
 
 def _add_notes(found: TableStatistics, notes: pa.ChunkedArray) -> None:
-    for text, count in _count(_limit(notes.drop_null(), found.notes, _OTHER_NOTES)):
+    for text, count in _counts_of(_limit(notes.drop_null(), found.notes, _OTHER_NOTES)):
         found.notes[text] += count
 
 
@@ -235,6 +235,6 @@ def _add_formats(found: TableStatistics, done: pa.Table) -> None:
         found.formats[f"{row['format']}, {row['bit_depth']} bits"] += row["path_count"]
 
 
-def _count(texts: pa.ChunkedArray) -> Iterable[tuple[str, int]]:
+def _counts_of(texts: pa.ChunkedArray) -> Iterable[tuple[str, int]]:
     """Each text with how often it occurs."""
     return ((one["values"], one["counts"]) for one in pc.value_counts(texts).to_pylist())

@@ -37,18 +37,18 @@ def is_text_list(uri: str) -> bool:
 
 
 def names_in(
-    uri: str, column: str | None, kept: Columns, left_out: LeftOut
+    uri: str, column: str | None, beside: Columns, left_out: LeftOut
 ) -> Iterator[tuple[str, _Row | None]]:
     """What each row of a list names, as it stands there, and the columns to carry along.
 
     Rows that name nothing are counted. Raises OSError, and SettingsError where the list cannot be
     read or has no column of locations.
     """
-    with _open_list(uri, column, [name for name, _ in kept.names]) as (location, _, rows):
+    with _open_list(uri, column, [name for name, _ in beside.names]) as (location, _, rows):
         for row in rows:
             named = row.get(location)
             if isinstance(named, str) and named.strip():
-                yield named, _fit_row(kept.of(row), kept.schema) if kept.names else None
+                yield named, _fit_row(beside.of(row), beside.schema) if beside.names else None
             else:
                 left_out.add("rows that name no image")
 

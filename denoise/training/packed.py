@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from denoise.training.photos import Photo
-from denoise.training.samples import ORIENTATIONS, turn
+from denoise.training.samples import ORIENTATIONS, orient
 
 _SHARE = 0.25  # of a GPU's free memory that photos may take; the network needs the rest
 
@@ -72,5 +72,5 @@ def pack_for(photos: Sequence[Photo], device: torch.device) -> PackedPhotos | No
 def _sources(side: int, device: torch.device) -> Tensor:
     """[2, 8, P, P]: from which row and column of a patch each pixel of it comes, once turned."""
     index = np.arange(side * side).reshape(side, side)
-    grids = np.stack([turn(index, orientation) for orientation in range(ORIENTATIONS)])
+    grids = np.stack([orient(index, orientation) for orientation in range(ORIENTATIONS)])
     return torch.from_numpy(np.stack(np.divmod(grids, side))).to(device)

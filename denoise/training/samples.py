@@ -107,10 +107,10 @@ def crop(pixels: NDArray[np.uint8], side: int, u: NDArray[np.float64]) -> NDArra
     """A patch [side, side, C] at a drawn position in one of the eight orientations, as a view."""
     height, width, _ = pixels.shape
     top, left = int(u[1] * (height - side + 1)), int(u[2] * (width - side + 1))
-    return turn(pixels[top : top + side, left : left + side], int(u[3] * ORIENTATIONS))
+    return orient(pixels[top : top + side, left : left + side], int(u[3] * ORIENTATIONS))
 
 
-def turn(patch: NDArray[Any], orientation: int) -> NDArray[Any]:
+def orient(patch: NDArray[Any], orientation: int) -> NDArray[Any]:
     """A square [P, P, ...] in one of the eight orientations, as a view."""
     turns, mirrored = divmod(orientation, 2)
     return np.rot90(patch[:, ::-1] if mirrored else patch, turns)

@@ -86,7 +86,7 @@ def extract(config: ExtractConfig) -> dict[str, Any]:
         table.writerow(["path", "file", "note", "error"])
         for one in write(output, column, into):
             table.writerow([one.path, one.name, one.note, one.error])
-            counts.update(_count(one))
+            counts.update(_counters_of(one))
         text.detach()
     return {
         **{name: counts[name] for name in ("images", "written", "already_there", "renamed")},
@@ -124,7 +124,7 @@ def _write_files(output: str, column: str, into: str) -> Iterator[_File]:
         for part in tables.parts(output):
             found = tables.rows_in(part, ["path", column, "file", "error"])
             while rows := list(islice(found, ASKERS)):
-                some = [_name(_file(output, row, column), names) for row in rows]
+                some = [_with_free_name(_file(output, row, column), names) for row in rows]
                 yield from pool.map(partial(_write, into=into), some)
 
 
@@ -140,7 +140,7 @@ def _write_tars(output: str, column: str, into: str) -> Iterator[_File]:
             tar, packed = BytesIO(), list[_File]()
             found = tables.rows_in(part)
             while rows := list(islice(found, ASKERS)):
-                some = [_name(_file(output, row, column), names) for row in rows]
+                some = [_with_free_name(_file(output, row, column), names) for row in rows]
                 for row, one in zip(rows, pool.map(_fetch, some), strict=True):
                     member = "" if one.name is None else _pack(tar, row, column, one)
                     at = f"{name}/{member}" if member else None
@@ -179,7 +179,7 @@ def _file(output: str, row: dict[str, Any], column: str) -> _File:
     return _File(path, stored.removeprefix("images/"), join(output, stored))
 
 
-def _name(one: _File, names: Names) -> _File:
+def _with_free_name(one: _File, names: Names) -> _File:
     """The file under a name that no other has, also on a disk that knows no capital letters."""
     if one.name is None:
         return one
@@ -234,7 +234,7 @@ def _create(into: str, name: str, content: bytes) -> bool:
     return is_new
 
 
-def _count(one: _File) -> Iterator[str]:
+def _counters_of(one: _File) -> Iterator[str]:
     yield "images"
     if one.error is not None:
         yield "failed"
