@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
-from denoise.output.generations import Shard
-from denoise.output.shard import Counts, ShardTask
+if TYPE_CHECKING:  # an actor that counts needs none of it
+    from denoise.output.generations import Shard
+    from denoise.output.shard import Counts, ShardTask
 
 Device = Literal["auto", "cpu", "gpu"]
 DEVICES = get_args(Device)
@@ -40,7 +41,8 @@ class Allocation:
 class Job:
     """What a runner needs to know of a job."""
 
-    worker: Callable[..., Callable[[ShardTask], Counts]]  # called with an Allocation in each worker
+    # called with an Allocation in each worker, it returns what works on a shard
+    worker: Callable[..., "Callable[[ShardTask], Counts]"]
     workers: tuple[int, ...] = ()  # N, or MIN MAX; empty: as many as there is room for
     device: Device = "cpu"  # what a worker computes on; auto: a GPU where there is one
     gpus_per_worker: float = 1.0
@@ -53,7 +55,7 @@ class Job:
 class Runner:
     """The runner of a job's shards."""
 
-    run: Callable[[Iterable[Shard], bool], Iterator[Counts]]  # and whether to retry errors
+    run: "Callable[[Iterable[Shard], bool], Iterator[Counts]]"  # and whether to retry errors
     on_gpus: bool = False
 
 

@@ -8,12 +8,13 @@ announced first. A worker that announced an image and never went on died on it.
 import time
 from collections import Counter, defaultdict
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as Affinity
 
-from denoise.output.shard import ShardTask
+if TYPE_CHECKING:
+    from denoise.output.shard import ShardTask
 
 _MOST = 3  # times that workers may die on a shard, and then on one image of it
 _PAUSE = 2.0  # seconds, and longer with each death: another's need of memory may pass
@@ -66,7 +67,7 @@ def start_guard(pause: float = _PAUSE) -> Any:
     )
 
 
-def guarded(task: ShardTask, guard: Any) -> ShardTask:
+def guarded(task: "ShardTask", guard: Any) -> "ShardTask":
     """The task as a worker should do it: with each image announced where workers died on it."""
     wait, crashed = ray.get(guard.begin.remote(task.number))
     if wait is None:

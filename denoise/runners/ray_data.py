@@ -5,6 +5,7 @@ task that dies is done again from the start and writes the same file.
 """
 
 import gc
+import json
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -28,11 +29,6 @@ from denoise.storage import uris
 
 _AT_ONCE = 64_000  # shards that Ray Data's driver handles with ease
 _DECODERS = 4  # threads of a GPU worker at least: a CPU or two would never feed it
-_READERS = 1  # task at a time that makes rows of shard numbers
-_MAPS = {  # of what is counted, columns that hold a dict
-    "seconds": pa.map_(pa.string(), pa.float64()),
-    "failures": pa.map_(pa.string(), pa.string()),
-}
 
 
 @contextmanager
@@ -60,19 +56,17 @@ def _run(
     """Work on shards and yield what each came to, in the order in which they end."""
     waiting = iter(shards)
     while some := list(islice(waiting, _AT_ONCE)):
-        done = ray.data.read_datasource(
-            _Shards(some),
-            override_num_blocks=len(some),
-            compute=ray.data.TaskPoolStrategy(size=_READERS),
-            num_cpus=0,  # a whole CPU for a row of numbers could starve behind the actors
-        ).map_batches(
+        # Ray Data makes one step of reading and working, without processes of its own for the
+        # reading, where both ask for the same
+        asked = {"num_cpus": needs.get("CPU", 0), "num_gpus": needs.get("GPU", 0)}
+        shards_read = ray.data.read_datasource(
+            _Shards(some), override_num_blocks=len(some), **asked
+        )
+        done = shards_read.map(
             _Worker,  # an actor: while it is busy, its next shards wait in its queue
             fn_constructor_args=(job, output, retry_errors, guard),
-            batch_size=1,  # a row is a shard
-            batch_format="pyarrow",
-            num_cpus=needs.get("CPU", 0),
-            num_gpus=needs.get("GPU", 0),
             compute=actors(job.workers, len(some), there, needs),
+            **asked,
         )
         try:
             yield from _counts_of(done)
@@ -93,8 +87,8 @@ def _free_workers_of(error: Exception) -> None:
 
 def _counts_of(done: Dataset) -> Iterator[Counts]:
     for batch in done.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-        for row in batch.to_pylist():
-            yield Counts(**row | {name: dict(row[name]) for name in _MAPS})
+        for counts in batch["counts"].to_pylist():
+            yield Counts(**json.loads(counts))
 
 
 class _Worker:
@@ -105,24 +99,16 @@ class _Worker:
         self._retry_errors, self._guard = retry_errors, guard
         self._work: Callable[[ShardTask], Counts] | None = None
 
-    def __call__(self, block: pa.Table) -> pa.Table:
+    def __call__(self, shard: dict[str, Any]) -> dict[str, str]:
         if any(thread.name == GIVEN_UP for thread in threading.enumerate()):
             os._exit(1)  # Ray makes a new worker, with a core and memory for itself alone
         if self._work is None:  # here Ray hands on what is raised, from __init__ it does not
             self._work = self._job.worker(_allocation())
-        (row,) = block.to_pylist()
-        task = task_of(self._output, Shard(**row), retry_errors=self._retry_errors)
+        task = task_of(self._output, Shard(**shard), retry_errors=self._retry_errors)
         counts = self._work(crash_guard.guarded(task, self._guard))
         self._guard.end.remote(task.number)
         _meter(counts)
-        return pa.table(
-            {
-                name: pa.array([list(value.items())], _MAPS[name])
-                if name in _MAPS
-                else pa.array([value])
-                for name, value in asdict(counts).items()
-            }
-        )
+        return {"counts": json.dumps(asdict(counts))}
 
 
 def _allocation() -> Allocation:
