@@ -9,11 +9,12 @@ OUTPUT/contact_sheet.png
 import logging
 import os
 import time
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import resources
+from importlib import import_module, resources
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 from denoise.errors import SettingsError
@@ -138,13 +139,18 @@ def _discard_trained(model: str) -> None:
         files.remove(model)
 
 
-def _ray(*, needed: bool) -> AbstractContextManager[Any]:
+@contextmanager
+def _ray(*, needed: bool) -> Iterator[None]:
     """One session for all jobs; none where everything is done already."""
     if not needed:
-        return nullcontext()
+        yield
+        return
     from denoise.runners import ray_session
 
-    return ray_session.connected()
+    with ray_session.connected():
+        # what the training needs is imported while the first job's workers start
+        Thread(target=import_module, args=("denoise.training.ray_train",)).start()
+        yield
 
 
 def _rows(pairs: str, denoised: str) -> list[SheetRow]:
