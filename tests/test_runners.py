@@ -210,12 +210,15 @@ def test_an_image_that_its_workers_die_on_is_an_error_row_and_the_others_are_fin
     assert len(rows_of(tmp_path / "out")) == 12
 
 
+_ACTOR = "MapWorker(Read_Shards->Map(_Worker))"  # one step: reading has no processes of its own
+
+
 def workers_of(_: object) -> list[int]:
-    """The actors of Ray Data that this process has started."""
+    """The actors of Ray Data that this process has started, which read their own rows."""
     import psutil
 
     children = psutil.Process().children(recursive=True)
-    return [one.pid for one in children if "MapWorker" in " ".join(one.cmdline())]
+    return [one.pid for one in children if _ACTOR in " ".join(one.cmdline())]
 
 
 @pytest.mark.ray

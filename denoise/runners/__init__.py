@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Literal, get_args
 
-if TYPE_CHECKING:  # an actor that counts needs none of it
+if TYPE_CHECKING:  # the crash guard, a process, starts sooner without pyarrow
     from denoise.output.generations import Shard
     from denoise.output.shard import Counts, ShardTask
 
@@ -41,7 +41,7 @@ class Allocation:
 class Job:
     """What a runner needs to know of a job."""
 
-    # called with an Allocation in each worker, it returns what works on a shard
+    # called with an Allocation in each worker, it returns the function of a shard
     worker: Callable[..., "Callable[[ShardTask], Counts]"]
     workers: tuple[int, ...] = ()  # N, or MIN MAX; empty: as many as there is room for
     device: Device = "cpu"  # what a worker computes on; auto: a GPU where there is one

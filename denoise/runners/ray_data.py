@@ -56,17 +56,15 @@ def _run(
     """Work on shards and yield what each came to, in the order in which they end."""
     waiting = iter(shards)
     while some := list(islice(waiting, _AT_ONCE)):
-        # Ray Data makes one step of reading and working, without processes of its own for the
-        # reading, where both ask for the same
-        asked = {"num_cpus": needs.get("CPU", 0), "num_gpus": needs.get("GPU", 0)}
-        shards_read = ray.data.read_datasource(
-            _Shards(some), override_num_blocks=len(some), **asked
-        )
-        done = shards_read.map(
+        # The same resources for both, so that Ray Data fuses them: an actor reads its own row.
+        # Apart, reading would wait for CPUs that the actors hold, and take processes of its own
+        resources = {"num_cpus": needs.get("CPU", 0), "num_gpus": needs.get("GPU", 0)}
+        rows = ray.data.read_datasource(_Shards(some), override_num_blocks=len(some), **resources)
+        done = rows.map(
             _Worker,  # an actor: while it is busy, its next shards wait in its queue
             fn_constructor_args=(job, output, retry_errors, guard),
             compute=actors(job.workers, len(some), there, needs),
-            **asked,
+            **resources,
         )
         try:
             yield from _counts_of(done)

@@ -148,7 +148,8 @@ def _ray(*, needed: bool) -> Iterator[None]:
     from denoise.runners import ray_session
 
     with ray_session.connected():
-        # what the training needs is imported while the first job's workers start
+        # What the training needs is imported while the first job's workers start; no daemon, as to
+        # end amid the loading of torch can crash
         Thread(target=import_module, args=("denoise.training.ray_train",)).start()
         yield
 
