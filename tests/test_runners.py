@@ -191,7 +191,7 @@ def test_an_image_that_its_workers_die_on_is_an_error_row_and_the_others_are_fin
     class Store(SimpleHTTPRequestHandler):
         def do_GET(self) -> None:
             if self.path == "/00003.png":
-                killed.extend(pid for pid in workers_of(ray_session) if send(pid, signal.SIGKILL))
+                killed.extend(pid for pid in workers_here() if send(pid, signal.SIGKILL))
             super().do_GET()
 
         def log_message(self, *_: object) -> None:
@@ -213,7 +213,7 @@ def test_an_image_that_its_workers_die_on_is_an_error_row_and_the_others_are_fin
 _ACTOR = "MapWorker(Read_Shards->Map(_Worker))"  # one step: reading has no processes of its own
 
 
-def workers_of(_: object) -> list[int]:
+def workers_here() -> list[int]:
     """The actors of Ray Data that this process has started, which read their own rows."""
     import psutil
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Literal, get_args
 
-if TYPE_CHECKING:  # the crash guard, a process, starts sooner without pyarrow
+if TYPE_CHECKING:  # the crash guard, a process, starts sooner without tables and stores
     from denoise.output.generations import Shard
     from denoise.output.shard import Counts, ShardTask
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as Affinity
 
-if TYPE_CHECKING:  # its process starts sooner without pyarrow
+if TYPE_CHECKING:  # its process starts sooner without tables and stores
     from denoise.output.shard import ShardTask
 
 _MOST = 3  # times that workers may die on a shard, and then on one image of it

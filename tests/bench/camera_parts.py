@@ -3,22 +3,20 @@
     python -m tests.bench.camera_parts PHOTOS VALIDATION NOISY CLEAN [--steps 1500] [--init cae-s]
 
 Each begins with the same weights and sees the same patches of PHOTOS. CLEAN has the images of NOISY
-under the same names: real pairs, none of which is learned from.
+under the same paths: real pairs, none of which is learned from.
 """
 
 import argparse
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 
 from denoise import Denoiser, TrainConfig, train
 from denoise.images.camera import CameraNoise
-from denoise.images.codec import decode
-from denoise.images.metrics import mse, psnr
 from denoise.training import camera
+from tests.bench import real
 
 
 def without_coarse_grain(noise: CameraNoise) -> CameraNoise:
@@ -38,6 +36,7 @@ def with_colour_as_brightness(noise: CameraNoise) -> CameraNoise:
     return replace(noise, grain=replace(noise.grain, chroma=chroma))
 
 
+FLAT = "as strong in light as in shadow"
 PARTS: dict[str, Callable[[CameraNoise], CameraNoise]] = {
     "all of it": lambda noise: noise,
     "without JPEG": lambda noise: replace(noise, jpeg=()),
@@ -45,30 +44,29 @@ PARTS: dict[str, Callable[[CameraNoise], CameraNoise]] = {
     "without coarse grain": without_coarse_grain,
     "white": lambda noise: without_demosaicing(without_coarse_grain(noise)),
     "colour as coarse as brightness": with_colour_as_brightness,
-    "as strong in light as in shadow": lambda noise: noise,  # see `trained`
+    FLAT: lambda noise: noise,  # of which `trained` changes the strengths
 }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    for name in ("photos", "validation", "noisy"):
+    for name in ("photos", "validation", "noisy", "clean"):
         parser.add_argument(name)
-    parser.add_argument("clean", type=Path)
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--init", default="cae-s")
     given = parser.parse_args()
-    pairs = [
-        (decode(path.read_bytes()).pixels, decode((given.clean / path.name).read_bytes()).pixels)
-        for path in sorted(Path(given.noisy).iterdir())
-    ]
-    noisy = np.mean([psnr(mse(noisy, clean)) for noisy, clean in pairs])
-    print(f"{len(pairs)} pairs, noisy: {noisy:.2f} dB", flush=True)
+    pairs = list(real.pairs_of(given.noisy, given.clean, None))
+    print(f"{len(pairs)} pairs, noisy: {quality(lambda pixels: pixels, pairs):.2f} dB", flush=True)
     for part in PARTS:
         with tempfile.TemporaryDirectory(prefix="camera-parts-") as folder:
             trained(part, given, folder)
-            denoiser = Denoiser.load(folder)
-            reached = np.mean([psnr(mse(denoiser(noisy), clean)) for noisy, clean in pairs])
-        print(f"{part:34} {reached:.2f} dB", flush=True)
+            print(f"{part:34} {quality(Denoiser.load(folder), pairs):.2f} dB", flush=True)
+
+
+def quality(method: real.Method, pairs: Sequence[tuple[real.Pixels, real.Pixels]]) -> float:
+    """The mean PSNR in dB."""
+    each, _, _ = real.measured(method, pairs)
+    return float(np.mean(each))
 
 
 def trained(part: str, given: argparse.Namespace, output: str) -> None:
@@ -76,7 +74,7 @@ def trained(part: str, given: argparse.Namespace, output: str) -> None:
     draw, strengths = camera.draw_camera_noise, camera.strengths
     try:
         camera.draw_camera_noise = lambda seed, iso=None: PARTS[part](draw(seed, iso))
-        if part == "as strong in light as in shadow":
+        if part == FLAT:
             camera.strengths = lambda *asked: np.ones_like(strengths(*asked))
         train(
             TrainConfig(
