@@ -131,8 +131,8 @@ def measured(folder: Path, count: int = 40) -> Rates:
         flags = InferConfig(images=str(folder), output=output, add_noise=0.1)
         config, model, _ = infer.prepare(flags)
         work = worker(Allocation(), config, model)
-        work(ShardTask(output, 0, listed[:1]))  # warms up
-        counts = work(ShardTask(output, 1, sorted(listed, key=lambda entry: entry.path)))
+        list(work([ShardTask(output, 0, listed[:1])]))  # warms up
+        (counts,) = work([ShardTask(output, 1, sorted(listed, key=lambda entry: entry.path))])
         written = sum(len(row["image"]["bytes"]) for row in tables.part(output, 1) if row["image"])
     rates = {
         stage: round(counts.pixels / 1e6 / counts.seconds[stage], 2)

@@ -257,7 +257,7 @@ def test_with_more_threads_the_rows_are_the_same(images: Path, model: str, tmp_p
         ("here", Allocation(compute=3, decode=3, encode=3)),
     ):
         work = worker(allocation, config, name)
-        counts = work(shard_of(images, tmp_path / output))
+        (counts,) = work([shard_of(images, tmp_path / output)])
         assert (counts.images, counts.failed) == (8, 1)
     assert pages_of(tmp_path / "cpu") == pages_of(tmp_path / "gpu") == pages_of(tmp_path / "here")
 
@@ -289,7 +289,7 @@ def test_an_image_that_takes_too_long_is_an_error_row_and_the_others_are_fine(
 
     monkeypatch.setattr(stages, "decode_pair", slowly)
     config, name, _ = prepare(config_of("here", images, tmp_path, model, max_seconds=0.5))
-    worker(allocation, config, name)(shard_of(images, tmp_path / "out"))
+    list(worker(allocation, config, name)([shard_of(images, tmp_path / "out")]))
     release.set()
     rows = {row["path"]: row["error"] for row in tables.part(str(tmp_path / "out"), 0)}
     assert rows.pop("broken.png") is not None

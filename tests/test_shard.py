@@ -17,7 +17,7 @@ ENTRIES = [Entry(name, f"/in/{name}", 10, "1") for name in "abcd"]
 def write(task: ShardTask, **rows: dict[str, Any]) -> ShardWriter:
     """Does a shard: what a task finds missing gets these rows, by path."""
     with ShardWriter(task, INFER_SCHEMA) as out:
-        for entry in out.missing:
+        for entry in task.missing():
             out.add({"path": entry.path, "error": None} | rows.get(entry.path, {}), {"decode": 1.0})
     return out
 

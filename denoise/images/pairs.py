@@ -67,6 +67,7 @@ class Pair:
     """A clean and a noisy image, or as much of them as there is."""
 
     path: str
+    stem: str = ""  # of its file's name, where another input has the usual name
     picture: Picture | None = None  # as decoded: its kind and what is carried along
     noisy: NDArray[Any] | None = None
     clean: NDArray[Any] | None = None  # None where no reference is known
@@ -81,6 +82,11 @@ class Pair:
     def white_level(self) -> int | None:
         """What 1 of the 0..1 scale is in its pixels; None: the largest of their type."""
         return self.picture.white_level if self.picture else None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its pixels."""
+        return sum(0 if pixels is None else pixels.nbytes for pixels in (self.noisy, self.clean))
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:

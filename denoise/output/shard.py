@@ -38,10 +38,13 @@ class ShardTask:
         """Whether there is a part file, some of whose rows stay."""
         return self.retry_errors or self.redo is not None
 
-    @property
-    def stems(self) -> dict[str, str]:
-        """Of the inputs whose file has another name than the usual: path -> stem of the name."""
-        return {entry.path: entry.stem for entry in self.entries if entry.stem}
+    def missing(self) -> list[Entry]:
+        """The inputs whose rows are to be made. Raises OSError."""
+        if not self.has_rows:
+            return self.entries
+        rows = tables.part(self.output, self.number, ["path", "error"])
+        kept = {row["path"] for row in rows if self.keeps(row)}
+        return [entry for entry in self.entries if entry.path not in kept]
 
     def keeps(self, row: Mapping[str, Any]) -> bool:
         """Whether a row of its part file stays as it is."""
@@ -122,12 +125,6 @@ class ShardWriter:
             if self._task.redo is not None:
                 note_redone(self._task.output, self._task.number, self._task.redo)
         self.counts.seconds["write"] = self._writing
-
-    @property
-    def missing(self) -> list[Entry]:
-        """The inputs whose rows are to be made."""
-        old = {row["path"] for row in self._old}
-        return [entry for entry in self._task.entries if entry.path not in old]
 
     def add(self, row: dict[str, Any], seconds: Mapping[str, float]) -> None:
         """Write the row of an image, which took so many seconds by stage."""

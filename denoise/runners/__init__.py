@@ -1,6 +1,6 @@
 """The two runners of shards, this process and Ray Data; the choice between them is made here, once.
 
-Both call the same function of a job on each shard, and neither knows what it does. This process is
+Both call the same function of a job on shards, and neither knows what it does. This process is
 chosen for a private job on this machine with at most one GPU, no number of workers asked for, and
 less work than Ray takes to start; everything else goes through Ray.
 """
@@ -8,7 +8,7 @@ less work than Ray takes to start; everything else goes through Ray.
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -36,13 +36,23 @@ class Allocation:
     encode: int = 0  # measure, encode, and write files
     gpu: bool = False
 
+    def one_by_one(self) -> "Allocation":
+        """The same, but no image is begun before the one before it is done."""
+        return replace(self, fetch=0, decode=0, encode=0)
+
+    @property
+    def is_one_by_one(self) -> bool:
+        return self.fetch == 0
+
+
+Work = Callable[["Iterable[ShardTask]"], "Iterator[Counts]"]  # what a worker does with shards
+
 
 @dataclass(frozen=True)
 class Job:
     """What a runner needs to know of a job."""
 
-    # called with an Allocation in each worker, it returns the function of a shard
-    worker: Callable[..., "Callable[[ShardTask], Counts]"]
+    worker: Callable[..., Work]  # called with an Allocation in each worker
     workers: tuple[int, ...] = ()  # N, or MIN MAX; empty: as many as there is room for
     device: Device = "cpu"  # what a worker computes on; auto: a GPU where there is one
     gpus_per_worker: float = 1.0

@@ -1,4 +1,4 @@
-"""Runs shards in this process, one after the other: small jobs are done before Ray would start."""
+"""Runs shards in this process, as one stream: small jobs are done before Ray would start."""
 
 from collections.abc import Iterable, Iterator
 
@@ -8,7 +8,7 @@ from denoise.runners import Allocation, Job, cores
 
 
 def run(job: Job, output: str, shards: Iterable[Shard], retry_errors: bool) -> Iterator[Counts]:
-    """Work on shards and yield what each came to.
+    """Work on shards; an iterator of what each came to.
 
     The network has all cores. Threads decode ahead of it and encode behind it.
     """
@@ -16,5 +16,4 @@ def run(job: Job, output: str, shards: Iterable[Shard], retry_errors: bool) -> I
     work = job.worker(
         Allocation(compute=count, decode=count, encode=count, gpu=job.device == "gpu")
     )
-    for shard in shards:
-        yield work(task_of(output, shard, retry_errors=retry_errors))
+    return work(task_of(output, shard, retry_errors=retry_errors) for shard in shards)

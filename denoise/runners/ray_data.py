@@ -8,7 +8,7 @@ import gc
 import json
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import lru_cache, partial
@@ -23,7 +23,7 @@ from ray.util.metrics import Counter as Metric
 
 from denoise.output.generations import Shard
 from denoise.output.shard import Counts, ShardTask, task_of
-from denoise.runners import GIVEN_UP, Allocation, Job, Runner, crash_guard, ray_session
+from denoise.runners import GIVEN_UP, Allocation, Job, Runner, Work, crash_guard, ray_session
 from denoise.runners.resources import Resources, actors, needs_of
 from denoise.storage import uris
 
@@ -95,18 +95,25 @@ class _Worker:
     def __init__(self, job: Job, output: str, retry_errors: bool, guard: Any) -> None:
         self._job, self._output = job, output
         self._retry_errors, self._guard = retry_errors, guard
-        self._work: Callable[[ShardTask], Counts] | None = None
+        self._works: dict[bool, Work] = {}  # by whether images are done one by one
 
     def __call__(self, shard: dict[str, Any]) -> dict[str, str]:
         if any(thread.name == GIVEN_UP for thread in threading.enumerate()):
             os._exit(1)  # Ray makes a new worker, with a core and memory for itself alone
-        if self._work is None:  # here Ray hands on what is raised, from __init__ it does not
-            self._work = self._job.worker(_allocation())
         task = task_of(self._output, Shard(**shard), retry_errors=self._retry_errors)
-        counts = self._work(crash_guard.guarded(task, self._guard))
+        task = crash_guard.guarded(task, self._guard)
+        (counts,) = self._work_for(task)([task])
         self._guard.end.remote(task.number)
         _meter(counts)
         return {"counts": json.dumps(asdict(counts))}
+
+    def _work_for(self, task: ShardTask) -> Work:
+        """Load what is needed; not in __init__, from which Ray does not hand on what is raised."""
+        is_announced = task.announce is not None
+        if is_announced not in self._works:
+            allocation = _allocation().one_by_one() if is_announced else _allocation()
+            self._works[is_announced] = self._job.worker(allocation)
+        return self._works[is_announced]
 
 
 def _allocation() -> Allocation:

@@ -11,7 +11,7 @@ def fetch(entry: Entry, config: PairConfig) -> Fetched:
 
     It waits for a disk or a store, so threads may do it ahead. What goes wrong is the pair's error.
     """
-    pair = Pair(entry.path)
+    pair = Pair(entry.path, entry.stem)
     source = Source(b"")
     reference: bytes | str | None = None
     with pair.stage("fetch"):
@@ -25,13 +25,13 @@ def fetch(entry: Entry, config: PairConfig) -> Fetched:
     return Fetched(pair, source, reference)
 
 
-def failed(entry: Entry, error: str, config: PairConfig) -> Pair:
-    """The pair of an image that is not to be touched: what stands beside it is fetched alone."""
+def failed(entry: Entry, error: str, config: PairConfig) -> Fetched:
+    """An image that is not to be touched, and why: what stands beside it is fetched alone."""
     pair = Pair(entry.path)
     with pair.stage("fetch"):
         pair.beside = beside_of(entry, config.beside, alone=True)
     pair.error = error
-    return pair
+    return Fetched(pair, Source(b""))
 
 
 def load_pair(entry: Entry, config: PairConfig) -> Pair:

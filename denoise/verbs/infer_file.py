@@ -71,7 +71,7 @@ def infer_file(config: "InferConfig", model: str) -> dict[str, Any]:
     start_up = time.monotonic() - start
     pairing = pairing_of(config)
     decoded = decode_in_time(fetch(entry, pairing), pairing, config.max_seconds)
-    [(pair, denoised)] = denoised_pairs([decoded], denoiser, alone=True)
+    [(pair, denoised)] = denoised_pairs([decoded], denoiser)
     if pair.error is None and pair.picture is not None:
         with pair.stage("encode"):
             picture = replace(pair.picture, pixels=to_store(denoised, pair.picture))

@@ -1,14 +1,14 @@
-"""What a worker of the infer job does with a shard: images in, rows with denoised images out."""
+"""What a worker of the infer job does with shards: images in, rows with denoised images out."""
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import closing, suppress
 from dataclasses import replace
 from functools import partial
+from itertools import chain, islice, tee
 from math import isfinite, sqrt
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from denoise.errors import SettingsError
@@ -17,7 +17,7 @@ from denoise.images.metrics import estimate_noise, ssim
 from denoise.images.pairs import Pair, PairConfig, errors_of
 from denoise.output.shard import Counts, ShardTask, ShardWriter
 from denoise.output.tables import INFER_SCHEMA, with_columns
-from denoise.runners import Allocation, gpus_are_made_up
+from denoise.runners import Allocation, Work, gpus_are_made_up
 from denoise.storage.columns import NO_COLUMNS, Columns
 from denoise.verbs.save import encoders_of, save
 from denoise.verbs.stages import decoded_pairs, in_order
@@ -32,14 +32,17 @@ _CPU_AHEAD = 1 << 21  # pixels for each thread of a CPU: of two images of one wi
 
 def worker(
     allocation: Allocation, config: "InferConfig", model: str, columns: Columns = NO_COLUMNS
-) -> Callable[[ShardTask], Counts]:
-    """What a worker does with each shard, its model loaded. Raises SettingsError."""
+) -> Work:
+    """What a worker does with shards, its model loaded. Raises SettingsError."""
     denoiser = denoiser_of(config, model, allocation.compute)
     if allocation.gpu and not denoiser.on_gpu and not gpus_are_made_up():
         raise SettingsError(no_gpu())
-    return partial(
-        infer_shard, denoiser=denoiser, config=config, allocation=allocation, columns=columns
+    work = partial(
+        infer_shards, denoiser=denoiser, config=config, allocation=allocation, columns=columns
     )
+    if denoiser.on_gpu:  # batches are made of one shard's images, so that a retry makes the same
+        return lambda tasks: chain.from_iterable(work([task]) for task in tasks)
+    return work
 
 
 def no_gpu() -> str:
@@ -82,30 +85,31 @@ def denoiser_of(config: "InferConfig", model: str, threads: int | None = None) -
     return denoiser
 
 
-def infer_shard(
-    task: ShardTask,
+def infer_shards(
+    tasks: Iterable[ShardTask],
     denoiser: "Denoiser",
     config: "InferConfig",
     allocation: Allocation,
     columns: Columns = NO_COLUMNS,
-) -> Counts:
-    """Denoise the images of a shard and write its part file."""
+) -> Iterator[Counts]:
+    """Denoise the images of shards and write their part files, one after the other.
+
+    While a shard is written, images of the next ones are on their way already.
+    """
+    schema = with_columns(INFER_SCHEMA, columns)
     pairing = replace(pairing_of(config), beside=columns.names)
-    with ShardWriter(task, with_columns(INFER_SCHEMA, columns), to_tar=config.save == "tar") as out:
-        pairs = decoded_pairs(task, out.missing, pairing, allocation, config.max_seconds)
-        alone = task.announce is not None or len(out.missing) == 1
-        denoised = denoised_pairs(pairs, denoiser, alone=alone)
-        row = partial(
-            row_of,
-            config=config,
-            model=denoiser.package.id,
-            output=task.output,
-            stems=task.stems,
-        )
-        for pair, made in in_order(row, denoised, encoders_of(task, allocation, config)):
-            out.add(made, pair.seconds)
-        out.notes |= denoiser.notes
-    return out.counts
+    shards, ahead = tee((task, task.missing()) for task in tasks)
+    pairs = decoded_pairs(ahead, pairing, allocation, config.max_seconds)
+    denoised = denoised_pairs(pairs, denoiser, one_by_one=allocation.is_one_by_one)
+    row = partial(row_of, config=config, model=denoiser.package.id)
+    encoders = encoders_of(allocation, config)
+    with closing(in_order(row, denoised, encoders, size=lambda made: made[0].nbytes)) as rows:
+        for task, missing in shards:
+            with ShardWriter(task, schema, to_tar=config.save == "tar") as out:
+                for pair, made in islice(rows, len(missing)):
+                    out.add(made, pair.seconds)
+                out.notes |= denoiser.notes
+            yield out.counts
 
 
 def pairing_of(config: "InferConfig") -> PairConfig:
@@ -122,18 +126,22 @@ def pairing_of(config: "InferConfig") -> PairConfig:
 
 
 def denoised_pairs(
-    pairs: Iterable[Pair], denoiser: "Denoiser", *, alone: bool = False
+    pairs: Iterable[Pair], denoiser: "Denoiser", *, one_by_one: bool = False
 ) -> Iterator[tuple[Pair, Any]]:
     """Each pair with its denoised pixels, None where it failed.
 
-    On a GPU small images go together, on a CPU each thread computes another one; `alone`: none is
-    computed before the one before it is taken.
+    On a GPU small images go together, on a CPU each thread computes another one, and one that has
+    none beside it is computed by all; `one_by_one`: none before the one before it is taken.
     """
-    if alone or denoiser.on_gpu or denoiser.threads == 1:
-        for batch in _batches(pairs, _GPU_BATCH if denoiser.on_gpu and not alone else 0):
-            yield from zip(batch, _denoise_batch(batch, denoiser), strict=True)
-    else:
-        yield from _denoise_ahead(pairs, denoiser, _CPU_AHEAD * denoiser.threads)
+    together = 0 if one_by_one or not denoiser.on_gpu else _GPU_BATCH
+    if not (one_by_one or denoiser.on_gpu or denoiser.threads == 1):
+        first_two = list(islice(pairs := iter(pairs), 2))
+        pairs = chain(first_two, pairs)
+        if len(first_two) == 2:
+            yield from _denoise_ahead(pairs, denoiser, _CPU_AHEAD * denoiser.threads)
+            return
+    for batch in _batches(pairs, together):
+        yield from zip(batch, _denoise_batch(batch, denoiser), strict=True)
 
 
 def _denoise_ahead(
@@ -229,28 +237,16 @@ def to_store(denoised: Any, picture: Picture) -> Any:
 
 
 def row_of(
-    denoised_pair: tuple[Pair, Any],
-    config: "InferConfig",
-    model: str,
-    output: str,
-    stems: Mapping[str, str] = MappingProxyType({}),
+    denoised_pair: tuple[Pair, Any], config: "InferConfig", model: str
 ) -> tuple[Pair, dict[str, Any]]:
-    """A pair and its row of the table: the image as stored, and how far it is from the clean.
-
-    `stems` as ShardTask has them: of files that do not have their usual names.
-    """
+    """A pair and its row of the table: the image as stored, and how far it is from the clean."""
     pair, denoised = denoised_pair
     columns: dict[str, Any] = {}
     if pair.error is None:
         assert pair.picture is not None
         with pair.stage("encode"):
-            saved = save(
-                replace(pair.picture, pixels=to_store(denoised, pair.picture)),
-                pair.path,
-                config,
-                output,
-                stem=stems.get(pair.path, ""),
-            )
+            picture = replace(pair.picture, pixels=to_store(denoised, pair.picture))
+            saved = save(picture, pair.path, config, stem=pair.stem)
             columns = {"image": saved.image, "file": saved.file}
     if pair.error is None:
         with pair.stage("measure"):

@@ -1,16 +1,18 @@
 """The noise job: images -> a table of clean and noisy pairs."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
-from types import MappingProxyType
+from itertools import islice, tee
 from typing import Any, get_args
 
 from denoise.images.noise import check_sigma
 from denoise.images.pairs import Kind, Pair, PairConfig, errors_of
 from denoise.output.shard import Counts, ShardTask, ShardWriter
 from denoise.output.tables import NOISE_SCHEMA, with_columns
-from denoise.runners import Allocation, Job
+from denoise.runners import Allocation, Job, Work
+from denoise.storage import uris
 from denoise.storage.columns import NO_COLUMNS, Columns
 from denoise.verbs import bulk
 from denoise.verbs.bulk import BulkConfig
@@ -64,49 +66,56 @@ def noise(config: NoiseConfig) -> dict[str, Any]:
     where flags or locations are wrong.
     """
     check_is_folder(config.output)
-    job = Job(partial(worker, config=config), workers=worker_counts(config.workers))
+    absolute = replace(config, output=uris.absolute(config.output))
+    job = Job(partial(worker, config=absolute), workers=worker_counts(config.workers))
     sizes = bulk.Sizes(here=_HERE, cpu=_SHARD_BYTES)
     return bulk.run(config, "noise", config.settings(), job, sizes, NOISE_SCHEMA)
 
 
-def worker(
-    allocation: Allocation, config: NoiseConfig, columns: Columns = NO_COLUMNS
-) -> Callable[[ShardTask], Counts]:
-    """What a worker does with each shard."""
-    return partial(noise_shard, config=config, allocation=allocation, columns=columns)
+def worker(allocation: Allocation, config: NoiseConfig, columns: Columns = NO_COLUMNS) -> Work:
+    """What a worker does with shards."""
+    return partial(noise_shards, config=config, allocation=allocation, columns=columns)
 
 
-def noise_shard(
-    task: ShardTask, config: NoiseConfig, allocation: Allocation, columns: Columns = NO_COLUMNS
-) -> Counts:
-    """Add noise to the images of a shard and write its part file."""
+def noise_shards(
+    tasks: Iterable[ShardTask],
+    config: NoiseConfig,
+    allocation: Allocation,
+    columns: Columns = NO_COLUMNS,
+) -> Iterator[Counts]:
+    """Add noise to the images of shards and write their part files, one after the other.
+
+    While a shard is written, images of the next ones are on their way already.
+    """
+    schema = with_columns(NOISE_SCHEMA, columns)
     pairing = replace(pairing_of(config), beside=columns.names)
-    with ShardWriter(task, with_columns(NOISE_SCHEMA, columns), to_tar=config.save == "tar") as out:
-        pairs = decoded_pairs(task, out.missing, pairing, allocation, config.max_seconds)
-        row = partial(row_of, config=config, output=task.output, stems=task.stems)
-        for pair, made in in_order(row, pairs, encoders_of(task, allocation, config)):
-            out.add(made, pair.seconds)
-    return out.counts
+    shards, ahead = tee((task, task.missing()) for task in tasks)
+    pairs = decoded_pairs(ahead, pairing, allocation, config.max_seconds)
+    row, encoders = partial(row_of, config=config), encoders_of(allocation, config)
+    with closing(in_order(row, pairs, encoders, size=lambda pair: pair.nbytes)) as rows:
+        for task, missing in shards:
+            with ShardWriter(task, schema, to_tar=config.save == "tar") as out:
+                for pair, made in islice(rows, len(missing)):
+                    out.add(made, pair.seconds)
+            yield out.counts
 
 
-def row_of(
-    pair: Pair, config: NoiseConfig, output: str, stems: Mapping[str, str] = MappingProxyType({})
-) -> tuple[Pair, dict[str, Any]]:
+def row_of(pair: Pair, config: NoiseConfig) -> tuple[Pair, dict[str, Any]]:
     """A pair and its row of the table: encoded images, and how far they are apart."""
     row: dict[str, Any] = {}
     with pair.stage("encode"):
         if pair.error is None:
-            row = _images(pair, config, output, stems.get(pair.path, ""))
+            row = _images(pair, config)
     return pair, row | pair.about()
 
 
-def _images(pair: Pair, config: NoiseConfig, output: str, stem: str) -> dict[str, Any]:
+def _images(pair: Pair, config: NoiseConfig) -> dict[str, Any]:
     assert pair.picture is not None and pair.noisy is not None
-    saved = save(replace(pair.picture, pixels=pair.noisy), pair.path, config, output, stem=stem)
+    saved = save(replace(pair.picture, pixels=pair.noisy), pair.path, config, stem=pair.stem)
     row: dict[str, Any] = {"noisy": saved.image, "file": saved.file}
     clean = pair.clean
     if saved.image is not None:
-        in_table = save(pair.picture, pair.path, replace(config, save="parquet"), output)
+        in_table = save(pair.picture, pair.path, replace(config, save="parquet"))
         row["clean"], clean = in_table.image, in_table.pixels
     row["mse"], row["psnr"] = errors_of(saved.pixels, clean, pair.white_level)
     return row

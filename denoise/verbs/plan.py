@@ -139,7 +139,7 @@ def _calibrate(sample: list[Entry], config: InferConfig, model: str) -> Iterable
             start = time.perf_counter()
             if start > stop and number > 2:
                 return
-            counts = work(ShardTask(scratch, number, [entry]))
+            (counts,) = work([ShardTask(scratch, number, [entry])])
             spent = time.perf_counter() - start
             (row,) = tables.part(scratch, number)
             saved = len(row["image"]["bytes"]) if row["image"] else 0

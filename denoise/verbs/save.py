@@ -10,7 +10,6 @@ from denoise.errors import ImageError, WriteError, words_of
 from denoise.images.codec import Picture, decode, encode, format_for, is_lossy, suffix_of
 from denoise.output.discard import UNFINISHED
 from denoise.output.names import file_of
-from denoise.output.shard import ShardTask
 from denoise.runners import Allocation
 from denoise.storage import files, uris
 from denoise.verbs.bulk import BulkConfig
@@ -28,7 +27,7 @@ class Saved:
     pixels: NDArray[Any]  # [H, W, C] as stored: other than the picture's if the format is lossy
 
 
-def save(picture: Picture, path: str, config: BulkConfig, output: str, *, stem: str = "") -> Saved:
+def save(picture: Picture, path: str, config: BulkConfig, *, stem: str = "") -> Saved:
     """Encode a picture, and write its file if asked to; `stem` where another has its usual name.
 
     Raises ImageError where the format has to hold the picture and cannot, WriteError where nothing
@@ -44,7 +43,7 @@ def save(picture: Picture, path: str, config: BulkConfig, output: str, *, stem: 
         image = {"bytes": encoded, "path": name}
     if config.save in ("files", "both"):
         file = f"images/{name}"
-        _write_file(output, file, encoded)
+        _write_file(config.output, file, encoded)
     return Saved(image, file, stored)
 
 
@@ -58,12 +57,12 @@ def encode_as(format: str, picture: Picture, config: BulkConfig) -> tuple[bytes,
     return encoded, picture.pixels
 
 
-def encoders_of(task: ShardTask, allocation: Allocation, config: BulkConfig) -> int:
+def encoders_of(allocation: Allocation, config: BulkConfig) -> int:
     """Threads that encode and save images ahead of their rows; some at least where they wait for a
-    store to take files. None where each image is announced before it is done."""
-    if task.announce is not None:
+    store to take files. None where images are done one by one."""
+    if allocation.is_one_by_one:
         return 0
-    waits = config.save in ("files", "both") and not uris.is_local(task.output)
+    waits = config.save in ("files", "both") and not uris.is_local(config.output)
     return allocation.encode or (_UPLOADERS if waits else 0)
 
 

@@ -3,10 +3,9 @@
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from itertools import islice
 from typing import TypeVar
 
 from denoise.errors import CRASHED
@@ -17,58 +16,73 @@ from denoise.storage.entry import Entry
 from denoise.storage.fetch import failed, fetch
 
 _FETCHED_AHEAD = 256 << 20  # bytes of encoded images that a worker may hold
-_DECODED_AHEAD = 1 << 30  # bytes of decoded images
+_DECODED_AHEAD = 1 << 30  # bytes of decoded images, of those decoded and of those encoded each
 _SWELL = 20  # times that a JPEG file grows when it is decoded and paired
 _T = TypeVar("_T")
 _R = TypeVar("_R")
 
 
 def decoded_pairs(
-    task: ShardTask,
-    missing: list[Entry],
+    shards: Iterable[tuple[ShardTask, list[Entry]]],
     config: PairConfig,
     allocation: Allocation,
     seconds: float,
 ) -> Iterator[Pair]:
-    """Fetch and decode the missing images of a shard, a few ahead of what is taken, in order.
+    """Fetch and decode the missing images of shards, a few ahead of what is taken, in order.
 
     An image that takes longer than `seconds` to decode is given up: its error says so.
     """
-    decode = partial(decode_in_time, config=config, seconds=seconds)
-    if task.announce is not None:
-        for entry in missing:
-            if entry.path in task.crashed:
-                yield failed(entry, CRASHED, config)
-            else:
-                task.announce(entry.path)
-                yield decode(fetch(entry, config))
-        return
-    largest = max((entry.likely_size for entry in missing), default=1)
     fetched = in_order(
-        partial(fetch, config=config),
-        missing,
-        max(1, min(allocation.fetch, _FETCHED_AHEAD // largest)),
+        partial(_fetch, config=config),
+        ((task, entry) for task, missing in shards for entry in missing),
+        allocation.fetch,
+        size=lambda image: image[1].likely_size,
+        most=_FETCHED_AHEAD,
     )
-    ahead = min(allocation.decode, max(1, _DECODED_AHEAD // (_SWELL * largest)))
-    yield from in_order(decode, fetched, ahead)
+    yield from in_order(
+        partial(decode_in_time, config=config, seconds=seconds),
+        fetched,
+        allocation.decode,
+        size=lambda image: _SWELL * len(image.source.encoded),
+    )
 
 
-def in_order(call: Callable[[_T], _R], items: Iterable[_T], threads: int) -> Iterator[_R]:
+def _fetch(image: tuple[ShardTask, Entry], config: PairConfig) -> Fetched:
+    task, entry = image
+    if entry.path in task.crashed:
+        return failed(entry, CRASHED, config)
+    if task.announce is not None:
+        task.announce(entry.path)
+    return fetch(entry, config)
+
+
+def in_order(
+    call: Callable[[_T], _R],
+    items: Iterable[_T],
+    threads: int,
+    *,
+    size: Callable[[_T], int],
+    most: int = _DECODED_AHEAD,
+) -> Generator[_R, None, None]:
     """Call a function in threads, as many items ahead of what is taken, and yield in order.
 
+    Fewer are ahead where they have more than `most` bytes together, as `size` tells before a call.
     With 0 threads each call is made where its result is taken.
     """
     if threads == 0:
         yield from map(call, items)
         return
-    waiting = iter(items)
+    running: deque[tuple[Future[_R], int]] = deque()
     pool = ThreadPoolExecutor(threads)
     try:
-        running = deque(pool.submit(call, item) for item in islice(waiting, threads))
+        for item in items:
+            running.append((pool.submit(call, item), size(item)))
+            while len(running) > 1 and (
+                len(running) > threads or sum(one for _, one in running) > most
+            ):
+                yield running.popleft()[0].result()
         while running:
-            result = running.popleft().result()
-            running.extend(pool.submit(call, item) for item in islice(waiting, 1))
-            yield result
+            yield running.popleft()[0].result()
     finally:  # nobody waits for what nobody takes any more
         pool.shutdown(wait=False, cancel_futures=True)
 

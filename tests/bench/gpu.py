@@ -11,6 +11,7 @@ import argparse
 import os
 import tempfile
 import time
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -69,11 +70,12 @@ def measure(given: argparse.Namespace, folder: str, home: str, listed: list[Entr
         if not on_gpu:
             torch.set_num_threads(1)
         work = worker(allocation, config, model)
-        work(ShardTask(home, 0, listed[:4]))  # warms up
-        counts, number, start = Counts(), 1, time.perf_counter()
-        while time.perf_counter() - start < given.seconds / 2:
-            counts.add(work(ShardTask(home, number, listed)))
-            number += 1
+        list(work([ShardTask(home, 0, listed[:4])]))  # warms up
+        counts, start = Counts(), time.perf_counter()
+        for one in work(ShardTask(home, number, listed) for number in count(1)):
+            counts.add(one)
+            if time.perf_counter() - start > given.seconds / 2:
+                break
         show(words, counts, time.perf_counter() - start)
     bound(counts, given.cores, on_gpu)
 

@@ -92,10 +92,10 @@ def bare_half(config: InferConfig, mine: list[Entry], ready: Any, times: Any) ->
     torch.set_num_threads(1)
     denoiser, pairing = Denoiser.load(config.model), pairing_of(config)
 
-    def row(entry: Entry, output: str) -> dict[str, Any]:
+    def row(entry: Entry) -> dict[str, Any]:
         pair = load_pair(entry, pairing)
         denoised = None if pair.noisy is None else denoiser.denoise([pair.noisy])[0]
-        return row_of((pair, denoised), config, config.model, output)[1]
+        return row_of((pair, denoised), config, config.model)[1]
 
     half(row, tables.INFER_SCHEMA, mine, ready, times)
 
@@ -103,10 +103,10 @@ def bare_half(config: InferConfig, mine: list[Entry], ready: Any, times: Any) ->
 def half(row: Any, schema: Any, mine: list[Entry], ready: Any, times: Any) -> None:
     """Does the images of one process, after one that is not counted."""
     with tempfile.TemporaryDirectory() as output:
-        row(mine[0], output)
+        row(mine[0])
         ready.wait()
         start = time.time()
-        rows = [row(entry, output) for entry in sorted(mine, key=lambda entry: entry.path)]
+        rows = [row(entry) for entry in sorted(mine, key=lambda entry: entry.path)]
         write_part(output, 0, rows, schema, {})
         times.put((start, time.time()))
 
@@ -228,7 +228,7 @@ def loader(config: InferConfig, listed: list[Entry]) -> float:
         rows = []
         for pair in [first, *waiting]:
             denoised = None if pair.noisy is None else denoiser.denoise([pair.noisy])[0]
-            rows.append(row_of((pair, denoised), config, config.model, output)[1])
+            rows.append(row_of((pair, denoised), config, config.model)[1])
         write_part(output, 0, rows, tables.INFER_SCHEMA, {})
         return len(listed) / (time.perf_counter() - start)
 
@@ -244,8 +244,8 @@ def noise_bare(config: NoiseConfig, listed: list[Entry]) -> float:
 def noise_half(config: NoiseConfig, mine: list[Entry], ready: Any, times: Any) -> None:
     pairing = pairing_of(config)
 
-    def row(entry: Entry, output: str) -> dict[str, Any]:
-        return noise_row_of(load_pair(entry, pairing), config, output)[1]
+    def row(entry: Entry) -> dict[str, Any]:
+        return noise_row_of(load_pair(entry, pairing), config)[1]
 
     half(row, tables.NOISE_SCHEMA, mine, ready, times)
 
