@@ -1,5 +1,6 @@
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from denoise.nets.denoiser import Denoiser
 from denoise.nets.networks import ARCHITECTURES, UNKNOWN_LEVEL, build
 from denoise.nets.package import Package
 from denoise.nets.precision import can_do
-from denoise.nets.windows import from_network, to_network
+from denoise.nets.windows import from_network, to_network, use_one_core
 from tests.conftest import photo
 
 CPU = torch.device("cpu")
@@ -273,9 +274,9 @@ class Crowded(Counting):
 def test_what_fits_the_memory_only_by_itself_is_computed_by_itself():
     denoiser = full(Crowded(), threads=4)
     pictures = [noise(30, 40, 3, seed) for seed in range(6)]
-    submitted = [denoiser.submit(picture) for picture in pictures]
-    for picture, one in zip(pictures, submitted, strict=True):
-        assert np.array_equal(denoiser.result(one), picture / 2)
+    with ThreadPoolExecutor(4) as threads:
+        for picture, denoised in zip(pictures, threads.map(denoiser, pictures), strict=True):
+            assert np.array_equal(denoised, picture / 2)
     assert not denoiser.notes  # tiles are as large as before
 
 
@@ -397,10 +398,10 @@ def test_a_picture_computed_beside_others_comes_out_as_by_a_call(precision):
     )
     pictures = [photo(40, 50), photo(90, 130), photo(2, 2), photo(60, 60)[..., 0]]
     pictures += [to_floats(photo(33, 64)), photo(64, 64, seed=1)]
-    for denoiser in (one, three):
-        submitted = [denoiser.submit(picture) for picture in pictures]
-        for picture, job in zip(pictures, submitted, strict=True):
-            assert np.array_equal(denoiser.result(job), one(picture))
+    with ThreadPoolExecutor(3, initializer=use_one_core) as threads:
+        for denoiser in (one, three):
+            for picture, denoised in zip(pictures, threads.map(denoiser, pictures), strict=True):
+                assert np.array_equal(denoised, one(picture))
 
 
 def test_no_strength_leaves_a_picture_as_it_was_and_half_goes_half_the_way():

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -29,6 +30,7 @@ from denoise.verbs import stages
 from denoise.verbs.infer import prepare
 from denoise.verbs.infer_shard import worker
 from denoise.verbs.noise import NoiseConfig, noise
+from denoise.verbs.threads import in_order
 from tests.conftest import encoded, make_photos, photo
 from tests.running import (
     ROOT,
@@ -249,17 +251,63 @@ def shard_of(images: Path, output: Path) -> ShardTask:
     return ShardTask(str(output), 0, listed)
 
 
-def test_with_more_threads_the_rows_are_the_same(images: Path, model: str, tmp_path: Path):
+def test_however_a_worker_works_its_part_files_are_the_same(
+    images: Path, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("DENOISE_MADE_UP_GPUS", "1")
     config, name, _ = prepare(config_of("here", images, tmp_path, model))
-    for output, allocation in (
-        ("cpu", Allocation()),
-        ("gpu", Allocation(decode=3, encode=3)),
-        ("here", Allocation(compute=3, decode=3, encode=3)),
-    ):
+    listed = shard_of(images, tmp_path).entries
+
+    def parts_of(output: str, allocation: Allocation, *, stream: bool) -> dict[str, bytes]:
         work = worker(allocation, config, name)
-        (counts,) = work([shard_of(images, tmp_path / output)])
-        assert (counts.images, counts.failed) == (8, 1)
-    assert pages_of(tmp_path / "cpu") == pages_of(tmp_path / "gpu") == pages_of(tmp_path / "here")
+        few = (listed[:1], listed[1:6], [], listed[6:])
+        tasks = [ShardTask(str(tmp_path / output), *one) for one in enumerate(few)]
+        counts = list(work(tasks)) if stream else [one for task in tasks for one in work([task])]
+        assert [one.images for one in counts] == [1, 5, 0, 2]
+        assert sum(one.failed for one in counts) == 1
+        return pages_of(tmp_path / output)
+
+    expected = parts_of("cpu", Allocation(), stream=False)
+    assert parts_of("here", Allocation(threads=3), stream=True) == expected
+    assert parts_of("gpu", Allocation(threads=3, gpu=True), stream=False) == expected
+    assert parts_of("careful", Allocation(threads=3, one_by_one=True), stream=True) == expected
+
+
+def test_images_of_the_next_shard_are_on_their_way_while_one_is_written(
+    images: Path, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    config, name, _ = prepare(config_of("here", images, tmp_path, model))
+    listed = [entry for entry in shard_of(images, tmp_path).entries if entry.path != "broken.png"]
+    decode, begun = stages.decode_pair, threading.Event()
+
+    def noted(fetched: Any, config: Any) -> Any:
+        if fetched.pair.path == listed[2].path:
+            begun.set()
+        elif fetched.pair.path == listed[1].path:  # the last one of the first shard
+            assert begun.wait(60)
+        return decode(fetched, config)
+
+    monkeypatch.setattr(stages, "decode_pair", noted)
+    tasks = [ShardTask(str(tmp_path / "out"), *one) for one in enumerate((listed[:2], listed[2:]))]
+    counts = list(worker(Allocation(threads=2), config, name)(tasks))
+    assert [one.images for one in counts] == [2, len(listed) - 2]
+
+
+def test_no_more_is_ahead_than_memory_holds():
+    running, most = set[int](), list[int]()
+
+    def call(item: int) -> int:
+        running.add(item)
+        most.append(len(running))
+        time.sleep(0.01)
+        running.remove(item)
+        return item
+
+    for size, expected in ((1, {1, 2, 3, 4}), (40, {1, 2}), (1000, {1})):
+        most.clear()
+        found = in_order(call, str, range(20), 4, size=lambda item, size=size: size, most=100)
+        assert list(found) == [str(item) for item in range(20)]
+        assert set(most) <= expected and max(most) == max(expected)
 
 
 def test_a_worker_of_a_gpu_that_finds_no_gpu_ends_the_job_in_one_line(
@@ -275,7 +323,7 @@ def test_a_worker_of_a_gpu_that_finds_no_gpu_ends_the_job_in_one_line(
     assert not tables.parts(config.output)
 
 
-@pytest.mark.parametrize("allocation", [Allocation(), Allocation(decode=2, encode=2)])
+@pytest.mark.parametrize("allocation", [Allocation(), Allocation(threads=2)])
 def test_an_image_that_takes_too_long_is_an_error_row_and_the_others_are_fine(
     allocation: Allocation, images: Path, model: str, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

@@ -1,4 +1,4 @@
-"""One image decoded and paired with its noisy or its clean self.
+"""One image decoded and paired with its noisy or its clean self, and with its denoised one.
 
 Pixels are [H, W, C] integers; `noisy` is float32 on 0..1 where noise is asked for unrounded.
 """
@@ -40,6 +40,7 @@ class PairConfig:
     reference: str | None = None  # where the clean images lie, if the images are noisy
     white_level: WhiteLevel | None = None  # of images of 16 bits; None: 65535
     max_pixels: int = MAX_PIXELS
+    max_seconds: float = 120.0  # that decoding and pairing it may take
     allow_elsewhere: bool = False  # tables may name images that lie outside of their own folder
     # columns of an input table to carry along: their names there, and in the output
     beside: tuple[tuple[str, str], ...] = ()
@@ -71,6 +72,7 @@ class Pair:
     picture: Picture | None = None  # as decoded: its kind and what is carried along
     noisy: NDArray[Any] | None = None
     clean: NDArray[Any] | None = None  # None where no reference is known
+    denoised: NDArray[Any] | None = None  # as the network made it of `noisy`
     sigma: float | None = None  # of Gaussian noise
     seed: int | None = None
     noise: str | None = None  # kind and parameters of what was added
@@ -86,7 +88,8 @@ class Pair:
     @property
     def nbytes(self) -> int:
         """Bytes of its pixels."""
-        return sum(0 if pixels is None else pixels.nbytes for pixels in (self.noisy, self.clean))
+        held = (self.noisy, self.clean, self.denoised)
+        return sum(pixels.nbytes for pixels in held if pixels is not None)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -116,7 +119,7 @@ class Pair:
 
     def _fail(self, error: str) -> None:
         self.error = error
-        self.noisy = self.clean = None  # no later stage goes on with it
+        self.noisy = self.clean = self.denoised = None  # no later stage goes on with it
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,9 @@ inside the network [N, 3, h, w], where h and w are those of a tile.
 
 import logging
 import os
+import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from typing import Any, Self
 
@@ -20,7 +20,7 @@ from denoise.nets import Asked, Precision
 from denoise.nets import networks as models
 from denoise.nets import package as packages
 from denoise.nets.precision import Run, check, resolve_precision, runnable
-from denoise.nets.windows import Answer, Array, Processor, Window, assemble, exact_cudnn
+from denoise.nets.windows import Array, Processor, Window, assemble, exact_cudnn
 
 _log = logging.getLogger(__name__)
 
@@ -35,7 +35,6 @@ class Denoiser:
 
     notes: set[str]  # what a user should know of how it went, for the run's summary
     precision: Precision  # of the convolutions
-    threads: int  # of a CPU that compute
     recomputed: int  # pictures of which half precision made NaN, recomputed in float32
 
     def __init__(
@@ -61,14 +60,14 @@ class Denoiser:
         self._reach = int(package.model.reach)  # type: ignore[arg-type]
         self._stride = int(package.model.stride)  # type: ignore[arg-type]
         self.notes = set()
-        self.recomputed = 0
+        self.recomputed, self._counting = 0, threading.Lock()
         self._device = device or models.device()
         sigma = models.UNKNOWN_LEVEL if level is None else level
         on_cpu = self._device.type == "cpu"
         self._tile = tile or (_CPU_TILE if on_cpu else _GPU_TILE)
         self._whole = 0 if tile else (_CPU_WHOLE if on_cpu else _GPU_WHOLE)
         self._batch_pixels = 0 if on_cpu else _GPU_BATCH  # on a CPU, tiles go one by one
-        self.threads = threads
+        self._memory = _Memory()
         self._processor = Processor(self._device, threads, sigma=sigma, strength=strength)
         self.precision = resolve_precision(precision, self._device)
         self._network = self._sound_network()
@@ -128,49 +127,10 @@ class Denoiser:
         for picture in noisy:
             _check(picture)
         planes = [picture.reshape(*picture.shape[:2], -1) for picture in noisy]
-        while True:
-            try:
-                denoised = self._repair(planes, *self._denoise(planes, self._network))
-            except RuntimeError as error:
-                if not _is_out_of_memory(error):
-                    raise
-                if not self._use_less_memory():
-                    raise MemoryError from error
-            else:
-                return [
-                    result.reshape(picture.shape)
-                    for result, picture in zip(denoised, noisy, strict=True)
-                ]
-
-    def submit(self, noisy: Array) -> "Submitted":
-        """Begin to denoise a picture in a thread of a CPU, beside others; `result` waits for it.
-
-        Pictures of several tiles, and all on a GPU, are computed when their result is asked for.
-        Raises ValueError as a call does.
-        """
-        _check(noisy)
-        picture = noisy.reshape(*noisy.shape[:2], -1)
-        found = self._tiles(*picture.shape[:2])
-        window = Window(0, picture, found[0], self._stride)
-        answer = self._processor.submit([window], self._network) if len(found) == 1 else None
-        return Submitted(noisy, window, answer)
-
-    def result(self, submitted: "Submitted") -> Array:
-        """What a submitted picture became, as a call returns it. Raises MemoryError where it does
-        not fit even with nothing beside it."""
-        noisy, window = submitted.noisy, submitted.window
-        if submitted.answer is None:
-            return self(noisy)
-        try:
-            answer = submitted.answer.result()
-        except RuntimeError as error:
-            if not _is_out_of_memory(error):
-                raise
-            self._processor.wait()
-            return self(noisy)
-        submitted.seconds = answer.seconds
-        found = assemble([window.picture], [([window], answer)])
-        return self._repair([window.picture], *found)[0].reshape(noisy.shape)
+        denoised = self._fitting(planes)
+        return [
+            result.reshape(picture.shape) for result, picture in zip(denoised, noisy, strict=True)
+        ]
 
     def _sound_network(self) -> Run:
         """The network in the precision, or in float32 where a test tile shows it to be wrong."""
@@ -189,8 +149,30 @@ class Denoiser:
     def _float32_network(self) -> Run:
         return runnable(self.package.model, "float32", self._device)
 
-    def _denoise(self, pictures: Sequence[Array], network: Run) -> tuple[list[Array], set[int]]:
-        """Denoise pictures [H, W, C]; the indices of those with numbers that are not finite."""
+    def _fitting(self, pictures: Sequence[Array]) -> list[Array]:
+        """Denoise beside what other threads compute; what does not fit, by itself, and in smaller
+        tiles. Raises MemoryError where not even these fit."""
+        with self._memory.beside_others(), suppress(MemoryError):
+            return self._denoise(pictures)
+        with self._memory.alone():
+            while True:
+                with suppress(MemoryError):
+                    return self._denoise(pictures)
+                if not self._use_less_memory():
+                    raise MemoryError
+
+    def _denoise(self, pictures: Sequence[Array]) -> list[Array]:
+        """Denoise pictures [H, W, C] with tiles as they are. Raises MemoryError."""
+        try:
+            return self._repair(pictures, *self._compute(pictures, self._network))
+        except RuntimeError as error:
+            if not _is_out_of_memory(error):
+                raise
+            raise MemoryError from error
+
+    def _compute(self, pictures: Sequence[Array], network: Run) -> tuple[list[Array], set[int]]:
+        """Send pictures [H, W, C] through a network; the indices of those that became numbers that
+        are not finite."""
         return assemble(pictures, self._processor.answers(self._batches(pictures), network))
 
     def _repair(
@@ -203,9 +185,10 @@ class Denoiser:
         # that nobody wrote (2x2, bfloat16, AMX). Fused networks have none; others may
         tiny = {i for i, picture in enumerate(pictures) if min(picture.shape[:2]) <= self._stride}
         for index in sorted(tiny | failed):
-            (denoised[index],), _ = self._denoise([pictures[index]], self._float32_network)
+            (denoised[index],), _ = self._compute([pictures[index]], self._float32_network)
         if failed - tiny:
-            self.recomputed += len(failed - tiny)
+            with self._counting:
+                self.recomputed += len(failed - tiny)
             self._note(
                 f"{self.precision} gave numbers that are not finite for some images; "
                 "these were recomputed in float32"
@@ -250,19 +233,30 @@ class Denoiser:
         self.notes.add(words)
 
 
-@dataclass
-class Submitted:
-    """A picture that a thread computes, or that is computed when its result is asked for."""
+class _Memory:
+    """Where pictures are computed beside others, or one by itself."""
 
-    noisy: Array
-    window: Window  # the first of its windows; the only one where a thread computes it
-    answer: Future[Answer] | None
-    seconds: float = 0.0  # that a thread took for it, once that is known
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._users = 0
 
-    def cancel(self) -> None:
-        """Leave it undone, unless a thread computes it already."""
-        if self.answer is not None:
-            self.answer.cancel()
+    @contextmanager
+    def beside_others(self) -> Iterator[None]:
+        with self._changed:
+            self._users += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._users -= 1
+                self._changed.notify_all()
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Wait until nobody else is there; whoever comes meanwhile waits."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._users == 0)
+            yield
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:

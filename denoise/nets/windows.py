@@ -4,7 +4,6 @@ Shapes: pictures [H, W, C], C 1 (gray), 2 (gray, alpha), 3 (RGB), 4 (RGB, alpha)
 [h, w, 1 or 3]; inside the network [N, C, h, w].
 """
 
-import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -12,7 +11,6 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any
-from weakref import WeakSet
 
 import numpy as np
 import numpy.typing as npt
@@ -69,7 +67,6 @@ class Answer:
     pixels: Tensor  # [N, h, w, C], as the pictures store them
     is_finite: Tensor  # [N]
     done: torch.cuda.Event | None = None
-    seconds: float = 0.0  # that a CPU took for it
 
     def on_host(self) -> tuple[Array, list[bool]]:
         if self.done is not None:
@@ -93,7 +90,6 @@ class Processor:
         self._pool: ThreadPoolExecutor | None = None
         if on_cpu and threads > 1:
             self._pool = ThreadPoolExecutor(threads, initializer=use_one_core)
-        self._submitted = WeakSet[Future[Answer]]()
 
     def answers(
         self, batches: Iterator[list[Window]], network: Run
@@ -123,30 +119,22 @@ class Processor:
                 yield batch, self._compute(batch, network)
             return
         pending: deque[tuple[list[Window], Future[Answer]]] = deque()
-        for batch in batches:
-            pending.append((batch, self._pool.submit(self._compute, batch, network)))
-            if len(pending) > 2 * self._threads:
-                first, answer = pending.popleft()
-                yield first, answer.result()
-        for batch, answer in pending:
-            yield batch, answer.result()
-
-    def submit(self, batch: Sequence[Window], network: Run) -> Future[Answer] | None:
-        """Have a thread of a CPU compute a batch; None where there is none."""
-        if self._pool is None:
-            return None
-        answer = self._pool.submit(self._compute, batch, network)
-        self._submitted.add(answer)
-        return answer
-
-    def wait(self) -> None:
-        """Wait until no thread computes what was submitted."""
-        wait(self._submitted)
+        try:
+            for batch in batches:
+                pending.append((batch, self._pool.submit(self._compute, batch, network)))
+                if len(pending) > 2 * self._threads:
+                    first, answer = pending.popleft()
+                    yield first, answer.result()
+            for batch, answer in pending:
+                yield batch, answer.result()
+        finally:  # where one does not fit the memory, nobody takes the others
+            for _, answer in pending:
+                answer.cancel()
+            wait(answer for _, answer in pending)
 
     @torch.inference_mode()
     def _compute(self, batch: Sequence[Window], network: Run) -> Answer:
         """Send windows of one size and kind through the network. Returns before a GPU is done."""
-        start = time.perf_counter()
         # cuDNN's settings are the whole process's
         exact = nullcontext() if self._stream is None else exact_cudnn()
         with torch.cuda.stream(self._stream), exact:  # None: no stream of its own
@@ -163,7 +151,7 @@ class Processor:
                 denoised = denoised.mean(dim=3, keepdim=True)
             pixels = to_stored(denoised, stored.dtype)
             if self._stream is None:
-                return Answer(pixels, is_finite, seconds=time.perf_counter() - start)
+                return Answer(pixels, is_finite)
             host = torch.empty(pixels.shape, dtype=pixels.dtype, pin_memory=True)
             host.copy_(pixels, non_blocking=True)
             flags = torch.empty(len(batch), dtype=torch.bool, pin_memory=True)

@@ -8,7 +8,7 @@ less work than Ray takes to start; everything else goes through Ray.
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -25,24 +25,11 @@ GIVEN_UP = (
 
 @dataclass(frozen=True)
 class Allocation:
-    """What a runner gives a worker: threads, and maybe a GPU.
+    """What a runner gives a worker."""
 
-    With 0 threads a stage is done where its result is taken.
-    """
-
-    compute: int = 1  # threads of a CPU that the network runs on
-    fetch: int = 8  # threads: enough to hide a store's latency
-    decode: int = 0  # and add noise
-    encode: int = 0  # measure, encode, and write files
+    threads: int = 1  # each takes images from bytes to rows; for a GPU, so many decode and encode
     gpu: bool = False
-
-    def one_by_one(self) -> "Allocation":
-        """The same, but no image is begun before the one before it is done."""
-        return replace(self, fetch=0, decode=0, encode=0)
-
-    @property
-    def is_one_by_one(self) -> bool:
-        return self.fetch == 0
+    one_by_one: bool = False  # no image is begun before the one before it is done
 
 
 Work = Callable[["Iterable[ShardTask]"], "Iterator[Counts]"]  # what a worker does with shards

@@ -10,10 +10,7 @@ from denoise.runners import Allocation, Job, cores
 def run(job: Job, output: str, shards: Iterable[Shard], retry_errors: bool) -> Iterator[Counts]:
     """Work on shards; an iterator of what each came to.
 
-    The network has all cores. Threads decode ahead of it and encode behind it.
+    Each core takes another image, from its bytes to its row.
     """
-    count = cores()
-    work = job.worker(
-        Allocation(compute=count, decode=count, encode=count, gpu=job.device == "gpu")
-    )
+    work = job.worker(Allocation(threads=cores(), gpu=job.device == "gpu"))
     return work(task_of(output, shard, retry_errors=retry_errors) for shard in shards)

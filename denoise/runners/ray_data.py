@@ -111,18 +111,17 @@ class _Worker:
         """Load what is needed; not in __init__, from which Ray does not hand on what is raised."""
         is_announced = task.announce is not None
         if is_announced not in self._works:
-            allocation = _allocation().one_by_one() if is_announced else _allocation()
-            self._works[is_announced] = self._job.worker(allocation)
+            self._works[is_announced] = self._job.worker(_allocation(one_by_one=is_announced))
         return self._works[is_announced]
 
 
-def _allocation() -> Allocation:
+def _allocation(*, one_by_one: bool) -> Allocation:
     """What Ray gave this worker. On a CPU it has one core: threads that share it slow it down."""
     assigned = ray.get_runtime_context().get_assigned_resources()
     if "GPU" not in assigned:
-        return Allocation()
-    cores = max(_DECODERS, int(assigned.get("CPU", 1)))
-    return Allocation(decode=cores, encode=cores, gpu=True)
+        return Allocation(one_by_one=one_by_one)
+    threads = max(_DECODERS, int(assigned.get("CPU", 1)))
+    return Allocation(threads=threads, gpu=True, one_by_one=one_by_one)
 
 
 def _meter(counts: Counts) -> None:

@@ -160,10 +160,11 @@ def _pairs(config: CompareConfig) -> Iterator[Pair]:
         seed=config.seed,
         reference=reference,
         white_level=config.white_level,
+        max_seconds=config.max_seconds,
     )
     listed = inputs.entries(uris.absolute(config.images), LeftOut())
     return (
-        _full_scale(decode_in_time(fetch(entry, pairing), pairing, config.max_seconds))
+        _full_scale(decode_in_time(fetch(entry, pairing), pairing))
         for entry in islice(listed, config.limit)
     )
 

@@ -1,7 +1,6 @@
 """One photograph to one file: `denoise infer photo.jpg clean.jpg` writes that file alone."""
 
 import time
-from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -12,11 +11,11 @@ from denoise.storage import files, inputs, uris
 from denoise.storage.fetch import fetch
 from denoise.storage.found import LeftOut
 from denoise.verbs.infer_shard import (
-    denoised_pairs,
+    denoise_pair,
+    denoised_picture,
     denoiser_of,
     metrics_of,
     pairing_of,
-    to_store,
 )
 from denoise.verbs.save import encode_as
 from denoise.verbs.stages import decode_in_time
@@ -70,12 +69,11 @@ def infer_file(config: "InferConfig", model: str) -> dict[str, Any]:
     denoiser = denoiser_of(config, model)
     start_up = time.monotonic() - start
     pairing = pairing_of(config)
-    decoded = decode_in_time(fetch(entry, pairing), pairing, config.max_seconds)
-    [(pair, denoised)] = denoised_pairs([decoded], denoiser)
-    if pair.error is None and pair.picture is not None:
+    decoded = decode_in_time(fetch(entry, pairing), pairing)
+    pair = denoise_pair(decoded, denoiser)
+    if pair.error is None:
         with pair.stage("encode"):
-            picture = replace(pair.picture, pixels=to_store(denoised, pair.picture))
-            encoded, stored = encode_as(_SUFFIXES[asked], picture, config)
+            encoded, stored = encode_as(_SUFFIXES[asked], denoised_picture(pair), config)
     if pair.error is not None or pair.picture is None:
         raise RuntimeError(f"{entry.path}: {pair.error}")
     try:

@@ -1,8 +1,7 @@
 """What a worker of the infer job does with shards: images in, rows with denoised images out."""
 
 import time
-from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing, suppress
 from dataclasses import replace
 from functools import partial
@@ -14,27 +13,26 @@ from typing import TYPE_CHECKING, Any
 from denoise.errors import SettingsError
 from denoise.images.codec import Picture, to_floats, to_pixels
 from denoise.images.metrics import estimate_noise, ssim
-from denoise.images.pairs import Pair, PairConfig, errors_of
+from denoise.images.pairs import Fetched, Pair, PairConfig, errors_of
 from denoise.output.shard import Counts, ShardTask, ShardWriter
 from denoise.output.tables import INFER_SCHEMA, with_columns
 from denoise.runners import Allocation, Work, gpus_are_made_up
 from denoise.storage.columns import NO_COLUMNS, Columns
-from denoise.verbs.save import encoders_of, save
-from denoise.verbs.stages import decoded_pairs, in_order
+from denoise.verbs.save import save, waits_for_a_store
+from denoise.verbs.stages import as_it_is, decoded, fetched_images, finished, rows_of
 
 if TYPE_CHECKING:
-    from denoise.nets.denoiser import Denoiser, Submitted
+    from denoise.nets.denoiser import Denoiser
     from denoise.verbs.infer import InferConfig
 
 _GPU_BATCH = 1 << 24  # pixels
-_CPU_AHEAD = 1 << 21  # pixels for each thread of a CPU: of two images of one window each
 
 
 def worker(
     allocation: Allocation, config: "InferConfig", model: str, columns: Columns = NO_COLUMNS
 ) -> Work:
     """What a worker does with shards, its model loaded. Raises SettingsError."""
-    denoiser = denoiser_of(config, model, allocation.compute)
+    denoiser = denoiser_of(config, model, 1 if allocation.gpu else allocation.threads)
     if allocation.gpu and not denoiser.on_gpu and not gpus_are_made_up():
         raise SettingsError(no_gpu())
     work = partial(
@@ -99,17 +97,43 @@ def infer_shards(
     schema = with_columns(INFER_SCHEMA, columns)
     pairing = replace(pairing_of(config), beside=columns.names)
     shards, ahead = tee((task, task.missing()) for task in tasks)
-    pairs = decoded_pairs(ahead, pairing, allocation, config.max_seconds)
-    denoised = denoised_pairs(pairs, denoiser, one_by_one=allocation.is_one_by_one)
-    row = partial(row_of, config=config, model=denoiser.package.id)
-    encoders = encoders_of(allocation, config)
-    with closing(in_order(row, denoised, encoders, size=lambda made: made[0].nbytes)) as rows:
+    images = fetched_images(ahead, pairing, allocation)
+    with closing(_rows(images, pairing, denoiser, config, allocation)) as rows:
         for task, missing in shards:
             with ShardWriter(task, schema, to_tar=config.save == "tar") as out:
                 for pair, made in islice(rows, len(missing)):
                     out.add(made, pair.seconds)
                 out.notes |= denoiser.notes
             yield out.counts
+
+
+def _rows(
+    images: Iterable[Fetched],
+    pairing: PairConfig,
+    denoiser: "Denoiser",
+    config: "InferConfig",
+    allocation: Allocation,
+) -> Generator[tuple[Pair, dict[str, Any]], None, None]:
+    """The rows of images, in order. Each thread of a CPU takes a whole image; for a GPU threads
+    decode, batches are denoised, and threads encode."""
+    from denoise.nets.windows import use_one_core
+
+    row = partial(row_of, config=config, model=denoiser.package.id)
+    waits = waits_for_a_store(config)
+    if allocation.one_by_one or not (allocation.gpu or denoiser.on_gpu):
+        return rows_of(
+            images,
+            pairing,
+            row,
+            allocation,
+            waits=waits,
+            compute=partial(denoise_pair, denoiser=denoiser),
+            begin=use_one_core,
+        )
+    pairs = decoded(images, pairing, allocation, as_it_is)
+    batches = _batches(pairs, _GPU_BATCH if denoiser.on_gpu else 0)
+    denoised = (pair for batch in batches for pair in _denoise_batch(batch, denoiser))
+    return finished(denoised, row, allocation, waits=waits)
 
 
 def pairing_of(config: "InferConfig") -> PairConfig:
@@ -121,62 +145,9 @@ def pairing_of(config: "InferConfig") -> PairConfig:
         reference=config.reference,
         white_level=config.white_level,
         max_pixels=config.max_pixels,
+        max_seconds=config.max_seconds,
         allow_elsewhere=config.allow_elsewhere,
     )
-
-
-def denoised_pairs(
-    pairs: Iterable[Pair], denoiser: "Denoiser", *, one_by_one: bool = False
-) -> Iterator[tuple[Pair, Any]]:
-    """Each pair with its denoised pixels, None where it failed.
-
-    On a GPU small images go together, on a CPU each thread computes another one, and one that has
-    none beside it is computed by all; `one_by_one`: none before the one before it is taken.
-    """
-    together = 0 if one_by_one or not denoiser.on_gpu else _GPU_BATCH
-    if not (one_by_one or denoiser.on_gpu or denoiser.threads == 1):
-        first_two = list(islice(pairs := iter(pairs), 2))
-        pairs = chain(first_two, pairs)
-        if len(first_two) == 2:
-            yield from _denoise_ahead(pairs, denoiser, _CPU_AHEAD * denoiser.threads)
-            return
-    for batch in _batches(pairs, together):
-        yield from zip(batch, _denoise_batch(batch, denoiser), strict=True)
-
-
-def _denoise_ahead(
-    pairs: Iterable[Pair], denoiser: "Denoiser", pixels: int
-) -> Iterator[tuple[Pair, Any]]:
-    """Denoise pairs in threads, those of so many pixels ahead of what is taken."""
-    running: deque[tuple[Pair, Submitted | None]] = deque()
-    try:
-        for pair in pairs:
-            running.append((pair, _submit(pair, denoiser)))
-            while len(running) > 1 and sum(_pixels(one) for one, _ in running) > pixels:
-                yield _result(*running.popleft(), denoiser)
-        while running:
-            yield _result(*running.popleft(), denoiser)
-    finally:  # nobody waits for what nobody takes any more
-        for _, submitted in running:
-            if submitted is not None:
-                submitted.cancel()
-
-
-def _submit(pair: Pair, denoiser: "Denoiser") -> "Submitted | None":
-    if pair.noisy is not None:
-        with pair.stage("network"):
-            return denoiser.submit(_for_network(pair))
-    return None
-
-
-def _result(pair: Pair, submitted: "Submitted | None", denoiser: "Denoiser") -> tuple[Pair, Any]:
-    if submitted is None:
-        return pair, None
-    denoised = None
-    with pair.stage("network"):
-        denoised = denoiser.result(submitted)
-    pair.seconds["network"] = submitted.seconds or pair.seconds["network"]  # not those of waiting
-    return pair, denoised
 
 
 def _pixels(pair: Pair) -> int:
@@ -197,29 +168,32 @@ def _batches(pairs: Iterable[Pair], pixels: int) -> Iterator[list[Pair]]:
         yield batch
 
 
-def _denoise_batch(batch: list[Pair], denoiser: "Denoiser") -> list[Any]:
-    """The denoised pixels of pairs, None where one failed, or does not fit the memory alone."""
+def _denoise_batch(batch: list[Pair], denoiser: "Denoiser") -> list[Pair]:
+    """The pairs denoised, together or, where they do not fit the memory, one after the other."""
     if len(batch) > 1:
         with suppress(MemoryError):  # only what does not fit by itself fails
             return _denoise_together(batch, denoiser)
-    denoised: list[Any] = [None] * len(batch)
-    for number, pair in enumerate(batch):
-        if pair.noisy is not None:
-            with pair.stage("network"):
-                denoised[number] = denoiser.denoise([_for_network(pair)])[0]
-    return denoised
+    return [denoise_pair(pair, denoiser) for pair in batch]
 
 
-def _denoise_together(batch: list[Pair], denoiser: "Denoiser") -> list[Any]:
-    """The denoised pixels of pairs, which share the time that it took. Raises MemoryError."""
-    noisy = [_for_network(pair) for pair in batch if pair.noisy is not None]
+def denoise_pair(pair: Pair, denoiser: "Denoiser") -> Pair:
+    """The pair with its denoised pixels; what goes wrong is its error."""
+    if pair.noisy is not None:
+        with pair.stage("network"):
+            pair.denoised = denoiser(_for_network(pair))
+    return pair
+
+
+def _denoise_together(batch: list[Pair], denoiser: "Denoiser") -> list[Pair]:
+    """The pairs denoised, which share the time that it took. Raises MemoryError."""
+    pairs = [pair for pair in batch if pair.noisy is not None]
     start = time.perf_counter()
-    denoised = iter(denoiser.denoise(noisy))
+    denoised = denoiser.denoise([_for_network(pair) for pair in pairs])
     spent = time.perf_counter() - start
-    for pair in batch:
-        if pair.noisy is not None:
-            pair.seconds["network"] = spent / len(noisy)
-    return [None if pair.noisy is None else next(denoised) for pair in batch]
+    for pair, pixels in zip(pairs, denoised, strict=True):
+        pair.denoised = pixels
+        pair.seconds["network"] = spent / len(pairs)
+    return batch
 
 
 def _for_network(pair: Pair) -> Any:
@@ -229,24 +203,21 @@ def _for_network(pair: Pair) -> Any:
     return to_floats(pair.noisy, pair.white_level)
 
 
-def to_store(denoised: Any, picture: Picture) -> Any:
-    """What the network has made, as integers of the picture's depth and white level."""
-    if denoised.dtype.kind != "f":
-        return denoised
-    return to_pixels(denoised, picture.bit_depth, picture.white_level)
+def denoised_picture(pair: Pair) -> Picture:
+    """The picture of a denoised pair, with integers of its depth and white level."""
+    picture, pixels = pair.picture, pair.denoised
+    assert picture is not None and pixels is not None
+    if pixels.dtype.kind == "f":
+        pixels = to_pixels(pixels, picture.bit_depth, picture.white_level)
+    return replace(picture, pixels=pixels)
 
 
-def row_of(
-    denoised_pair: tuple[Pair, Any], config: "InferConfig", model: str
-) -> tuple[Pair, dict[str, Any]]:
-    """A pair and its row of the table: the image as stored, and how far it is from the clean."""
-    pair, denoised = denoised_pair
+def row_of(pair: Pair, config: "InferConfig", model: str) -> tuple[Pair, dict[str, Any]]:
+    """A denoised pair and its row: the image as stored, and how far it is from the clean."""
     columns: dict[str, Any] = {}
     if pair.error is None:
-        assert pair.picture is not None
         with pair.stage("encode"):
-            picture = replace(pair.picture, pixels=to_store(denoised, pair.picture))
-            saved = save(picture, pair.path, config, stem=pair.stem)
+            saved = save(denoised_picture(pair), pair.path, config, stem=pair.stem)
             columns = {"image": saved.image, "file": saved.file}
     if pair.error is None:
         with pair.stage("measure"):

@@ -17,8 +17,8 @@ from denoise.storage.columns import NO_COLUMNS, Columns
 from denoise.verbs import bulk
 from denoise.verbs.bulk import BulkConfig
 from denoise.verbs.checks import check_is_folder, worker_counts
-from denoise.verbs.save import encoders_of, save
-from denoise.verbs.stages import decoded_pairs, in_order
+from denoise.verbs.save import save, waits_for_a_store
+from denoise.verbs.stages import fetched_images, rows_of
 
 _SHARD_BYTES = 8 << 20  # a second or two of work: many times faster than a network
 _HERE = 128 << 20  # bytes of images that are done sooner in this process than Ray starts
@@ -55,6 +55,7 @@ def pairing_of(config: NoiseConfig) -> PairConfig:
         seed=config.seed,
         white_level=config.white_level,
         max_pixels=config.max_pixels,
+        max_seconds=config.max_seconds,
         allow_elsewhere=config.allow_elsewhere,
     )
 
@@ -90,9 +91,9 @@ def noise_shards(
     schema = with_columns(NOISE_SCHEMA, columns)
     pairing = replace(pairing_of(config), beside=columns.names)
     shards, ahead = tee((task, task.missing()) for task in tasks)
-    pairs = decoded_pairs(ahead, pairing, allocation, config.max_seconds)
-    row, encoders = partial(row_of, config=config), encoders_of(allocation, config)
-    with closing(in_order(row, pairs, encoders, size=lambda pair: pair.nbytes)) as rows:
+    images = fetched_images(ahead, pairing, allocation)
+    row, waits = partial(row_of, config=config), waits_for_a_store(config)
+    with closing(rows_of(images, pairing, row, allocation, waits=waits)) as rows:
         for task, missing in shards:
             with ShardWriter(task, schema, to_tar=config.save == "tar") as out:
                 for pair, made in islice(rows, len(missing)):

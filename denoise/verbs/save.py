@@ -10,11 +10,9 @@ from denoise.errors import ImageError, WriteError, words_of
 from denoise.images.codec import Picture, decode, encode, format_for, is_lossy, suffix_of
 from denoise.output.discard import UNFINISHED
 from denoise.output.names import file_of
-from denoise.runners import Allocation
 from denoise.storage import files, uris
 from denoise.verbs.bulk import BulkConfig
 
-_UPLOADERS = 4
 _NO_NAME = "its name cannot be a file's in the output folder"
 
 
@@ -57,13 +55,9 @@ def encode_as(format: str, picture: Picture, config: BulkConfig) -> tuple[bytes,
     return encoded, picture.pixels
 
 
-def encoders_of(allocation: Allocation, config: BulkConfig) -> int:
-    """Threads that encode and save images ahead of their rows; some at least where they wait for a
-    store to take files. None where images are done one by one."""
-    if allocation.is_one_by_one:
-        return 0
-    waits = config.save in ("files", "both") and not uris.is_local(config.output)
-    return allocation.encode or (_UPLOADERS if waits else 0)
+def waits_for_a_store(config: BulkConfig) -> bool:
+    """Whether images are saved as files of a store, which takes its time."""
+    return config.save in ("files", "both") and not uris.is_local(config.output)
 
 
 def _write_file(output: str, name: str, encoded: bytes) -> None:

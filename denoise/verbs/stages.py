@@ -1,50 +1,99 @@
-"""The stages of an image's way that noise and infer share: fetched, decoded, taken in order."""
+"""The stages of an image's way that noise and infer share: fetched, decoded in time, made a row."""
 
-import threading
-import time
-from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import TypeVar
 
 from denoise.errors import CRASHED
 from denoise.images.pairs import Fetched, Pair, PairConfig, decode_pair
 from denoise.output.shard import ShardTask
-from denoise.runners import GIVEN_UP, Allocation
+from denoise.runners import Allocation
 from denoise.storage.entry import Entry
 from denoise.storage.fetch import failed, fetch
+from denoise.verbs.threads import TimeLimit, in_order
 
+_FETCHERS = 8  # threads: enough to hide a store's latency
+_UPLOADERS = 4  # threads at least that wait for a store to take files
 _FETCHED_AHEAD = 256 << 20  # bytes of encoded images that a worker may hold
-_DECODED_AHEAD = 1 << 30  # bytes of decoded images, of those decoded and of those encoded each
 _SWELL = 20  # times that a JPEG file grows when it is decoded and paired
-_T = TypeVar("_T")
 _R = TypeVar("_R")
 
 
-def decoded_pairs(
-    shards: Iterable[tuple[ShardTask, list[Entry]]],
-    config: PairConfig,
-    allocation: Allocation,
-    seconds: float,
-) -> Iterator[Pair]:
-    """Fetch and decode the missing images of shards, a few ahead of what is taken, in order.
+def as_it_is(value: _R) -> _R:
+    """The value: where there is nothing to do with it."""
+    return value
 
-    An image that takes longer than `seconds` to decode is given up: its error says so.
-    """
-    fetched = in_order(
+
+def fetched_images(
+    shards: Iterable[tuple[ShardTask, list[Entry]]], config: PairConfig, allocation: Allocation
+) -> Iterator[Fetched]:
+    """Fetch the missing images of shards, a few ahead of what is taken, in order."""
+    return in_order(
         partial(_fetch, config=config),
+        as_it_is,
         ((task, entry) for task, missing in shards for entry in missing),
-        allocation.fetch,
+        0 if allocation.one_by_one else _FETCHERS,
         size=lambda image: image[1].likely_size,
         most=_FETCHED_AHEAD,
     )
-    yield from in_order(
-        partial(decode_in_time, config=config, seconds=seconds),
-        fetched,
-        allocation.decode,
+
+
+def rows_of(
+    images: Iterable[Fetched],
+    config: PairConfig,
+    row: Callable[[Pair], _R],
+    allocation: Allocation,
+    *,
+    waits: bool,
+    compute: Callable[[Pair], Pair] = as_it_is,
+    begin: Callable[[], None] | None = None,
+) -> Generator[_R, None, None]:
+    """Decode images, compute, and make their rows; each thread takes a whole image.
+
+    No more threads compute than the worker has: others would slow them down. Where a row `waits`
+    for a store, threads of their own make the rows. Threads that compute call `begin` first.
+    """
+    if not waits or allocation.one_by_one:
+        return decoded(images, config, allocation, lambda pair: row(compute(pair)), begin=begin)
+    computed = decoded(images, config, allocation, compute, begin=begin)
+    return finished(computed, row, allocation, waits=waits)
+
+
+def decoded(
+    images: Iterable[Fetched],
+    config: PairConfig,
+    allocation: Allocation,
+    then: Callable[[Pair], _R],
+    *,
+    begin: Callable[[], None] | None = None,
+) -> Generator[_R, None, None]:
+    """Decode images in threads, which go on with `then`; yield what that returns, in order.
+
+    An image that takes longer to decode than the config allows is given up: its error says so.
+    """
+    return in_order(
+        partial(_decode, config=config),
+        then,
+        images,
+        0 if allocation.one_by_one else allocation.threads,
         size=lambda image: _SWELL * len(image.source.encoded),
+        limit=TimeLimit(config.max_seconds, partial(_late, config=config)),
+        begin=begin,
     )
+
+
+def finished(
+    pairs: Iterable[Pair], row: Callable[[Pair], _R], allocation: Allocation, *, waits: bool
+) -> Generator[_R, None, None]:
+    """Make the rows of pairs in threads of their own, more where rows wait for a store."""
+    threads = max(allocation.threads, _UPLOADERS if waits else 0)
+    return in_order(row, as_it_is, pairs, threads, size=lambda pair: pair.nbytes)
+
+
+def decode_in_time(fetched: Fetched, config: PairConfig) -> Pair:
+    """Decode a single image; it gets an error where it takes longer than the config allows."""
+    (pair,) = decoded([fetched], config, Allocation(), as_it_is)
+    return pair
 
 
 def _fetch(image: tuple[ShardTask, Entry], config: PairConfig) -> Fetched:
@@ -56,63 +105,12 @@ def _fetch(image: tuple[ShardTask, Entry], config: PairConfig) -> Fetched:
     return fetch(entry, config)
 
 
-def in_order(
-    call: Callable[[_T], _R],
-    items: Iterable[_T],
-    threads: int,
-    *,
-    size: Callable[[_T], int],
-    most: int = _DECODED_AHEAD,
-) -> Generator[_R, None, None]:
-    """Call a function in threads, as many items ahead of what is taken, and yield in order.
-
-    Fewer are ahead where they have more than `most` bytes together, as `size` tells before a call.
-    With 0 threads each call is made where its result is taken.
-    """
-    if threads == 0:
-        yield from map(call, items)
-        return
-    running: deque[tuple[Future[_R], int]] = deque()
-    pool = ThreadPoolExecutor(threads)
-    try:
-        for item in items:
-            running.append((pool.submit(call, item), size(item)))
-            while len(running) > 1 and (
-                len(running) > threads or sum(one for _, one in running) > most
-            ):
-                yield running.popleft()[0].result()
-        while running:
-            yield running.popleft()[0].result()
-    finally:  # nobody waits for what nobody takes any more
-        pool.shutdown(wait=False, cancel_futures=True)
+def _decode(fetched: Fetched, config: PairConfig) -> Pair:
+    return fetched.pair if fetched.pair.error is not None else decode_pair(fetched, config)
 
 
-def decode_in_time(fetched: Fetched, config: PairConfig, seconds: float) -> Pair:
-    """Decode in a thread of its own, which nobody waits for longer than so many seconds.
-
-    No library that decodes can be stopped, so the thread goes on; Ray's workers end after it.
-    """
-    if fetched.pair.error is not None:
-        return fetched.pair
-    results: list[Pair] = []
-    raised: list[BaseException] = []
-
-    def decode() -> None:
-        try:
-            results.append(decode_pair(fetched, config))
-        except BaseException as error:  # noqa: BLE001  # handed on to whoever waits, below
-            raised.append(error)
-
-    start = time.perf_counter()
-    thread = threading.Thread(target=decode, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if thread.is_alive():
-        thread.name = GIVEN_UP
-        error = f"it took longer than {seconds:g} s to decode (--max-seconds)"
-        spent = time.perf_counter() - start
-        before = fetched.pair
-        return Pair(before.path, error=error, beside=before.beside, seconds={"decode": spent})
-    if raised:
-        raise raised[0]
-    return results[0]
+def _late(fetched: Fetched, config: PairConfig) -> Pair:
+    """In place of a pair that a thread has still in its hands."""
+    error = f"it took longer than {config.max_seconds:g} s to decode (--max-seconds)"
+    before, spent = fetched.pair, {"decode": config.max_seconds}
+    return Pair(before.path, error=error, beside=before.beside, seconds=spent)

@@ -81,7 +81,7 @@ def measure(given: argparse.Namespace, folder: str, home: str, listed: list[Entr
 
 
 def threads(cores: int, on_gpu: bool) -> Allocation:
-    return Allocation(decode=cores, encode=cores, gpu=on_gpu)
+    return Allocation(threads=cores, gpu=True)
 
 
 def show(words: str, counts: Counts, spent: float) -> None:

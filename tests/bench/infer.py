@@ -34,7 +34,7 @@ from denoise.storage.entry import Entry
 from denoise.storage.fetch import load_pair
 from denoise.storage.found import LeftOut
 from denoise.storage.inputs import entries
-from denoise.verbs.infer_shard import pairing_of, row_of
+from denoise.verbs.infer_shard import denoise_pair, pairing_of, row_of
 from denoise.verbs.noise import NoiseConfig, noise
 from denoise.verbs.noise import row_of as noise_row_of
 from tests.running import footer_of, write_part
@@ -94,8 +94,7 @@ def bare_half(config: InferConfig, mine: list[Entry], ready: Any, times: Any) ->
 
     def row(entry: Entry) -> dict[str, Any]:
         pair = load_pair(entry, pairing)
-        denoised = None if pair.noisy is None else denoiser.denoise([pair.noisy])[0]
-        return row_of((pair, denoised), config, config.model)[1]
+        return row_of(denoise_pair(pair, denoiser), config, config.model)[1]
 
     half(row, tables.INFER_SCHEMA, mine, ready, times)
 
@@ -227,8 +226,7 @@ def loader(config: InferConfig, listed: list[Entry]) -> float:
         start = time.perf_counter()
         rows = []
         for pair in [first, *waiting]:
-            denoised = None if pair.noisy is None else denoiser.denoise([pair.noisy])[0]
-            rows.append(row_of((pair, denoised), config, config.model)[1])
+            rows.append(row_of(denoise_pair(pair, denoiser), config, config.model)[1])
         write_part(output, 0, rows, tables.INFER_SCHEMA, {})
         return len(listed) / (time.perf_counter() - start)
 

@@ -1,0 +1,194 @@
+"""Calls in threads, a few ahead of what is taken, in order; one that takes too long is given up."""
+
+import atexit
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future, InvalidStateError, wait
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import cache
+from itertools import chain, islice
+from queue import Empty, SimpleQueue
+from typing import Any, Generic, TypeVar
+
+from denoise.runners import GIVEN_UP
+
+_IN_MEMORY = 1 << 30  # bytes of decoded images that are ahead
+_T = TypeVar("_T")
+_M = TypeVar("_M")
+_R = TypeVar("_R")
+_Begin = Callable[[], None] | None  # what a thread calls first
+
+
+@dataclass(frozen=True)
+class TimeLimit(Generic[_T, _M]):
+    """How long a call may take, and what takes the place of its result then."""
+
+    seconds: float
+    late: Callable[[_T], _M]
+
+
+def in_order(
+    call: Callable[[_T], _M],
+    then: Callable[[_M], _R],
+    items: Iterable[_T],
+    threads: int,
+    *,
+    size: Callable[[_T], int],
+    most: int = _IN_MEMORY,
+    limit: TimeLimit[_T, _M] | None = None,
+    begin: _Begin = None,
+) -> Generator[_R, None, None]:
+    """Yield `then(call(item))` of each item in order, made by threads that take one item each.
+
+    A few items are ahead of what is taken; fewer where they have more than `most` bytes together,
+    as `size` tells before a call. With 0 threads, and where there is a single item, none is begun
+    before it is asked for, and all cores may work on it. The threads call `begin` first.
+
+    What takes longer than the time `limit` of `call` is given up: its thread cannot be stopped, so
+    it goes on under the name GIVEN_UP, and another one takes its place.
+    """
+    items = iter(items)
+    first_two = list(islice(items, 2 if threads else 0))
+    items = chain(first_two, items)
+    if len(first_two) < 2:
+        threads, begin = 0, None
+    pool = _Threads(max(1, threads), begin)
+    running: deque[tuple[_Job[_T, _M, _R], int]] = deque()
+    try:
+        for item in items:
+            ahead = size(item)
+            while running and ahead + sum(one for _, one in running) > most:
+                yield pool.result(running.popleft()[0])
+            running.append((pool.submit(_Job(call, then, item, limit)), ahead))
+            while len(running) > 2 * threads:
+                yield pool.result(running.popleft()[0])
+        while running:
+            yield pool.result(running.popleft()[0])
+    finally:  # nobody waits for what nobody takes any more
+        pool.end()
+
+
+@dataclass(eq=False)
+class _Job(Generic[_T, _M, _R]):
+    """What a thread does with an item."""
+
+    call: Callable[[_T], _M]
+    then: Callable[[_M], _R]
+    item: _T
+    limit: TimeLimit[_T, _M] | None
+    started: float | None = None
+    thread: threading.Thread | None = None
+    made: Future[_M] = field(default_factory=Future)  # set by the thread, or by who gives it up
+    answer: Future[_R] = field(default_factory=Future)
+
+    def do(self) -> None:
+        self.thread = threading.current_thread()
+        self.started = time.monotonic()
+        try:
+            self.made.set_result(self.call(self.item))
+            self.answer.set_result(self.then(self.made.result()))
+        except InvalidStateError:  # given up meanwhile
+            return
+        except BaseException as error:  # noqa: BLE001  # handed on to whoever waits
+            self.answer.set_exception(error)
+
+    def seconds_left(self) -> float | None:
+        """Until it is late; None: it cannot be."""
+        if self.limit is None or self.made.done():
+            return None
+        if self.started is None:
+            return self.limit.seconds
+        return max(0.0, self.started + self.limit.seconds - time.monotonic())
+
+    def give_up(self) -> bool:
+        """Put what takes its place there; False where it is done just now."""
+        assert self.limit is not None and self.thread is not None
+        with suppress(InvalidStateError):
+            self.made.set_result(self.limit.late(self.item))
+            self.thread.name = GIVEN_UP
+            return True
+        return False
+
+
+class _Threads:
+    """Threads that do jobs."""
+
+    def __init__(self, count: int, begin: _Begin) -> None:
+        self._jobs = SimpleQueue[_Job[Any, Any, Any] | None]()
+        self._begin = begin
+        self._threads = [_started(self._jobs, begin) for _ in range(count)]
+
+    def submit(self, job: _Job[_T, _M, _R]) -> _Job[_T, _M, _R]:
+        self._jobs.put(job)
+        return job
+
+    def result(self, job: _Job[Any, Any, _R]) -> _R:
+        """Wait for what a job comes to."""
+        while not wait([job.answer], job.seconds_left()).done:
+            if job.seconds_left() == 0 and job.give_up():
+                self._threads.append(_started(self._jobs, self._begin))
+                return job.then(job.made.result())
+        return job.answer.result()
+
+    def end(self) -> None:
+        """Let the threads end after what they do now."""
+        with suppress(Empty):
+            while True:
+                self._jobs.get_nowait()
+        for _ in self._threads:
+            self._jobs.put(None)
+
+
+class _Exit:
+    """The end of Python, which must not go from under a thread that computes."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._busy: dict[threading.Thread, _Job[Any, Any, Any]] = {}
+        self._is_near = False
+        atexit.register(self._wait)
+
+    def do(self, job: _Job[Any, Any, Any]) -> bool:
+        """Do a job; return whether the thread may do others."""
+        thread = threading.current_thread()
+        with self._lock:
+            if self._is_near:
+                return False
+            self._busy[thread] = job
+        job.do()
+        with self._lock:
+            del self._busy[thread]
+            return thread.name != GIVEN_UP and not self._is_near
+
+    def _wait(self) -> None:
+        """Wait for what is being done, but for what is given up, or late now."""
+        with self._lock:
+            self._is_near, busy = True, dict(self._busy)
+        for thread, job in busy.items():
+            if thread.name != GIVEN_UP:
+                thread.join(job.seconds_left())
+
+
+_exit = cache(_Exit)  # made when the first thread is
+
+
+def _started(jobs: SimpleQueue[_Job[Any, Any, Any] | None], begin: _Begin) -> threading.Thread:
+    thread = threading.Thread(target=_do_all, args=(jobs, begin), daemon=True)
+    thread.start()
+    return thread
+
+
+def _do_all(jobs: SimpleQueue[_Job[Any, Any, Any] | None], begin: _Begin) -> None:
+    if begin is not None:
+        begin()
+    while _do_next(jobs):
+        pass
+
+
+def _do_next(jobs: SimpleQueue[_Job[Any, Any, Any] | None]) -> bool:
+    """A function of its own, so that nothing holds the pixels while the thread waits."""
+    job = jobs.get()
+    return job is not None and _exit().do(job)
