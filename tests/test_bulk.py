@@ -270,10 +270,10 @@ def test_noise_that_keeps_no_pairs_in_its_table_is_measured_and_drawn_all_the_sa
 
 def test_a_file_in_the_way_of_an_images_folder_is_that_images_error(tmp_path: Path):
     config = NoiseConfig(images="photos", output=str(tmp_path), save="files")
-    save_picture(Picture(photo()), "a.png", config, str(tmp_path))
+    save_picture(Picture(photo()), "a.png", config)
     for inside in ("a.png/b.png", "a.png/more/b.png"):
         with pytest.raises(ImageError, match="cannot be a file's"):
-            save_picture(Picture(photo()), inside, config, str(tmp_path))
+            save_picture(Picture(photo()), inside, config)
 
 
 def test_lossy_files_are_measured_as_they_are_stored(photos: Path, tmp_path: Path, network: str):
@@ -405,7 +405,7 @@ def test_an_image_whose_name_leaves_no_room_for_a_suffix_is_saved_under_a_shorte
 ):
     config = NoiseConfig(images="a", output=str(tmp_path / "out"), save="files")
     names = ["n" * 251 + ".jpg", "n" * 250 + "m.jpg"]
-    saved = [save_picture(Picture(photo(8, 8)), name, config, config.output) for name in names]
+    saved = [save_picture(Picture(photo(8, 8)), name, config) for name in names]
     assert saved[0].file != saved[1].file
     for one in saved:
         assert one.file is not None

@@ -390,7 +390,7 @@ def test_a_gray_webp_that_was_painted_since_is_in_colour():
 @pytest.mark.parametrize("pixels", [GRAY, RGB])
 def test_what_is_measured_is_what_the_stored_bytes_hold(pixels, format, quality):
     config = InferConfig(images="photos", output="out", format=format, quality=quality)
-    saved = save_picture(Picture(pixels, format="AVIF"), "a.png", config, "out")
+    saved = save_picture(Picture(pixels, format="AVIF"), "a.png", config)
     stored = saved.pixels
     assert np.array_equal(stored, decode(saved.image["bytes"]).pixels)
     others = np.asarray(Image.open(BytesIO(saved.image["bytes"])))

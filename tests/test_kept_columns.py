@@ -177,8 +177,8 @@ def test_an_image_that_workers_die_on_has_its_columns_and_is_not_read(tmp_path: 
     table_of(tmp_path / "in")
     entry = Entry("0.png", str(tmp_path / "in" / "t.parquet"), 1, "m", row=0, column="image")
     config = PairConfig(beside=(("label", "label"),))
-    assert failed(entry, CRASHED, config).about() | {"label": 3, "error": CRASHED} == (
-        failed(entry, CRASHED, config).about()
+    assert failed(entry, CRASHED, config).pair.about() | {"label": 3, "error": CRASHED} == (
+        failed(entry, CRASHED, config).pair.about()
     )
     assert fetch(entry, config).pair.beside == {"label": 3}
     opened: list[str] = []
