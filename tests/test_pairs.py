@@ -108,7 +108,7 @@ def test_noisy_files_without_their_clean_selves_are_never_taken_for_clean_ones(t
     (tmp_path / "a.png").write_bytes(encoded(photo()))
     config = NoiseConfig(images=str(tmp_path), output=str(out), sigma=0.2, seed=3, save="files")
     pair = load_pair(entry(tmp_path), PairConfig(sigma=0.2, seed=3))
-    write_part(str(out), 0, [row_of(pair, config)[1]], tables.NOISE_SCHEMA, {})
+    write_part(str(out), 0, [row_of(pair, config)[0]], tables.NOISE_SCHEMA, {})
     (out / "_run.json").write_text("{}")
     (listed,) = entries(str(out), LeftOut())
     again = load_pair(listed, PairConfig())
@@ -135,7 +135,7 @@ def test_no_second_of_an_image_counts_for_two_stages(tmp_path: Path):
     start = time.perf_counter()
     pair = load_pair(entry(tmp_path), pairing_of(config))
     pair.denoised = pair.noisy
-    _, row = inferred_row(pair, config, "model")
+    row, _ = inferred_row(pair, config, "model")
     spent = time.perf_counter() - start
     assert row["mse"] == row["mse_noisy"] > 0
     assert {"encode", "measure"} <= pair.seconds.keys()

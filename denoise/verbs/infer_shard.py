@@ -101,8 +101,8 @@ def infer_shards(
     with closing(_rows(images, pairing, denoiser, config, allocation)) as rows:
         for task, missing in shards:
             with ShardWriter(task, schema, to_tar=config.save == "tar") as out:
-                for pair, made in islice(rows, len(missing)):
-                    out.add(made, pair.seconds)
+                for row, seconds in islice(rows, len(missing)):
+                    out.add(row, seconds)
                 out.notes |= denoiser.notes
             yield out.counts
 
@@ -113,9 +113,12 @@ def _rows(
     denoiser: "Denoiser",
     config: "InferConfig",
     allocation: Allocation,
-) -> Generator[tuple[Pair, dict[str, Any]], None, None]:
-    """The rows of images, in order. Each thread of a CPU takes a whole image; for a GPU threads
-    decode, batches are denoised, and threads encode."""
+) -> Generator[tuple[dict[str, Any], dict[str, float]], None, None]:
+    """The rows of images and the seconds that they took, in order.
+
+    Each thread of a CPU takes a whole image. For a GPU threads decode, batches are denoised, and
+    threads encode.
+    """
     from denoise.nets.windows import use_one_core
 
     row = partial(row_of, config=config, model=denoiser.package.id)
@@ -212,8 +215,11 @@ def denoised_picture(pair: Pair) -> Picture:
     return replace(picture, pixels=pixels)
 
 
-def row_of(pair: Pair, config: "InferConfig", model: str) -> tuple[Pair, dict[str, Any]]:
-    """A denoised pair and its row: the image as stored, and how far it is from the clean."""
+def row_of(
+    pair: Pair, config: "InferConfig", model: str
+) -> tuple[dict[str, Any], dict[str, float]]:
+    """The row of a denoised pair: the image as stored, and how far it is from the clean. And the
+    seconds that each stage of it took."""
     columns: dict[str, Any] = {}
     if pair.error is None:
         with pair.stage("encode"):
@@ -222,7 +228,8 @@ def row_of(pair: Pair, config: "InferConfig", model: str) -> tuple[Pair, dict[st
     if pair.error is None:
         with pair.stage("measure"):
             columns |= metrics_of(pair, saved.pixels, config)
-    return pair, (columns if pair.error is None else {}) | pair.about() | {"model": model}
+    row = (columns if pair.error is None else {}) | pair.about() | {"model": model}
+    return row, pair.seconds
 
 
 def metrics_of(pair: Pair, stored: Any, config: "InferConfig") -> dict[str, Any]:

@@ -96,18 +96,19 @@ def noise_shards(
     with closing(rows_of(images, pairing, row, allocation, waits=waits)) as rows:
         for task, missing in shards:
             with ShardWriter(task, schema, to_tar=config.save == "tar") as out:
-                for pair, made in islice(rows, len(missing)):
-                    out.add(made, pair.seconds)
+                for made, seconds in islice(rows, len(missing)):
+                    out.add(made, seconds)
             yield out.counts
 
 
-def row_of(pair: Pair, config: NoiseConfig) -> tuple[Pair, dict[str, Any]]:
-    """A pair and its row of the table: encoded images, and how far they are apart."""
+def row_of(pair: Pair, config: NoiseConfig) -> tuple[dict[str, Any], dict[str, float]]:
+    """The row of a pair: encoded images, and how far they are apart. And the seconds that each
+    stage of it took."""
     row: dict[str, Any] = {}
     with pair.stage("encode"):
         if pair.error is None:
             row = _images(pair, config)
-    return pair, row | pair.about()
+    return row | pair.about(), pair.seconds
 
 
 def _images(pair: Pair, config: NoiseConfig) -> dict[str, Any]:

@@ -5,13 +5,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import Future, InvalidStateError, wait
+from concurrent.futures import Future, wait
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import chain, islice
 from queue import Empty, SimpleQueue
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from denoise.runners import GIVEN_UP
 
@@ -77,40 +77,45 @@ class _Job(Generic[_T, _M, _R]):
 
     call: Callable[[_T], _M]
     then: Callable[[_M], _R]
-    item: _T
+    item: _T | None  # until it is done: it may hold pixels
     limit: TimeLimit[_T, _M] | None
     started: float | None = None
     thread: threading.Thread | None = None
-    made: Future[_M] = field(default_factory=Future)  # set by the thread, or by who gives it up
+    claim: threading.Lock = field(default_factory=threading.Lock)  # its thread's, or who gives up
     answer: Future[_R] = field(default_factory=Future)
 
     def do(self) -> None:
         self.thread = threading.current_thread()
         self.started = time.monotonic()
+        item = cast(_T, self.item)
         try:
-            self.made.set_result(self.call(self.item))
-            self.answer.set_result(self.then(self.made.result()))
-        except InvalidStateError:  # given up meanwhile
-            return
+            made = self.call(item)
+            if self.claim.acquire(blocking=False):
+                self.item = None
+                self.answer.set_result(self.then(made))
         except BaseException as error:  # noqa: BLE001  # handed on to whoever waits
             self.answer.set_exception(error)
 
     def seconds_left(self) -> float | None:
         """Until it is late; None: it cannot be."""
-        if self.limit is None or self.made.done():
+        if self.limit is None or self.claim.locked():
             return None
         if self.started is None:
             return self.limit.seconds
         return max(0.0, self.started + self.limit.seconds - time.monotonic())
 
     def give_up(self) -> bool:
-        """Put what takes its place there; False where it is done just now."""
-        assert self.limit is not None and self.thread is not None
-        with suppress(InvalidStateError):
-            self.made.set_result(self.limit.late(self.item))
-            self.thread.name = GIVEN_UP
-            return True
-        return False
+        """Leave it to its thread for good; False where that has just done the call."""
+        if not self.claim.acquire(blocking=False):
+            return False
+        assert self.thread is not None
+        self.thread.name = GIVEN_UP
+        return True
+
+    def in_its_place(self) -> _R:
+        """What takes the place of what was given up."""
+        assert self.limit is not None
+        return self.then(self.limit.late(cast(_T, self.item)))
 
 
 class _Threads:
@@ -130,7 +135,7 @@ class _Threads:
         while not wait([job.answer], job.seconds_left()).done:
             if job.seconds_left() == 0 and job.give_up():
                 self._threads.append(_started(self._jobs, self._begin))
-                return job.then(job.made.result())
+                return job.in_its_place()
         return job.answer.result()
 
     def end(self) -> None:

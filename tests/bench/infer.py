@@ -94,7 +94,7 @@ def bare_half(config: InferConfig, mine: list[Entry], ready: Any, times: Any) ->
 
     def row(entry: Entry) -> dict[str, Any]:
         pair = load_pair(entry, pairing)
-        return row_of(denoise_pair(pair, denoiser), config, config.model)[1]
+        return row_of(denoise_pair(pair, denoiser), config, config.model)[0]
 
     half(row, tables.INFER_SCHEMA, mine, ready, times)
 
@@ -226,7 +226,7 @@ def loader(config: InferConfig, listed: list[Entry]) -> float:
         start = time.perf_counter()
         rows = []
         for pair in [first, *waiting]:
-            rows.append(row_of(denoise_pair(pair, denoiser), config, config.model)[1])
+            rows.append(row_of(denoise_pair(pair, denoiser), config, config.model)[0])
         write_part(output, 0, rows, tables.INFER_SCHEMA, {})
         return len(listed) / (time.perf_counter() - start)
 
@@ -243,7 +243,7 @@ def noise_half(config: NoiseConfig, mine: list[Entry], ready: Any, times: Any) -
     pairing = pairing_of(config)
 
     def row(entry: Entry) -> dict[str, Any]:
-        return noise_row_of(load_pair(entry, pairing), config)[1]
+        return noise_row_of(load_pair(entry, pairing), config)[0]
 
     half(row, tables.NOISE_SCHEMA, mine, ready, times)
 
