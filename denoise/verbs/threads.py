@@ -4,7 +4,7 @@ import atexit
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, wait
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -51,10 +51,10 @@ def in_order(
     it goes on under the name GIVEN_UP, and another one takes its place.
     """
     items = iter(items)
-    first_two = list(islice(items, 2 if threads else 0))
-    items = chain(first_two, items)
+    first_two = deque(islice(items, 2 if threads else 0))
     if len(first_two) < 2:
         threads, begin = 0, None
+    items = chain(_taken_from(first_two), items)
     pool = _Threads(max(1, threads), begin)
     running: deque[tuple[_Job[_T, _M, _R], int]] = deque()
     try:
@@ -69,6 +69,12 @@ def in_order(
             yield pool.result(running.popleft()[0])
     finally:  # nobody waits for what nobody takes any more
         pool.end()
+
+
+def _taken_from(items: deque[_T]) -> Iterator[_T]:
+    """Each item, which may hold pixels, while nothing here holds it any more."""
+    while items:
+        yield items.popleft()
 
 
 @dataclass(eq=False)
