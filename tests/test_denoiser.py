@@ -13,7 +13,7 @@ from denoise.nets.denoiser import Denoiser
 from denoise.nets.networks import ARCHITECTURES, UNKNOWN_LEVEL, build
 from denoise.nets.package import Package
 from denoise.nets.precision import can_do
-from denoise.nets.windows import from_network, to_network, use_one_core
+from denoise.nets.windows import from_network, to_network, use_cores
 from tests.conftest import photo
 
 CPU = torch.device("cpu")
@@ -398,7 +398,7 @@ def test_a_picture_computed_beside_others_comes_out_as_by_a_call(precision):
     )
     pictures = [photo(40, 50), photo(90, 130), photo(2, 2), photo(60, 60)[..., 0]]
     pictures += [to_floats(photo(33, 64)), photo(64, 64, seed=1)]
-    with ThreadPoolExecutor(3, initializer=use_one_core) as threads:
+    with ThreadPoolExecutor(3, initializer=use_cores, initargs=(1,)) as threads:
         for denoiser in (one, three):
             for picture, denoised in zip(pictures, threads.map(denoiser, pictures), strict=True):
                 assert np.array_equal(denoised, one(picture))

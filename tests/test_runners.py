@@ -305,7 +305,7 @@ def test_no_more_is_ahead_than_memory_holds():
 
     for size, expected in ((1, {1, 2, 3, 4}), (40, {1, 2}), (1000, {1})):
         most.clear()
-        found = in_order(call, str, range(20), 4, size=lambda item, size=size: size, most=100)
+        found = in_order(call, str, range(20), 4, size=lambda item, size=size: size, max_bytes=100)
         assert list(found) == [str(item) for item in range(20)]
         assert set(most) <= expected and max(most) == max(expected)
 

@@ -238,11 +238,12 @@ class _Memory:
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._users = 0
+        self._users = self._waiting = 0
 
     @contextmanager
     def beside_others(self) -> Iterator[None]:
         with self._changed:
+            self._changed.wait_for(lambda: self._waiting == 0)
             self._users += 1
         try:
             yield
@@ -255,8 +256,13 @@ class _Memory:
     def alone(self) -> Iterator[None]:
         """Wait until nobody else is there; whoever comes meanwhile waits."""
         with self._changed:
-            self._changed.wait_for(lambda: self._users == 0)
-            yield
+            self._waiting += 1
+            try:
+                self._changed.wait_for(lambda: self._users == 0)
+                yield
+            finally:
+                self._waiting -= 1
+                self._changed.notify_all()
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:

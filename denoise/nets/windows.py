@@ -89,7 +89,7 @@ class Processor:
         # On a CPU each thread computes windows of its own: none waits for another in a convolution
         self._pool: ThreadPoolExecutor | None = None
         if on_cpu and threads > 1:
-            self._pool = ThreadPoolExecutor(threads, initializer=use_one_core)
+            self._pool = ThreadPoolExecutor(threads, initializer=use_cores, initargs=(1,))
 
     def answers(
         self, batches: Iterator[list[Window]], network: Run
@@ -184,9 +184,9 @@ def assemble(
     return denoised, failed
 
 
-def use_one_core() -> None:
-    """In each thread of a CPU's pool: convolutions take this thread and no other."""
-    torch.set_num_threads(1)
+def use_cores(count: int) -> None:
+    """Let convolutions that this thread calls take so many cores; with one, this thread alone."""
+    torch.set_num_threads(count)
 
 
 def exact_cudnn() -> Any:

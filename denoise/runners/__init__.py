@@ -6,7 +6,7 @@ less work than Ray takes to start; everything else goes through Ray.
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -29,17 +29,18 @@ class Allocation:
 
     threads: int = 1  # each takes images from bytes to rows; for a GPU, so many decode and encode
     gpu: bool = False
-    one_by_one: bool = False  # no image is begun before the one before it is done
+    one_by_one: bool = False  # no image is started before the one before it is done
 
 
-Work = Callable[["Iterable[ShardTask]"], "Iterator[Counts]"]  # what a worker does with shards
+# what a worker does with shards; whoever leaves before the end closes it
+RunShards = Callable[["Iterable[ShardTask]"], "Generator[Counts, None, None]"]
 
 
 @dataclass(frozen=True)
 class Job:
     """What a runner needs to know of a job."""
 
-    worker: Callable[..., Work]  # called with an Allocation in each worker
+    worker: Callable[..., RunShards]  # called with an Allocation in each worker
     workers: tuple[int, ...] = ()  # N, or MIN MAX; empty: as many as there is room for
     device: Device = "cpu"  # what a worker computes on; auto: a GPU where there is one
     gpus_per_worker: float = 1.0
@@ -52,7 +53,8 @@ class Job:
 class Runner:
     """The runner of a job's shards."""
 
-    run: "Callable[[Iterable[Shard], bool], Iterator[Counts]]"  # and whether to retry errors
+    # given shards, and whether to retry errors
+    run: "Callable[[Iterable[Shard], bool], Generator[Counts, None, None]]"
     on_gpus: bool = False
 
 

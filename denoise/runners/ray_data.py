@@ -8,7 +8,7 @@ import gc
 import json
 import os
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import lru_cache, partial
@@ -23,7 +23,7 @@ from ray.util.metrics import Counter as Metric
 
 from denoise.output.generations import Shard
 from denoise.output.shard import Counts, ShardTask, task_of
-from denoise.runners import GIVEN_UP, Allocation, Job, Runner, Work, crash_guard, ray_session
+from denoise.runners import GIVEN_UP, Allocation, Job, Runner, RunShards, crash_guard, ray_session
 from denoise.runners.resources import Resources, actors, needs_of
 from denoise.storage import uris
 
@@ -52,7 +52,7 @@ def _run(
     guard: Any,
     shards: Iterable[Shard],
     retry_errors: bool,
-) -> Iterator[Counts]:
+) -> Generator[Counts, None, None]:
     """Work on shards and yield what each came to, in the order in which they end."""
     waiting = iter(shards)
     while some := list(islice(waiting, _AT_ONCE)):
@@ -95,24 +95,26 @@ class _Worker:
     def __init__(self, job: Job, output: str, retry_errors: bool, guard: Any) -> None:
         self._job, self._output = job, output
         self._retry_errors, self._guard = retry_errors, guard
-        self._works: dict[bool, Work] = {}  # by whether images are done one by one
+        self._run_shards: dict[bool, RunShards] = {}  # by whether images are done one by one
 
     def __call__(self, shard: dict[str, Any]) -> dict[str, str]:
         if any(thread.name == GIVEN_UP for thread in threading.enumerate()):
             os._exit(1)  # Ray makes a new worker, with a core and memory for itself alone
         task = task_of(self._output, Shard(**shard), retry_errors=self._retry_errors)
         task = crash_guard.guarded(task, self._guard)
-        (counts,) = self._work_for(task)([task])
+        (counts,) = self._function_for(task)([task])
         self._guard.end.remote(task.number)
         _meter(counts)
         return {"counts": json.dumps(asdict(counts))}
 
-    def _work_for(self, task: ShardTask) -> Work:
+    def _function_for(self, task: ShardTask) -> RunShards:
         """Load what is needed; not in __init__, from which Ray does not hand on what is raised."""
         is_announced = task.announce is not None
-        if is_announced not in self._works:
-            self._works[is_announced] = self._job.worker(_allocation(one_by_one=is_announced))
-        return self._works[is_announced]
+        if is_announced not in self._run_shards:  # one network at a time is in memory
+            self._run_shards.clear()
+            allocation = _allocation(one_by_one=is_announced)
+            self._run_shards[is_announced] = self._job.worker(allocation)
+        return self._run_shards[is_announced]
 
 
 def _allocation(*, one_by_one: bool) -> Allocation:

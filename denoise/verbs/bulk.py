@@ -2,8 +2,8 @@
 
 import logging
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, get_args
@@ -210,18 +210,19 @@ def _work(
     return max(0.0, started[0] - start) if started else 0.0
 
 
-def _follow(done: Iterator[Counts], output: Output, progress: Progress) -> float:
+def _follow(done: Generator[Counts, None, None], output: Output, progress: Progress) -> float:
     """Add up what shards came to, and show it; return the time on the monotonic clock when the
     first of them was started, about. Raises WriteError once another run took over."""
     total, started = Counts(), None
-    for counts in done:
-        if started is None:  # stages overlap: a shard takes as long as its longest, or longer
-            started = time.monotonic() - max(counts.seconds.values(), default=0.0)
-        total.add(counts)
-        output.check()
-        for path, error in counts.failures.items():
-            progress.failed(path, error)
-        progress.show(total.images, total.failed, total.pixels, total.seconds)
+    with closing(done):  # whatever ends this, no image is started any more
+        for counts in done:
+            if started is None:  # stages overlap: a shard takes as long as its longest, or longer
+                started = time.monotonic() - max(counts.seconds.values(), default=0.0)
+            total.add(counts)
+            output.check()
+            for path, error in counts.failures.items():
+                progress.failed(path, error)
+            progress.show(total.images, total.failed, total.pixels, total.seconds)
     progress.end()
     return time.monotonic() if started is None else started
 

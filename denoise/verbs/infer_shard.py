@@ -5,7 +5,7 @@ from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing, suppress
 from dataclasses import replace
 from functools import partial
-from itertools import chain, islice, tee
+from itertools import islice, tee
 from math import isfinite, sqrt
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from denoise.images.metrics import estimate_noise, ssim
 from denoise.images.pairs import Fetched, Pair, PairConfig, errors_of
 from denoise.output.shard import Counts, ShardTask, ShardWriter
 from denoise.output.tables import INFER_SCHEMA, with_columns
-from denoise.runners import Allocation, Work, gpus_are_made_up
+from denoise.runners import Allocation, RunShards, gpus_are_made_up
 from denoise.storage.columns import NO_COLUMNS, Columns
 from denoise.verbs.save import save, waits_for_a_store
 from denoise.verbs.stages import as_it_is, decoded, fetched_images, finished, rows_of
@@ -30,17 +30,24 @@ _GPU_BATCH = 1 << 24  # pixels
 
 def worker(
     allocation: Allocation, config: "InferConfig", model: str, columns: Columns = NO_COLUMNS
-) -> Work:
+) -> RunShards:
     """What a worker does with shards, its model loaded. Raises SettingsError."""
     denoiser = denoiser_of(config, model, 1 if allocation.gpu else allocation.threads)
     if allocation.gpu and not denoiser.on_gpu and not gpus_are_made_up():
         raise SettingsError(no_gpu())
-    work = partial(
+    run_shards = partial(
         infer_shards, denoiser=denoiser, config=config, allocation=allocation, columns=columns
     )
     if denoiser.on_gpu:  # batches are made of one shard's images, so that a retry makes the same
-        return lambda tasks: chain.from_iterable(work([task]) for task in tasks)
-    return work
+        return partial(_each_by_itself, run_shards)
+    return run_shards
+
+
+def _each_by_itself(
+    run_shards: RunShards, tasks: Iterable[ShardTask]
+) -> Generator[Counts, None, None]:
+    for task in tasks:
+        yield from run_shards([task])
 
 
 def no_gpu() -> str:
@@ -89,7 +96,7 @@ def infer_shards(
     config: "InferConfig",
     allocation: Allocation,
     columns: Columns = NO_COLUMNS,
-) -> Iterator[Counts]:
+) -> Generator[Counts, None, None]:
     """Denoise the images of shards and write their part files, one after the other.
 
     While a shard is written, images of the next ones are on their way already.
@@ -98,7 +105,8 @@ def infer_shards(
     pairing = replace(pairing_of(config), beside=columns.names)
     shards, ahead = tee((task, task.missing()) for task in tasks)
     images = fetched_images(ahead, pairing, allocation)
-    with closing(_rows(images, pairing, denoiser, config, allocation)) as rows:
+    rows = _rows(images, pairing, denoiser, config, allocation)
+    with closing(images), closing(rows):
         for task, missing in shards:
             with ShardWriter(task, schema, to_tar=config.save == "tar") as out:
                 for row, seconds in islice(rows, len(missing)):
@@ -119,7 +127,7 @@ def _rows(
     Each thread of a CPU takes a whole image. For a GPU threads decode, batches are denoised, and
     threads encode.
     """
-    from denoise.nets.windows import use_one_core
+    from denoise.nets.windows import use_cores
 
     row = partial(row_of, config=config, model=denoiser.package.id)
     waits = waits_for_a_store(config)
@@ -131,7 +139,7 @@ def _rows(
             allocation,
             waits=waits,
             compute=partial(denoise_pair, denoiser=denoiser),
-            begin=use_one_core,
+            begin=use_cores,
         )
     pairs = decoded(images, pairing, allocation, as_it_is)
     batches = _batches(pairs, _GPU_BATCH if denoiser.on_gpu else 0)

@@ -1,6 +1,6 @@
 """The noise job: images -> a table of clean and noisy pairs."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -11,7 +11,7 @@ from denoise.images.noise import check_sigma
 from denoise.images.pairs import Kind, Pair, PairConfig, errors_of
 from denoise.output.shard import Counts, ShardTask, ShardWriter
 from denoise.output.tables import NOISE_SCHEMA, with_columns
-from denoise.runners import Allocation, Job, Work
+from denoise.runners import Allocation, Job, RunShards
 from denoise.storage import uris
 from denoise.storage.columns import NO_COLUMNS, Columns
 from denoise.verbs import bulk
@@ -73,7 +73,7 @@ def noise(config: NoiseConfig) -> dict[str, Any]:
     return bulk.run(config, "noise", config.settings(), job, sizes, NOISE_SCHEMA)
 
 
-def worker(allocation: Allocation, config: NoiseConfig, columns: Columns = NO_COLUMNS) -> Work:
+def worker(allocation: Allocation, config: NoiseConfig, columns: Columns = NO_COLUMNS) -> RunShards:
     """What a worker does with shards."""
     return partial(noise_shards, config=config, allocation=allocation, columns=columns)
 
@@ -83,7 +83,7 @@ def noise_shards(
     config: NoiseConfig,
     allocation: Allocation,
     columns: Columns = NO_COLUMNS,
-) -> Iterator[Counts]:
+) -> Generator[Counts, None, None]:
     """Add noise to the images of shards and write their part files, one after the other.
 
     While a shard is written, images of the next ones are on their way already.
@@ -93,7 +93,8 @@ def noise_shards(
     shards, ahead = tee((task, task.missing()) for task in tasks)
     images = fetched_images(ahead, pairing, allocation)
     row, waits = partial(row_of, config=config), waits_for_a_store(config)
-    with closing(rows_of(images, pairing, row, allocation, waits=waits)) as rows:
+    rows = rows_of(images, pairing, row, allocation, waits=waits)
+    with closing(images), closing(rows):
         for task, missing in shards:
             with ShardWriter(task, schema, to_tar=config.save == "tar") as out:
                 for made, seconds in islice(rows, len(missing)):

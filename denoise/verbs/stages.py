@@ -1,6 +1,6 @@
 """The stages of an image's way that noise and infer share: fetched, decoded in time, made a row."""
 
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from functools import partial
 from typing import TypeVar
 
@@ -26,7 +26,7 @@ def as_it_is(value: _R) -> _R:
 
 def fetched_images(
     shards: Iterable[tuple[ShardTask, list[Entry]]], config: PairConfig, allocation: Allocation
-) -> Iterator[Fetched]:
+) -> Generator[Fetched, None, None]:
     """Fetch the missing images of shards, a few ahead of what is taken, in order."""
     return in_order(
         partial(_fetch, config=config),
@@ -34,7 +34,7 @@ def fetched_images(
         ((task, entry) for task, missing in shards for entry in missing),
         0 if allocation.one_by_one else _FETCHERS,
         size=lambda image: image[1].likely_size,
-        most=_FETCHED_AHEAD,
+        max_bytes=_FETCHED_AHEAD,
     )
 
 
@@ -46,12 +46,12 @@ def rows_of(
     *,
     waits: bool,
     compute: Callable[[Pair], Pair] = as_it_is,
-    begin: Callable[[], None] | None = None,
+    begin: Callable[[int], None] | None = None,
 ) -> Generator[_R, None, None]:
     """Decode images, compute, and make their rows; each thread takes a whole image.
 
-    No more threads compute than the worker has: others would slow them down. Where a row `waits`
-    for a store, threads of their own make the rows. Threads that compute call `begin` first.
+    There are as many threads as cores, since more would slow them down. Where a row `waits` for a
+    store, threads of their own make the rows. Those that compute call `begin`: see in_order.
     """
     if not waits or allocation.one_by_one:
         return decoded(images, config, allocation, lambda pair: row(compute(pair)), begin=begin)
@@ -65,7 +65,7 @@ def decoded(
     allocation: Allocation,
     then: Callable[[Pair], _R],
     *,
-    begin: Callable[[], None] | None = None,
+    begin: Callable[[int], None] | None = None,
 ) -> Generator[_R, None, None]:
     """Decode images in threads, which go on with `then`; yield what that returns, in order.
 
@@ -110,7 +110,7 @@ def _decode(fetched: Fetched, config: PairConfig) -> Pair:
 
 
 def _late(fetched: Fetched, config: PairConfig) -> Pair:
-    """In place of a pair that a thread has still in its hands."""
+    """The pair of an image that a thread still decodes."""
     error = f"it took longer than {config.max_seconds:g} s to decode (--max-seconds)"
     before, spent = fetched.pair, {"decode": config.max_seconds}
     return Pair(before.path, error=error, beside=before.beside, seconds=spent)

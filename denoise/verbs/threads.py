@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, wait
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from itertools import chain, islice
 from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeVar, cast
@@ -19,7 +19,7 @@ _IN_MEMORY = 1 << 30  # bytes of decoded images that are ahead
 _T = TypeVar("_T")
 _M = TypeVar("_M")
 _R = TypeVar("_R")
-_Begin = Callable[[], None] | None  # what a thread calls first
+_Begin = Callable[[int], None] | None  # what a thread calls first, with the cores it may use
 
 
 @dataclass(frozen=True)
@@ -37,30 +37,31 @@ def in_order(
     threads: int,
     *,
     size: Callable[[_T], int],
-    most: int = _IN_MEMORY,
+    max_bytes: int = _IN_MEMORY,
     limit: TimeLimit[_T, _M] | None = None,
     begin: _Begin = None,
 ) -> Generator[_R, None, None]:
     """Yield `then(call(item))` of each item in order, made by threads that take one item each.
 
-    A few items are ahead of what is taken; fewer where they have more than `most` bytes together,
-    as `size` tells before a call. With 0 threads, and where there is a single item, none is begun
-    before it is asked for, and all cores may work on it. The threads call `begin` first.
+    A few items are ahead of what is taken; fewer where they have more than `max_bytes` together,
+    as `size` tells before a call. With 0 threads none is started before it is asked for. Each
+    thread first calls `begin` with the number of cores for it: one, or all for a single item.
 
-    What takes longer than the time `limit` of `call` is given up: its thread cannot be stopped, so
-    it goes on under the name GIVEN_UP, and another one takes its place.
+    An item whose `call` takes longer than the `limit` is given up: its thread cannot be stopped, so
+    it goes on under the name GIVEN_UP, and another thread replaces it.
     """
     items = iter(items)
     first_two = deque(islice(items, 2 if threads else 0))
+    cores = 1
     if len(first_two) < 2:
-        threads, begin = 0, None
+        threads, cores = 0, max(1, threads)
     items = chain(_taken_from(first_two), items)
-    pool = _Threads(max(1, threads), begin)
+    pool = _Threads(max(1, threads), begin, cores)
     running: deque[tuple[_Job[_T, _M, _R], int]] = deque()
     try:
         for item in items:
             ahead = size(item)
-            while running and ahead + sum(one for _, one in running) > most:
+            while running and ahead + sum(one for _, one in running) > max_bytes:
                 yield pool.result(running.popleft()[0])
             running.append((pool.submit(_Job(call, then, item, limit)), ahead))
             while len(running) > 2 * threads:
@@ -87,20 +88,24 @@ class _Job(Generic[_T, _M, _R]):
     limit: TimeLimit[_T, _M] | None
     started: float | None = None
     thread: threading.Thread | None = None
-    claim: threading.Lock = field(default_factory=threading.Lock)  # its thread's, or who gives up
+    # taken by who settles it first: its thread after the call, or who gives it up
+    claim: threading.Lock = field(default_factory=threading.Lock)
     answer: Future[_R] = field(default_factory=Future)
 
-    def do(self) -> None:
+    def do(self) -> bool:
+        """Call and go on; False where it was given up meanwhile."""
         self.thread = threading.current_thread()
         self.started = time.monotonic()
         item = cast(_T, self.item)
         try:
             made = self.call(item)
-            if self.claim.acquire(blocking=False):
-                self.item = None
-                self.answer.set_result(self.then(made))
-        except BaseException as error:  # noqa: BLE001  # handed on to whoever waits
+            if not self.claim.acquire(blocking=False):
+                return False
+            self.item = None
+            self.answer.set_result(self.then(made))
+        except BaseException as error:  # noqa: BLE001  # raised again where the result is taken
             self.answer.set_exception(error)
+        return True
 
     def seconds_left(self) -> float | None:
         """Until it is late; None: it cannot be."""
@@ -127,10 +132,10 @@ class _Job(Generic[_T, _M, _R]):
 class _Threads:
     """Threads that do jobs."""
 
-    def __init__(self, count: int, begin: _Begin) -> None:
+    def __init__(self, count: int, begin: _Begin, cores: int) -> None:
         self._jobs = SimpleQueue[_Job[Any, Any, Any] | None]()
-        self._begin = begin
-        self._threads = [_started(self._jobs, begin) for _ in range(count)]
+        self._begin = None if begin is None else partial(begin, cores)
+        self._threads = [_started(self._jobs, self._begin) for _ in range(count)]
 
     def submit(self, job: _Job[_T, _M, _R]) -> _Job[_T, _M, _R]:
         self._jobs.put(job)
@@ -153,8 +158,8 @@ class _Threads:
             self._jobs.put(None)
 
 
-class _Exit:
-    """The end of Python, which must not go from under a thread that computes."""
+class _Busy:
+    """The threads that do a job: at exit Python waits for them, and does not end under them."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -169,30 +174,35 @@ class _Exit:
             if self._is_near:
                 return False
             self._busy[thread] = job
-        job.do()
+        is_ours = job.do()
         with self._lock:
             del self._busy[thread]
-            return thread.name != GIVEN_UP and not self._is_near
+            return is_ours and not self._is_near
 
     def _wait(self) -> None:
         """Wait for what is being done, but for what is given up, or late now."""
         with self._lock:
             self._is_near, busy = True, dict(self._busy)
         for thread, job in busy.items():
-            if thread.name != GIVEN_UP:
+            while thread.is_alive() and thread.name != GIVEN_UP and job.seconds_left() != 0:
                 thread.join(job.seconds_left())
 
 
-_exit = cache(_Exit)  # made when the first thread is
+_busy = cache(_Busy)  # made before the first thread
 
 
-def _started(jobs: SimpleQueue[_Job[Any, Any, Any] | None], begin: _Begin) -> threading.Thread:
+def _started(
+    jobs: SimpleQueue[_Job[Any, Any, Any] | None], begin: Callable[[], None] | None
+) -> threading.Thread:
+    _busy()
     thread = threading.Thread(target=_do_all, args=(jobs, begin), daemon=True)
     thread.start()
     return thread
 
 
-def _do_all(jobs: SimpleQueue[_Job[Any, Any, Any] | None], begin: _Begin) -> None:
+def _do_all(
+    jobs: SimpleQueue[_Job[Any, Any, Any] | None], begin: Callable[[], None] | None
+) -> None:
     if begin is not None:
         begin()
     while _do_next(jobs):
@@ -202,4 +212,4 @@ def _do_all(jobs: SimpleQueue[_Job[Any, Any, Any] | None], begin: _Begin) -> Non
 def _do_next(jobs: SimpleQueue[_Job[Any, Any, Any] | None]) -> bool:
     """A function of its own, so that nothing holds the pixels while the thread waits."""
     job = jobs.get()
-    return job is not None and _exit().do(job)
+    return job is not None and _busy().do(job)
