@@ -5,7 +5,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -19,7 +19,7 @@ from denoise import InferConfig, infer
 from denoise.errors import CRASHED, SettingsError
 from denoise.images.codec import Picture, encode
 from tests.conftest import encoded, photo
-from tests.running import asked_runner, rows_of, run, same, small_disk
+from tests.running import asked_runner, rows_of, run, same, small_disk, wait_until
 
 RUNNERS = ["here", pytest.param("ray", marks=[pytest.mark.ray, pytest.mark.slow])]
 small_disk = pytest.fixture(small_disk)
@@ -80,14 +80,24 @@ def test_an_image_that_does_not_fit_into_a_limit_of_memory_is_an_error_row(
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     name_of = {"here": "jobs.infer", "ray": "MapWorker"}[runner]
 
-    def limit(name: str) -> None:
-        """Take the room for the big image from whoever asks for it, and give it back later."""
-        for one in psutil.Process().children(recursive=True):
-            if name in (big, "08.png") and name_of in " ".join(one.cmdline()):
-                room = one.memory_info().vms + (160 << 20) if name == big else soft
-                resource.prlimit(one.pid, resource.RLIMIT_AS, (room, hard))
-
     output = tmp_path / "out"
+
+    def limit(name: str) -> None:
+        """Take the room for the big image from whoever asks for it, until it has its row."""
+        if name != big:
+            return
+        time.sleep(2)  # images before it, which are small, have their threads and buffers by then
+        for one in psutil.Process().children(recursive=True):
+            if name_of in " ".join(one.cmdline()):
+                room = one.memory_info().vms + (160 << 20)
+                resource.prlimit(one.pid, resource.RLIMIT_AS, (room, hard))
+                threading.Thread(target=give_back, args=(one.pid,), daemon=True).start()
+
+    def give_back(pid: int) -> None:
+        wait_until(lambda: len(list(output.glob("data/part-*5.parquet"))) == 1, 120)
+        with suppress(ProcessLookupError):  # Ray has other workers now
+            resource.prlimit(pid, resource.RLIMIT_AS, (soft, hard))
+
     with served(images, limit) as listed:
         if runner == "here":  # a process of its own: the limit is on no test
             flags = ["--images", str(listed), "--output", str(output), "--model", model]
