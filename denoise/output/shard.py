@@ -2,9 +2,10 @@
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Self
 
 import pyarrow as pa
@@ -43,8 +44,8 @@ class ShardTask:
         if not self.has_rows:
             return self.entries
         rows = tables.part(self.output, self.number, ["path", "error"])
-        kept = {row["path"] for row in rows if self.keeps(row)}
-        return [entry for entry in self.entries if entry.path not in kept]
+        to_keep = {row["path"] for row in rows if self.keeps(row)}
+        return [entry for entry in self.entries if entry.path not in to_keep]
 
     def keeps(self, row: Mapping[str, Any]) -> bool:
         """Whether a row of its part file stays as it is."""
@@ -78,6 +79,28 @@ class Counts:
         self.failed += other.failed
         self.pixels += other.pixels
         _add(self.seconds, other.seconds)
+
+
+def write_shards(
+    shards: Iterable[tuple[ShardTask, list[Entry]]],
+    rows: Iterator[tuple[dict[str, Any], dict[str, float]]],
+    schema: pa.Schema,
+    *,
+    to_tar: bool,
+    notes: Set[str] = frozenset(),
+) -> Iterator[Counts]:
+    """Write the part file of each shard, and yield what was done.
+
+    `rows` are those of the shards' missing inputs, in their order, with the seconds that they took
+    by stage; `notes` what a user should know of how it went, as it is when a shard is done. Raises
+    as ShardWriter does.
+    """
+    for task, missing in shards:
+        with ShardWriter(task, schema, to_tar=to_tar) as out:
+            for row, seconds in islice(rows, len(missing)):
+                out.add(row, seconds)
+            out.notes |= notes
+        yield out.counts
 
 
 class ShardWriter:

@@ -123,8 +123,8 @@ def run(
 ) -> dict[str, Any]:
     """Do what is missing in an output folder and return its summary.
 
-    The worker of the job is also given the `columns` of the input that its rows, which otherwise
-    are of the schema, carry along.
+    The worker of the job is also given the `config`, with the absolute URI of its output, and the
+    `columns` of the input that its rows, which otherwise are of the schema, carry along.
 
     Raises SettingsError before any work where flags or locations are wrong.
     """
@@ -133,7 +133,8 @@ def run(
     references.forget()
     check_apart(uri, uris.absolute(config.images), *job.needed)
     columns = columns_of(config, schema)
-    job = replace(job, worker=partial(job.worker, columns=columns))
+    absolute = replace(config, output=uri)
+    job = replace(job, worker=partial(job.worker, config=absolute, columns=columns))
     settings = {**settings, **columns.settings()}
     looked = _check_first(config, uri, job) if config.overwrite else nullcontext()
     with (

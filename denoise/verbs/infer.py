@@ -84,9 +84,8 @@ def infer(config: InferConfig) -> dict[str, Any]:
 
 def job_of(config: InferConfig, model: str, needed: tuple[str, ...]) -> Job:
     """What a runner needs to know; `config`, `model` and `needed` as `prepare` returns them."""
-    absolute = replace(config, output=uris.absolute(config.output))
     return Job(
-        partial(worker, config=absolute, model=model),
+        partial(worker, model=model),
         workers=worker_counts(config.workers),
         device=config.device,
         gpus_per_worker=config.gpus_per_worker,

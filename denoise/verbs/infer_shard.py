@@ -5,7 +5,7 @@ from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing, suppress
 from dataclasses import replace
 from functools import partial
-from itertools import islice, tee
+from itertools import tee
 from math import isfinite, sqrt
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ from denoise.errors import SettingsError
 from denoise.images.codec import Picture, to_floats, to_pixels
 from denoise.images.metrics import estimate_noise, ssim
 from denoise.images.pairs import Fetched, Pair, PairConfig, errors_of
-from denoise.output.shard import Counts, ShardTask, ShardWriter
+from denoise.output.shard import Counts, ShardTask, write_shards
 from denoise.output.tables import INFER_SCHEMA, with_columns
 from denoise.runners import Allocation, RunShards, gpus_are_made_up
 from denoise.storage.columns import NO_COLUMNS, Columns
@@ -107,12 +107,8 @@ def infer_shards(
     images = fetched_images(ahead, pairing, allocation)
     rows = _rows(images, pairing, denoiser, config, allocation)
     with closing(images), closing(rows):
-        for task, missing in shards:
-            with ShardWriter(task, schema, to_tar=config.save == "tar") as out:
-                for row, seconds in islice(rows, len(missing)):
-                    out.add(row, seconds)
-                out.notes |= denoiser.notes
-            yield out.counts
+        to_tar, notes = config.save == "tar", denoiser.notes
+        yield from write_shards(shards, rows, schema, to_tar=to_tar, notes=notes)
 
 
 def _rows(
@@ -130,21 +126,20 @@ def _rows(
     from denoise.nets.windows import use_cores
 
     row = partial(row_of, config=config, model=denoiser.package.id)
-    waits = waits_for_a_store(config)
     if allocation.one_by_one or not (allocation.gpu or denoiser.on_gpu):
         return rows_of(
             images,
             pairing,
             row,
             allocation,
-            waits=waits,
+            waits=waits_for_a_store(config),
             compute=partial(denoise_pair, denoiser=denoiser),
             begin=use_cores,
         )
     pairs = decoded(images, pairing, allocation, as_it_is)
     batches = _batches(pairs, _GPU_BATCH if denoiser.on_gpu else 0)
     denoised = (pair for batch in batches for pair in _denoise_batch(batch, denoiser))
-    return finished(denoised, row, allocation, waits=waits)
+    return finished(denoised, row, allocation)
 
 
 def pairing_of(config: "InferConfig") -> PairConfig:

@@ -4,15 +4,14 @@ from collections.abc import Generator, Iterable
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import islice, tee
+from itertools import tee
 from typing import Any, get_args
 
 from denoise.images.noise import check_sigma
 from denoise.images.pairs import Kind, Pair, PairConfig, errors_of
-from denoise.output.shard import Counts, ShardTask, ShardWriter
+from denoise.output.shard import Counts, ShardTask, write_shards
 from denoise.output.tables import NOISE_SCHEMA, with_columns
 from denoise.runners import Allocation, Job, RunShards
-from denoise.storage import uris
 from denoise.storage.columns import NO_COLUMNS, Columns
 from denoise.verbs import bulk
 from denoise.verbs.bulk import BulkConfig
@@ -67,8 +66,7 @@ def noise(config: NoiseConfig) -> dict[str, Any]:
     where flags or locations are wrong.
     """
     check_is_folder(config.output)
-    absolute = replace(config, output=uris.absolute(config.output))
-    job = Job(partial(worker, config=absolute), workers=worker_counts(config.workers))
+    job = Job(worker, workers=worker_counts(config.workers))
     sizes = bulk.Sizes(here=_HERE, cpu=_SHARD_BYTES)
     return bulk.run(config, "noise", config.settings(), job, sizes, NOISE_SCHEMA)
 
@@ -95,11 +93,7 @@ def noise_shards(
     row, waits = partial(row_of, config=config), waits_for_a_store(config)
     rows = rows_of(images, pairing, row, allocation, waits=waits)
     with closing(images), closing(rows):
-        for task, missing in shards:
-            with ShardWriter(task, schema, to_tar=config.save == "tar") as out:
-                for made, seconds in islice(rows, len(missing)):
-                    out.add(made, seconds)
-            yield out.counts
+        yield from write_shards(shards, rows, schema, to_tar=config.save == "tar")
 
 
 def row_of(pair: Pair, config: NoiseConfig) -> tuple[dict[str, Any], dict[str, float]]:

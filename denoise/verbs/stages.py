@@ -56,7 +56,7 @@ def rows_of(
     if not waits or allocation.one_by_one:
         return decoded(images, config, allocation, lambda pair: row(compute(pair)), begin=begin)
     computed = decoded(images, config, allocation, compute, begin=begin)
-    return finished(computed, row, allocation, waits=waits)
+    return finished(computed, row, allocation)
 
 
 def decoded(
@@ -83,10 +83,10 @@ def decoded(
 
 
 def finished(
-    pairs: Iterable[Pair], row: Callable[[Pair], _R], allocation: Allocation, *, waits: bool
+    pairs: Iterable[Pair], row: Callable[[Pair], _R], allocation: Allocation
 ) -> Generator[_R, None, None]:
-    """Make the rows of pairs in threads of their own, more where rows wait for a store."""
-    threads = max(allocation.threads, _UPLOADERS if waits else 0)
+    """Make the rows of pairs in threads of their own, which may wait for a store."""
+    threads = max(allocation.threads, _UPLOADERS)
     return in_order(row, as_it_is, pairs, threads, size=lambda pair: pair.nbytes)
 
 

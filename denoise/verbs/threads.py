@@ -4,7 +4,7 @@ import atexit
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, wait
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -24,10 +24,10 @@ _Begin = Callable[[int], None] | None  # what a thread calls first, with the cor
 
 @dataclass(frozen=True)
 class TimeLimit(Generic[_T, _M]):
-    """How long a call may take, and what takes the place of its result then."""
+    """How long a call may take."""
 
     seconds: float
-    late: Callable[[_T], _M]
+    late: Callable[[_T], _M]  # makes a result of an item whose call took longer
 
 
 def in_order(
@@ -51,11 +51,12 @@ def in_order(
     it goes on under the name GIVEN_UP, and another thread replaces it.
     """
     items = iter(items)
-    first_two = deque(islice(items, 2 if threads else 0))
+    first_two = list(islice(items, 2 if threads else 0))
     cores = 1
     if len(first_two) < 2:
         threads, cores = 0, max(1, threads)
-    items = chain(_taken_from(first_two), items)
+    items = chain(first_two, items)
+    del first_two  # they may hold pixels
     pool = _Threads(max(1, threads), begin, cores)
     running: deque[tuple[_Job[_T, _M, _R], int]] = deque()
     try:
@@ -70,12 +71,6 @@ def in_order(
             yield pool.result(running.popleft()[0])
     finally:  # nobody waits for what nobody takes any more
         pool.end()
-
-
-def _taken_from(items: deque[_T]) -> Iterator[_T]:
-    """Each item, which may hold pixels, while nothing here holds it any more."""
-    while items:
-        yield items.popleft()
 
 
 @dataclass(eq=False)
@@ -96,16 +91,18 @@ class _Job(Generic[_T, _M, _R]):
         """Call and go on; False where it was given up meanwhile."""
         self.thread = threading.current_thread()
         self.started = time.monotonic()
-        item = cast(_T, self.item)
+        item, is_ours = cast(_T, self.item), False
         try:
-            made = self.call(item)
-            if not self.claim.acquire(blocking=False):
-                return False
-            self.item = None
-            self.answer.set_result(self.then(made))
+            try:
+                made = self.call(item)
+            finally:
+                is_ours = self.claim.acquire(blocking=False)
+            if is_ours:
+                self.item = None
+                self.answer.set_result(self.then(made))
         except BaseException as error:  # noqa: BLE001  # raised again where the result is taken
             self.answer.set_exception(error)
-        return True
+        return is_ours
 
     def seconds_left(self) -> float | None:
         """Until it is late; None: it cannot be."""
@@ -123,8 +120,8 @@ class _Job(Generic[_T, _M, _R]):
         self.thread.name = GIVEN_UP
         return True
 
-    def in_its_place(self) -> _R:
-        """What takes the place of what was given up."""
+    def late_result(self) -> _R:
+        """The result of an item that was given up."""
         assert self.limit is not None
         return self.then(self.limit.late(cast(_T, self.item)))
 
@@ -146,7 +143,7 @@ class _Threads:
         while not wait([job.answer], job.seconds_left()).done:
             if job.seconds_left() == 0 and job.give_up():
                 self._threads.append(_started(self._jobs, self._begin))
-                return job.in_its_place()
+                return job.late_result()
         return job.answer.result()
 
     def end(self) -> None:
