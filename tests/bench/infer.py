@@ -17,6 +17,7 @@ import shutil
 import tempfile
 import time
 from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ from denoise.storage.found import LeftOut
 from denoise.storage.inputs import entries
 from denoise.verbs.infer_shard import denoise_pair, pairing_of, row_of
 from denoise.verbs.noise import NoiseConfig, noise
+from denoise.verbs.noise import pairing_of as noise_pairing_of
 from denoise.verbs.noise import row_of as noise_row_of
 from tests.running import footer_of, write_part
 
@@ -86,7 +88,7 @@ def bare(config: InferConfig, listed: list[Entry]) -> float:
     return together(bare_half, config, listed)
 
 
-def bare_half(config: InferConfig, mine: list[Entry], ready: Any, times: Any) -> None:
+def bare_half(config: InferConfig, mine: list[Entry], ready: Any) -> tuple[float, float]:
     import torch
 
     torch.set_num_threads(1)
@@ -96,34 +98,41 @@ def bare_half(config: InferConfig, mine: list[Entry], ready: Any, times: Any) ->
         pair = load_pair(entry, pairing)
         return row_of(denoise_pair(pair, denoiser), config, config.model)[0]
 
-    half(row, tables.INFER_SCHEMA, mine, ready, times)
+    return half(row, tables.INFER_SCHEMA, mine, ready)
 
 
-def half(row: Any, schema: Any, mine: list[Entry], ready: Any, times: Any) -> None:
-    """Does the images of one process, after one that is not counted."""
+def half(row: Any, schema: Any, mine: list[Entry], ready: Any) -> tuple[float, float]:
+    """Does the images of one process, after one that is not counted: when it began and ended."""
     with tempfile.TemporaryDirectory() as output:
         row(mine[0])
         ready.wait()
         start = time.time()
         rows = [row(entry) for entry in sorted(mine, key=lambda entry: entry.path)]
         write_part(output, 0, rows, schema, {})
-        times.put((start, time.time()))
+        return start, time.time()
 
 
 def together(half: Any, config: Any, listed: list[Entry]) -> float:
     """Images a second of several processes that begin at the same moment, loaded and ready."""
-    context = multiprocessing.get_context("spawn")
-    ready, times = context.Barrier(WORKERS), context.Queue()
-    running = [
-        context.Process(target=half, args=(config, listed[number::WORKERS], ready, times))
-        for number in range(WORKERS)
-    ]
-    for process in running:
-        process.start()
-    starts, ends = zip(*(times.get() for _ in running), strict=True)
-    for process in running:
-        process.join()
+    with multiprocessing.Manager() as shared:
+        ready = shared.Barrier(WORKERS)
+        with ProcessPoolExecutor(WORKERS, multiprocessing.get_context("spawn")) as processes:
+            halves = [
+                processes.submit(aborting, half, config, listed[number::WORKERS], ready)
+                for number in range(WORKERS)
+            ]
+            starts, ends = zip(*(one.result() for one in halves), strict=True)
     return len(listed) / (max(ends) - min(starts))
+
+
+def aborting(half: Any, config: Any, mine: list[Entry], ready: Any) -> tuple[float, float]:
+    """What a half does; where it fails, the other does not wait for it."""
+    try:
+        result: tuple[float, float] = half(config, mine, ready)
+        return result
+    except BaseException:
+        ready.abort()
+        raise
 
 
 def ours(config: InferConfig, listed: list[Entry]) -> float:
@@ -239,13 +248,13 @@ def noise_bare(config: NoiseConfig, listed: list[Entry]) -> float:
     return together(noise_half, config, listed)
 
 
-def noise_half(config: NoiseConfig, mine: list[Entry], ready: Any, times: Any) -> None:
-    pairing = pairing_of(config)
+def noise_half(config: NoiseConfig, mine: list[Entry], ready: Any) -> tuple[float, float]:
+    pairing = noise_pairing_of(config)
 
     def row(entry: Entry) -> dict[str, Any]:
         return noise_row_of(load_pair(entry, pairing), config)[0]
 
-    half(row, tables.NOISE_SCHEMA, mine, ready, times)
+    return half(row, tables.NOISE_SCHEMA, mine, ready)
 
 
 def noise_ours(config: NoiseConfig, listed: list[Entry]) -> float:
