@@ -27,7 +27,7 @@ from denoise.output.folder import Output
 from denoise.runners.resources import Resources
 from denoise.storage.entry import Entry
 from denoise.training import model_card
-from denoise.training.batches import Worker, batches, pairs_of
+from denoise.training.batches import Worker, batches, pairs_of, slices_of
 from denoise.training.learner import Learner
 from denoise.training.loop import (
     Diverged,
@@ -262,6 +262,11 @@ def test_workers_cut_a_batch_into_slices_that_differ_by_a_sample_at_most(size, w
     sizes = [len(one.patches.paths) for one in slices]
     assert max(sizes) - min(sizes) <= 1 and len(sizes) >= world * accumulate
     assert sum(one.weight for one in slices) == pytest.approx(1)
+
+
+def test_fewer_large_patches_make_a_slice_so_that_their_batches_occupy_threads_too():
+    for patch, size, slices in ((64, 16, 4), (128, 16, 8), (128, 4, 2), (1024, 3, 3), (64, 1, 1)):
+        assert slices_of(replace(RECIPE, patch=patch, batch_size=size), Worker()) == slices
 
 
 def test_three_workers_share_an_odd_batch_have_the_losses_of_one_and_resume_exactly(tmp_path: Path):

@@ -18,7 +18,8 @@ from denoise.training.camera import with_camera_noise
 from denoise.training.recipe import Recipe
 from denoise.training.samples import Patches, Sampler
 
-SLICE = 4  # samples that one thread computes at a time: with 2 a core is a quarter slower
+SLICE = 4  # samples that one thread computes at a time: with 2 of 64x64 a core is a quarter slower
+SLICE_PIXELS = 2 * 128**2  # ... of large patches so many pixels, where 4 samples are no faster
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,8 @@ def slices_of(recipe: Recipe, worker: Worker) -> int:
     """
     if device().type != "cpu" or worker.world > 1:
         return recipe.accumulate
-    return max(recipe.accumulate, recipe.batch_size // SLICE)
+    samples = min(SLICE, max(1, SLICE_PIXELS // recipe.patch**2))
+    return max(recipe.accumulate, recipe.batch_size // samples)
 
 
 def prefetch(steps: Iterator[list[Slice]], depth: int = 4) -> Iterator[list[Slice]]:
