@@ -138,14 +138,17 @@ def suffix_of(format: str) -> str:
 
 def to_floats(pixels: Pixels, white_level: int | None = None) -> Floats:
     """Integers [H, W, C] -> float32 0..1, where 1 is the white level, else the type's largest."""
-    return pixels.astype(np.float32) / np.float32(white_level or np.iinfo(pixels.dtype).max)
+    floats = pixels.astype(np.float32)
+    floats /= np.float32(white_level or np.iinfo(pixels.dtype).max)  # in place: memory is slow
+    return floats
 
 
 def to_pixels(floats: Floats, bit_depth: int, white_level: int | None = None) -> Pixels:
     """float32 [H, W, C], clipped to 0..1 -> the nearest integers of 8 or 16 bits, where 1 becomes
     the white level, else the type's largest."""
-    scaled = np.clip(floats, 0, 1) * np.float32(white_level or 2**bit_depth - 1)
-    return np.rint(scaled).astype(np.uint8 if bit_depth == 8 else np.uint16)
+    scaled = np.clip(floats, 0, 1)
+    scaled *= np.float32(white_level or 2**bit_depth - 1)
+    return np.rint(scaled, out=scaled).astype(np.uint8 if bit_depth == 8 else np.uint16)
 
 
 def _check_fits(picture: Picture, format: str) -> None:
