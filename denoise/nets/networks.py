@@ -117,7 +117,7 @@ ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "cae-s": partial(UNet, widths=(24, 48, 96)),  # 28
     # most blocks last, where trained networks used them; elsewhere they fell silent
     "cae-m": partial(UNet, blocks=(4, 2, 1, 2, 11)),  # 96
-    "cae-l": partial(UNet, widths=(112, 64, 128), blocks=(4, 2, 1, 2, 11)),  # 881; 8 MB of weights
+    "cae-l": partial(UNet, widths=(64, 64, 128), blocks=(4, 2, 1, 2, 11)),  # 306
 }
 
 
