@@ -67,7 +67,8 @@ def _line_of(one: Mapping[str, Any]) -> str:
 def _origins(one: Mapping[str, Any]) -> list[str]:
     """What a model was trained and validated on, on lines that fit."""
     words = f"trained on {one['trained_on']}; validated on {one['validated_on']}"
-    return wrap(words, 100, initial_indent=f"{one['name']:8}", subsequent_indent=" " * 8)
+    name, below = f"{one['name']:8}", " " * 8
+    return wrap(words, 100, initial_indent=name, subsequent_indent=below, break_on_hyphens=False)
 
 
 def _figures(name: str, measured: Mapping[str, Any]) -> str:
