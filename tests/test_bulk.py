@@ -1,6 +1,7 @@
 """The noise and infer jobs: one row an image, metrics of what is stored, resume without a trace."""
 
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable
@@ -389,7 +390,8 @@ def test_a_model_that_is_replaced_during_a_run_ends_it(pictures: Path, tmp_path:
         ({"max_error_rate": 2.0}, "max-error-rate must lie in 0..1, got 2"),
         ({"gpus_per_worker": float("nan")}, "gpus-per-worker must lie in 0..1.*got nan"),
         ({"gpus_per_worker": 0.0}, "gpus-per-worker must lie in 0..1.*got 0"),
-        ({"max_seconds": 0}, "max-seconds must be above 0, got 0"),
+        ({"max_seconds": 0}, "max-seconds must be above 0 and at most 1,000,000, got 0"),
+        ({"max_seconds": math.inf}, "max-seconds must be above 0 and at most 1,000,000, got inf"),
         ({"device": "tpu"}, "device must be one of auto, cpu, gpu, got tpu"),
         ({"output": ""}, "output must not be empty"),
         ({"seed": 2**63}, "seed must fit in 64 bits"),

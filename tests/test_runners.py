@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -21,7 +22,7 @@ from denoise.errors import CRASHED, WriteError
 from denoise.output import tables
 from denoise.output.generations import Shard, generations_of
 from denoise.output.shard import ShardTask, task_of
-from denoise.runners import Allocation, Job, open_runner
+from denoise.runners import GIVEN_UP, Allocation, Job, open_runner
 from denoise.runners.resources import Resources
 from denoise.storage.entry import Entry
 from denoise.storage.found import LeftOut
@@ -30,7 +31,7 @@ from denoise.verbs import stages
 from denoise.verbs.infer import prepare
 from denoise.verbs.infer_shard import worker
 from denoise.verbs.noise import NoiseConfig, noise
-from denoise.verbs.threads import in_order
+from denoise.verbs.threads import TimeLimit, in_order
 from tests.conftest import encoded, make_photos, photo
 from tests.running import (
     ROOT,
@@ -308,6 +309,40 @@ def test_no_more_is_ahead_than_memory_holds():
         found = in_order(call, str, range(20), 4, size=lambda item, size=size: size, max_bytes=100)
         assert list(found) == [str(item) for item in range(20)]
         assert set(most) <= expected and max(most) == max(expected)
+
+
+def test_whoever_leaves_a_stream_waits_for_what_its_threads_do_but_for_late_calls():
+    started, done, late = threading.Semaphore(0), [], threading.Event()
+
+    def call(item: int) -> int:
+        if item:
+            started.release()
+            assert late.wait(60) if item == 2 else not time.sleep(0.3)
+        return item
+
+    limit = TimeLimit(2.0, lambda item: -item)
+    found = in_order(call, done.append, range(9), 2, size=lambda item: 1, limit=limit)
+    next(found)
+    assert started.acquire(timeout=60) and started.acquire(timeout=60)
+    found.close()
+    assert done[0] == 0 and 1 in done and 2 not in done  # no thread is about to write
+    late.set()
+    wait_until(lambda: not any(one.name == GIVEN_UP for one in threading.enumerate()))
+    assert 2 not in done
+
+
+def test_results_do_not_wait_for_many_items_that_come_slowly():
+    taken: list[int] = []
+
+    def items() -> Iterator[int]:
+        for item in range(12):
+            time.sleep(0.05)
+            taken.append(item)
+            yield item
+
+    found = in_order(str, str, items(), 8, size=lambda item: 1)
+    assert next(found) == "0" and len(taken) < 8
+    assert list(found) == [str(item) for item in range(1, 12)]
 
 
 def test_a_worker_of_a_gpu_that_finds_no_gpu_ends_the_job_in_one_line(

@@ -24,6 +24,7 @@ Kind = Literal["gaussian", "camera"]  # of noise
 WhiteLevel = int | Literal["auto"]
 _USUAL_WHITES = (1023, 4095, 16383)  # of 10, 12 and 14 bits, which auto chooses among
 _LARGEST = 65535
+_LONGEST = 1_000_000  # seconds, 11 days: the clocks of some systems go no further
 _DIM = 4095  # the brightest level of 16 bits below which a user is asked
 DIM_NOTE = "16 bits, with no level above 4095: see --white-level"
 
@@ -173,6 +174,12 @@ def check_white_level(level: WhiteLevel | None) -> None:
     """Raises ValueError where 16 bits cannot have such a white level."""
     if level not in (None, "auto") and not (isinstance(level, int) and 1 <= level <= _LARGEST):
         raise ValueError(f"white-level must be auto or lie in 1..{_LARGEST}, got {level}")
+
+
+def check_seconds(name: str, seconds: float) -> None:
+    """Raises ValueError where a time limit is none."""
+    if not 0 < seconds <= _LONGEST:
+        raise ValueError(f"{name} must be above 0 and at most {_LONGEST:,}, got {seconds:g}")
 
 
 def errors_of(

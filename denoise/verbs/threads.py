@@ -16,6 +16,7 @@ from typing import Any, Generic, TypeVar, cast
 from denoise.runners import GIVEN_UP
 
 _IN_MEMORY = 1 << 30  # bytes of decoded images that are ahead
+_SLOW = 0.01  # seconds that an item takes to come
 _T = TypeVar("_T")
 _M = TypeVar("_M")
 _R = TypeVar("_R")
@@ -57,20 +58,28 @@ def in_order(
         threads, cores = 0, max(1, threads)
     items = chain(first_two, items)
     del first_two  # they may hold pixels
+    asked = time.monotonic()
     pool = _Threads(max(1, threads), begin, cores)
     running: deque[tuple[_Job[_T, _M, _R], int]] = deque()
     try:
         for item in items:
+            is_slow = time.monotonic() - asked > _SLOW  # so results do not wait for items to come
             ahead = size(item)
             while running and ahead + sum(one for _, one in running) > max_bytes:
                 yield pool.result(running.popleft()[0])
             running.append((pool.submit(_Job(call, then, item, limit)), ahead))
-            while len(running) > 2 * threads:
+            while len(running) > 2 * threads or (is_slow and _is_done(running)):
                 yield pool.result(running.popleft()[0])
+            asked = time.monotonic()
         while running:
             yield pool.result(running.popleft()[0])
-    finally:  # nobody waits for what nobody takes any more
+    finally:  # what nobody takes any more is not begun
         pool.end()
+
+
+def _is_done(running: deque[tuple["_Job[_T, _M, _R]", int]]) -> bool:
+    """Whether there is a first one, and it is done."""
+    return bool(running) and running[0][0].answer.done()
 
 
 @dataclass(eq=False)
@@ -112,6 +121,13 @@ class _Job(Generic[_T, _M, _R]):
             return self.limit.seconds
         return max(0.0, self.started + self.limit.seconds - time.monotonic())
 
+    def is_given_up_when_late(self) -> bool:
+        """Wait until it is done, or late and so given up."""
+        while not wait([self.answer], self.seconds_left()).done:
+            if self.seconds_left() == 0 and self.give_up():
+                return True
+        return False
+
     def give_up(self) -> bool:
         """Leave it to its thread for good; False where that has just done the call."""
         if not self.claim.acquire(blocking=False):
@@ -133,26 +149,34 @@ class _Threads:
         self._jobs = SimpleQueue[_Job[Any, Any, Any] | None]()
         self._begin = None if begin is None else partial(begin, cores)
         self._threads = [_started(self._jobs, self._begin) for _ in range(count)]
+        self._open: set[_Job[Any, Any, Any]] = set()  # whose results nobody has taken
 
     def submit(self, job: _Job[_T, _M, _R]) -> _Job[_T, _M, _R]:
+        self._open.add(job)
         self._jobs.put(job)
         return job
 
     def result(self, job: _Job[Any, Any, _R]) -> _R:
         """Wait for what a job comes to."""
-        while not wait([job.answer], job.seconds_left()).done:
-            if job.seconds_left() == 0 and job.give_up():
-                self._threads.append(_started(self._jobs, self._begin))
-                return job.late_result()
+        is_late = job.is_given_up_when_late()
+        self._open.discard(job)
+        if is_late:
+            self._threads.append(_started(self._jobs, self._begin))
+            return job.late_result()
         return job.answer.result()
 
     def end(self) -> None:
-        """Let the threads end after what they do now."""
+        """Let the threads end, and wait for what they do now, but for calls that are late.
+
+        Whoever goes on after that, or begins another run, is not written over.
+        """
         with suppress(Empty):
-            while True:
-                self._jobs.get_nowait()
+            while (job := self._jobs.get_nowait()) is not None:
+                self._open.discard(job)
         for _ in self._threads:
             self._jobs.put(None)
+        for job in self._open:
+            job.is_given_up_when_late()
 
 
 class _Busy:
@@ -169,6 +193,7 @@ class _Busy:
         thread = threading.current_thread()
         with self._lock:
             if self._is_near:
+                job.answer.set_exception(RuntimeError("this process ends"))  # whoever waits
                 return False
             self._busy[thread] = job
         is_ours = job.do()
