@@ -14,7 +14,7 @@ HOME = Path(denoise.__file__).parent
 # From the top down: a room imports from itself and from rooms below it.
 ROOMS = (
     "__main__ terminal flags helptext typed verbs runners training reports nets output storage "
-    "images errors __init__"
+    "images errors cores __init__"
 ).split()
 ONLY = {  # library -> the rooms that use it
     "fsspec": {"storage"},

@@ -5,7 +5,6 @@ inside the network [N, 3, h, w], where h and w are those of a tile.
 """
 
 import logging
-import os
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -15,6 +14,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 
+from denoise.cores import cores
 from denoise.images.tiles import Tile, tiles
 from denoise.nets import Asked, Precision
 from denoise.nets import networks as models
@@ -101,7 +101,7 @@ class Denoiser:
             precision=precision,
             strength=strength,
             device=device,
-            threads=threads or os.cpu_count() or 1,
+            threads=threads or cores(),
         )
 
     @property

@@ -11,7 +11,6 @@ Half precision: with weights in bfloat16 or float16 the convolutions compute in 
 addition and output are float32 all the same, and infinity comes out as NaN.
 """
 
-import os
 import platform
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from denoise.cores import cores
 from denoise.nets import limits
 
 UNKNOWN_LEVEL = -1.0  # the noise level where nobody knows it
@@ -179,7 +179,7 @@ def hardware() -> str:
     """What this machine computes with, in words."""
     if torch.cuda.is_available():
         return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
-    return f"{os.cpu_count()} CPU cores ({platform.machine()})"
+    return f"{cores()} CPU cores ({platform.machine()})"
 
 
 class Residual(nn.Module):

@@ -68,13 +68,6 @@ def gpus_are_made_up() -> bool:
     return os.environ.get("DENOISE_MADE_UP_GPUS") == "1"
 
 
-def cores() -> int:
-    """The CPU cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def runs_here(job: Job, size: int, most: int) -> bool:
     """Whether a job of so many bytes runs in this process, which takes `most`."""
     return is_private() and not job.workers and size <= most and _gpus(job.device) <= 1

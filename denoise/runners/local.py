@@ -2,9 +2,10 @@
 
 from collections.abc import Generator, Iterable
 
+from denoise.cores import cores
 from denoise.output.generations import Shard
 from denoise.output.shard import Counts, task_of
-from denoise.runners import Allocation, Job, cores
+from denoise.runners import Allocation, Job
 
 
 def run(

@@ -16,6 +16,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from denoise.cores import cores
 from denoise.nets.networks import device
 from denoise.training.batches import Slice, Worker, batches, pairs_of, prefetch
 from denoise.training.learner import Learner, State, check_alike, follow, learner_of
@@ -60,14 +61,15 @@ def without_denormals() -> Iterator[None]:
 
 @contextmanager
 def threads() -> Iterator[ThreadPoolExecutor]:
-    """A pool of as many threads as torch would use, each of which computes alone.
+    """A pool of as many threads as torch would use and have cores; each computes alone.
 
     Torch's own threads split sums, so that their number would change the last bits of the weights.
     """
     count = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        most = min(count, cores())
+        with ThreadPoolExecutor(most, initializer=torch.set_num_threads, initargs=(1,)) as pool:
             yield pool
     finally:
         torch.set_num_threads(count)

@@ -7,7 +7,6 @@ OUTPUT/contact_sheet.png
 """
 
 import logging
-import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
+from denoise.cores import cores
 from denoise.errors import SettingsError
 from denoise.images.codec import Picture, decode, encode
 from denoise.images.noise import check_sigma
@@ -123,7 +123,7 @@ def _run(config: DemoConfig, samples: Path, pairs: str, model: str, denoised: st
             batch_size=8,
             learning_rate=1e-4,  # gently: the weights are good already
             save_every=config.steps,
-            workers=min(_WORKERS, os.cpu_count() or 1),
+            workers=min(_WORKERS, cores()),
         )
     )
     _log.info("3 of 3: denoising them with the model just trained")

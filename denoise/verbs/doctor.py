@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from typing import Any, Literal
 
 from denoise import errors
+from denoise.cores import cores
 from denoise.errors import SettingsError
 from denoise.storage import files, uris
 
@@ -151,8 +152,6 @@ def _device() -> Check:
 
 def _memory() -> Check:
     """Physical memory; Ray's workers take some 0.3 GiB each before any image."""
-    from denoise.runners import cores
-
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / _GIB
     found = f"{total:.1f} GiB, {cores()} CPUs"
     if total < 2:

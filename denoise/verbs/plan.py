@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from denoise.cores import cores
 from denoise.output import folder, manifest, tables
 from denoise.output.shard import ShardTask
-from denoise.runners import Allocation, cores, is_private, runs_here
+from denoise.runners import Allocation, is_private, runs_here
 from denoise.storage import files, uris
 from denoise.storage.columns import Columns
 from denoise.storage.entry import Entry
