@@ -156,7 +156,7 @@ def _words_of(error: Exception) -> str | None:
         words = errors.words_of(cause) if cause.errno else text
         # without a name, what kind of error it is at least says where to look
         return f"{name or type(cause).__name__}: {words}" if name or cause.errno else words
-    if isinstance(cause, errors.WriteError | errors.SettingsError):
+    if isinstance(cause, errors.WriteError | errors.ReadError | errors.SettingsError):
         return text
     return str(error) if cause is error and isinstance(error, RuntimeError) else None
 

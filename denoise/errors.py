@@ -46,6 +46,10 @@ class WriteError(RuntimeError):
     """What a job has made cannot be written, which ends it; the text says where and why."""
 
 
+class ReadError(RuntimeError):
+    """What a job knows of its shards cannot be read, which ends it; the text says where and why."""
+
+
 class SettingsError(ValueError):
     """Wrong flags, URIs or settings, found before any work: one line, exit code 2."""
 

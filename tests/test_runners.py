@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from denoise import InferConfig, infer
-from denoise.errors import CRASHED, WriteError
+from denoise.errors import CRASHED, ReadError, WriteError
 from denoise.output import tables
 from denoise.output.generations import Shard, generations_of
 from denoise.output.shard import ShardTask, task_of
@@ -309,6 +309,13 @@ def test_no_more_is_ahead_than_memory_holds():
         found = in_order(call, str, range(20), 4, size=lambda item, size=size: size, max_bytes=100)
         assert list(found) == [str(item) for item in range(20)]
         assert set(most) <= expected and max(most) == max(expected)
+
+
+def test_a_list_of_inputs_that_cannot_be_read_ends_the_job_in_words(tmp_path: Path):
+    with pytest.raises(
+        ReadError, match=r"out: its list of inputs could not be read: no such file$"
+    ):
+        task_of(str(tmp_path / "out"), Shard(0, 0, 0, 5, 100))
 
 
 def test_whoever_leaves_a_stream_waits_for_what_its_threads_do_but_for_late_calls():

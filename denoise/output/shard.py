@@ -10,7 +10,7 @@ from typing import Any, Self
 
 import pyarrow as pa
 
-from denoise.errors import WriteError, words_of
+from denoise.errors import ReadError, WriteError, words_of
 from denoise.output import tables
 from denoise.output.generations import Shard
 from denoise.output.redo import note_redone, paths_to_redo
@@ -55,9 +55,13 @@ class ShardTask:
 
 
 def task_of(output: str, shard: Shard, *, retry_errors: bool = False) -> ShardTask:
-    """The task of a shard, its inputs read from the manifest. Raises OSError."""
-    redo = frozenset(paths_to_redo(output, shard.number)) if shard.has_redo else None
-    entries = sorted(shard.entries(output), key=lambda entry: entry.path)
+    """The task of a shard, its inputs read from the manifest. Raises ReadError."""
+    try:
+        redo = frozenset(paths_to_redo(output, shard.number)) if shard.has_redo else None
+        entries = sorted(shard.entries(output), key=lambda entry: entry.path)
+    except OSError as error:
+        text = f"{uris.redact(output)}: its list of inputs could not be read: {words_of(error)}"
+        raise ReadError(text) from error
     return ShardTask(output, shard.number, entries, redo, retry_errors)
 
 
