@@ -233,7 +233,7 @@ def test_a_job_that_failed_gives_its_cpus_back_while_its_error_is_still_there(
 
     shards = [Shard(number, 0, number, number + 1, 10) for number in range(4)]
     with (
-        pytest.raises(OSError) as raised,
+        pytest.raises(ReadError) as raised,
         open_runner(
             Job(worker=lambda allocation: None, workers=(2,)),
             str(tmp_path),
