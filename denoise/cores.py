@@ -3,7 +3,7 @@
 import math
 import os
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 
 def cores(process: Path = Path("/proc/self/cgroup"), groups: Path = Path("/sys/fs/cgroup")) -> int:
@@ -17,7 +17,7 @@ def cores(process: Path = Path("/proc/self/cgroup"), groups: Path = Path("/sys/f
         count = len(os.sched_getaffinity(0))
     else:
         count = os.cpu_count() or 1
-    return max(1, min([count, *_limits(process, groups)]))
+    return min([count, *_limits(process, groups)])
 
 
 def _limits(process: Path, groups: Path) -> Iterator[int]:
@@ -30,10 +30,10 @@ def _limits(process: Path, groups: Path) -> Iterator[int]:
             root, names = groups / "cpu", ["cpu.cfs_quota_us", "cpu.cfs_period_us"]
         else:
             continue
-        group = root / path.lstrip("/")
-        for folder in (group, *group.parents):
-            words = " ".join(_text(folder / name) for name in names).split()
-            if folder.is_relative_to(root) and len(words) == 2 and words[0] not in ("max", "-1"):
+        group = PurePosixPath(path.lstrip("/"))
+        for one in (group, *group.parents):
+            words = " ".join(_text(root / one / name) for name in names).split()
+            if len(words) == 2 and words[0] not in ("max", "-1"):
                 yield math.ceil(int(words[0]) / int(words[1]))
 
 

@@ -176,10 +176,10 @@ def check_white_level(level: WhiteLevel | None) -> None:
         raise ValueError(f"white-level must be auto or lie in 1..{_LARGEST}, got {level}")
 
 
-def check_seconds(name: str, seconds: float) -> None:
-    """Raises ValueError where a time limit is none."""
+def check_max_seconds(seconds: float) -> None:
+    """Raises ValueError where an image cannot have such a time limit."""
     if not 0 < seconds <= _LONGEST:
-        raise ValueError(f"{name} must be above 0 and at most {_LONGEST:,}, got {seconds:g}")
+        raise ValueError(f"max-seconds must be above 0 and at most {_LONGEST:,}, got {seconds:g}")
 
 
 def errors_of(

@@ -10,8 +10,8 @@ from itertools import pairwise
 _LEVELS = 8
 _WIDTH = 4096  # channels
 _BLOCKS = 1000  # in all
-PARAMETERS = 100_000_000  # 400 MB; the largest that is shipped has 4 million
-_MACS = 10_000_000  # a pixel; the largest that is shipped takes 881 thousand
+PARAMETERS = 100_000_000  # 400 MB; the largest that is shipped has 2 million
+_MACS = 10_000_000  # a pixel; the largest that is shipped takes 306 thousand
 _RADIUS = 4096  # pixels: a tile sees so much on each side of it
 
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from denoise.images.codec import MAX_PIXELS
 from denoise.images.noise import check_seed
-from denoise.images.pairs import WhiteLevel, check_seconds, check_white_level
+from denoise.images.pairs import WhiteLevel, check_max_seconds, check_white_level
 from denoise.output import manifest
 from denoise.output.folder import Output
 from denoise.output.generations import Shard
@@ -84,7 +84,7 @@ class BulkConfig:
             raise ValueError(f"limit must be at least 1, got {self.limit}")
         if self.max_pixels < 1:
             raise ValueError(f"max-pixels must be at least 1, got {self.max_pixels}")
-        check_seconds("max-seconds", self.max_seconds)
+        check_max_seconds(self.max_seconds)
         if not 0 <= self.max_error_rate <= 1:
             raise ValueError(f"max-error-rate must lie in 0..1, got {self.max_error_rate}")
         worker_counts(self.workers)

@@ -18,7 +18,7 @@ from denoise.errors import SettingsError
 from denoise.images.codec import Picture, encode, to_floats, to_pixels
 from denoise.images.metrics import estimate_noise, mse, psnr
 from denoise.images.noise import check_seed, check_sigma
-from denoise.images.pairs import Pair, PairConfig, WhiteLevel, check_seconds, check_white_level
+from denoise.images.pairs import Pair, PairConfig, WhiteLevel, check_max_seconds, check_white_level
 from denoise.reports.views import Labelled, sheet_of
 from denoise.storage import files, inputs, uris
 from denoise.storage.fetch import fetch
@@ -59,7 +59,7 @@ class CompareConfig:
             raise ValueError("give add-noise (the images are clean) or reference (noisy), not both")
         if self.limit < 1:
             raise ValueError(f"limit must be at least 1, got {self.limit}")
-        check_seconds("max-seconds", self.max_seconds)
+        check_max_seconds(self.max_seconds)
         if uris.suffix(self.output) != ".png":
             raise ValueError(f"output must be a .png file, got {self.output}")
         twice = [name for name, count in Counter(self.models).items() if count > 1]

@@ -73,7 +73,7 @@ def in_order(
             asked = time.monotonic()
         while running:
             yield pool.result(running.popleft()[0])
-    finally:  # what nobody takes any more is not begun
+    finally:  # what nobody takes any more is not started
         pool.end()
 
 
@@ -121,12 +121,12 @@ class _Job(Generic[_T, _M, _R]):
             return self.limit.seconds
         return max(0.0, self.started + self.limit.seconds - time.monotonic())
 
-    def is_given_up_when_late(self) -> bool:
-        """Wait until it is done, or late and so given up."""
+    def wait_or_give_up(self) -> bool:
+        """Wait until it is done; False where it is late, and given up."""
         while not wait([self.answer], self.seconds_left()).done:
             if self.seconds_left() == 0 and self.give_up():
-                return True
-        return False
+                return False
+        return True
 
     def give_up(self) -> bool:
         """Leave it to its thread for good; False where that has just done the call."""
@@ -158,12 +158,12 @@ class _Threads:
 
     def result(self, job: _Job[Any, Any, _R]) -> _R:
         """Wait for what a job comes to."""
-        is_late = job.is_given_up_when_late()
+        is_done = job.wait_or_give_up()
         self._open.discard(job)
-        if is_late:
-            self._threads.append(_started(self._jobs, self._begin))
-            return job.late_result()
-        return job.answer.result()
+        if is_done:
+            return job.answer.result()
+        self._threads.append(_started(self._jobs, self._begin))
+        return job.late_result()
 
     def end(self) -> None:
         """Let the threads end, and wait for what they do now, but for calls that are late.
@@ -176,7 +176,7 @@ class _Threads:
         for _ in self._threads:
             self._jobs.put(None)
         for job in self._open:
-            job.is_given_up_when_late()
+            job.wait_or_give_up()
 
 
 class _Busy:

@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 
+from denoise.cores import cores
 from denoise.output import manifest
 from denoise.output.shard import Counts, ShardTask
 from denoise.runners import Allocation, Job, ray_data
@@ -39,7 +40,7 @@ def measure(output: str, images: int, rows: int) -> None:
     shards = manifest.cut(output, new)
     with open(os.path.join(output, "_run.json"), "w") as file:  # which every node must see
         file.write("{}")
-    job = Job(worker=_idle, workers=(os.cpu_count() or 1,))
+    job = Job(worker=_idle, workers=(cores(),))
     with ray_data.opened(job, output, verbose=False) as runner:
         start, cpu = time.monotonic(), time.process_time()
         first = None

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from denoise import InferConfig
+from denoise.cores import cores
 from denoise.images.codec import Picture, encode
 from denoise.nets import networks
 from denoise.output.shard import Counts, ShardTask
@@ -35,7 +36,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images")
     parser.add_argument("--model", default="unet")
-    parser.add_argument("--cores", type=int, default=min(12, os.cpu_count() or 1))
+    parser.add_argument("--cores", type=int, default=min(12, cores()))
     parser.add_argument("--seconds", type=float, default=60.0)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="bench-gpu-") as home:

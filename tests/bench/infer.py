@@ -27,6 +27,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from denoise import InferConfig, infer
+from denoise.cores import cores
 from denoise.images.pairs import PairConfig
 from denoise.nets.denoiser import Denoiser
 from denoise.output import tables
@@ -41,7 +42,7 @@ from denoise.verbs.noise import pairing_of as noise_pairing_of
 from denoise.verbs.noise import row_of as noise_row_of
 from tests.running import footer_of, write_part
 
-WORKERS = os.cpu_count() or 1
+WORKERS = cores()
 
 
 def main() -> None:

@@ -8,7 +8,6 @@ folder is kept where it is given, and used again.
 
 import argparse
 import json
-import os
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,6 +17,7 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from denoise.cores import cores
 from denoise.output import tables
 from denoise.verbs.report import ReportConfig, report
 
@@ -39,7 +39,7 @@ def main() -> None:
         grown = psutil.Process().memory_info().rss - before
         print(
             f"{summary['images']:,} rows in {seconds:.1f} s: {summary['images'] / seconds:,.0f} "
-            f"rows/s, {grown / summary['images']:.0f} bytes a row, {os.cpu_count()} cores"
+            f"rows/s, {grown / summary['images']:.0f} bytes a row, {cores()} cores"
         )
 
 
