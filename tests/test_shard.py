@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from denoise.errors import WriteError
+from denoise.errors import ReadError, WriteError
 from denoise.output import tables
 from denoise.output.shard import ShardTask, ShardWriter
 from denoise.output.tables import INFER_SCHEMA
@@ -86,4 +86,13 @@ def test_a_part_file_that_cannot_be_written_is_told_in_plain_words(tmp_path: Pat
         pytest.raises(WriteError, match=r"/data/part-00000003\.parquet could not be .*: file exi"),
         ShardWriter(task, INFER_SCHEMA),
     ):
+        pass
+
+
+def test_earlier_rows_that_cannot_be_read_are_told_in_plain_words(tmp_path: Path):
+    task = ShardTask(str(tmp_path), 3, ENTRIES, retry_errors=True)
+    words = r"/data/part-00000003\.parquet could not be read: no such file$"
+    with pytest.raises(ReadError, match=words):
+        task.missing()
+    with pytest.raises(ReadError, match=words), ShardWriter(task, INFER_SCHEMA):
         pass

@@ -40,11 +40,12 @@ class ShardTask:
         return self.retry_errors or self.redo is not None
 
     def missing(self) -> list[Entry]:
-        """The inputs whose rows are to be made. Raises OSError."""
+        """The inputs whose rows are to be made. Raises ReadError."""
         if not self.has_rows:
             return self.entries
-        rows = tables.part(self.output, self.number, ["path", "error"])
-        to_keep = {row["path"] for row in rows if self.keeps(row)}
+        with _reading(uris.redact(tables.part_uri(self.output, self.number))):
+            rows = tables.part(self.output, self.number, ["path", "error"])
+            to_keep = {row["path"] for row in rows if self.keeps(row)}
         return [entry for entry in self.entries if entry.path not in to_keep]
 
     def keeps(self, row: Mapping[str, Any]) -> bool:
@@ -56,12 +57,9 @@ class ShardTask:
 
 def task_of(output: str, shard: Shard, *, retry_errors: bool = False) -> ShardTask:
     """The task of a shard, its inputs read from the manifest. Raises ReadError."""
-    try:
+    with _reading(f"{uris.redact(output)}: its list of inputs"):
         redo = frozenset(paths_to_redo(output, shard.number)) if shard.has_redo else None
         entries = sorted(shard.entries(output), key=lambda entry: entry.path)
-    except OSError as error:
-        text = f"{uris.redact(output)}: its list of inputs could not be read: {words_of(error)}"
-        raise ReadError(text) from error
     return ShardTask(output, shard.number, entries, redo, retry_errors)
 
 
@@ -112,7 +110,8 @@ class ShardWriter:
 
     Rows of an earlier run that stay as they are come along by themselves. Rows are added in the
     order of their paths. With `to_tar` their images go to a tar, which is there
-    before the part file. Raises WriteError where one of them cannot be written.
+    before the part file. Raises WriteError where one of them cannot be written, ReadError where the
+    rows of the earlier run cannot be read.
     """
 
     def __init__(self, task: ShardTask, schema: pa.Schema, *, to_tar: bool = False) -> None:
@@ -128,9 +127,10 @@ class ShardWriter:
     def __enter__(self) -> Self:
         task = self._task
         if task.has_rows:
-            rows = tables.part(task.output, task.number)
-            self._old.extend(row for row in rows if task.keeps(row))
-            self._earlier = tables.footer_of(task.output, task.number)
+            with _reading(uris.redact(tables.part_uri(task.output, task.number))):
+                rows = tables.part(task.output, task.number)
+                self._old.extend(row for row in rows if task.keeps(row))
+                self._earlier = tables.footer_of(task.output, task.number)
         with self._failing_in_words():
             self._part.__enter__()
             if self._tar is not None:
@@ -205,6 +205,15 @@ class ShardWriter:
         except OSError as error:
             uri = uris.redact(tables.part_uri(self._task.output, self._task.number))
             raise WriteError(f"{uri} could not be written: {words_of(error)}") from error
+
+
+@contextmanager
+def _reading(what: str) -> Iterator[None]:
+    """Raise ReadError where it cannot be read."""
+    try:
+        yield
+    except OSError as error:
+        raise ReadError(f"{what} could not be read: {words_of(error)}") from error
 
 
 def _add(total: dict[str, float], seconds: Mapping[str, float]) -> None:
