@@ -10,7 +10,7 @@ from functools import partial
 from importlib import import_module
 from typing import Any
 
-from denoise import __version__, flags
+from denoise import __version__, flags, helptext
 from denoise.terminal import fail, log_to_stderr, print_traceback, quiet_stdout, show
 from denoise.typed import spell_out
 
@@ -34,6 +34,7 @@ _MORE = """
   completion SHELL   a script that completes verbs and flags: put
                      eval "$(denoise completion bash)" into ~/.bashrc
   help VERB          the same as denoise VERB --help
+  --version, -V      the version
 
 begin with: denoise infer photo.jpg clean.jpg
 """
@@ -68,7 +69,7 @@ def _verb_of(given: list[str]) -> tuple[str, list[str]]:
         given = [given[1], "--help"]
     if given[0] in ("-h", "--help", "help"):
         listed = "".join(f"  {name:8}{about}\n" for name, (_, about) in VERBS.items())
-        sys.stdout.write(_HELP + listed + _MORE)
+        sys.stdout.write(f"{_HELP}{listed}{_MORE}exit codes: {helptext.EXIT_CODES}\n")
         sys.exit(0)
     if given[0] in ("-V", "--version"):
         print(f"denoise {__version__}")
@@ -80,12 +81,23 @@ def _verb_of(given: list[str]) -> tuple[str, list[str]]:
             {name: (_config_of(name), about) for name, (_, about) in VERBS.items()}, given
         )
     if given[0] not in VERBS:
-        from difflib import get_close_matches
-
-        meant = get_close_matches(given[0], VERBS, 1)
-        guess = f"; did you mean {meant[0]}?" if meant else f" (one of {', '.join(VERBS)})"
-        sys.exit(fail(f"denoise: no verb {given[0]!r}{guess}", 2))
+        sys.exit(fail(f"denoise: {_no_verb(given)}", 2))
     return given[0], given[1:]
+
+
+def _no_verb(given: list[str]) -> str:
+    """What is said of a first word that is no verb."""
+    from difflib import get_close_matches
+
+    first = given[0]
+    if first.startswith("-"):
+        verb = next((one for one in given if one in VERBS), "VERB")
+        return f"the verb comes first: denoise {verb} {first} ..."
+    if meant := get_close_matches(first, VERBS, 1):
+        return f"no verb {first!r}; did you mean {meant[0]}?"
+    if {".", "/"} & set(first):
+        return f"no verb {first!r}; did you mean denoise infer {' '.join(given)}?"
+    return f"no verb {first!r} (one of {', '.join(VERBS)})"
 
 
 def _completion(shells: list[str]) -> list[str]:
@@ -106,7 +118,7 @@ def _run(verb: str, given: list[str], interrupted: list[int], start: float) -> i
 
 def _done(verb: str, given: list[str], interrupted: list[int], start: float) -> int:
     try:
-        verb, given = spell_out(verb, given)
+        verb, given = spell_out(verb, given, flags.room_of(_config_of(verb)))
         config, as_json, verbose = flags.read(verb, _config_of(verb), given)
     except ValueError as error:
         return fail(f"denoise {verb}: {error}", 2)

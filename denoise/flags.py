@@ -1,6 +1,5 @@
 """A verb's flags, made from its config by tyro: read, completed in a shell, refused in one line."""
 
-import inspect
 import os
 import re
 import sys
@@ -9,13 +8,21 @@ from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import field, make_dataclass
 from functools import reduce
 from io import StringIO
+from math import inf
 from operator import or_
 from textwrap import shorten
-from typing import Annotated, Any, NoReturn
+from types import UnionType
+from typing import Annotated, Any, NoReturn, Union, get_args, get_origin, get_type_hints
 
 from denoise import helptext
 
 _REPEATED = r"\s*(For full helptext|Argument helptext|Got errors)"  # what --help says too
+_KINDS = {
+    "INT": "a whole number",
+    "FLOAT": "a number",
+    "{INT INT}": "two whole numbers",
+    "{FLOAT FLOAT}": "two numbers",
+}
 
 
 def read(verb: str, config: type, given: list[str]) -> tuple[Any, bool, bool]:
@@ -38,10 +45,26 @@ def read(verb: str, config: type, given: list[str]) -> tuple[Any, bool, bool]:
     except SystemExit as ended:
         if not ended.code:
             raise
-        raise ValueError(
-            f"{_words_in(errors.getvalue())} (denoise {verb} --help explains the flags)"
-        ) from ended
+        words = _words_in(errors.getvalue())
+        usage = f"{helptext.usage(verb, config)}; " if words.startswith("missing:") else ""
+        raise ValueError(f"{words} ({usage}denoise {verb} --help explains the flags)") from ended
     return found.config, found.json, found.verbose
+
+
+def room_of(config: type) -> dict[str, float]:
+    """The most values that each flag of a verb takes; infinite where it is as many as follow."""
+    kinds = get_type_hints(config)
+    own = {f"--{name.replace('_', '-')}": _most_values(kind) for name, kind in kinds.items()}
+    return own | dict.fromkeys(("--json", "--verbose", "-v", "--help", "-h"), 0)
+
+
+def _most_values(kind: Any) -> float:
+    parts = get_args(kind)
+    if kind in (bool, type(None)):
+        return 0
+    if get_origin(kind) is tuple:
+        return inf if Ellipsis in parts else len(parts)
+    return max(map(_most_values, parts)) if get_origin(kind) in (Union, UnionType) else 1
 
 
 def _help(verb: str, config: type) -> NoReturn:
@@ -57,7 +80,7 @@ def _help(verb: str, config: type) -> NoReturn:
         os.environ.pop("COLUMNS")
         if before is not None:
             os.environ["COLUMNS"] = before
-    sys.stdout.write(helptext.text(verb, inspect.getdoc(config) or "", box.getvalue()))
+    sys.stdout.write(helptext.text(verb, config, box.getvalue()))
     sys.exit(0)
 
 
@@ -110,4 +133,25 @@ def _line_of(paragraph: str) -> str:
     heading, *rest = paragraph.strip().splitlines()
     flags = re.findall(r"^ {5,6}(\S+)", "\n".join(rest), re.MULTILINE)
     heading = re.sub("^missing from .*", "missing:", heading[:1].lower() + heading[1:])
-    return " ".join([heading, *([", ".join(flags)] if flags else rest)])
+    return _plain(" ".join([heading, *([", ".join(flags)] if flags else map(str.strip, rest))]))
+
+
+def _plain(line: str) -> str:
+    """What tyro says of a value, in the words of people who do not program."""
+    if found := re.match(r"missing value for argument '(--\S+)'", line):
+        return f"{found[1]} needs a value"
+    if found := re.match(r"invalid choice '(.*)' for argument '(--\S+)'", line):
+        choices = ", ".join(re.findall(r"'([^']*)'", line.partition("Expected")[2]))
+        return f"{found[2]} must be one of {choices}, got {found[1]}"
+    if found := re.match(r"error parsing (--\S+): (.*?)(?: could .*from|:) (\[.*\]|'.*')", line):
+        got = " ".join(re.findall(r"'([^']*)'", found[3]))
+        return f"{found[1]} takes {_kinds_in(found[2])}, got {got or 'nothing'}"
+    return line
+
+
+def _kinds_in(text: str) -> str:
+    """The kinds of values that tyro names, or Python's int and float do."""
+    if "|" not in text:
+        return "a whole number" if "int()" in text else "a number"
+    kinds = text.removeprefix("no type matching ").replace("{None}|", "").split("|")
+    return " or ".join(_KINDS.get(kind, kind.strip("{}")) for kind in kinds)

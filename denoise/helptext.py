@@ -2,7 +2,8 @@
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
+from inspect import getdoc
 from shutil import get_terminal_size
 from textwrap import fill, wrap
 
@@ -19,7 +20,7 @@ GROUPS = {
     "saving": "save format quality strip-metadata to",
     "measuring": "ssim max-error-rate max-pixels max-seconds",
     "machine": "workers device gpus-per-worker no-ray",
-    "messages": "json verbose help",
+    "messages": "dry-run json verbose help",
 }
 _METAVARS = {
     **dict.fromkeys(("images", "output", "into", "reference", "validation"), "FOLDER"),
@@ -83,6 +84,8 @@ _SEE_ALSO = {
     "export": "models, train",
     "doctor": "plan",
 }
+EXIT_CODES = "0 done, 1 failed, 2 wrong flags or URIs, 3 too many images failed, 130 interrupted"
+_SHORT = {"output": "-o, ", "verbose": "-v, ", "help": "-h, "}
 _NOTHING = {"False", "None", "", "()"}  # defaults that say nothing
 
 
@@ -96,21 +99,35 @@ class Flag:
     default: str  # empty where there is none to tell
 
 
-def text(verb: str, about: str, box: str) -> str:
+# what `typed` makes of a word that is no flag of the verb's config
+_SPELLED = {
+    "infer": (Flag("dry-run", "", "do nothing but say what would be done, as `plan` does", ""),)
+}
+
+
+def text(verb: str, config: type, box: str) -> str:
     """The help of a verb; `box` is tyro's own, drawn so wide that each flag is on a line or two."""
     width = min(get_terminal_size((100, 24)).columns, 100)
-    found = {flag.name: flag for flag in _flags_in(verb, box)}
-    parts = [f"usage: denoise {verb}{_names(verb)} [FLAGS]", fill(about, width)]
+    about = getdoc(config) or ""
+    found = {flag.name: flag for flag in (*_flags_in(verb, box), *_SPELLED.get(verb, ()))}
+    parts = [f"usage: {usage(verb, config)} [FLAGS]", fill(about, width)]
     for group, flags in _group(found).items():
         parts.append("\n".join([f"{group}:", *(_lines(flag, width) for flag in flags)]))
     parts.append("\n".join(["examples:", *(f"  {one}" for one in _EXAMPLES[verb])]))
-    parts.append(f"see also: {_SEE_ALSO[verb]}")
+    parts.append(f"see also: {_SEE_ALSO[verb]}\nexit codes: {EXIT_CODES}")
     return "\n\n".join(parts) + "\n"
 
 
-def _names(verb: str) -> str:
-    """What may stand before the flags."""
-    return "".join(f" [{flag.removeprefix('--').upper()}]" for flag in NAMES.get(verb, ()))
+def usage(verb: str, config: type) -> str:
+    """How a verb is called: with what must be given, and in brackets what may."""
+    needed = {one.name for one in fields(config) if one.default is one.default_factory is MISSING}
+    names = [flag.removeprefix("--") for flag in NAMES.get(verb, ())]
+    last = max((place for place, name in enumerate(names, 1) if name in needed), default=0)
+    shown = [
+        *(name.upper() for name in names[:last]),
+        *(f"[{name.upper()}]" for name in names[last:]),
+    ]
+    return " ".join(["denoise", verb, *shown])
 
 
 def _group(found: Mapping[str, Flag]) -> dict[str, list[Flag]]:
@@ -125,7 +142,7 @@ def _group(found: Mapping[str, Flag]) -> dict[str, list[Flag]]:
 
 def _lines(flag: Flag, width: int, column: int = 26) -> str:
     """A flag, what it takes, and below or beside them what it does."""
-    head = f"  {'-v, ' if flag.name == 'verbose' else ''}--{flag.name} {flag.takes}".rstrip()
+    head = f"  {_SHORT.get(flag.name, '')}--{flag.name} {flag.takes}".rstrip()
     default = f" ({flag.default})" if flag.default else ""
     words = wrap(flag.words + default, width - column, break_on_hyphens=False)
     if len(head) > column - 2:

@@ -16,6 +16,7 @@ import ray
 
 from denoise.__main__ import VERBS, _words_of, main
 from denoise.errors import SettingsError, WriteError
+from denoise.flags import room_of
 from denoise.typed import spell_out
 
 
@@ -134,9 +135,10 @@ def test_help_is_for_people(verb: str):
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_flag_stands_once_in_a_group_of_its_kind(verb: str):
-    flags = re.findall(r"^  (?:-v, )?--(\S+)", help_of(verb), re.MULTILINE)
+    flags = re.findall(r"^  (?:-\w, )?--(\S+)", help_of(verb), re.MULTILINE)
     own = {flag.name.replace("_", "-") for flag in dataclasses.fields(config_of(verb))}
-    assert sorted(flags) == sorted(own | {"json", "verbose", "help"})
+    short = {"dry-run"} if verb == "infer" else set()
+    assert sorted(flags) == sorted(own | short | {"json", "verbose", "help"})
     assert "\nmore:" not in help_of(verb)
 
 
@@ -147,7 +149,7 @@ def test_the_flags_that_everybody_needs_come_first():
         *("input and output", "denoising", "noise", "saving", "measuring", "machine", "messages"),
         "examples",
     ]
-    first = re.findall(r"^  --(\S+ \S+)", words, re.MULTILINE)[:3]
+    first = re.findall(r"^  (?:-o, )?--(\S+ \S+)", words, re.MULTILINE)[:3]
     assert first == ["images FOLDER", "output FOLDER", "model NAME"]
 
 
@@ -223,38 +225,74 @@ def test_the_stores_libraries_are_silent_unless_asked(flags: list[str]):
         ("infer a --output=b --format=jpg", "--images a --output b --format jpeg"),
         ("report out", "--output out"),
         ("export unet", "--model unet"),
+        ("infer --overwrite a b", "--images a --output b --overwrite"),
+        ("infer a --model m b", "--images a --output b --model m"),
+        ("infer --workers 2 8 a b", "--images a --output b --workers 2 8"),
+        ("infer --workers 2 a b --json", "--images a --output b --workers 2 --json"),
+        ("infer a b --include x y", "--images a --output b --include x y"),
+        ("infer a b --seed -1", "--images a --output b --seed -1"),
+        ("infer a b --add_noise=25/250", "--images a --output b --add-noise 0.1"),
+        ("train --sigma 0 51/255 a b -v", "--images a --output b --sigma 0 0.2 -v"),
+        ("infer a b --bogus c", "--images a --output b --bogus c"),
     ],
 )
 def test_names_fractions_and_short_forms_are_flags(typed: str, flags: str):
     verb, *given = typed.split()
-    assert spell_out(verb, given) == (verb, flags.split())
+    assert spell_out(verb, given, room_of(config_of(verb))) == (verb, flags.split())
 
 
 def test_a_dry_run_is_a_plan():
-    assert spell_out("infer", ["a", "b", "--dry-run"])[0] == "plan"
+    assert spell_out("infer", ["a", "b", "--dry-run"], {})[0] == "plan"
 
 
 @pytest.mark.parametrize(
     ("typed", "words"),
     [
-        ("infer a.png b.png c.png", r"3 names before the flags .* put a pattern in quotes"),
+        ("infer a.png b.png c.png", r"3 names \(a.png b.png c.png\), .* put a pattern in quotes"),
+        ("train --sigma 1 2 3 a b", r"3 names \(3 a b\), and it takes images and output"),
         ("infer a b --images c", "--images is given twice"),
         ("infer a b --output=c", "--output is given twice"),
-        ("models x", "1 names before the flags .* it takes no names"),
+        ("models x", "it takes no names, got x"),
         ("noise a b --sigma 25/0", "--sigma takes a number such as 0.1 or 25/255, got 25/0"),
     ],
 )
 def test_names_that_make_no_sense_are_refused_in_one_sentence(typed: str, words: str):
     verb, *given = typed.split()
     with pytest.raises(ValueError, match=words):
-        spell_out(verb, given)
+        spell_out(verb, given, room_of(config_of(verb)))
 
 
-def test_a_verb_that_is_nearly_right_is_guessed(capsys: pytest.CaptureFixture[str]):
+@pytest.mark.parametrize(
+    ("typed", "words"),
+    [
+        ("infre", "did you mean infer?"),
+        ("photo.jpg clean.jpg", "did you mean denoise infer photo.jpg clean.jpg?"),
+        ("--model unet infer a b", "the verb comes first: denoise infer --model ..."),
+        ("-v", "the verb comes first: denoise VERB -v ..."),
+        ("everything", "no verb 'everything' (one of demo, noise, train"),
+    ],
+)
+def test_a_first_word_that_is_no_verb_is_put_right(
+    typed: str, words: str, capsys: pytest.CaptureFixture[str]
+):
     with pytest.raises(SystemExit) as ended:
-        main(["infre"])
+        main(typed.split())
     assert ended.value.code == 2
-    assert "did you mean infer?" in capsys.readouterr().err
+    assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("verb", "usage"),
+    [
+        ("infer", "usage: denoise infer IMAGES OUTPUT [FLAGS]"),
+        ("demo", "usage: denoise demo [OUTPUT] [FLAGS]"),
+        ("extract", "usage: denoise extract OUTPUT [INTO] [FLAGS]"),
+        ("export", "usage: denoise export MODEL OUTPUT [FLAGS]"),
+        ("models", "usage: denoise models [FLAGS]"),
+    ],
+)
+def test_the_usage_has_in_brackets_what_may_be_left_out(verb: str, usage: str):
+    assert help_of(verb).splitlines()[0] == usage
 
 
 def test_a_reader_of_the_result_may_stop_reading():
@@ -268,13 +306,22 @@ def test_a_reader_of_the_result_may_stop_reading():
     ("typed", "said"),
     [
         ("infer --bogus 3", "missing: --images, --output; unrecognized options: --bogus, 3"),
+        ("infer --bogus 3", "(denoise infer IMAGES OUTPUT; denoise infer --help"),
         ("infer --images a --output b --bogus 3", "unrecognized options: --bogus, 3"),
         ("infer --images a", "missing: --output"),
-        ("infer --images a --output b --save x", "invalid choice 'x' for argument '--save'"),
+        (
+            "infer --images a --output b --save x",
+            "--save must be one of parquet, files, both, tar, none, got x",
+        ),
         ("infer --images a --output b --sav none", "perhaps you meant: --save"),
-        ("noise --images a --output b --seed abc", "error parsing --seed: invalid literal"),
-        ("train --images a --output b --sigma 1 2 3", "error parsing --sigma: no type matching"),
-        ("train --images a --output b --sigma", "error parsing --sigma: no type matching"),
+        ("noise --images a --output b --seed abc", "--seed takes a whole number, got abc"),
+        ("infer a b --tile x", "--tile takes a whole number, got x"),
+        ("infer a b --max-seconds soon", "--max-seconds takes a number, got soon"),
+        ("infer a b --workers x", "--workers takes a whole number or two whole numbers, got x"),
+        ("infer a b --white-level x", "--white-level takes a whole number or auto, got x"),
+        ("train a b --sigma x", "--sigma takes a number or two numbers, got x"),
+        ("train a b --sigma", "--sigma takes a number or two numbers, got nothing"),
+        ("infer a b --model", "--model needs a value"),
         ("", "a verb is missing (one of demo, noise, train"),
     ],
 )
