@@ -35,6 +35,13 @@ def test_the_name_says_the_format(photos: Path, model: str, name: str):
     assert decode((photos / name).read_bytes()).pixels.shape == photo().shape
 
 
+def test_the_quality_is_of_the_format_that_the_name_says(photos: Path, model: str):
+    for name, quality in (("low.jpg", 20), ("high.jpg", 95)):
+        infer(config_of(photos, model, name, quality=quality, save="files"))
+    low, high = ((photos / f"{name}.jpg").stat().st_size for name in ("low", "high"))
+    assert low < high
+
+
 def test_with_noise_added_it_is_measured(photos: Path, model: str):
     found = infer(config_of(photos, model, "clean.png", add_noise=0.1))
     assert found["psnr_noisy"] == pytest.approx(20, abs=0.5) and found["psnr"] > 0
@@ -47,6 +54,21 @@ def test_with_noise_added_it_is_measured(photos: Path, model: str):
         ("0.png", {"overwrite": True}, "is the input itself"),
         ("clean.gif", {}, "cannot write .gif files: name one with"),
         ("clean.png", {"images": "{photos}"}, "are several: name a folder for the output"),
+        ("clean.png", {"limit": 1}, "--limit is for many images, and .*clean.png is the file of"),
+        ("clean.png", {"include": ("*.png",)}, "--include is for many images"),
+        ("clean.png", {"keep_columns": ("a",)}, "--keep-columns is for many images"),
+        ("clean.png", {"workers": 2}, "--workers is for many images"),
+        ("clean.png", {"save": "tar"}, "--save tar is for many images"),
+        (
+            "clean.png",
+            {"format": "jpeg"},
+            "will be png by its name, and --format is jpeg",
+        ),
+        (
+            "clean.png",
+            {"quality": 50},
+            "quality is for jpeg, webp and avif, and .* is png",
+        ),
     ],
 )
 def test_what_makes_no_sense_is_refused(

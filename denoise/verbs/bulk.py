@@ -13,6 +13,7 @@ import pyarrow as pa
 from denoise.images.codec import MAX_PIXELS
 from denoise.images.noise import check_seed
 from denoise.images.pairs import WhiteLevel, check_max_seconds, check_white_level
+from denoise.images.sniff import IMAGE_SUFFIXES
 from denoise.output import manifest
 from denoise.output.folder import Output
 from denoise.output.generations import Shard
@@ -92,7 +93,9 @@ class BulkConfig:
     def _check_quality(self) -> None:
         if self.quality is not None and not 1 <= self.quality <= 100:
             raise ValueError(f"quality must lie in 1..100, got {self.quality}")
-        if self.quality is not None and self.format in ("png", "tiff"):
+        # a file's own name says its format: `infer_file` looks at that
+        is_file = uris.suffix(self.output) in IMAGE_SUFFIXES
+        if self.quality is not None and self.format in ("png", "tiff") and not is_file:
             raise ValueError(f"quality is for jpeg and webp, and format is {self.format}")
 
     def settings(self) -> dict[str, Any]:

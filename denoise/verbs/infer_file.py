@@ -1,6 +1,7 @@
 """One photograph to one file: `denoise infer photo.jpg clean.jpg` writes that file alone."""
 
 import time
+from dataclasses import fields
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ from denoise.verbs.stages import decode_in_time
 if TYPE_CHECKING:
     from denoise.verbs.infer import InferConfig
 
+_OF_FOLDERS = ("limit", "include", "exclude", "keep_columns", "workers", "retry_errors")
 _SUFFIXES = {suffix: kind for kind, suffix in FORMATS.items()} | {".jpeg": "jpeg", ".tiff": "tiff"}
 
 
@@ -35,6 +37,27 @@ def is_one_file(output: str) -> bool:
         known = ", ".join(sorted(_SUFFIXES))
         raise SettingsError(f"cannot write {suffix} files: name one with {known}")
     return True
+
+
+def _check_flags(config: "InferConfig", kind: str) -> None:
+    """Raise SettingsError for flags that mean nothing for one file, which is of this kind."""
+    given = {one.name for one in fields(config) if getattr(config, one.name) != one.default}
+    of_folders = [name for name in _OF_FOLDERS if name in given]
+    if config.save not in ("parquet", "files"):
+        of_folders.append(f"save {config.save}")
+    if of_folders:
+        flag = of_folders[0].replace("_", "-")
+        raise SettingsError(
+            f"--{flag} is for many images, and {config.output} is the file of one: leave it out, "
+            "or name a folder for the output"
+        )
+    if "format" in given and config.format not in ("same", kind):
+        raise SettingsError(
+            f"{config.output} will be {kind} by its name, and --format is {config.format}: leave "
+            "it out, or give the file another name"
+        )
+    if config.quality is not None and kind in ("png", "tiff"):
+        raise SettingsError(f"quality is for jpeg, webp and avif, and {config.output} is {kind}")
 
 
 def infer_file(config: "InferConfig", model: str) -> dict[str, Any]:
@@ -52,11 +75,7 @@ def infer_file(config: "InferConfig", model: str) -> dict[str, Any]:
             f"{uris.redact(uri)} is there already; --overwrite replaces it (if the shell made two "
             "names of a pattern, put that in quotes)"
         )
-    if config.save == "tar":
-        raise SettingsError(
-            f"save tar packs images into shards, and {config.output} is the file of one: leave "
-            "--save out, or name a folder for the output"
-        )
+    _check_flags(config, _SUFFIXES[asked])
     found = inputs.entries(uris.absolute(config.images), LeftOut(), column=config.column)
     entry, *more = islice(found, 2)
     if more:
