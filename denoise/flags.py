@@ -101,7 +101,7 @@ def _command_of(config: type) -> type:
     """What can be given to a verb: its config, and the flags that all of them have."""
     import tyro
 
-    says = "one line of JSON on stdout and nothing else there"
+    says = "print one line of JSON on stdout, and nothing else there"
     return make_dataclass(
         "Command",
         [
@@ -110,7 +110,7 @@ def _command_of(config: type) -> type:
             (
                 "verbose",
                 Annotated[
-                    bool, tyro.conf.arg(aliases=["-v"], help="Ray's own log and progress too")
+                    bool, tyro.conf.arg(aliases=["-v"], help="show Ray's own log and progress too")
                 ],
                 field(default=False),
             ),

@@ -86,6 +86,21 @@ _SEE_ALSO = {
 }
 EXIT_CODES = "0 done, 1 failed, 2 wrong flags or URIs, 3 too many images failed, 130 interrupted"
 _SHORT = {"output": "-o, ", "verbose": "-v, ", "help": "-h, "}
+_RAY_ADDRESS = (
+    "RAY_ADDRESS",
+    "the Ray cluster to work on, such as 10.0.0.7:6379; else this machine",
+)
+_NETWORKS = ("DENOISE_NETWORKS", "networks of your own that may be loaded: MODULE:CLASS,...")
+_ENVIRONMENT = {  # verb -> the variables that it reads, and what they hold
+    "noise": (_RAY_ADDRESS,),
+    "infer": (_RAY_ADDRESS, _NETWORKS),
+    "train": (
+        _RAY_ADDRESS,
+        _NETWORKS,
+        ("MLFLOW_TRACKING_URI", "log metrics there too, by MLflow (extra `track`)"),
+        ("WANDB_PROJECT", "log metrics to it too, by Weights & Biases (extra `track`)"),
+    ),
+}
 _NOTHING = {"False", "None", "", "()"}  # defaults that say nothing
 
 
@@ -114,6 +129,9 @@ def text(verb: str, config: type, box: str) -> str:
     for group, flags in _group(found).items():
         parts.append("\n".join([f"{group}:", *(_lines(flag, width) for flag in flags)]))
     parts.append("\n".join(["examples:", *(f"  {one}" for one in _EXAMPLES[verb])]))
+    if variables := _ENVIRONMENT.get(verb):
+        lines = [f"  {name:24}{words}" for name, words in variables]
+        parts.append("\n".join(["environment:", *lines]))
     parts.append(f"see also: {_SEE_ALSO[verb]}\nexit codes: {EXIT_CODES}")
     return "\n\n".join(parts) + "\n"
 

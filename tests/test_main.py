@@ -147,10 +147,21 @@ def test_the_flags_that_everybody_needs_come_first():
     groups = re.findall(r"^(\S.*):$", words, re.MULTILINE)
     assert groups == [
         *("input and output", "denoising", "noise", "saving", "measuring", "machine", "messages"),
-        "examples",
+        *("examples", "environment"),
     ]
     first = re.findall(r"^  (?:-o, )?--(\S+ \S+)", words, re.MULTILINE)[:3]
     assert first == ["images FOLDER", "output FOLDER", "model NAME"]
+
+
+@pytest.mark.parametrize("verb", ["noise", "infer", "train"])
+def test_the_help_names_the_variables_that_a_verb_reads(verb: str):
+    _, _, after = help_of(verb).partition("\nenvironment:\n")
+    names = re.findall(r"^  ([A-Z_]+) ", after, re.MULTILINE)
+    source = "".join(
+        file.read_text() for file in Path("denoise").rglob("*.py") if file.name != "helptext.py"
+    )
+    assert "RAY_ADDRESS" in names
+    assert [name for name in names if f'"{name}"' not in source] == []
 
 
 @pytest.mark.parametrize("typed", ["completion", "completion csh", "completion bash zsh"])

@@ -24,19 +24,20 @@ RATES = {"muon": (3e-3, 3e-4), "adamw": (1e-3, 1e-4)}
 class Recipe:
     """What decides the weights, beside the images."""
 
-    kind: Kind = "gaussian"  # of noise: Gaussian, or what cameras make, of all strengths
-    # of Gaussian noise: one SIGMA, or MIN MAX for a blind model; else 0.1
+    kind: Kind = "gaussian"  # kind of noise; camera: as cameras make it, of all strengths
+    # standard deviation of Gaussian noise, on the 0..1 scale: SIGMA, or MIN MAX for a model that
+    # is to remove any between; else 0.1
     sigma: float | tuple[float, float] | None = None
     steps: int = 2000  # batches to train on
     batch_size: int = 16  # patches a step, over all workers together
     patch: int = 64  # side of a training patch in pixels
-    seed: int = 0  # sample i is a function of this and i
-    # at its height; else 0.003, or 0.0003 from --init on (with adamw 0.001, or 0.0001)
+    seed: int = 0  # of the patches and their noise: sample i is made from this and i
+    # highest learning rate; else 0.003, with --init 0.0003 (for adamw 0.001 and 0.0001)
     learning_rate: float | None = None
-    loss: Loss = "l1"  # what training makes small
-    optimizer: Optimizer = "muon"  # how: Muon, or AdamW for all
-    # of convolutions; auto: bfloat16 on GPUs and CPUs made for it, else float32. The same number of
-    # workers gives the same bits; another gives losses within 1e-5, or 2e-4 in bfloat16
+    loss: Loss = "l1"  # the difference that training makes small
+    optimizer: Optimizer = "muon"  # muon (AdamW for what Muon does not fit), or adamw
+    # what convolutions compute in; auto: bfloat16 on GPUs and CPUs made for it, else float32. The
+    # same number of workers gives the same bits; another gives losses within 1e-5 (bfloat16: 2e-4)
     precision: Precision = "auto"
     accumulate: int = 1  # parts that a worker's share of a batch is cut into, to save memory
     save_every: int = 500  # steps between validations; each one is a checkpoint to resume from

@@ -40,33 +40,35 @@ class BulkConfig:
     # also .gz, .parquet) or table; any URI
     images: str
     output: str  # where the table, the files and the report go; run again, it resumes
-    seed: int = 0  # of the noise; each image derives its own from this and its path
-    # images into the Parquet table, as files under OUTPUT/images, or both; tar: as shards there
-    # that WebDataset reads
+    seed: int = 0  # of the noise: each image's own seed is made from this and its path
+    # where the images go: parquet: into the table's rows; files: to OUTPUT/images, as the input's
+    # tree; both; tar: to OUTPUT/images, packed for WebDataset; none: nowhere, rows alone
     save: Save = "parquet"
-    # of the saved images; `same` keeps each input's: AVIF, JPEG 2000 and JPEG XL too; of HEIC and
-    # whatever else is read alone, and of AVIF beyond 8 bits, it makes png
+    # file format of the saved images. same: each image keeps its own (AVIF, JPEG 2000 and JPEG XL
+    # too), and what can be read but not written, such as HEIC, becomes png
     format: Format = "png"
-    quality: int | None = None  # 1..100, for jpeg, avif and lossy webp (gray webp is lossless)
+    # 1..100, of jpeg, avif and webp (a gray webp is always lossless); else 95, and lossless webp
+    quality: int | None = None
     strip_metadata: bool = False  # leave EXIF, XMP, ICC profile, texts and resolution out
-    include: tuple[str, ...] = ()  # globs of paths below `images`; only these are inputs
-    exclude: tuple[str, ...] = ()  # globs of paths that are no inputs
-    column: str | None = None  # of a table the one of the images, of a list the one that names them
-    # columns of a table or list that the output gets too; all but images where not given
+    include: tuple[str, ...] = ()  # take only images whose path below IMAGES fits one of these
+    exclude: tuple[str, ...] = ()  # leave out images whose path below IMAGES fits one of these
+    # the column that holds the images (of a table) or their names (of a list); else it is guessed
+    column: str | None = None
+    # copy only these columns of a table or list into the output; else all but images are copied
     keep_columns: tuple[str, ...] | None = None
-    limit: int | None = None  # the first so many images, to try it
-    # what counts as white in images of 16 bits, such as 4095 where these hold 12-bit data; brighter
-    # ones are error rows. auto: the least of 1023, 4095, 16383, 65535 that an image stays below.
-    # Tables of `noise` bring their own
+    limit: int | None = None  # take only so many images, the first ones: to try it
+    # the level that is white in images of 16 bits, such as 4095 where these hold 12-bit data;
+    # brighter images are error rows. auto: the least of 1023, 4095, 16383 and 65535 that an image
+    # stays below. Tables made by `noise` bring their own
     white_level: WhiteLevel | None = None
     max_pixels: int = MAX_PIXELS  # a larger image is an error row
     max_seconds: float = 120.0  # an image that takes longer to decode is an error row
-    # N, or MIN MAX to grow and shrink, each of them a process of Ray's; without it as many as
-    # there is room for, and for a small job on this machine this process alone
+    # how many processes of Ray's work: N, or MIN MAX to grow and shrink; else as many as there is
+    # room for, and for a small job on this machine this process alone
     workers: int | tuple[int, int] | None = None
-    allow_elsewhere: bool = False  # tables may name images outside of their own folder
+    allow_elsewhere: bool = False  # let tables name images outside of their own folder
     max_error_rate: float = 0.01  # exit code 3 where a larger share of the images fails
-    retry_errors: bool = False  # do the images again that failed in an earlier run
+    retry_errors: bool = False  # try images again that failed in an earlier run
     overwrite: bool = False  # discard what an earlier run made there
 
     def __post_init__(self) -> None:

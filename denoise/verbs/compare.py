@@ -42,9 +42,9 @@ class CompareConfig:
     models: tuple[str, ...] = ("photo", "unet")
     reference: str | None = None  # the images are noisy: the clean ones lie here, by path or stem
     add_noise: float | None = None  # the images are clean: add noise of this sigma first
-    seed: int = 0  # of that noise
-    limit: int = 24  # the first so many images
-    white_level: WhiteLevel | None = None  # as for infer: what is white in images of 16 bits
+    seed: int = 0  # of that noise: each image's own seed is made from this and its path
+    limit: int = 24  # take only so many images, the first ones
+    white_level: WhiteLevel | None = None  # level that is white in images of 16 bits: as for infer
     max_seconds: float = 120.0  # an image that takes longer to decode is left out and counted
     output: str = "comparison.png"  # the contact sheet; replaced where it is there
 

@@ -30,8 +30,8 @@ _GIB = 1 << 30
 class DoctorConfig:
     """Checks this machine: denoise doctor --images s3://bucket/photos --output s3://bucket/out"""
 
-    images: str | None = None  # a URI that must answer
-    output: str | None = None  # a URI below which must be room to write
+    images: str | None = None  # a URI to read from, to see that it answers
+    output: str | None = None  # a URI to write a small file below, and to remove it
     no_ray: bool = False  # do not start Ray, which takes some seconds
 
     def __post_init__(self) -> None:

@@ -16,7 +16,7 @@ class ExportConfig:
     """Export a model: denoise export --model unet --to onnx --output unet.onnx"""
 
     output: str  # the file to write; any URI
-    to: Literal["onnx", "torch"] = "onnx"  # torch: a .pt2 of torch.export
+    to: Literal["onnx", "torch"] = "onnx"  # kind of file; torch: a .pt2 of torch.export
     model: str = "unet"  # a shipped model's name, or the URI of a package folder
 
     def __post_init__(self) -> None:

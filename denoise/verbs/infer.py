@@ -29,13 +29,15 @@ class InferConfig(BulkConfig):
     # a shipped model's name (see `denoise models`), or the URI of a package; auto: `photo` for
     # images that are noisy as they are, `unet` where Gaussian noise is added or was, by `noise`
     model: str = "auto"
-    strength: float = 1.0  # 0..1, of the denoised image in a mixture with the noisy one
-    precision: Asked = "auto"  # of the network; auto: half precision on hardware made for it
+    strength: float = 1.0  # share of the noise to remove, 0..1: 0.5 keeps half of it
+    # what the network computes in; auto: half precision on hardware made for it
+    precision: Asked = "auto"
     add_noise: float | None = None  # the images are clean: add noise of this sigma first
-    float_noise: bool = False  # leave that noise unclipped and unrounded, as the literature does
+    # leave the noisy image unclipped and unrounded, as the literature does
+    float_noise: bool = False
     reference: str | None = None  # the images are noisy: the clean ones lie here, by path or stem
     ssim: bool = False  # measure structural similarity too (extra `ssim`)
-    tile: int | None = None  # side of inference tiles in pixels; by device where not given
+    tile: int | None = None  # side in pixels of the tiles of large images; else by device
     device: Device = "auto"  # what workers compute on; auto: GPUs where there are any
     gpus_per_worker: float = 1.0  # share of a GPU a worker takes, where there are GPUs
 

@@ -27,9 +27,9 @@ _HERE = 128 << 20  # bytes of images that are done sooner in this process than R
 class NoiseConfig(BulkConfig):
     """Add noise to images: denoise noise --images photos --output pairs --sigma 0.1"""
 
-    kind: Kind = "gaussian"  # of noise; camera: what cameras make, correlated and compressed
-    sigma: float | None = None  # of Gaussian noise: its deviation on the 0..1 scale; else 0.1
-    iso: float | None = None  # strength of camera noise; drawn for each image where not given
+    kind: Kind = "gaussian"  # kind of noise; camera: as cameras make it, correlated and compressed
+    sigma: float | None = None  # standard deviation of Gaussian noise, on the 0..1 scale; else 0.1
+    iso: float | None = None  # strength of camera noise; else drawn for each image
 
     def __post_init__(self) -> None:
         super().__post_init__()

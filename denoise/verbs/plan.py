@@ -43,7 +43,7 @@ _COPIES = {"parquet": 1, "files": 1, "both": 2, "tar": 1, "none": 0}  # of an im
 
 @dataclass(frozen=True, kw_only=True)
 class PlanConfig(InferConfig):
-    """Count, measure and estimate, and do nothing: denoise plan --images photos --output out"""
+    """Count the images, and estimate time and memory, before a job: denoise plan photos out"""
 
 
 @dataclass

@@ -43,17 +43,20 @@ class TrainConfig(Recipe):
     """Train a model on clean images, or on the pairs that `noise` wrote."""
 
     images: str  # folder, glob, file, archive, list or table; any URI
-    output: str  # becomes the model package; run again, it resumes
+    output: str  # folder that becomes the model package; run again, it resumes
     reference: str | None = None  # the images are noisy: the clean ones lie here, by path or stem
-    white_level: WhiteLevel | None = None  # as for noise: what is white in images of 16 bits
-    validation: str | None = None  # images to validate on; else a tenth of them, by path
-    column: str | None = None  # of a table the one of the images, of a list the one that names them
-    architecture: str | None = None  # unet, cae-s, cae-m, cae-l or classic; else --init's or unet
-    init: str | None = None  # a model to start, or to grow, from: a shipped one's name or any URI
-    workers: int | tuple[int, int] = 1  # N, or MIN MAX to go on with what there is
-    memory: float = 4.0  # GiB for decoded photos; with more of them, they are streamed
+    white_level: WhiteLevel | None = None  # level that is white in images of 16 bits: as for noise
+    validation: str | None = None  # other images to validate on; else a tenth of IMAGES
+    # the column that holds the images (of a table) or their names (of a list); else it is guessed
+    column: str | None = None
+    # unet, cae-s, cae-m, cae-l, classic, or MODULE:CLASS of your own network; else --init's or unet
+    architecture: str | None = None
+    # a model whose weights training begins with: a shipped one's name, or the URI of a package
+    init: str | None = None
+    workers: int | tuple[int, int] = 1  # processes that train: N, or MIN MAX as there is room
+    memory: float = 4.0  # GiB for decoded photographs; where they need more, they are streamed
     max_error_rate: float = 0.01  # refuse to train where a larger share does not decode
-    compile: bool = False  # torch.compile: pays on GPUs in long runs
+    compile: bool = False  # compile the network first (torch.compile); pays on GPUs in long runs
 
     def __post_init__(self) -> None:
         super().__post_init__()
