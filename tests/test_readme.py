@@ -80,9 +80,23 @@ def test_every_block_that_is_not_run_says_why():
     assert len(BLOCKS) >= 7
 
 
-@pytest.mark.parametrize("name", sorted(set(re.findall(r"\]\((?!http)([^)#]+)", README))))
-def test_every_file_that_it_names_is_there(name):
-    assert (ROOT / name).is_file()
+def test_every_file_that_the_readmes_link_to_is_there():
+    rooms = [ROOT / name for name in (".github", "cluster", "denoise", "tests")]
+    pages = [*ROOT.glob("*.md"), *(page for room in rooms for page in room.rglob("*.md"))]
+    assert len(pages) > 10
+    missing = [
+        f"{page.relative_to(ROOT)}: {link}"
+        for page in pages
+        for link in re.findall(r"\]\((?!http)([^)#]+)", page.read_text())
+        if not (page.parent / link).exists()
+    ]
+    assert missing == []
+
+
+def test_every_benchmark_stands_in_its_readme():
+    words = (ROOT / "tests" / "bench" / "README.md").read_text()
+    names = [file.stem for file in (ROOT / "tests" / "bench").glob("*.py")]
+    assert [name for name in names if f"tests.bench.{name}" not in words] == []
 
 
 def test_the_tour_names_modules_that_are_there():

@@ -86,6 +86,7 @@ class Denoiser:
     ) -> Self:
         """The denoiser of a shipped model, by name, or of a package at a URI.
 
+        The default is for Gaussian noise: for photographs as cameras store them, load "photo".
         tile is the side in pixels of the windows that large pictures are cut into (the network sees
         its reach beyond them); chosen for the device where not given. precision is what the
         convolutions compute in: see resolve_precision. level is the sigma of the noise, 0..1; else

@@ -234,7 +234,7 @@ def sweep(folder: str) -> None:
 
 def check_writable(folder: str) -> None:
     """Raises SettingsError where nothing can be written below a folder: it tries. The folder stays
-    where it was not there; who only looks tries `standing(folder)`."""
+    where it was not there; who only looks tries `nearest_folder(folder)`."""
     trial = join(folder, disk.trial_name())
     try:
         write(trial, b"")
