@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from denoise.errors import SettingsError
+from denoise.errors import SettingsError, WriteError
 from denoise.nets import package
 from denoise.nets.networks import build
 from denoise.verbs.export import ExportConfig, export
@@ -89,3 +89,10 @@ def test_an_output_that_cannot_be_written_is_refused_before_any_work(tmp_path, m
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(SettingsError, match="cannot write"):
         export(ExportConfig(model=model, to="torch", output=str(tmp_path / "file" / "m.pt2")))
+
+
+def test_an_output_that_fails_at_the_end_is_told_in_words(tmp_path):
+    model = saved(tmp_path / "model", "classic")
+    (tmp_path / "m.pt2").mkdir()
+    with pytest.raises(WriteError, match=r"m\.pt2 could not be written: "):
+        export(ExportConfig(model=model, to="torch", output=str(tmp_path / "m.pt2")))

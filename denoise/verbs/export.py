@@ -4,8 +4,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any, Literal
 
-from denoise import errors
-from denoise.errors import SettingsError
+from denoise.errors import SettingsError, WriteError, words_of
 from denoise.storage import files, uris
 
 _TOLERANCE = 1e-5  # a hundredth of a step of eight bits is 4e-5
@@ -29,7 +28,8 @@ class ExportConfig:
 def export(config: ExportConfig) -> dict[str, Any]:
     """Writes the model to a file, whole or not at all, after it was seen to give the same pixels.
 
-    Raises SettingsError where the model, the packages for ONNX or the output are not there.
+    Raises SettingsError where the model, the packages for ONNX or the output are not there,
+    WriteError where the file cannot be written.
     """
     from denoise.nets import export, package  # torch: `denoise export --help` does without
 
@@ -67,4 +67,4 @@ def _write(output: str, encoded: bytes) -> None:
         files.write(output, encoded)
     except OSError as error:
         name = uris.redact(output)
-        raise SettingsError(f"cannot write {name}: {errors.words_of(error)}") from error
+        raise WriteError(f"{name} could not be written: {words_of(error)}") from error
