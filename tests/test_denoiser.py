@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from denoise.images.codec import to_floats, to_pixels
 from denoise.nets import package
 from denoise.nets.denoiser import Denoiser
-from denoise.nets.networks import ARCHITECTURES, UNKNOWN_LEVEL, build
+from denoise.nets.networks import ARCHITECTURES, UNKNOWN_SIGMA, build
 from denoise.nets.package import Package
+from denoise.nets.picture_tiles import from_network, to_network, use_cores
 from denoise.nets.precision import can_do
-from denoise.nets.windows import from_network, to_network, use_cores
 from tests.conftest import photo
 
 CPU = torch.device("cpu")
@@ -143,7 +143,7 @@ def test_nonsense_settings_are_refused_with_the_value(small: Package):
     with pytest.raises(ValueError, match="got 0"):
         Denoiser(small, tile=0)
     with pytest.raises(ValueError, match="got 25"):
-        Denoiser(small, level=25)
+        Denoiser(small, sigma=25)
 
 
 # --- batches ---
@@ -216,9 +216,9 @@ def test_no_pictures_are_no_work(small: Package):
 
 def test_the_network_is_told_the_level_where_it_is_known():
     network = Counting()
-    full(network, level=0.25)(noise(8, 8, 3))
+    full(network, sigma=0.25)(noise(8, 8, 3))
     full(network)(noise(8, 8, 3))
-    assert network.sigmas == [[0.25], [UNKNOWN_LEVEL]]
+    assert network.sigmas == [[0.25], [UNKNOWN_SIGMA]]
 
 
 def test_out_of_memory_halves_the_batch_and_then_the_tile_and_says_so():

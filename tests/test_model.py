@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from denoise.nets.networks import ARCHITECTURES, UNKNOWN_LEVEL, build, folded, inherit
+from denoise.nets.networks import ARCHITECTURES, UNKNOWN_SIGMA, build, folded, inherit
 
 SMALL = {
     "classic": {"width": 4},
@@ -27,7 +27,7 @@ def network(architecture, seed=0):
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (2, 3), (7, 5), (8, 16), (33, 17)])
 def test_any_size_comes_back_in_the_same_size_and_in_range(architecture, size):
     noisy = torch.rand(2, 3, *size)
-    denoised = network(architecture)(noisy, torch.tensor([0.1, UNKNOWN_LEVEL]))
+    denoised = network(architecture)(noisy, torch.tensor([0.1, UNKNOWN_SIGMA]))
     assert denoised.shape == noisy.shape
     assert 0 <= denoised.min() and denoised.max() <= 1
 
@@ -92,12 +92,12 @@ def test_the_family_keeps_to_its_budget(architecture, limit):
 
 def test_the_unet_begins_as_the_identity():
     noisy = torch.rand(1, 3, 9, 9)
-    torch.testing.assert_close(build("unet").eval()(noisy, torch.tensor([UNKNOWN_LEVEL])), noisy)
+    torch.testing.assert_close(build("unet").eval()(noisy, torch.tensor([UNKNOWN_SIGMA])), noisy)
 
 
 def test_a_told_level_matters_and_every_way_of_not_telling_is_the_same():
     model, noisy = network("unet"), torch.rand(1, 3, 16, 16)
-    untold = model(noisy, torch.tensor([UNKNOWN_LEVEL]))
+    untold = model(noisy, torch.tensor([UNKNOWN_SIGMA]))
     assert not torch.equal(untold, model(noisy, torch.tensor([0.1])))
     assert torch.equal(untold, model(noisy, torch.tensor([-0.5])))
 
@@ -158,7 +158,7 @@ def test_blocks_are_for_all_for_levels_or_for_stages():
 def test_a_network_grows_without_a_change_of_its_pictures_and_all_of_it_can_learn(arguments):
     small, large = network("unet"), build("unet", arguments).eval()
     inherit(large, small.state_dict())
-    noisy, level = torch.rand(2, 3, 19, 30), torch.tensor([0.1, UNKNOWN_LEVEL])
+    noisy, level = torch.rand(2, 3, 19, 30), torch.tensor([0.1, UNKNOWN_SIGMA])
     denoised = large(noisy, level)
     torch.testing.assert_close(denoised, small(noisy, level), rtol=0, atol=1e-5)
     optimizer = torch.optim.SGD(large.parameters(), 0.01)

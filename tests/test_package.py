@@ -12,7 +12,7 @@ from safetensors.torch import save as encode
 
 from denoise.errors import SettingsError
 from denoise.nets import limits, package
-from denoise.nets.networks import UNKNOWN_LEVEL, build
+from denoise.nets.networks import UNKNOWN_SIGMA, build
 from denoise.verbs.models import ModelsConfig, models
 
 SMALL = {"widths": [4, 6], "blocks": 1}
@@ -31,7 +31,7 @@ def saved(folder: Path, *, half: bool = False) -> torch.nn.Module:
 def test_a_package_gives_back_the_same_network(tmp_path: Path):
     model = saved(tmp_path / "small")
     found = package.load(str(tmp_path / "small"))
-    noisy, level = torch.rand(1, 3, 9, 7), torch.tensor([UNKNOWN_LEVEL])
+    noisy, level = torch.rand(1, 3, 9, 7), torch.tensor([UNKNOWN_SIGMA])
     assert torch.equal(found.model(noisy, level), model(noisy, level))
     assert found.name == "small" and found.id.startswith("small@")
     assert found.config["sigma"] == [0.0, 0.2]

@@ -6,7 +6,7 @@ import torch
 from denoise.errors import SettingsError
 from denoise.nets import precision as precisions
 from denoise.nets.fused import can_fuse, fuse
-from denoise.nets.networks import UNKNOWN_LEVEL, build, single
+from denoise.nets.networks import UNKNOWN_SIGMA, build, single
 from denoise.nets.precision import can_do, check, resolve_precision, runnable
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -74,7 +74,7 @@ def test_infinity_in_half_precision_comes_out_as_nan():
 def test_an_overflow_inside_of_a_network_is_seen_in_its_output(architecture):
     model = fresh(architecture)
     model.tail.bias.data.fill_(1e6)  # more than float16 holds, far beyond the clamp
-    denoised = model.half()(torch.rand(1, 3, 16, 16), torch.tensor([UNKNOWN_LEVEL]))
+    denoised = model.half()(torch.rand(1, 3, 16, 16), torch.tensor([UNKNOWN_SIGMA]))
     assert denoised.dtype == torch.float32 and denoised.isnan().all()
 
 
@@ -85,7 +85,7 @@ def test_in_half_precision_the_last_addition_is_exact(architecture):
     for parameter in model.parameters():
         parameter.data.zero_()
     noisy = torch.rand(1, 3, 16, 24)
-    denoised = model.bfloat16()(noisy, torch.tensor([UNKNOWN_LEVEL]))
+    denoised = model.bfloat16()(noisy, torch.tensor([UNKNOWN_SIGMA]))
     assert torch.equal(denoised, noisy if architecture == "unet" else torch.full_like(noisy, 0.5))
 
 
@@ -99,7 +99,7 @@ def test_fused_convolutions_give_the_same_pictures_as_plain_ones(architecture):
     for size in [(1, 1), (17, 40), (64, 64)]:
         noisy = torch.rand(2, 3, *size).contiguous(memory_format=torch.channels_last)
         before = noisy.clone()
-        sigma = torch.tensor([0.1, UNKNOWN_LEVEL])
+        sigma = torch.tensor([0.1, UNKNOWN_SIGMA])
         torch.testing.assert_close(quick(noisy, sigma), plain(noisy, sigma), rtol=0, atol=1e-5)
         assert torch.equal(noisy, before)
 

@@ -22,7 +22,7 @@ from PIL import Image
 
 from denoise.errors import SettingsError
 from denoise.nets import package
-from denoise.nets.networks import UNKNOWN_LEVEL, build
+from denoise.nets.networks import UNKNOWN_SIGMA, build
 from denoise.output.folder import Output
 from denoise.runners.resources import Resources
 from denoise.storage.entry import Entry
@@ -165,7 +165,7 @@ def test_noise_is_as_large_as_its_sigma_and_clipped_noise_is_what_a_file_can_hol
     torch.testing.assert_close(stored, stored.round(), rtol=0, atol=1e-4)
     told = torch.from_numpy(patches.level_given)
     torch.testing.assert_close(level[told], torch.full_like(level[told], 0.1))
-    assert (level[~told] == UNKNOWN_LEVEL).all()
+    assert (level[~told] == UNKNOWN_SIGMA).all()
     channels = noisy[torch.from_numpy(patches.gray)]
     assert torch.equal(channels[:, 0], channels[:, 2])
 
@@ -176,7 +176,7 @@ def test_fixed_pairs_are_taken_as_they_are():
     assert {float(x) for x in (clean * 255).round().unique()} <= {
         float(x) for x in pair[..., :3].flat
     }
-    assert not torch.equal(clean, noisy) and (level == UNKNOWN_LEVEL).all()
+    assert not torch.equal(clean, noisy) and (level == UNKNOWN_SIGMA).all()
 
 
 def entry(path: Path) -> Entry:
@@ -719,7 +719,7 @@ def test_a_run_on_the_pairs_of_the_noise_job(folder: Path, ray_session: Resource
 def test_a_larger_architecture_begins_with_the_pictures_of_a_smaller_model():
     grown = start_of("unet", "cae-s")
     assert grown.architecture == "unet" and grown.digest == package.load("cae-s").digest
-    noisy, level = torch.rand(1, 3, 21, 30), torch.tensor([UNKNOWN_LEVEL])
+    noisy, level = torch.rand(1, 3, 21, 30), torch.tensor([UNKNOWN_SIGMA])
     denoised = grown.network(0).eval()(noisy, level)
     expected = package.load("cae-s").model(noisy, level)
     torch.testing.assert_close(denoised, expected, rtol=0, atol=1e-5)

@@ -25,7 +25,7 @@ from denoise.images.codec import (
 from denoise.images.metrics import mse, psnr
 from denoise.nets import Asked
 from denoise.nets.denoiser import Denoiser
-from denoise.nets.windows import Array
+from denoise.nets.picture_tiles import Array
 
 _Batch = TypeVar("_Batch", bound="Mapping[str, Any] | pa.Table")
 

@@ -19,8 +19,8 @@ from denoise.images.tiles import Tile, tiles
 from denoise.nets import Asked, Precision
 from denoise.nets import networks as models
 from denoise.nets import package as packages
+from denoise.nets.picture_tiles import Array, PictureTile, Processor, assemble, exact_cudnn
 from denoise.nets.precision import Run, check, resolve_precision, runnable
-from denoise.nets.windows import Array, Processor, Window, assemble, exact_cudnn
 
 _log = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ class Denoiser:
         package: packages.Package,
         *,
         tile: int | None = None,
-        level: float | None = None,
+        sigma: float | None = None,
         precision: Asked = "auto",
         strength: float = 1.0,
         device: torch.device | None = None,
@@ -51,8 +51,8 @@ class Denoiser:
         """See load."""
         if tile is not None and tile < 1:
             raise ValueError(f"tile must be at least 1 pixel, got {tile}")
-        if level is not None and not 0 <= level <= 1:
-            raise ValueError(f"level must lie in 0..1 (the pixel scale), got {level}")
+        if sigma is not None and not 0 <= sigma <= 1:
+            raise ValueError(f"sigma must lie in 0..1 (the pixel scale), got {sigma}")
         if not 0 <= strength <= 1:
             raise ValueError(f"strength must lie in 0..1, got {strength}")
         self.package = package
@@ -62,7 +62,7 @@ class Denoiser:
         self.notes = set()
         self.recomputed, self._counting = 0, threading.Lock()
         self._device = device or models.device()
-        sigma = models.UNKNOWN_LEVEL if level is None else level
+        sigma = models.UNKNOWN_SIGMA if sigma is None else sigma
         on_cpu = self._device.type == "cpu"
         self._tile = tile or (_CPU_TILE if on_cpu else _GPU_TILE)
         self._whole = 0 if tile else (_CPU_WHOLE if on_cpu else _GPU_WHOLE)
@@ -78,7 +78,7 @@ class Denoiser:
         model: str = "unet",
         *,
         tile: int | None = None,
-        level: float | None = None,
+        sigma: float | None = None,
         precision: Asked = "auto",
         strength: float = 1.0,
         device: torch.device | None = None,
@@ -87,18 +87,18 @@ class Denoiser:
         """The denoiser of a shipped model, by name, or of a package at a URI.
 
         The default is for Gaussian noise: for photographs as cameras store them, load "photo".
-        tile is the side in pixels of the windows that large pictures are cut into (the network sees
+        tile is the side in pixels of the tiles that large pictures are cut into (the network sees
         its reach beyond them); chosen for the device where not given. precision is what the
-        convolutions compute in: see resolve_precision. level is the sigma of the noise, 0..1; else
+        convolutions compute in: see resolve_precision. sigma is the noise's, 0..1; else
         the network's own estimate. strength mixes the result with the input: 0 leaves it as it was.
         device is a GPU where there is one, if not given. On a CPU `threads` compute, else all
-        cores. None of these but precision, level and strength changes a result. Raises
+        cores. None of these but precision, sigma and strength changes a result. Raises
         SettingsError.
         """
         return cls(
             packages.load(model),
             tile=tile,
-            level=level,
+            sigma=sigma,
             precision=precision,
             strength=strength,
             device=device,
@@ -196,18 +196,18 @@ class Denoiser:
             )
         return denoised
 
-    def _batches(self, pictures: Sequence[Array]) -> Iterator[list[Window]]:
-        """Windows of one size and kind, as many as fill the device."""
-        alike: dict[tuple[Any, ...], list[Window]] = {}
+    def _batches(self, pictures: Sequence[Array]) -> Iterator[list[PictureTile]]:
+        """Tiles of one size and kind, as many as fill the device."""
+        alike: dict[tuple[Any, ...], list[PictureTile]] = {}
         for index, picture in enumerate(pictures):
             for tile in self._tiles(*picture.shape[:2]):
-                window = Window(index, picture, tile, self._stride)
-                key = window.size, window.colours, picture.dtype
-                alike.setdefault(key, []).append(window)
-        for ((height, width), *_), windows in alike.items():
+                one = PictureTile(index, picture, tile, self._stride)
+                key = one.size, one.colours, picture.dtype
+                alike.setdefault(key, []).append(one)
+        for ((height, width), *_), same in alike.items():
             count = max(1, self._batch_pixels // (height * width))
-            for start in range(0, len(windows), count):
-                yield windows[start : start + count]
+            for start in range(0, len(same), count):
+                yield same[start : start + count]
 
     def _tiles(self, height: int, width: int) -> list[Tile]:
         side = max(height, width) if height * width <= self._whole else self._tile

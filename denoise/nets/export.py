@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from denoise.nets.networks import UNKNOWN_LEVEL
+from denoise.nets.networks import UNKNOWN_SIGMA
 
 _MOST_SIDE = 65_536
 Run = Callable[[Tensor, Tensor], Tensor]
@@ -67,7 +67,7 @@ def _example(side: int, seed: int, count: int = 2) -> tuple[Tensor, Tensor]:
     """Noise of a size that no network pads the same way on both axes."""
     random = torch.Generator().manual_seed(seed)
     sigma = torch.linspace(0.05, 0.2, count)
-    sigma[-1] = UNKNOWN_LEVEL
+    sigma[-1] = UNKNOWN_SIGMA
     return torch.rand(count, 3, side, side + 3, generator=random), sigma
 
 

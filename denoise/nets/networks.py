@@ -2,7 +2,7 @@
 
 Shapes: noisy, denoised [N, 3, H, W] float32, nominal 0..1; sigma [N] float32; H and W from 1 up.
 
-Noise level: `sigma` is what the user gave, or UNKNOWN_LEVEL. Most training samples have no
+Noise level: `sigma` is what the user gave, or UNKNOWN_SIGMA. Most training samples have no
 level, so the same weights estimate it themselves, pixel by pixel, from what lies within their
 reach. Nothing estimates it outside of the network: the usual estimate (the median of the finest
 wavelet coefficients) is far too low where noise was clipped, as on any photograph before black.
@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from denoise.cores import cores
 from denoise.nets import limits
 
-UNKNOWN_LEVEL = -1.0  # the noise level where nobody knows it
+UNKNOWN_SIGMA = -1.0  # the noise level where nobody knows it
 LEVEL_GAIN = 5.0  # brings sigma 0..0.2 to the scale of the pixels
 
 
@@ -95,7 +95,7 @@ class UNet(nn.Module):
     def forward(self, noisy: Tensor, sigma: Tensor) -> Tensor:
         x = padded(noisy, self.stride).to(self.tail.weight.dtype)
         x = F.pixel_unshuffle(x, 2)  # [N, 12, H/2, W/2]
-        level = torch.where(sigma < 0, UNKNOWN_LEVEL, LEVEL_GAIN * sigma).to(x.dtype)
+        level = torch.where(sigma < 0, UNKNOWN_SIGMA, LEVEL_GAIN * sigma).to(x.dtype)
         x = torch.cat([x, level[:, None, None, None].expand(-1, 1, *x.shape[2:])], dim=1)
         x = self.head(x)  # [N, first, H/2, W/2]
         skips = []

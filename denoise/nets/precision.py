@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from denoise.errors import SettingsError
 from denoise.nets import Asked, Precision
 from denoise.nets.fused import can_fuse, fuse
-from denoise.nets.networks import UNKNOWN_LEVEL, Classic, UNet
+from denoise.nets.networks import UNKNOWN_SIGMA, Classic, UNet
 
 PRECISIONS: dict[Precision, torch.dtype] = {
     "float32": torch.float32,
@@ -81,7 +81,7 @@ def check(run: Run, model: nn.Module, precision: Precision, device: torch.device
     random = torch.Generator().manual_seed(0)
     noisy = torch.rand(1, 3, _SIDE, _SIDE, generator=random) * 0.6 + 0.2
     noisy += 0.3 * torch.randn(noisy.shape, generator=random)
-    sigma = torch.full((1,), UNKNOWN_LEVEL)
+    sigma = torch.full((1,), UNKNOWN_SIGMA)
     allowed = _TOLERANCE_OF_FLOAT32
     if precision != "float32":
         allowed = _TOLERANCE.get(type(model), _TOLERANCE_OF_OTHERS)

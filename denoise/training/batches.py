@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from denoise.nets.networks import UNKNOWN_LEVEL, device
+from denoise.nets.networks import UNKNOWN_SIGMA, device
 from denoise.training.camera import with_camera_noise
 from denoise.training.recipe import Recipe
 from denoise.training.samples import Patches, Sampler
@@ -84,7 +84,7 @@ def pairs_of(patches: Patches) -> tuple[Tensor, Tensor, Tensor]:
         return (
             floats[:, :3],
             floats[:, 3:],
-            torch.full((len(floats),), UNKNOWN_LEVEL, device=device()),
+            torch.full((len(floats),), UNKNOWN_SIGMA, device=device()),
         )
     gray, clipped, level_given, sigma = (
         on_device(one)
@@ -96,7 +96,7 @@ def pairs_of(patches: Patches) -> tuple[Tensor, Tensor, Tensor]:
     return (
         clean,
         torch.where(each(clipped), stored, noisy),
-        torch.where(level_given, sigma, UNKNOWN_LEVEL),
+        torch.where(level_given, sigma, UNKNOWN_SIGMA),
     )
 
 

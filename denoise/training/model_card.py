@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from denoise.images.codec import Picture, encode, to_pixels
 from denoise.images.metrics import mse, psnr
-from denoise.nets.networks import UNKNOWN_LEVEL
-from denoise.nets.windows import from_network
+from denoise.nets.networks import UNKNOWN_SIGMA
+from denoise.nets.picture_tiles import from_network
 from denoise.reports.views import SheetRow, contact_sheet
 from denoise.storage.uris import name_of
 from denoise.training.metrics_log import Record
@@ -217,7 +217,7 @@ def _line(
 
 @torch.no_grad()
 def _row(model: nn.Module, path: str, noisy: Tensor, clean: Tensor) -> SheetRow:
-    denoised = model(noisy, torch.tensor([UNKNOWN_LEVEL]))
+    denoised = model(noisy, torch.tensor([UNKNOWN_SIGMA]))
     original, before, after = (
         to_pixels(from_network(one)[0], 8) for one in (clean, noisy, denoised)
     )

@@ -18,8 +18,8 @@ from denoise.images.codec import to_floats
 from denoise.images.metrics import mse, psnr
 from denoise.images.noise import add_noise, seed_of
 from denoise.images.tiles import middle_of
-from denoise.nets.networks import UNKNOWN_LEVEL, device
-from denoise.nets.windows import to_network
+from denoise.nets.networks import UNKNOWN_SIGMA, device
+from denoise.nets.picture_tiles import to_network
 from denoise.training.batches import Worker
 from denoise.training.photos import VALIDATION_SIDE, Photo
 from denoise.training.recipe import Recipe
@@ -58,7 +58,7 @@ class Validator:
 @torch.no_grad()
 def psnr_of(model: nn.Module, noisy: Tensor, clean: Tensor) -> float:
     """The PSNR in dB of one denoised picture against the clean one, at most HIGHEST."""
-    no_level = torch.tensor([UNKNOWN_LEVEL], device=device())
+    no_level = torch.tensor([UNKNOWN_SIGMA], device=device())
     denoised = model(noisy.to(device()), no_level).float().clamp(0, 1)
     stored = torch.round(denoised * 255) / 255
     error = F.mse_loss(stored.double(), clean.to(device()).double())

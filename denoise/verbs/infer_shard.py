@@ -123,7 +123,7 @@ def _rows(
     Each thread of a CPU takes a whole image. For a GPU threads decode, batches are denoised, and
     threads encode.
     """
-    from denoise.nets.windows import use_cores
+    from denoise.nets.picture_tiles import use_cores
 
     row = partial(row_of, config=config, model=denoiser.package.id)
     if allocation.one_by_one or not (allocation.gpu or denoiser.on_gpu):

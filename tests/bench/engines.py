@@ -24,7 +24,7 @@ from denoise.images.metrics import mse
 from denoise.images.noise import add_noise
 from denoise.nets import package
 from denoise.nets.export import graph_of
-from denoise.nets.networks import UNKNOWN_LEVEL
+from denoise.nets.networks import UNKNOWN_SIGMA
 from denoise.nets.precision import PRECISIONS, can_do, runnable
 from tests.bench.quality import peak
 from tests.conftest import encoded, photo
@@ -79,7 +79,7 @@ def the_rest(jpeg: bytes, denoised: np.ndarray) -> bytes:
 
 def engines_of(network: torch.nn.Module, noisy: torch.Tensor) -> Iterator[tuple[str, Callable]]:
     """Names, and what gives [1, 3, H, W] float32."""
-    sigma = torch.full((1,), UNKNOWN_LEVEL)
+    sigma = torch.full((1,), UNKNOWN_SIGMA)
 
     def by_torch(model: Callable, layout: torch.memory_format) -> Callable:
         @torch.inference_mode()

@@ -98,7 +98,7 @@ def methods(asked: argparse.Namespace) -> Iterator[tuple[str, str, Method]]:
 
 
 def network_method(name: str, *, level_given: bool) -> Method:
-    load = cache(lambda level: Denoiser.load(name, level=level))
+    load = cache(lambda sigma: Denoiser.load(name, sigma=sigma))
     load(None)(np.zeros((64, 64, 3), np.float32))  # the first call on a GPU prepares it
     return lambda noisy, sigma: load(sigma if level_given else None)(noisy)
 

@@ -40,7 +40,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset
 
-from denoise.nets.networks import UNKNOWN_LEVEL, build
+from denoise.nets.networks import UNKNOWN_SIGMA, build
 from denoise.storage.entry import source_of
 from denoise.storage.found import LeftOut
 from denoise.storage.inputs import entries
@@ -275,7 +275,7 @@ def peer(rank: int, asked: argparse.Namespace, port: int, results: mp.Queue) -> 
     times = []
     for clean, noisy in DataLoader(images, each, num_workers=1, prefetch_factor=4):
         network.zero_grad()
-        loss = (network(noisy, torch.full((each,), UNKNOWN_LEVEL)) - clean).abs().mean()
+        loss = (network(noisy, torch.full((each,), UNKNOWN_SIGMA)) - clean).abs().mean()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         for optimizer in optimizers:

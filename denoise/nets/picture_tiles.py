@@ -1,6 +1,6 @@
-"""Windows of pictures as tensors, and the device that sends them through the network in batches.
+"""Tiles of pictures as tensors, and the device that sends them through the network in batches.
 
-Shapes: pictures [H, W, C], C 1 (gray), 2 (gray, alpha), 3 (RGB), 4 (RGB, alpha); windows of them
+Shapes: pictures [H, W, C], C 1 (gray), 2 (gray, alpha), 3 (RGB), 4 (RGB, alpha); tiles of them
 [h, w, 1 or 3]; inside the network [N, C, h, w].
 """
 
@@ -25,7 +25,7 @@ Array = npt.NDArray[Any]  # uint8, uint16 or float32
 
 
 @dataclass(frozen=True, eq=False)
-class Window:
+class PictureTile:
     """A tile of one of the pictures."""
 
     index: int
@@ -35,7 +35,7 @@ class Window:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width up to the next stride, so that more windows share a batch."""
+        """Height and width up to the next stride, so that more tiles share a batch."""
         box = self.tile.outer
         return -(-box.height // self.stride) * self.stride, -(
             -box.width // self.stride
@@ -75,30 +75,30 @@ class Answer:
 
 
 class Processor:
-    """A device that sends windows through a network: a CPU's threads, or a GPU's stream."""
+    """A device that sends tiles through a network: a CPU's threads, or a GPU's stream."""
 
     def __init__(
         self, device: torch.device, threads: int, *, sigma: float, strength: float
     ) -> None:
         """`sigma` is the noise level that the network is given, `strength` the share of its result
-        in a mixture with the window."""
+        in a mixture with the tile."""
         self._device, self._threads = device, threads
         self._sigma, self._strength = sigma, strength
         on_cpu = device.type == "cpu"
         self._stream = None if on_cpu else torch.cuda.Stream(device)
-        # On a CPU each thread computes windows of its own: none waits for another in a convolution
+        # On a CPU each thread computes tiles of its own: none waits for another in a convolution
         self._pool: ThreadPoolExecutor | None = None
         if on_cpu and threads > 1:
             self._pool = ThreadPoolExecutor(threads, initializer=use_cores, initargs=(1,))
 
     def answers(
-        self, batches: Iterator[list[Window]], network: Run
-    ) -> Iterator[tuple[list[Window], Answer]]:
+        self, batches: Iterator[list[PictureTile]], network: Run
+    ) -> Iterator[tuple[list[PictureTile], Answer]]:
         """Each batch with its answer; a GPU computes one batch while the last is being used."""
         if self._stream is None:
             yield from self._answers_of_threads(batches, network)
             return
-        pending: deque[tuple[list[Window], Answer]] = deque()
+        pending: deque[tuple[list[PictureTile], Answer]] = deque()
         for batch in batches:
             pending.append((batch, self._compute(batch, network)))
             if len(pending) > 1:
@@ -106,8 +106,8 @@ class Processor:
         yield from pending
 
     def _answers_of_threads(
-        self, batches: Iterator[list[Window]], network: Run
-    ) -> Iterator[tuple[list[Window], Answer]]:
+        self, batches: Iterator[list[PictureTile]], network: Run
+    ) -> Iterator[tuple[list[PictureTile], Answer]]:
         """Each batch with its answer, in order, a few computed ahead where there is a pool.
 
         A single batch is computed here, on all cores that torch may use.
@@ -118,7 +118,7 @@ class Processor:
             for batch in batches:
                 yield batch, self._compute(batch, network)
             return
-        pending: deque[tuple[list[Window], Future[Answer]]] = deque()
+        pending: deque[tuple[list[PictureTile], Future[Answer]]] = deque()
         try:
             for batch in batches:
                 pending.append((batch, self._pool.submit(self._compute, batch, network)))
@@ -133,12 +133,12 @@ class Processor:
             wait(answer for _, answer in pending)
 
     @torch.inference_mode()
-    def _compute(self, batch: Sequence[Window], network: Run) -> Answer:
-        """Send windows of one size and kind through the network. Returns before a GPU is done."""
+    def _compute(self, batch: Sequence[PictureTile], network: Run) -> Answer:
+        """Send tiles of one size and kind through the network. Returns before a GPU is done."""
         # cuDNN's settings are the whole process's
         exact = nullcontext() if self._stream is None else exact_cudnn()
         with torch.cuda.stream(self._stream), exact:  # None: no stream of its own
-            stored = self._on_device([window.stored() for window in batch])  # [N, h, w, C]
+            stored = self._on_device([tile.stored() for tile in batch])  # [N, h, w, C]
             noisy = to_unit(stored).expand(-1, -1, -1, 3).permute(0, 3, 1, 2)
             noisy = noisy.contiguous(memory_format=torch.channels_last)
             sigma = torch.full((len(batch),), self._sigma, device=self._device)
@@ -168,19 +168,19 @@ class Processor:
 
 
 def assemble(
-    pictures: Sequence[Array], answers: Iterable[tuple[Sequence[Window], Answer]]
+    pictures: Sequence[Array], answers: Iterable[tuple[Sequence[PictureTile], Answer]]
 ) -> tuple[list[Array], set[int]]:
-    """Pictures [H, W, C] made of what became of their windows, and the indices of those with
+    """Pictures [H, W, C] made of what became of their tiles, and the indices of those with
     numbers that are not finite."""
     denoised = [picture.copy() for picture in pictures]  # keeps alpha
     failed: set[int] = set()
     for batch, answer in answers:
-        for window, pixels, is_finite in zip(batch, *answer.on_host(), strict=True):
-            inner = window.tile.inner
-            target = denoised[window.index][inner.top : inner.bottom, inner.left : inner.right]
-            target[..., : window.colours] = pixels[inner.within(window.tile.outer)]
+        for of_picture, pixels, is_finite in zip(batch, *answer.on_host(), strict=True):
+            inner = of_picture.tile.inner
+            target = denoised[of_picture.index][inner.top : inner.bottom, inner.left : inner.right]
+            target[..., : of_picture.colours] = pixels[inner.within(of_picture.tile.outer)]
             if not is_finite:
-                failed.add(window.index)
+                failed.add(of_picture.index)
     return denoised, failed
 
 
