@@ -1,7 +1,7 @@
 """Tiles that cover a picture, each with a halo so wide that no seam is seen, and its middle.
 
-A network that sees no further than its reach computes the same pixels from a window as from the
-whole picture, if the window begins where its pooling cells begin (on the stride) and shows the
+A network that sees no further than its reach computes the same pixels from a tile as from the
+whole picture, if the tile begins where its pooling cells begin (on the stride) and shows the
 reach beyond every pixel that is used.
 """
 
