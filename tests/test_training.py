@@ -269,6 +269,37 @@ def test_fewer_large_patches_make_a_slice_so_that_their_batches_occupy_threads_t
         assert slices_of(replace(RECIPE, patch=patch, batch_size=size), Worker()) == slices
 
 
+def rank_of_two(rank: int, where: Path) -> None:
+    """One of two processes that train together, with torch alone."""
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{where / 'group'}", rank=rank, world_size=2
+    )
+    for precision in ("float32", "bfloat16"):
+        learner, _ = trained(replace(EVEN, precision=precision), worker=Worker(rank, 2))
+        torch.save((learner.average.state_dict(), measured_of(learner)), where / f"{precision}{rank}")
+    torch.distributed.destroy_process_group()
+
+
+EVEN = replace(RECIPE, batch_size=16, steps=4, save_every=2)  # four slices
+
+
+def measured_of(learner: Learner) -> list[tuple[float, float | None]]:
+    """Each record's loss, and PSNR where there is one."""
+    return [(record["loss"], record.get("psnr")) for record in learner.history]
+
+
+def test_two_workers_have_the_bits_of_one(tmp_path: Path):
+    torch.multiprocessing.spawn(rank_of_two, (tmp_path,), nprocs=2)
+    for precision in ("float32", "bfloat16"):
+        alone, _ = trained(replace(EVEN, precision=precision))
+        for rank in range(2):
+            weights, losses = torch.load(tmp_path / f"{precision}{rank}", weights_only=True)
+            assert losses == measured_of(alone)
+            for name, weight in alone.average.state_dict().items():
+                assert torch.equal(weights[name], weight), name
+
+
 def test_three_workers_share_an_odd_batch_have_the_losses_of_one_and_resume_exactly(tmp_path: Path):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -55,24 +55,33 @@ def batches(recipe: Recipe, sampler: Sampler, worker: Worker, first: int) -> Ite
 
 
 def slices_of(recipe: Recipe, worker: Worker) -> int:
-    """How many slices a worker's part of a batch has: enough for threads, where it has cores.
+    """How many slices a worker's part of a batch has: on a CPU as many as there are for one worker,
+    shared out.
 
-    Neither threads nor cores decide it, for it decides the last bits of the weights. Each of
-    several workers has one core, or a GPU.
+    Neither threads nor cores decide it, for it decides the last bits of the weights: where a batch
+    has the same slices for any number of workers, these compute the same gradients.
     """
-    if device().type != "cpu" or worker.world > 1:
+    if device().type != "cpu":
         return recipe.accumulate
     samples = min(SLICE, max(1, SLICE_PIXELS // recipe.patch**2))
-    return max(recipe.accumulate, recipe.batch_size // samples)
+    return max(recipe.accumulate, recipe.batch_size // samples // worker.world)
 
 
 def prefetch(steps: Iterator[list[Slice]], depth: int = 4) -> Iterator[list[Slice]]:
     """The same batches, made by a thread while the network computes."""
-    with ThreadPoolExecutor(1) as thread:
+    # which GPU is a thread's own affair, and workers of Ray's on one node see all of them
+    gpu = (torch.cuda.current_device(),) if device().type == "cuda" else ()
+    with ThreadPoolExecutor(1, initializer=_use, initargs=gpu) as thread:
         ready = deque(thread.submit(next, steps, None) for _ in range(depth))
         while (batch := ready.popleft().result()) is not None:
             ready.append(thread.submit(next, steps, None))
             yield batch
+
+
+def _use(gpu: int | None = None) -> None:
+    """Let this thread compute on a GPU, if there is one."""
+    if gpu is not None:
+        torch.cuda.set_device(gpu)
 
 
 def pairs_of(patches: Patches) -> tuple[Tensor, Tensor, Tensor]:

@@ -96,8 +96,9 @@ def learn(
     """Train until the last step, or until validation has not improved for `patience` times.
 
     `save` is called on every worker after each validation, and where `is_leaving`. The weights
-    depend on the recipe, the photos, the device and the number of workers, not on threads. Raises
-    Diverged with the step and the paths.
+    depend on the recipe, the photos, the device and the number of workers, not on threads; on CPUs
+    two workers have the bits of one where a batch has an even number of slices. Raises Diverged
+    with the step and the paths.
     """
     worker = options.get("worker", Worker())
     learner = learner_of(recipe, model, options.get("state"), worker)
@@ -148,16 +149,14 @@ def backward(
 ) -> Tensor:
     """This worker's part of the loss of one step; the gradients of all are left in the parameters.
 
-    Slices are added up in their order, so that threads do not change the sum.
+    Slices are added up as a tree, so that neither threads nor a second worker, who has half of it,
+    change the sum.
     """
     # a GPU has one queue, and what is compiled is compiled by one thread
     alone = device().type != "cpu" or isinstance(network, torch._dynamo.OptimizedModule)
     each = map if alone else pool.map
     results = each(lambda one: gradients_of(network, recipe, one, learner.precision), batch)
-    loss, gradients = next(results)
-    for other, more in results:
-        loss = loss + other
-        torch._foreach_add_(gradients, more)
+    loss, gradients = sum_of(results, len(batch))
     if worker.world > 1:  # in one piece, so that its parts have one order on every run
         flat = torch.cat([one.flatten() for one in gradients])
         dist.all_reduce(flat)
@@ -168,6 +167,18 @@ def backward(
     for parameter, gradient in zip(network.parameters(), gradients, strict=True):
         parameter.grad = gradient
     return loss
+
+
+def sum_of(
+    results: Iterator[tuple[Tensor, list[Tensor]]], count: int
+) -> tuple[Tensor, list[Tensor]]:
+    """The sum of the next so many losses and gradients: that of their halves."""
+    if count == 1:
+        return next(results)
+    loss, gradients = sum_of(results, count // 2)
+    other, more = sum_of(results, count - count // 2)
+    torch._foreach_add_(gradients, more)
+    return loss + other, gradients
 
 
 def gradients_of(

@@ -33,9 +33,9 @@ class Validator:
     def __init__(
         self, recipe: Recipe, photos: Sequence[Photo], worker: Worker, pool: ThreadPoolExecutor
     ) -> None:
-        mine = photos[worker.rank :: worker.world]
-        self.pairs = [validation_pair(photo, recipe) for photo in mine]
-        self.worker, self.pool = worker, pool
+        self.mine = range(worker.rank, len(photos), worker.world)
+        self.pairs = [validation_pair(photos[k], recipe) for k in self.mine]
+        self.count, self.worker, self.pool = len(photos), worker, pool
 
     def psnr_of(self, model: nn.Module) -> float:
         """The mean PSNR in dB over all workers' photos, of integers as they would be stored; nan
@@ -49,10 +49,10 @@ class Validator:
         return self._mean([min(one, HIGHEST) for one in found])
 
     def _mean(self, found: list[float]) -> float:
-        """Over all workers."""
-        added = torch.tensor([sum(found), len(found)], dtype=torch.float64, device=device())
-        summed, count = total(added, self.worker).tolist()
-        return summed / count if count else 0.0
+        """Over the photos of all workers, in one order, so that their number changes no bit."""
+        each = torch.zeros(self.count, dtype=torch.float64, device=device())
+        each[self.mine] = torch.tensor(found, dtype=torch.float64, device=device())
+        return sum(total(each, self.worker).tolist()) / max(1, self.count)
 
 
 @torch.no_grad()
