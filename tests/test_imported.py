@@ -43,6 +43,33 @@ class Smaller(Net):
         return noisy[..., 1:-1, 1:-1]
 
 
+class Normalised(Net):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(3)
+
+    def forward(self, noisy, sigma):
+        return super().forward(self.norm(noisy), sigma)
+
+
+class Dropping(Net):
+    def forward(self, noisy, sigma):
+        return noisy + self.two(nn.functional.dropout(self.one(noisy), 0.5, self.training))
+
+
+class Frozen(Net):
+    def __init__(self) -> None:
+        super().__init__()
+        self.one.requires_grad_(False)
+
+
+class Tied(Net):
+    def __init__(self) -> None:
+        super().__init__(width=3)
+        self.arguments = {}
+        self.two = self.one
+
+
 class Bare(nn.Module):
     def forward(self, noisy, sigma):
         return noisy
@@ -67,6 +94,17 @@ def test_a_package_with_such_a_network_runs_its_code_only_where_it_is_allowed(
     assert isinstance(package.load(str(tmp_path)).model, Net)
 
 
+def test_weights_that_a_network_uses_twice_are_saved_and_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    name = f"{MODULE}:Tied"
+    monkeypatch.setenv("DENOISE_NETWORKS", name)
+    model = build(name)
+    package.save(str(tmp_path), model, {"architecture": name})
+    loaded = package.load(str(tmp_path)).model
+    assert loaded.one is loaded.two and torch.equal(loaded.one.weight, model.one.weight)
+
+
 @pytest.mark.parametrize(
     ("name", "words"),
     [
@@ -78,6 +116,9 @@ def test_a_package_with_such_a_network_runs_its_code_only_where_it_is_allowed(
         (f"{MODULE}:Boastful", "reach of 1 pixels, but a tile .* is off by"),
         (f"{MODULE}:Global", "looks at the whole picture"),
         (f"{MODULE}:Smaller", "has to give back as many pixels"),
+        (f"{MODULE}:Normalised", "norm.running_mean changes while it trains"),
+        (f"{MODULE}:Dropping", "draws at random while it trains"),
+        (f"{MODULE}:Frozen", "one.weight has requires_grad=False"),
         (":", "or MODULE:CLASS, got :"),
         ("..up:Net", r"or MODULE:CLASS, got \.\.up:Net"),
         ("a..b:Net", "cannot import a..b"),

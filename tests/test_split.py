@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from denoise.errors import SettingsError
+from denoise.storage import references
 from denoise.storage.found import LeftOut
 from denoise.training.split import VALIDATED, Split, held_out, split_of
 from tests.conftest import encoded, photo
@@ -70,3 +71,30 @@ def test_other_photos_are_refused_and_what_differs_is_named(folder: Path, tmp_pa
     with pytest.raises(SettingsError, match="other images"):
         now.check(out)
     assert before.digest != now.digest
+
+
+def test_other_clean_images_are_refused_as_other_photos_are(folder: Path, tmp_path: Path):
+    clean, out = tmp_path / "clean", str(tmp_path / "out")
+    clean.mkdir()
+    for number in range(39):  # the last photo has none, which is its own error
+        (clean / f"{number:02d}.bmp").write_bytes(encoded(photo(8, 8, seed=number), format="BMP"))
+
+    def with_references() -> Split:
+        references.forget()
+        return split_of(str(folder), None, out, LeftOut(), None, str(clean))
+
+    before = with_references()
+    assert len(before.references) == 39 and before.digest != listed(folder).digest
+    before.record(out)
+    with_references().check(out)
+    (clean / "07.bmp").write_bytes(encoded(photo(9, 9), format="BMP"))
+    (clean / "08.bmp").unlink()
+    with pytest.raises(SettingsError, match=r"1 changed since, such as reference/07.png; 1 gone"):
+        with_references().check(out)
+
+
+def test_a_record_of_photos_that_is_damaged_is_told_in_words(folder: Path, tmp_path: Path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "_split.parquet").write_bytes(b"PAR1")
+    with pytest.raises(SettingsError, match=r"_split\.parquet is damaged"):
+        listed(folder).check(str(tmp_path / "out"))

@@ -8,6 +8,7 @@ import shutil
 import signal
 import socket
 import tempfile
+import threading
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
@@ -20,13 +21,13 @@ import pytest
 import torch
 from PIL import Image
 
-from denoise.errors import SettingsError
+from denoise.errors import SettingsError, WriteError
 from denoise.nets import package
 from denoise.nets.networks import UNKNOWN_SIGMA, build
 from denoise.output.folder import Output
 from denoise.runners.resources import Resources
 from denoise.storage.entry import Entry
-from denoise.training import model_card
+from denoise.training import model_card, worker
 from denoise.training.batches import Worker, batches, pairs_of, slices_of
 from denoise.training.learner import Learner
 from denoise.training.loop import (
@@ -277,7 +278,9 @@ def rank_of_two(rank: int, where: Path) -> None:
     )
     for precision in ("float32", "bfloat16"):
         learner, _ = trained(replace(EVEN, precision=precision), worker=Worker(rank, 2))
-        torch.save((learner.average.state_dict(), measured_of(learner)), where / f"{precision}{rank}")
+        torch.save(
+            (learner.average.state_dict(), measured_of(learner)), where / f"{precision}{rank}"
+        )
     torch.distributed.destroy_process_group()
 
 
@@ -745,6 +748,86 @@ def test_a_run_on_the_pairs_of_the_noise_job(folder: Path, ray_session: Resource
     assert found["sigma"] == [0.2, 0.2] and found["clipping"] != "both"
     card = (output / "README.md").read_text()
     assert "that of the pairs: sigma 0.2" in card and "sigma 0.1" not in card
+
+
+def test_pairs_have_their_own_kind_of_noise_and_no_other_can_be_asked_for(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    from denoise.verbs.noise import NoiseConfig, noise
+
+    pairs = tmp_path / "pairs"
+    noise(NoiseConfig(images=str(folder), output=str(pairs), kind="camera"))
+    with pytest.raises(SettingsError, match="holds pairs, which bring noise of their own: leave"):
+        train(config(pairs, tmp_path / "camera", kind="camera"))
+    train(config(pairs, tmp_path / "out", sigma=0.1, steps=4))
+    assert "--sigma is not for them" in caplog.text
+    found = package.load(str(tmp_path / "out")).config
+    assert found["kind"] == "camera" and found["clipping"] == model_card.OF_PAIRS
+    assert "that of the pairs" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_a_training_ends_where_another_run_has_its_folder(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("denoise.output.lock._BEAT", 0.05)
+    output = tmp_path / "out"
+
+    def take_over() -> None:
+        wait_until(lambda: records_in(output) >= 2, 120)
+        (output / "_lock.json").unlink()
+
+    other = threading.Thread(target=take_over)
+    other.start()
+    with pytest.raises(WriteError, match="another run took over"):
+        train(config(folder, output, steps=100_000))
+    other.join()
+    assert not (output / "config.json").exists()
+
+
+def test_a_checkpoint_that_is_damaged_is_told_in_words(folder: Path, tmp_path: Path):
+    output = tmp_path / "out"
+    train(config(folder, output, steps=20))
+    whole = (output / "checkpoint.pt").read_bytes()
+    (output / "_SUCCESS").unlink()
+    for damaged in (whole[:5000], b"", b"something else"):
+        (output / "checkpoint.pt").write_bytes(damaged)
+        with pytest.raises(RuntimeError, match=r"checkpoint\.pt is damaged: remove it to begin"):
+            train(config(folder, output, steps=20))
+
+
+def test_what_decides_the_weights_is_asked_for_again_and_nothing_else(folder: Path, tmp_path: Path):
+    asked = config(folder, tmp_path / "out")
+    for free in ({"workers": 2}, {"memory": 1.0}, {"max_error_rate": 0.5}, {"output": "x"}):
+        assert replace(asked, **free).settings() == asked.settings()
+    for bound in ({"compile": True}, {"seed": 1}, {"accumulate": 2}, {"precision": "bfloat16"}):
+        assert replace(asked, **bound).settings() != asked.settings()
+
+
+class _FromAnActor(SettingsError):
+    """As Ray raises it: the text is a traceback, the cause has the words."""
+
+    cause = SettingsError("9 of 96 images do not decode")
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (_FromAnActor("ray::WindowStream.window() (pid=1)"), "^9 of 96 images do not decode$"),
+        (torch.OutOfMemoryError(), "a batch does not fit into memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "does not fit into memory"),
+    ],
+)
+def test_what_another_try_would_end_in_too_has_words_for_the_user(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: Exception, words: str
+):
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("denoise.training.worker.learn", fail)
+    store = PhotoStore([], DecodeStatistics(0))
+    job = worker.Job(RECIPE, start_of("classic", None), store, store, str(tmp_path), False, {})
+    with pytest.raises(worker.Hopeless, match=words):
+        worker.train_worker(job, Worker(rank=1, world=2), print)
 
 
 def test_a_larger_architecture_begins_with_the_pictures_of_a_smaller_model():

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from denoise.runners.private_ray import away_from_users_modules
 from denoise.runners.working_folder import outside_the_upload
 
 
@@ -52,3 +53,15 @@ def test_elsewhere_nothing_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with outside_the_upload(given) as config:
         assert config is given
         assert Path.cwd() == tmp_path
+
+
+def test_modules_of_ones_own_are_found_from_the_folder_that_workers_start_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([".", "mods", "", "/elsewhere"]))
+    with away_from_users_modules(str(tmp_path / "ray")):
+        assert Path.cwd() == tmp_path / "ray"
+        found = os.environ["PYTHONPATH"].split(os.pathsep)
+    assert found[-3:] == [str(tmp_path), str(tmp_path / "mods"), "/elsewhere"]
+    assert "" not in found  # which would be the folder itself

@@ -26,7 +26,8 @@ def build_imported(architecture: str, arguments: Mapping[str, Any] | None) -> nn
     """A network of the class that MODULE:CLASS names; where it is fresh, it is checked.
 
     The class has to be on the Python path of every worker. Raises ValueError where it is not
-    there, is no network, lacks an attribute, or states too small a reach.
+    there, is no network, lacks an attribute, states too small a reach, or cannot be trained as
+    this is done here.
     """
     module_name, _, class_name = architecture.partition(":")
     # A package may come from anybody: nothing of Python's own is imported for it, where importing
@@ -53,23 +54,62 @@ def build_imported(architecture: str, arguments: Mapping[str, Any] | None) -> nn
         raise ValueError(f"architecture {architecture} has no {', '.join(missing)}: {_NEEDED}")
     if arguments is None:
         check_reach(model, architecture)
+        check_trainable(model, architecture)
     return model
+
+
+def check_trainable(model: nn.Module, name: str) -> None:
+    """Raise ValueError where training would not do to a network what its author expects.
+
+    Weights alone are trained, averaged and saved, all of them, and a step is repeatable: nothing is
+    drawn at random, and nothing changes by computing, as the statistics of batch normalisation do.
+    """
+    if not any(weight.requires_grad for weight in model.parameters()):
+        raise ValueError(f"architecture {name} has no weights to train")
+    frozen = [of for of, weight in model.named_parameters() if not weight.requires_grad]
+    if frozen:
+        raise ValueError(
+            f"architecture {name}: {frozen[0]} has requires_grad=False, but all weights are "
+            "trained; make it a buffer, which stays as it is"
+        )
+    probe = _without_zeros(model).train()
+    before = {of: buffer.clone() for of, buffer in probe.named_buffers()}
+    side = 4 * int(model.stride)  # type: ignore[arg-type]  # a Module's attributes have no types
+    noisy = torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        first, second = (probe(noisy, torch.full((2,), 0.1)) for _ in range(2))
+    for of, buffer in probe.named_buffers():
+        if not torch.equal(buffer, before[of]):
+            raise ValueError(
+                f"architecture {name}: {of} changes while it trains, as in batch normalisation; "
+                "only weights are averaged and saved: use a normalisation without such statistics"
+            )
+    if not torch.equal(first, second):
+        raise ValueError(
+            f"architecture {name} draws at random while it trains, as dropout does: the same seed "
+            "would not give the same weights"
+        )
+
+
+@torch.no_grad()
+def _without_zeros(model: nn.Module) -> nn.Module:
+    """A copy whose weights that are zero have values, since they would hide what it does."""
+    random = torch.Generator().manual_seed(0)
+    copy = deepcopy(model)
+    for weight in copy.parameters():
+        if not weight.any():
+            weight.copy_(0.05 * torch.randn(weight.shape, generator=random))
+    return copy
 
 
 @torch.no_grad()
 def check_reach(model: nn.Module, name: str) -> None:
-    """Raise ValueError where tiles of random pixels differ from the whole: the reach is too small.
-
-    Weights that are zero get values first, since they would hide it.
-    """
+    """Raise ValueError where tiles of random pixels differ from the whole: its reach is larger."""
     # a Module's attributes have no types
     reach, stride = int(model.reach), int(model.stride)  # type: ignore[arg-type]
     limits.check_cost(reach, "pixels of reach", _FAR)
     random = torch.Generator().manual_seed(0)
-    probe = deepcopy(model).eval()
-    for weight in probe.parameters():
-        if not weight.any():
-            weight.copy_(0.05 * torch.randn(weight.shape, generator=random))
+    probe = _without_zeros(model).eval()
     side = 4 * stride
     height, width = side, 2 * side + 2 * reach
     noisy = torch.rand(1, 3, height, width, generator=random)

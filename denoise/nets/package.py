@@ -57,7 +57,10 @@ def save(uri: str, model: "nn.Module", fields: Mapping[str, Any], *, half: bool 
     from safetensors.torch import save as bytes_of
 
     kind = torch.float16 if half else torch.float32
-    weights = {name: value.to(kind).contiguous() for name, value in model.state_dict().items()}
+    # clone: weights that a network uses twice are stored twice
+    weights = {
+        name: value.to(kind).contiguous().clone() for name, value in model.state_dict().items()
+    }
     encoded = bytes_of(weights)
     config = {key: value for key, value in fields.items() if key != "card"}
     config |= {

@@ -45,8 +45,11 @@ def away_from_users_modules(folder: str) -> Iterator[None]:
     package runs from a clone, its workers find it by PYTHONPATH instead.
     """
     home = Path(denoise.__file__).parent.parent
+    given = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    paths = [os.path.abspath(one) for one in given if one]  # the workers start elsewhere
     if "site-packages" not in home.parts:
-        paths = [str(home), *filter(None, [os.environ.get("PYTHONPATH")])]
+        paths = [str(home), *paths]
+    if paths:
         os.environ["PYTHONPATH"] = os.pathsep.join(paths)
     os.makedirs(folder, exist_ok=True)
     with chdir(folder):

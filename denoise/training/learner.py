@@ -7,15 +7,17 @@ import copy
 import math
 from dataclasses import dataclass, field
 from io import BytesIO
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from torch import nn
 
+from denoise.errors import SettingsError
 from denoise.nets.networks import device, hardware
 from denoise.nets.precision import can_do
 from denoise.output.discard import CHECKPOINT
-from denoise.storage import files
+from denoise.storage import files, uris
 from denoise.storage.uris import join
 from denoise.training.batches import Worker
 from denoise.training.metrics_log import Record
@@ -120,9 +122,18 @@ def save_checkpoint(output: str, state: State) -> None:
 
 
 def load_checkpoint(output: str) -> State | None:
-    """The checkpoint of an output folder, on the CPU; None where there is none. Raises OSError."""
+    """The checkpoint of an output folder, on the CPU; None where there is none.
+
+    Raises OSError, and SettingsError where it is damaged.
+    """
     uri = join(output, CHECKPOINT)
     if not files.exists(uri):
         return None
-    state: State = torch.load(BytesIO(files.read(uri)), map_location="cpu", weights_only=True)
+    encoded = BytesIO(files.read(uri))
+    try:
+        state: State = torch.load(encoded, map_location="cpu", weights_only=True)
+    except (RuntimeError, ValueError, LookupError, EOFError, UnpicklingError) as error:
+        raise SettingsError(
+            f"{uris.redact(uri)} is damaged: remove it to begin again, or give another --output"
+        ) from error
     return state

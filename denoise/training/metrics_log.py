@@ -142,8 +142,10 @@ class Board:
         self.record: Record = {}
         self.failure = ""
 
-    def write(self, record: Record) -> None:
+    def write(self, record: Record) -> str:
+        """Note a record; return what should end the training, if anything."""
         self.record = record
+        return self.failure
 
     def read(self) -> Record:
         return self.record

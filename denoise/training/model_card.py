@@ -77,6 +77,7 @@ class _Kind:
     limits: str = ""
 
 
+OF_PAIRS = "as the pairs have it"  # the clipping of noise that nobody drew here
 _NOT_GIVEN = "never given: the network estimates it by itself"
 _KINDS = {
     "drawn": _Kind(
@@ -139,11 +140,9 @@ def text(name: str, fields: Mapping[str, Any], model: nn.Module, history: Sequen
 
 
 def _kind_of(fields: Mapping[str, Any]) -> str:
-    if fields.get("kind") == "camera":
-        return "camera"
-    if fields["clipping"] == "both":
-        return "drawn"
-    return "own pairs" if fields["sigma"] is None else "pairs"
+    if fields["clipping"] == OF_PAIRS:
+        return "own pairs" if fields["sigma"] is None else "pairs"
+    return "camera" if fields.get("kind") == "camera" else "drawn"
 
 
 def _words_of(sigma: float | Sequence[float] | None) -> str:

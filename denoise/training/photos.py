@@ -105,8 +105,11 @@ def check(all_statistics: Sequence[DecodeStatistics], max_error_rate: float) -> 
         path, error = errors[0]
         raise SettingsError(
             f"{len(errors)} of {listed} images do not decode, such as {path} ({error}); "
-            f"--max-error-rate allows a share of {max_error_rate:g}"
-            + (", and some must be left to train on and to validate on" if is_empty else "")
+            + (
+                "some must be left to train on and to validate on"
+                if is_empty
+                else f"--max-error-rate allows a share of {max_error_rate:g}"
+            )
         )
     for one in all_statistics:
         if len(one.kinds) > 1:
@@ -139,7 +142,7 @@ def decode_photos(
             statistics.errors[entry.path] = why(error)
             continue
         height, width, _ = pixels.shape
-        is_small = min(height, width) < patch
+        is_small = min(height, width) < patch and not middle
         if is_small:
             more = [(0, max(0, patch - height)), (0, max(0, patch - width)), (0, 0)]
             pixels = np.pad(pixels, more, "reflect")

@@ -6,6 +6,7 @@ import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from tempfile import mkdtemp
 from typing import Any
 
@@ -20,6 +21,7 @@ from ray.train.torch.config import _TorchBackend as TorchBackend
 from ray.train.v2.api.exceptions import TrainingFailedError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from denoise.errors import WriteError
 from denoise.images.pairs import WhiteLevel
 from denoise.storage.entry import Entry
 from denoise.training.batches import Worker
@@ -98,7 +100,9 @@ class RemoteBoard:
     the same, a new and empty one takes over.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, check: Callable[[], None]) -> None:
+        """`check` raises WriteError once another run has the output folder."""
+        self.check = check
         node = ray.get_runtime_context().get_node_id()
         options = {
             "num_cpus": 0,
@@ -110,7 +114,12 @@ class RemoteBoard:
 
     def read(self) -> Record:
         """The latest record; nothing while the actor cannot be reached, as after a machine has
-        slept or a node is lost: training itself does not depend on it."""
+        slept or a node is lost: training itself does not depend on it. The workers hear of it where
+        another run has the output folder."""
+        try:
+            self.check()
+        except WriteError as error:
+            self.actor.fail.remote(str(error))
         try:
             found: Record = ray.get(self.actor.read.remote())
         except RayActorError:
@@ -173,7 +182,7 @@ def work(setup: dict[str, Any]) -> dict[str, str]:
     if refusal := job.store.refusal() or ray.get(board.read_failure.remote()):
         return {"failed": refusal}
     try:
-        train_worker(job, worker, board.write.remote, _preemption())
+        train_worker(job, worker, partial(_show, board), _preemption())
     except Hopeless as error:
         if worker.world > 1 and not isinstance(error.__cause__, Diverged):
             # The others would wait for this one: Ray ends them all, and those that it starts next
@@ -182,6 +191,16 @@ def work(setup: dict[str, Any]) -> dict[str, str]:
             raise
         return {"failed": str(error)}
     return {}
+
+
+def _show(board: Any, record: Record) -> None:
+    """Give the driver a record. Raises Hopeless where it says that all should end."""
+    try:
+        failure = ray.get(board.write.remote(record))
+    except RayActorError:  # as after a node is lost: training itself does not depend on it
+        return
+    if failure:
+        raise Hopeless(failure)
 
 
 def _preemption() -> Callable[[], bool]:

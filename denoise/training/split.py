@@ -4,18 +4,19 @@ OUTPUT/_split.parquet   path, size and mark of each, as the first run found them
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from io import BytesIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from denoise.errors import SettingsError
+from denoise.errors import ImageError, SettingsError
 from denoise.output.discard import SPLIT
 from denoise.storage import files, inputs, uris
 from denoise.storage.entry import Entry
 from denoise.storage.found import LeftOut
+from denoise.storage.references import reference_of
 from denoise.storage.uris import join
 
 HELD_OUT = 0.1  # share of the photos to validate on, where none are named
@@ -29,6 +30,7 @@ class Split:
     training: list[Entry]
     validation: list[Entry]  # those of them that are looked at
     validation_listed: int  # how many there were to validate on
+    references: Mapping[str, str] = field(default_factory=dict)  # path -> version, if they are used
 
     @property
     def digest(self) -> str:
@@ -40,8 +42,7 @@ class Split:
         """Raises SettingsError where the run of an output folder began with other photos."""
         if not self.is_recorded(output):
             return
-        known = pq.read_table(BytesIO(files.read(join(output, SPLIT)))).to_pydict()
-        before = dict(zip(known["path"], known["version"], strict=True))
+        before = _recorded(output)
         found = _differences(before, self._versions())
         if found:
             raise SettingsError(
@@ -65,11 +66,12 @@ class Split:
     def _versions(self) -> dict[str, str]:
         """What each photo is for and its name -> what tells its version."""
         parts = (("train", self.training), ("validate", self.validation))
-        return {
+        images = {
             f"{part}/{entry.path}": f"{entry.size} {entry.mark} {entry.row}"
             for part, entries in parts
             for entry in entries
         }
+        return images | {f"reference/{path}": one for path, one in self.references.items()}
 
 
 def split_of(
@@ -78,11 +80,13 @@ def split_of(
     output: str,
     left_out: LeftOut,
     column: str | None = None,
+    reference: str | None = None,
 ) -> Split:
     """The photos at a URI, some of them to validate on, or those at another URI.
 
-    `column` is the one of tables that holds them, or of lists that names them. What validation does
-    not look at is not decoded. Raises SettingsError as `inputs.entries` does.
+    `column` is the one of tables that holds them, or of lists that names them. The clean images of
+    photos that are noisy lie under `reference`. What validation does not look at is not decoded.
+    Raises SettingsError as `inputs.entries` does.
     """
     entries = _list(images, output, left_out, column)
     if validation:
@@ -92,7 +96,9 @@ def split_of(
         held = [entry for entry in entries if entry.path in out]
         chosen = [entry for entry in entries if entry.path not in out] or entries
     looked_at = sorted(held, key=lambda entry: _share(entry.path))[:VALIDATED]
-    return Split(chosen, sorted(looked_at, key=lambda entry: entry.path), len(held))
+    looked_at.sort(key=lambda entry: entry.path)
+    clean = _references_of([*chosen, *looked_at], reference) if reference else {}
+    return Split(chosen, looked_at, len(held), clean)
 
 
 def held_out(paths: Sequence[str]) -> list[str]:
@@ -104,6 +110,34 @@ def held_out(paths: Sequence[str]) -> list[str]:
 def _list(images: str, output: str, left_out: LeftOut, column: str | None) -> list[Entry]:
     found = inputs.entries(uris.absolute(images), left_out, output=output, column=column)
     return sorted(found, key=lambda entry: entry.path)
+
+
+def _references_of(entries: Sequence[Entry], reference: str) -> dict[str, str]:
+    """The path of each photo -> what tells the version of its clean image, if it has one."""
+    versions = {one.uri: f"{one.size} {one.mark}" for one in inputs.entries(reference, LeftOut())}
+    found = {}
+    for entry in entries:
+        try:
+            clean = reference_of(reference, entry.path)
+        except ImageError:
+            continue  # an error of this photo when it is decoded
+        is_member = bool(clean.mark)
+        version = f"{clean.size} {clean.mark} {clean.offset}" if is_member else ""
+        found[entry.path] = version or versions.get(clean.uri, "")
+    return found
+
+
+def _recorded(output: str) -> dict[str, str]:
+    """What `record` noted. Raises SettingsError where the file is damaged."""
+    uri = join(output, SPLIT)
+    try:
+        known = pq.read_table(BytesIO(files.read(uri))).to_pydict()
+        return dict(zip(known["path"], known["version"], strict=True))
+    except (pa.ArrowInvalid, KeyError) as error:
+        raise SettingsError(
+            f"{uris.redact(uri)} is damaged, so that nobody knows which images the run started "
+            "with: give another --output"
+        ) from error
 
 
 def _share(path: str) -> float:
@@ -118,7 +152,7 @@ def _differences(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]
         "new": sorted(now.keys() - before.keys()),
     }
     return [
-        f"{len(names)} {kind}, such as {names[0].split('/', 1)[1]}"
+        f"{len(names)} {kind}, such as {names[0].removeprefix('train/').removeprefix('validate/')}"
         for kind, names in kinds.items()
         if names
     ]

@@ -27,9 +27,14 @@ class Start:
     digest: str | None = None  # of these, as the package has it
 
     def network(self, seed: int) -> nn.Module:
+        """Build it, fresh weights drawn from the seed. Raises SettingsError where its class is not
+        there, as on another machine."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            model = build(self.architecture, self.arguments)
+            try:
+                model = build(self.architecture, self.arguments)
+            except ValueError as error:
+                raise SettingsError(str(error)) from error
         if self.weights:
             inherit(model, self.weights)
         return model

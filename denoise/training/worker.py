@@ -71,13 +71,22 @@ def train_worker(
                 is_leaving=is_leaving,
             )
         except (Diverged, SettingsError) as error:
-            raise Hopeless(str(error)) from error
-        except (torch.OutOfMemoryError, MemoryError) as error:
+            # what an actor of Ray's raised has Ray's traceback in its text
+            raise Hopeless(str(getattr(error, "cause", error))) from error
+        except (MemoryError, RuntimeError) as error:
+            if not _is_out_of_memory(error):
+                raise
             raise Hopeless(_TOO_LARGE) from error
         except OSError as error:
             if error.errno not in _FULL:
                 raise
             raise Hopeless(f"no space left for {uris.redact(job.output)}") from error
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether there was no memory; torch has a class for it on GPUs alone."""
+    kinds = torch.OutOfMemoryError, MemoryError
+    return isinstance(error, kinds) or "DefaultCPUAllocator" in str(error)
 
 
 def _sampler(job: Job) -> Sampler:

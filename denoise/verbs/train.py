@@ -95,7 +95,7 @@ class TrainConfig(Recipe):
 
     def settings(self) -> dict[str, Any]:
         """What decides the weights: with anything else here, the output folder is another one."""
-        free = ("output", "workers", "max_error_rate", "compile")
+        free = ("output", "workers", "max_error_rate", "memory")
         settings = {key: value for key, value in asdict(self).items() if key not in free}
         low, high = self.sigmas
         settings["sigma"] = None if self.kind == "camera" else low if low == high else (low, high)
@@ -137,7 +137,8 @@ def train(config: TrainConfig) -> dict[str, Any]:
     ):
         left_out = LeftOut()
         progress.begin("listing")
-        split = split_of(config.images, config.validation, uri, left_out, config.column)
+        reference = config.reference and uris.absolute(config.reference)
+        split = split_of(config.images, config.validation, uri, left_out, config.column, reference)
         split.check(uri)
         if output.is_finished:
             return _result(uri, nothing_to_do=True)

@@ -14,9 +14,11 @@ from denoise.storage import files, uris
 from denoise.storage.uris import join
 from denoise.training import metrics_log
 from denoise.training.split import Split
+from denoise.verbs.checks import run_that_made
 
 if TYPE_CHECKING:
     from denoise.runners.resources import Resources
+    from denoise.training.metrics_log import Record
     from denoise.training.photo_store import Decode, MakeStream, PhotoStore
     from denoise.training.start import Start
     from denoise.training.worker import Job
@@ -58,7 +60,7 @@ class Run:
         store, validation = stores_of(
             split.training, split.validation, limits, decode, make_stream, window
         )
-        self._note_sigma(store)
+        self._check_noise(store)
         _note(output, store, validation, goes_on=goes_on)
         _advise(validation)
         split.record(output.uri)
@@ -72,14 +74,21 @@ class Run:
             tracking=self.tracking,
         )
 
-    def _note_sigma(self, store: "PhotoStore") -> None:
-        if store.decoded.is_pairs and self.config.sigma is not None:
-            _log.info("the pairs bring noise of their own: --sigma is not for them")
+    def _check_noise(self, store: "PhotoStore") -> None:
+        """Raise SettingsError where pairs, which are noisy already, are asked for camera noise."""
+        if not store.decoded.is_pairs:
+            return
+        if self.config.kind == "camera":
+            raise SettingsError(
+                f"{uris.redact(uris.absolute(self.config.images))} holds pairs, which bring noise "
+                "of their own: leave --kind out"
+            )
+        if self.config.sigma is not None:
+            _log.warning("the pairs bring noise of their own: --sigma is not for them")
 
     def pack(self, job: "Job") -> None:
         """Write the package."""
         if job.store.stream:  # all of them were seen by now
-            self._note_sigma(job.store)
             _note(self.output, job.store, job.validation, goes_on=False)
         self.output.check()
         self.progress.begin("writing the model package")
@@ -102,9 +111,14 @@ def train_here(run: Run) -> None:
     ) as decode:
         job = run.job(decode, partial(WindowStream, decode))
         board = metrics_log.Board()
+
+        def show(record: "Record") -> None:
+            run.output.check()
+            board.write(record)
+
         run.progress.begin("starting")
         with metrics_log.show_latest(board.read, run.progress):
-            train_worker(job, Worker(), board.write)
+            train_worker(job, Worker(), show)
         run.pack(job)
 
 
@@ -121,13 +135,14 @@ def train_with_ray(run: Run) -> None:
             (
                 join(run.output.uri, "_run.json"),  # a shared folder will do, such as NFS
                 *(some[0].uri for some in (split.training, split.validation) if some),
+                *filter(None, [_reference_of(config)]),
             )
         )
         job = run.job(
             ray_train.decode_in_tasks(config.patch, _reference_of(config), config.white_level),
             ray_train.make_stream,
         )
-        board = ray_train.RemoteBoard()
+        board = ray_train.RemoteBoard(run.output.check)
         group = ray_train.Group(
             workers=config.worker_range,
             has_gpus=_has_gpus(resources),
@@ -193,6 +208,13 @@ def _note(output: Output, store: "PhotoStore", validation: "PhotoStore", *, goes
     output.record(undecodable=errors, window=store.photos_a_window)
 
 
+def _kind_of_pairs(config: "TrainConfig") -> str | None:
+    """The kind of noise that pairs of `noise` have; None of others, of which nobody knows."""
+    made_by = run_that_made(config.images) or {}
+    kind: str | None = made_by.get("settings", {}).get("kind")
+    return kind
+
+
 def _pack(config: "TrainConfig", job: "Job", split: Split) -> None:
     """Write the package of the best checkpoint."""
     from denoise.training import model_card
@@ -204,13 +226,13 @@ def _pack(config: "TrainConfig", job: "Job", split: Split) -> None:
     model = job.start.network(config.seed)
     model.load_state_dict(best["weights"])
     statistics, validated = job.store.statistics(), job.validation.decoded
-    is_camera = config.kind == "camera"
-    sigmas = None if is_camera else config.sigmas
+    kind = _kind_of_pairs(config) if statistics.is_pairs else config.kind
+    sigmas = None if config.kind == "camera" else config.sigmas
     fields = {
         "architecture": job.start.architecture,
-        "kind": config.kind,
+        "kind": kind,
         "sigma": statistics.sigmas if statistics.is_pairs else sigmas and list(sigmas),
-        "clipping": "as the pairs have it" if statistics.is_pairs else _CLIPPING[config.kind],
+        "clipping": model_card.OF_PAIRS if statistics.is_pairs else _CLIPPING[config.kind],
         "training": config.settings()
         | statistics.counts()
         | {
