@@ -28,43 +28,59 @@ def spell_out(verb: str, given: list[str], room: Mapping[str, float]) -> tuple[s
     `room` has the most values that each flag takes. Raises ValueError for more names than the verb
     has flags for, and for a flag given twice.
     """
-    given = [part for one in given for part in _parts(one)]
-    if verb == "infer" and "--dry-run" in given:
-        verb, given = "plan", [one for one in given if one != "--dry-run"]
-    names, rest = _names_and_flags(given, room)
-    flags = NAMES.get(verb, ())
-    if len(names) > len(flags):
-        raise ValueError(_too_many(names, flags))
-    named = [part for pair in zip(flags, names, strict=False) for part in pair]
-    if twice := {flag for flag in named[::2] if flag in rest}:
+    end = given.index("--") if "--" in given else len(given)
+    names, flags = _names_and_flags(given[:end], room)
+    names += given[end + 1 :]
+    if verb == "infer" and flags.pop("--dry-run", None) is not None:
+        verb = "plan"
+    meant = NAMES.get(verb, ())
+    if len(names) > len(meant):
+        raise ValueError(_too_many(names, meant))
+    named = {flag: [name] for flag, name in zip(meant, names, strict=False)}
+    if twice := named.keys() & flags.keys():
         raise ValueError(f"{min(twice)} is given twice: by position, and as a flag")
-    return verb, named + _values(rest)
+    spelled = [_flag(flag, values) for flag, values in (named | flags).items()]
+    return verb, [part for one in spelled for part in one]
 
 
-def _parts(given: str) -> list[str]:
-    """A flag and its value one by one, `--add_noise` with hyphens, -o in full."""
-    if not given.startswith("--"):
-        return ["--output" if given == "-o" else given]
-    flag, equals, value = given.partition("=")
-    return [flag.replace("_", "-"), *([value] if equals else [])]
+def _names_and_flags(
+    given: list[str], room: Mapping[str, float]
+) -> tuple[list[str], dict[str, list[str]]]:
+    """What belongs to no flag, and the flags in full with their values.
 
-
-def _names_and_flags(given: list[str], room: Mapping[str, float]) -> tuple[list[str], list[str]]:
-    """What belongs to no flag, and the flags with their values."""
-    names, rest = list[str](), list[str]()
-    most, taken = 0.0, 0
+    Of a flag that is given again the last value counts, of one that takes many all do.
+    """
+    names, flags = list[str](), dict[str, list[str]]()
+    most, values = 0.0, list[str]()
     for one in given:
         is_number = bool(_NUMBER.fullmatch(one))
         if one.startswith("-") and not is_number:
-            most, taken = room.get(one, 1), 0
-            rest.append(one)
+            flag, equals, value = one.partition("=")
+            flag = "--output" if flag == "-o" else flag.replace("_", "-")
+            most = room.get(flag, 1)
+            values = flags[flag] = flags.get(flag, []) if most == inf else []
+            values += [value] if equals else []
         # a second value, where at most two are taken, is a number: --workers 2 8
-        elif taken < most and (not taken or most == inf or is_number):
-            taken += 1
-            rest.append(one)
+        elif len(values) < most and (not values or most == inf or is_number):
+            values.append(one)
         else:
             names.append(one)
-    return names, rest
+    return names, flags
+
+
+def _flag(flag: str, given: list[str]) -> list[str]:
+    """A flag and its values: fractions as numbers where a sigma is meant, formats by their usual
+    suffixes, what looks like a flag itself bound to it."""
+    values = [_value(flag, one) for one in given]
+    if len(values) == 1 and values[0].startswith("-") and not _NUMBER.fullmatch(values[0]):
+        return [f"{flag}={values[0]}"]
+    return [flag, *values]
+
+
+def _value(flag: str, given: str) -> str:
+    if flag in _SIGMAS and "/" in given:
+        return repr(_fraction(flag, given))
+    return _FORMATS.get(given.lower(), given.lower()) if flag == "--format" else given
 
 
 def _too_many(names: list[str], flags: tuple[str, ...]) -> str:
@@ -76,19 +92,6 @@ def _too_many(names: list[str], flags: tuple[str, ...]) -> str:
         f"{len(names)} names ({given}), and it takes {wanted}: put a pattern in quotes "
         "('photos/*.png'), or name the folder"
     )
-
-
-def _values(given: list[str]) -> list[str]:
-    """Fractions as numbers where a sigma is meant, formats by their usual suffixes."""
-    found, flag = [], ""
-    for one in given:
-        flag = one if one.startswith("--") else flag
-        if flag in _SIGMAS and "/" in one:
-            one = repr(_fraction(flag, one))
-        elif flag == "--format":
-            one = _FORMATS.get(one.lower(), one.lower())
-        found.append(one)
-    return found
 
 
 def _fraction(flag: str, given: str) -> float:

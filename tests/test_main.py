@@ -245,6 +245,13 @@ def test_the_stores_libraries_are_silent_unless_asked(flags: list[str]):
         ("infer a b --add_noise=25/250", "--images a --output b --add-noise 0.1"),
         ("train --sigma 0 51/255 a b -v", "--images a --output b --sigma 0 0.2 -v"),
         ("infer a b --bogus c", "--images a --output b --bogus c"),
+        (
+            "infer a b --exclude x --json --exclude y z",
+            "--images a --output b --exclude x y z --json",
+        ),
+        ("infer a b --seed 1 --seed 2", "--images a --output b --seed 2"),
+        ("infer a --output=-b", "--images a --output=-b"),
+        ("infer --exclude x -- a -b", "--images a --output=-b --exclude x"),
     ],
 )
 def test_names_fractions_and_short_forms_are_flags(typed: str, flags: str):
@@ -263,6 +270,7 @@ def test_a_dry_run_is_a_plan():
         ("train --sigma 1 2 3 a b", r"3 names \(3 a b\), and it takes images and output"),
         ("infer a b --images c", "--images is given twice"),
         ("infer a b --output=c", "--output is given twice"),
+        ("infer a --images=c -- b", "--images is given twice"),
         ("models x", "it takes no names, got x"),
         ("noise a b --sigma 25/0", "--sigma takes a number such as 0.1 or 25/255, got 25/0"),
     ],
