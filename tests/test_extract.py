@@ -101,6 +101,28 @@ def test_files_that_a_job_saved_beside_the_table_are_copied_and_no_others(tmp_pa
     assert listed(into)["b.jpg"]["error"] == "its file lies outside the output folder"
 
 
+@pytest.mark.parametrize("save", ["files", "both"])
+def test_images_saved_as_files_too_keep_the_names_that_these_have(tmp_path: Path, save: str):
+    rows = [
+        row("a.jpg", 1) | {"file": "images/a.png"},
+        row("a.png", 2) | {"file": "images/a-1f.png"},  # the job renamed it
+        row("b/A.jpg", 3) | {"file": "images/b/A.png"},
+        row("b/a.jpg", 4) | {"file": "images/b/a.png"},  # another file on most disks
+    ]
+    folder = written(tmp_path / "out", rows, save=save)
+    for seed, one in enumerate(rows, 1):
+        files.write(f"{folder}/{one['file']}", image(seed))
+        if save == "files":
+            one["image"] = None
+    if save == "files":
+        written(tmp_path / "out", rows, save=save)
+    found = extract(ExtractConfig(output=folder))
+    assert (found["written"], found["already_there"], found["renamed"]) == (0, 4, 0)
+    elsewhere = tmp_path / "into"
+    extract(ExtractConfig(output=folder, into=str(elsewhere)))
+    assert (elsewhere / "a-1f.png").read_bytes() == image(2)
+
+
 @pytest.mark.parametrize("path", ["../up.png", "/etc/up.png", "a/../../up.png"])
 def test_no_path_leads_out_of_the_folder(tmp_path: Path, path: str):
     folder = written(tmp_path / "deep/out", [row(path, 1)])

@@ -23,6 +23,7 @@ from denoise.output.names import Names, file_of
 from denoise.storage import archives, files, uris
 from denoise.storage.stores import ASKERS
 from denoise.storage.uris import join
+from denoise.verbs.checks import normalize
 
 _COLUMNS = {"infer": "image", "noise": "noisy"}  # the images of a verb's table
 _NAMES = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EINVAL)
@@ -38,6 +39,7 @@ class ExtractConfig:
     save: Literal["files", "tar"] = "files"  # a file for each image, or shards for WebDataset
 
     def __post_init__(self) -> None:
+        normalize(self)
         for name in ("output", "into"):
             if getattr(self, name) == "":
                 raise ValueError(f"{name} must not be empty")
@@ -67,6 +69,7 @@ def extract(config: ExtractConfig) -> dict[str, Any]:
     output = uris.absolute(config.output)
     into = uris.absolute(config.into) if config.into else join(output, "images")
     column, saved = _image_column(output)
+    is_there = saved in ("files", "both") and into == join(output, "images")
     if config.save == saved == "tar" and into == join(output, "images"):
         raise SettingsError(
             f"the shards lie in {uris.redact(into)} already, as --save tar wrote them: give "
@@ -84,7 +87,9 @@ def extract(config: ExtractConfig) -> dict[str, Any]:
         text = TextIOWrapper(file, "utf-8", newline="", write_through=True)
         table = csv.writer(text)
         table.writerow(["path", "file", "note", "error"])
-        for one in write(output, column, into):
+        # names that lie there already are as their disk took them
+        names = Names("same", folds=not is_there, in_tar=config.save == "tar")
+        for one in write(output, column, into, names):
             table.writerow([one.path, one.name, one.note, one.error])
             counts.update(_counters_of(one))
         text.detach()
@@ -114,12 +119,8 @@ def _image_column(output: str) -> tuple[str, str]:
     return _COLUMNS[run["verb"]], saved
 
 
-def _write_files(output: str, column: str, into: str) -> Iterator[_File]:
-    """Write each image of a table as a file under a name of its own, a few at a time in memory.
-
-    Holds 8 bytes of each name.
-    """
-    names = Names("same", folds=True)
+def _write_files(output: str, column: str, into: str, names: Names) -> Iterator[_File]:
+    """Write each image of a table as a file under a name of its own, a few at a time in memory."""
     with ThreadPoolExecutor(ASKERS) as pool:
         for part in tables.parts(output):
             found = tables.rows_in(part, ["path", column, "file", "error"])
@@ -128,12 +129,11 @@ def _write_files(output: str, column: str, into: str) -> Iterator[_File]:
                 yield from pool.map(partial(_write, into=into), some)
 
 
-def _write_tars(output: str, column: str, into: str) -> Iterator[_File]:
+def _write_tars(output: str, column: str, into: str, names: Names) -> Iterator[_File]:
     """Write the images of each part file as a tar shard, of which one is in memory.
 
     Yields the images of a shard once it is there.
     """
-    names = Names("same", folds=True, in_tar=True)
     with ThreadPoolExecutor(ASKERS) as pool:
         for part in tables.parts(output):
             name = tar_shard.name_of(tables.shard_of(uris.name_of(part)))
@@ -167,16 +167,15 @@ def _file(output: str, row: dict[str, Any], column: str) -> _File:
     path, image, stored = row["path"], row[column], row["file"]
     if row["error"] is not None:
         return _File(path, None, error=row["error"])
-    if image is not None and image["bytes"]:
-        suffix = uris.suffix(image["path"] or path)
-        return _File(path, file_of(path, suffix), image["bytes"])
-    if not stored:
+    encoded = image["bytes"] if image is not None else None
+    if not stored and not encoded:
         return _File(path, None, error="the table holds no image")
-    if uris.key(stored) != stored or not stored.startswith("images/"):
+    if stored and (uris.key(stored) != stored or not stored.startswith("images/")):
         return _File(path, None, error="its file lies outside the output folder")
-    if tar_shard.is_member(stored):
-        return _File(path, file_of(path, uris.suffix(stored)), join(output, stored))
-    return _File(path, stored.removeprefix("images/"), join(output, stored))
+    if stored and not tar_shard.is_member(stored):  # it has had a name of its own since then
+        return _File(path, stored.removeprefix("images/"), encoded or join(output, stored))
+    suffix = uris.suffix(stored or image["path"] or path)
+    return _File(path, file_of(path, suffix), encoded or join(output, stored))
 
 
 def _with_free_name(one: _File, names: Names) -> _File:
