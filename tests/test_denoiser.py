@@ -99,6 +99,13 @@ def test_integers_are_what_floats_round_to(small: Package):
     assert np.array_equal(denoiser(noisy), to_pixels(denoiser(to_floats(noisy)), 8))
 
 
+@pytest.mark.parametrize("kind", [">u2", ">f4"])
+def test_the_order_of_bytes_changes_nothing(small: Package, kind: str):
+    picture = (photo(24, 32) / np.float32(255)).astype(np.float32)
+    native = picture if kind == ">f4" else (picture * 65535).astype(np.uint16)
+    assert (Denoiser(small)(native.astype(kind)) == Denoiser(small)(native)).all()
+
+
 def test_the_input_stays_as_it_was(small: Package):
     noisy = photo(40, 50)
     before = noisy.copy()

@@ -11,6 +11,9 @@ from denoise import InferConfig, NoiseConfig, TrainConfig, infer, noise, train
 from denoise.errors import SettingsError
 from denoise.images.codec import decode
 from denoise.nets.denoiser import Denoiser
+from denoise.storage.found import LeftOut
+from denoise.verbs.infer import prepare
+from denoise.verbs.job_inputs import inputs_of
 from tests.conftest import encoded, photo
 
 
@@ -115,6 +118,56 @@ def test_globs_of_paths_choose_what_is_an_input(photos: Path, model: str, tmp_pa
     assert found["left_out"] == every["left_out"] | {"not included": 4, "excluded": 1}
     with pytest.raises(SettingsError, match=r"no image is left of .* globs of paths below"):
         infer(InferConfig(**flags, output=str(tmp_path / "none"), include=("*.gif",)))
+
+
+@pytest.mark.parametrize(
+    ("glob", "chosen"),
+    [
+        ("**/*.jpg", {"x.jpg", "a/x.jpg", "a/b/x.jpg"}),
+        ("a/**/x.jpg", {"a/x.jpg", "a/b/x.jpg"}),
+        ("**/b/**/x.*", {"a/b/x.jpg"}),
+        ("*.{jpg,gif}", {"x.jpg", "a/x.jpg", "a/b/x.jpg"}),
+        ("{x,y}.png", {"x.png", "{x,y}.png"}),
+    ],
+)
+def test_a_glob_may_have_alternatives_and_folders_at_any_depth(
+    tmp_path: Path, glob: str, chosen: set[str]
+):
+    for name in ("x.jpg", "a/x.jpg", "a/b/x.jpg", "x.png", "{x,y}.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(encoded(photo(8, 8), "JPEG"))
+    config = InferConfig(images=str(tmp_path), output="out", include=(glob,))
+    assert {entry.path for entry in inputs_of(config, LeftOut())} == chosen
+
+
+def test_in_python_paths_may_be_paths_and_one_glob_a_string(photos: Path, model: str):
+    config = InferConfig(
+        images=photos, output=photos / "clean", model=Path(model), include="*.png", exclude=["0*"]
+    )
+    assert config == InferConfig(
+        images=str(photos),
+        output=f"{photos}/clean",
+        model=model,
+        include=("*.png",),
+        exclude=("0*",),
+    )
+    assert TrainConfig(images=photos, output=photos).images == str(photos)
+    pixels = decode((photos / "0.png").read_bytes()).pixels
+    assert (Denoiser.load(Path(model))(pixels) == Denoiser.load(model)(pixels)).all()
+
+
+def test_auto_is_the_gaussian_model_where_a_table_says_that_such_noise_was_added(
+    photos: Path, tmp_path: Path
+):
+    pairs, grainy = str(tmp_path / "pairs"), str(tmp_path / "grainy")
+    noise(NoiseConfig(images=str(photos), output=pairs))
+    noise(NoiseConfig(images=str(photos), output=grainy, kind="camera"))
+
+    def chosen(images: str) -> str:
+        return prepare(InferConfig(images=images, output=str(tmp_path / "out")))[0].model
+
+    assert {chosen(f"{pairs}{below}") for below in ("", "/data", "/data/*.parquet")} == {"unet"}
+    assert {chosen(one) for one in (grainy, f"{grainy}/data", str(photos))} == {"photo"}
 
 
 def test_what_the_format_cannot_hold_is_told_in_words(photos: Path, model: str):

@@ -453,6 +453,11 @@ def test_a_card_asks_for_an_architecture_where_one_was_asked_for_alone():
     assert list(model_card._flags(training, is_pairs=False)) == ["--init my-model"]
 
 
+def test_a_card_quotes_names_that_a_shell_would_take_apart():
+    training = {"init": "my models/first"}
+    assert list(model_card._flags(training, is_pairs=False)) == ["--init 'my models/first'"]
+
+
 def test_the_learning_rate_rises_and_falls():
     recipe = Recipe(steps=1000, learning_rate=1e-3)
     rates = [learning_rate_at(recipe, step) for step in range(1000)]

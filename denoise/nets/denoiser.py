@@ -5,6 +5,7 @@ inside the network [N, 3, h, w], where h and w are those of a tile.
 """
 
 import logging
+import os
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -75,7 +76,7 @@ class Denoiser:
     @classmethod
     def load(
         cls,
-        model: str = "unet",
+        model: str | os.PathLike[str] = "unet",
         *,
         tile: int | None = None,
         sigma: float | None = None,
@@ -96,7 +97,7 @@ class Denoiser:
         SettingsError.
         """
         return cls(
-            packages.load(model),
+            packages.load(os.fspath(model)),
             tile=tile,
             sigma=sigma,
             precision=precision,
@@ -127,7 +128,8 @@ class Denoiser:
         """
         for picture in noisy:
             _check(picture)
-        planes = [picture.reshape(*picture.shape[:2], -1) for picture in noisy]
+        native = [picture.astype(_native(picture), copy=False) for picture in noisy]
+        planes = [picture.reshape(*picture.shape[:2], -1) for picture in native]
         denoised = self._fitting(planes)
         return [
             result.reshape(picture.shape) for result, picture in zip(denoised, noisy, strict=True)
@@ -271,9 +273,14 @@ def _is_out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
 
 
+def _native(picture: Array) -> np.dtype[Any]:
+    """The numbers of a picture in this machine's order of bytes; FITS files have the other."""
+    return picture.dtype.newbyteorder("=")
+
+
 def _check(picture: Array) -> None:
     """ValueError for what is no picture, with the value that is wrong."""
-    if not isinstance(picture, np.ndarray) or picture.dtype not in (
+    if not isinstance(picture, np.ndarray) or _native(picture) not in (
         np.uint8,
         np.uint16,
         np.float32,

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from shlex import quote
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ _TEXT = """\
 # {name}
 
 {network} that removes {removes} from photographs, for
-denoise: `denoise infer --images photos --output denoised --model {name}`
+denoise: `denoise infer --images photos --output denoised --model {quoted}`
 
 | | |
 |---|---|
@@ -120,6 +121,7 @@ def text(name: str, fields: Mapping[str, Any], model: nn.Module, history: Sequen
     return _TEXT.format(
         **{key: training[key] for key in training if key not in ("sigma", "architecture", "kind")},
         name=name,
+        quoted=quote(name),
         network=_OWN.format(architecture, architecture) if ":" in architecture else _SHIPPED,
         removes=kind.removes,
         limits=kind.limits,
@@ -157,7 +159,7 @@ def _flags(training: Mapping[str, Any], *, is_pairs: bool) -> Iterator[str]:
     """What on the command line made the model, but for what goes without saying."""
     yield from ("--validation OTHERS",) if training.get("validation") else ()
     for name in ("init", "architecture"):
-        yield from (f"--{name} {training[name]}",) if training.get(name) else ()
+        yield from (f"--{name} {quote(training[name])}",) if training.get(name) else ()
     for name, usual in (asdict(Recipe()) | {"sigma": 0.1}).items():
         value = training.get(name, usual)
         if value not in (usual, None) and not (is_pairs and name == "sigma"):

@@ -24,7 +24,7 @@ from denoise.reports.progress import Progress
 from denoise.runners import Job, open_runner, runs_here
 from denoise.storage import files, references, uris
 from denoise.storage.found import LeftOut
-from denoise.verbs.checks import check_apart, flags_of, worker_counts
+from denoise.verbs.checks import check_apart, flags_of, normalize, worker_counts
 from denoise.verbs.job_inputs import columns_of, inputs_of, log_listing, names_of
 
 _log = logging.getLogger(__name__)
@@ -72,6 +72,7 @@ class BulkConfig:
     overwrite: bool = False  # discard what an earlier run made there
 
     def __post_init__(self) -> None:
+        normalize(self)
         check_seed(self.seed)
         for name in ("images", "output"):
             if not getattr(self, name):

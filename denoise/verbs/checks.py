@@ -1,7 +1,8 @@
 """What jobs check before any work, and what they record of how they were asked."""
 
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+import os
+from dataclasses import asdict, fields
+from typing import TYPE_CHECKING, Any, get_args
 
 from denoise.errors import SettingsError, words_of
 from denoise.images.sniff import IMAGE_SUFFIXES
@@ -55,6 +56,19 @@ def check_reference(images: str, reference: str) -> None:
             f"{uris.redact(images)} is a table of pairs, which brings its clean images along: "
             "leave reference out"
         )
+
+
+def normalize(config: "DataclassInstance") -> None:
+    """Turn what only Python can give into what flags hold: paths into text, one name or a list of
+    names into a tuple. Called by configs, which are frozen, before their checks."""
+    for one in fields(config):
+        value = getattr(config, one.name)
+        if isinstance(value, os.PathLike):
+            value = os.fspath(value)
+        if tuple[str, ...] in (one.type, *get_args(one.type)) and value is not None:
+            some = [value] if isinstance(value, str) else value
+            value = tuple(map(os.fspath, some))
+        object.__setattr__(config, one.name, value)
 
 
 def worker_counts(workers: int | tuple[int, int] | None) -> tuple[int, ...]:

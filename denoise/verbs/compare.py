@@ -23,6 +23,7 @@ from denoise.reports.views import Labelled, sheet_of
 from denoise.storage import files, inputs, uris
 from denoise.storage.fetch import fetch
 from denoise.storage.found import LeftOut
+from denoise.verbs.checks import normalize
 from denoise.verbs.stages import decode_in_time
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ class CompareConfig:
     output: str = "comparison.png"  # the contact sheet; replaced where it is there
 
     def __post_init__(self) -> None:
+        normalize(self)
         check_seed(self.seed)
         check_white_level(self.white_level)
         if not self.images or not self.models:

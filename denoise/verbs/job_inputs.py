@@ -1,9 +1,11 @@
 """The inputs of a job: which images it works on, what comes along, how its files are named."""
 
 import logging
+import re
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
-from itertools import islice
+from itertools import islice, product
+from operator import add
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -53,10 +55,11 @@ def names_of(config: "BulkConfig", output: str) -> Names | None:
 def _choose(entries: Iterator[Entry], config: "BulkConfig", left_out: LeftOut) -> Iterator[Entry]:
     """The entries that --include and --exclude leave. Raises SettingsError where none is left."""
     anything = False
+    include, exclude = _alternatives(config.include), _alternatives(config.exclude)
     for entry in entries:
-        if config.include and not any(fnmatchcase(entry.path, one) for one in config.include):
+        if include and not any(fnmatchcase(entry.path, one) for one in include):
             left_out.add("not included")
-        elif any(fnmatchcase(entry.path, one) for one in config.exclude):
+        elif any(fnmatchcase(entry.path, one) for one in exclude):
             left_out.add("excluded")
         else:
             anything = True
@@ -66,6 +69,20 @@ def _choose(entries: Iterator[Entry], config: "BulkConfig", left_out: LeftOut) -
             f"no image is left of {left_out.counts.total()}: --include and --exclude are globs of "
             f"paths below {uris.redact(uris.absolute(config.images))}, such as 'holidays/*.jpg'"
         )
+
+
+def _alternatives(globs: tuple[str, ...]) -> list[str]:
+    """What globs stand for where `*` takes `/` too: `{a,b}` is both, and `**/` may be nothing.
+
+    Raises SettingsError where they are too many.
+    """
+    braced = [one for glob in globs for one in (glob, *uris.expand_braces(glob))]
+    parts = [re.split(r"(?<![^/])\*\*/", glob) for glob in braced]
+    return [
+        first + "".join(map(add, between, rest))
+        for first, *rest in parts
+        for between in product(("**/", ""), repeat=len(rest))
+    ]
 
 
 def log_listing(listing: Listing, *, is_chosen: bool) -> None:

@@ -16,6 +16,7 @@ from denoise.reports.stats import table_statistics
 from denoise.reports.summary import summary_of
 from denoise.storage import files, uris
 from denoise.storage.uris import join
+from denoise.verbs.checks import normalize
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +25,9 @@ class ReportConfig:
 
     output: str  # the output folder of `noise` or `infer`
     allow_elsewhere: bool = False  # show inputs that lie outside of it, as its manifest names them
+
+    def __post_init__(self) -> None:
+        normalize(self)
 
 
 def report(config: ReportConfig) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from denoise.verbs.checks import (
     check_is_folder,
     check_reference,
     flags_of,
+    normalize,
     run_that_made,
     worker_counts,
 )
@@ -59,6 +60,7 @@ class TrainConfig(Recipe):
     compile: bool = False  # compile the network first (torch.compile); pays on GPUs in long runs
 
     def __post_init__(self) -> None:
+        normalize(self)
         super().__post_init__()
         for name in ("images", "output"):
             if not getattr(self, name):
