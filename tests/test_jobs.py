@@ -72,7 +72,10 @@ def test_more_errors_than_allowed_end_with_exit_code_3(photos: Path, tmp_path: P
         ),
         (["infer", "--images", "{}", "--output", "{}/out", "--add-noise", "25"], "0..1.*25"),
         (["infer", "--images", "{}", "--output", "{}/o", "--model", "nosuch"], "unet"),
-        (["infer", "--images", "{}", "--output", "/proc/nothing"], "cannot write to"),
+        (
+            ["infer", "--images", "{}", "--output", "/proc/nothing", "--model", "unet"],
+            "cannot write to",
+        ),
         (["infer", "--images", "{}", "--output", "{}/out", "--sav", "none"], "--save"),
         (["infer", "--images", "{}", "--output", "{}/out", "--save", "non"], "none"),
         (["noise", "--images", "{}", "--output", "{}/out", "--sigma", "-1"], "0..1.*-1"),
