@@ -79,6 +79,34 @@ def test_the_output_folder_is_no_input_though_it_lies_inside(photos: Path):
     assert len(listed) == 8 and left_out["inside the output folder"] == 1
 
 
+@pytest.mark.parametrize("root", ["{tmp}", "memory://with-outputs"])
+def test_what_earlier_jobs_wrote_beside_the_images_is_no_input(tmp_path: Path, root: str):
+    root = root.format(tmp=tmp_path)
+    image = encoded(photo(8, 8))
+    for folder, run in (("done", b'{"format_version": 1}'), ("mine", b"{}"), ("else", b"no JSON")):
+        files.write(f"{root}/{folder}/_run.json", run)
+        files.write(f"{root}/{folder}/images/a.png", image)
+        files.write(f"{root}/{folder}/curve.png", image)
+    files.write(f"{root}/a.png", image)
+    listed, left_out = found(root)
+    kept = {
+        f"{folder}/{name}" for folder in ("mine", "else") for name in ("images/a.png", "curve.png")
+    }
+    assert set(listed) == {"a.png", *kept}
+    assert left_out["output of an earlier job"] == 2
+    assert set(found(f"{root}/**/*.png")[0]) == {
+        "a.png",
+        *kept,
+        "done/images/a.png",
+        "done/curve.png",
+    }
+    assert set(found(f"{root}/done/images")[0]) == {"a.png"}
+    with pytest.raises(SettingsError, match="it holds output folders of jobs: name one"):
+        files.write(f"{root}/outer/done/_run.json", b'{"format_version": 1}')
+        files.write(f"{root}/outer/done/data/part-0.parquet", b"")
+        found(f"{root}/outer")
+
+
 def test_a_glob_is_relative_to_its_fixed_part(photos: Path):
     listed, _ = found(photos / "*.png")
     assert set(listed) == {f"{number}.png" for number in range(5)} | {"broken.png"}

@@ -29,6 +29,8 @@ from denoise.storage.found import Found, LeftOut
 from denoise.storage.stores import ASKERS
 from denoise.storage.table_entries import images_in_tables, images_of_list
 
+_RUN = "_run.json"  # in every output folder of a job
+_OUTPUT = "output of an earlier job"
 _UNREADABLE = (OSError, EOFError, UnicodeError, zlib.error, pa.ArrowException, csv.Error)
 
 
@@ -60,6 +62,8 @@ def entries(
     if not anything:
         looked_for = ", ".join(sorted(IMAGE_SUFFIXES & {".jpg", ".png", ".tif", ".webp"}))
         hint = "is the prefix right?"
+        if left_out.counts[_OUTPUT]:
+            hint = "it holds output folders of jobs: name one of these"
         if "**" not in images and _is_glob(images):
             hint = (
                 "it is a glob, which names files: `/**` at its end takes those of all folders below"
@@ -149,7 +153,7 @@ def _is_glob(images: str) -> bool:
 
 def _images_in_folder(root: str, left_out: LeftOut, options: _Options) -> Iterator[Entry]:
     """The images below a folder; of a job's output folder those of its table alone."""
-    if files.exists(uris.join(root, "_run.json")):
+    if files.exists(uris.join(root, _RUN)):
         parts = listing.listing(uris.join(root, "data"), left_out)
         return unique(images_in_tables(parts, left_out, *options.of_lists), root, left_out)
     return _images_listed(listing.listing(root, left_out), root, left_out, options)
@@ -166,6 +170,7 @@ def _images_listed(
     holds neither."""
     tables: list[Found] = []
     packed: list[Found] = []
+    found = _without_outputs(found, left_out, options.output)
     loose = _loose(found, tables, packed, options.output)
     images = images_among(loose, left_out, options.output)
     unpacked = images_in_archives(iter(packed), root, left_out)  # `packed` fills up before
@@ -190,6 +195,31 @@ def _images_listed(
         return
     for table in tables:
         left_out.add("no image", table.path)
+
+
+def _without_outputs(
+    found: Iterator[Found], left_out: LeftOut, output: str | None
+) -> Iterator[Found]:
+    """What a listing finds outside of earlier jobs' output folders; what lies in these is counted,
+    but for the job's own, whose files are told apart later."""
+    folders: tuple[str, ...] = ()
+    for one in found:
+        if one.path.startswith(folders):
+            if not one.is_folder:
+                left_out.add(_OUTPUT, one.path)
+            continue
+        folder, _, name = one.path.rpartition("/")  # names of ours that sort before are no inputs
+        if name == _RUN and folder and not is_inside(one.uri, output) and _is_of_a_job(one):
+            folders += (f"{folder}/",)
+        yield one
+
+
+def _is_of_a_job(run: Found) -> bool:
+    """Whether a job of ours wrote a file that is called like the record of one."""
+    try:
+        return "format_version" in files.object_in(run.uri)
+    except (OSError, ValueError):
+        return False
 
 
 def _loose(
