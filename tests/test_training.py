@@ -764,7 +764,7 @@ def test_pairs_have_their_own_kind_of_noise_and_no_other_can_be_asked_for(
     noise(NoiseConfig(images=str(folder), output=str(pairs), kind="camera"))
     with pytest.raises(SettingsError, match="holds pairs, which bring noise of their own: leave"):
         train(config(pairs, tmp_path / "camera", kind="camera"))
-    train(config(pairs, tmp_path / "out", sigma=0.1, steps=4))
+    train(config(pairs / "data", tmp_path / "out", sigma=0.1, steps=4))  # its table says it too
     assert "--sigma is not for them" in caplog.text
     found = package.load(str(tmp_path / "out")).config
     assert found["kind"] == "camera" and found["clipping"] == model_card.OF_PAIRS

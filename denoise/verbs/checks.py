@@ -1,16 +1,21 @@
 """What jobs check before any work, and what they record of how they were asked."""
 
 import os
+from collections.abc import Iterable
 from dataclasses import asdict, fields
+from itertools import islice
 from typing import TYPE_CHECKING, Any, get_args
 
-from denoise.errors import SettingsError, words_of
+from denoise.errors import FAILURES, SettingsError, why, words_of
 from denoise.images.sniff import IMAGE_SUFFIXES
 from denoise.output.folder import run_of
 from denoise.storage import files, uris
+from denoise.storage.entry import Entry, beside_of
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
+
+_LOOKED_AT = 16  # rows by which the noise of a table is known
 
 
 def check_is_folder(output: str) -> None:
@@ -43,6 +48,28 @@ def run_that_made(images: str) -> dict[str, Any] | None:
         return run_of(uri) if not set("*?[") & set(images) and files.is_folder(uri) else None
     except OSError as error:
         raise SettingsError(f"cannot list {uris.redact(uri)}: {words_of(error)}") from error
+
+
+def kind_of_noise(images: str, found: Iterable[Entry]) -> str | None:
+    """The kind of noise that `noise` added to images, "gaussian" or "camera"; None where nothing
+    says that it did. The record of its run says so, or the first rows of a table.
+
+    Raises SettingsError where one of them cannot be read.
+    """
+    if made_by := run_that_made(images):
+        recorded: str | None = made_by.get("settings", {}).get("kind")
+        return recorded
+    for entry in islice(found, _LOOKED_AT):
+        if entry.column != "noisy":
+            return None
+        try:
+            noise = beside_of(entry, (("noise", "noise"),), alone=True)["noise"]
+        except FAILURES as error:
+            table = uris.redact(entry.uri)
+            raise SettingsError(f"cannot read {table}: {why(error)}") from error
+        if noise:  # nothing in the row of an image that failed
+            return str(noise).partition(" ")[0]
+    return None
 
 
 def check_reference(images: str, reference: str) -> None:

@@ -3,27 +3,24 @@
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
-from itertools import islice
 from typing import Any, get_args
 
-from denoise.errors import FAILURES, SettingsError, why
+from denoise.errors import SettingsError
 from denoise.images.noise import check_sigma
 from denoise.nets import Asked, Precision, package
 from denoise.output import folder
 from denoise.output.tables import INFER_SCHEMA
 from denoise.runners import DEVICES, Device, Job, gpus_are_made_up, is_private
 from denoise.storage import uris
-from denoise.storage.entry import beside_of
 from denoise.storage.found import LeftOut
 from denoise.verbs import bulk
 from denoise.verbs.bulk import BulkConfig
-from denoise.verbs.checks import check_reference, run_that_made, worker_counts
+from denoise.verbs.checks import check_reference, kind_of_noise, worker_counts
 from denoise.verbs.infer_file import infer_file, is_one_file
 from denoise.verbs.infer_shard import no_gpu, worker
 from denoise.verbs.job_inputs import inputs_of
 
 GAUSSIAN_MODEL, CAMERA_MODEL = "unet", "photo"  # what `auto` chooses between
-_LOOKED_AT = 16  # rows by which the noise of a table is known
 HERE = 64 << 20  # bytes of images that are done sooner in this process than Ray starts
 
 
@@ -132,27 +129,10 @@ def _model_for(config: InferConfig) -> str:
         return config.model
     if config.add_noise is not None:
         return GAUSSIAN_MODEL
-    return GAUSSIAN_MODEL if _has_gaussian_noise(config) else CAMERA_MODEL
-
-
-def _has_gaussian_noise(config: InferConfig) -> bool:
-    """Whether `noise` added Gaussian noise to the images: its record says so, or their table.
-
-    Raises SettingsError where there are no images.
-    """
-    if made_by := run_that_made(config.images):
-        return bool(made_by.get("settings", {}).get("kind") == "gaussian")
     if is_one_file(config.output):
-        return False
-    first = list(islice(inputs_of(config, LeftOut()), _LOOKED_AT))
-    if first[0].column != "noisy":
-        return False
-    try:
-        noises = (beside_of(one, (("noise", "noise"),), alone=True)["noise"] for one in first)
-        return any(str(noise).startswith("gaussian") for noise in noises)
-    except FAILURES as error:
-        table = uris.redact(first[0].uri)
-        raise SettingsError(f"cannot read {table}: {why(error)}") from error
+        return CAMERA_MODEL
+    kind = kind_of_noise(config.images, inputs_of(config, LeftOut()))
+    return GAUSSIAN_MODEL if kind == "gaussian" else CAMERA_MODEL
 
 
 def _precision_for(config: InferConfig) -> Asked:

@@ -14,7 +14,7 @@ from denoise.storage import files, uris
 from denoise.storage.uris import join
 from denoise.training import metrics_log
 from denoise.training.split import Split
-from denoise.verbs.checks import run_that_made
+from denoise.verbs.checks import kind_of_noise
 
 if TYPE_CHECKING:
     from denoise.runners.resources import Resources
@@ -208,13 +208,6 @@ def _note(output: Output, store: "PhotoStore", validation: "PhotoStore", *, goes
     output.record(undecodable=errors, window=store.photos_a_window)
 
 
-def _kind_of_pairs(config: "TrainConfig") -> str | None:
-    """The kind of noise that pairs of `noise` have; None of others, of which nobody knows."""
-    made_by = run_that_made(config.images) or {}
-    kind: str | None = made_by.get("settings", {}).get("kind")
-    return kind
-
-
 def _pack(config: "TrainConfig", job: "Job", split: Split) -> None:
     """Write the package of the best checkpoint."""
     from denoise.training import model_card
@@ -226,7 +219,7 @@ def _pack(config: "TrainConfig", job: "Job", split: Split) -> None:
     model = job.start.network(config.seed)
     model.load_state_dict(best["weights"])
     statistics, validated = job.store.statistics(), job.validation.decoded
-    kind = _kind_of_pairs(config) if statistics.is_pairs else config.kind
+    kind = kind_of_noise(config.images, split.training) if statistics.is_pairs else config.kind
     sigmas = None if config.kind == "camera" else config.sigmas
     fields = {
         "architecture": job.start.architecture,
