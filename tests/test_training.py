@@ -755,6 +755,20 @@ def test_a_run_on_the_pairs_of_the_noise_job(folder: Path, ray_session: Resource
     assert "that of the pairs: sigma 0.2" in card and "sigma 0.1" not in card
 
 
+@pytest.mark.parametrize(
+    ("images", "words"),
+    [
+        ("00.png", "one picture, to train on and to validate on"),
+        ("0[01].png", "has 1 picture: below"),
+    ],
+)
+def test_validation_that_says_too_little_is_told(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, images: str, words: str
+):
+    train(config(folder / images, tmp_path / "out", steps=4))
+    assert words in caplog.text
+
+
 def test_pairs_have_their_own_kind_of_noise_and_no_other_can_be_asked_for(
     folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):

@@ -62,7 +62,7 @@ class Run:
         )
         self._check_noise(store)
         _note(output, store, validation, goes_on=goes_on)
-        _advise(validation)
+        _advise(validation, split)
         split.record(output.uri)
         return Job(
             recipe=config.recipe(),
@@ -178,9 +178,11 @@ def check_cluster(config: "TrainConfig", resources: "Resources") -> None:
         )
 
 
-def _advise(validation: "PhotoStore") -> None:
+def _advise(validation: "PhotoStore", split: Split) -> None:
     """Say where validation says too little."""
-    if (count := validation.decoded.photos) < _FEW:
+    if split.validation == split.training:
+        _log.warning("there is one picture, to train on and to validate on: its PSNR says nothing")
+    elif (count := validation.decoded.photos) < _FEW:
         _log.warning(
             "validation has %s: below %d its PSNR says little of others; --validation names more",
             f"{count} {'picture' if count == 1 else 'pictures'}",
