@@ -3,6 +3,7 @@
 import atexit
 import gc
 import os
+import shlex
 import signal
 import sys
 import time
@@ -86,17 +87,17 @@ def _verb_of(given: list[str]) -> tuple[str, list[str]]:
 
 
 def _no_verb(given: list[str]) -> str:
-    """What is said of a first word that is no verb."""
+    """The message for a first word that is no verb."""
     from difflib import get_close_matches
 
     first = given[0]
     if first.startswith("-"):
         verb = next((one for one in given if one in VERBS), "VERB")
         return f"the verb comes first: denoise {verb} {first} ..."
+    if {".", "/"} & set(first):
+        return f"no verb {first!r}; did you mean denoise infer {shlex.join(given)}?"
     if meant := get_close_matches(first, VERBS, 1):
         return f"no verb {first!r}; did you mean {meant[0]}?"
-    if {".", "/"} & set(first):
-        return f"no verb {first!r}; did you mean denoise infer {' '.join(given)}?"
     return f"no verb {first!r} (one of {', '.join(VERBS)})"
 
 
@@ -118,7 +119,7 @@ def _run(verb: str, given: list[str], interrupted: list[int], start: float) -> i
 
 def _done(verb: str, given: list[str], interrupted: list[int], start: float) -> int:
     try:
-        verb, given = spell_out(verb, given, flags.room_of(_config_of(verb)))
+        verb, given = spell_out(verb, given, flags.most_values_of(_config_of(verb)))
         config, as_json, verbose = flags.read(verb, _config_of(verb), given)
     except ValueError as error:
         return fail(f"denoise {verb}: {error}", 2)

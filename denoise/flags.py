@@ -46,16 +46,27 @@ def read(verb: str, config: type, given: list[str]) -> tuple[Any, bool, bool]:
         if not ended.code:
             raise
         words = _words_in(errors.getvalue())
-        usage = f"{helptext.usage(verb, config)}; " if words.startswith("missing:") else ""
+        usage = ""
+        if words.startswith("missing:"):
+            usage = f"{helptext.usage(verb, config)}; "
+            words += _of_many_values(config, given)
         raise ValueError(f"{words} ({usage}denoise {verb} --help explains the flags)") from ended
     return found.config, found.json, found.verbose
 
 
-def room_of(config: type) -> dict[str, float]:
+def most_values_of(config: type) -> dict[str, float]:
     """The most values that each flag of a verb takes; infinite where it is as many as follow."""
     kinds = get_type_hints(config)
     own = {f"--{name.replace('_', '-')}": _most_values(kind) for name, kind in kinds.items()}
-    return own | dict.fromkeys(("--json", "--verbose", "-v", "--help", "-h"), 0)
+    return own | dict.fromkeys(("--json", "--verbose", "-v", "--help", "-h", "--dry-run"), 0)
+
+
+def _of_many_values(config: type, given: list[str]) -> str:
+    """What to do about a flag that took the names."""
+    for flag, most in most_values_of(config).items():
+        if most == inf and flag in given:
+            return f"; {flag} takes all that follows it: put names before it, or behind --"
+    return ""
 
 
 def _most_values(kind: Any) -> float:

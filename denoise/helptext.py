@@ -94,6 +94,10 @@ _NETWORKS = ("DENOISE_NETWORKS", "networks of your own that may be loaded: MODUL
 _ENVIRONMENT = {  # verb -> the variables that it reads, and what they hold
     "noise": (_RAY_ADDRESS,),
     "infer": (_RAY_ADDRESS, _NETWORKS),
+    "plan": (_RAY_ADDRESS, _NETWORKS),
+    "compare": (_NETWORKS,),
+    "export": (_NETWORKS,),
+    "doctor": (_RAY_ADDRESS,),
     "train": (
         _RAY_ADDRESS,
         _NETWORKS,

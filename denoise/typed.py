@@ -18,33 +18,41 @@ NAMES = {
     "export": ("--model", "--output"),
 }
 _SIGMAS = ("--sigma", "--add-noise")
-_NUMBER = re.compile(r"-?(\d+\.?\d*|\.\d+)(e-?\d+)?(/\d+)?")
+_SHORT = {"-o": "--output"}
+_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?(/\d+)?")
 _FORMATS = {"jpg": "jpeg", "tif": "tiff"}
 
 
-def spell_out(verb: str, given: list[str], room: Mapping[str, float]) -> tuple[str, list[str]]:
+def spell_out(
+    verb: str, given: list[str], most_values: Mapping[str, float]
+) -> tuple[str, list[str]]:
     """The verb and its flags in full, as `flags.read` takes them; names may stand anywhere.
 
-    `room` has the most values that each flag takes. Raises ValueError for more names than the verb
-    has flags for, and for a flag given twice.
+    `most_values` has how many each flag takes at most. Raises ValueError for more names than the
+    verb has flags for, for a name whose flag is given too, and for a value that a flag has no use
+    for.
     """
     end = given.index("--") if "--" in given else len(given)
-    names, flags = _names_and_flags(given[:end], room)
+    names, flags = _names_and_flags(given[:end], most_values)
     names += given[end + 1 :]
+    if flags.keys() & {"-h", "--help"}:
+        return verb, ["--help"]
     if verb == "infer" and flags.pop("--dry-run", None) is not None:
         verb = "plan"
-    meant = NAMES.get(verb, ())
-    if len(names) > len(meant):
-        raise ValueError(_too_many(names, meant))
-    named = {flag: [name] for flag, name in zip(meant, names, strict=False)}
-    if twice := named.keys() & flags.keys():
-        raise ValueError(f"{min(twice)} is given twice: by position, and as a flag")
+    wanted = NAMES.get(verb, ())
+    left = [flag for flag in wanted if flag not in flags]
+    if len(left) < len(names) <= len(wanted):
+        twice = next(flag for flag in wanted if flag in flags)
+        raise ValueError(f"{twice} is given twice: by position, and as a flag")
+    if len(names) > len(wanted):
+        raise ValueError(_too_many(names, wanted))
+    named = {flag: [name] for flag, name in zip(left, names, strict=False)}
     spelled = [_flag(flag, values) for flag, values in (named | flags).items()]
     return verb, [part for one in spelled for part in one]
 
 
 def _names_and_flags(
-    given: list[str], room: Mapping[str, float]
+    given: list[str], most_values: Mapping[str, float]
 ) -> tuple[list[str], dict[str, list[str]]]:
     """What belongs to no flag, and the flags in full with their values.
 
@@ -56,10 +64,14 @@ def _names_and_flags(
         is_number = bool(_NUMBER.fullmatch(one))
         if one.startswith("-") and not is_number:
             flag, equals, value = one.partition("=")
-            flag = "--output" if flag == "-o" else flag.replace("_", "-")
-            most = room.get(flag, 1)
+            flag = _SHORT.get(flag, flag.replace("_", "-") if flag.startswith("--") else flag)
+            most = most_values.get(flag, 1)
             values = flags[flag] = flags.get(flag, []) if most == inf else []
-            values += [value] if equals else []
+            if equals and not most:
+                raise ValueError(f"{flag} takes no value, got {value}")
+            if equals:  # then that value alone
+                values.append(value)
+                most = 0
         # a second value, where at most two are taken, is a number: --workers 2 8
         elif len(values) < most and (not values or most == inf or is_number):
             values.append(one)

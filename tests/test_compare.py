@@ -111,6 +111,18 @@ def test_what_makes_no_sense_is_refused(flags: dict, words: str):
         CompareConfig(**({"images": "photos", "models": ("unet",)} | flags))
 
 
+def test_the_contact_sheet_replaces_no_image(clean: Path):
+    before = (clean / "1.png").read_bytes()
+    for images, reference in ((clean, None), (clean / "0.png", clean)):
+        with pytest.raises(SettingsError, match=r"1\.png is (the input itself|one of the ref)"):
+            compare(
+                CompareConfig(
+                    images=images, reference=reference, models=("unet",), output=clean / "1.png"
+                )
+            )
+    assert (clean / "1.png").read_bytes() == before
+
+
 def test_images_or_references_that_are_not_there_are_one_sentence(tmp_path: Path):
     output = str(tmp_path / "sheet.png")
     (tmp_path / "a.png").write_bytes(encoded(photo())[:99])

@@ -83,6 +83,11 @@ def test_a_model_that_is_not_there_is_refused(tmp_path):
         export(ExportConfig(model="nosuchmodel", to="torch", output=str(tmp_path / "m.pt2")))
 
 
+def test_an_image_is_not_replaced_by_a_model():
+    with pytest.raises(ValueError, match=r"output is the file of a model, got .* keep\.jpg"):
+        ExportConfig(output="keep.jpg")
+
+
 def test_an_output_that_cannot_be_written_is_refused_before_any_work(tmp_path, monkeypatch):
     model = saved(tmp_path / "model", "classic")
     monkeypatch.setattr("denoise.nets.export.graph_of", lambda *_, **__: pytest.fail("begun"))

@@ -107,6 +107,19 @@ def test_the_first_so_many_images_can_be_tried(photos: Path, model: str, tmp_pat
     assert infer(InferConfig(**flags))["images"] == 9
 
 
+def test_neither_the_input_nor_a_reference_is_replaced(photos: Path, model: str):
+    (photos / "link").symlink_to(".")
+    before = {name: (photos / name).read_bytes() for name in ("0.png", "1.png")}
+    for output, reference, words in (
+        ("link/0.png", None, "is the input itself"),
+        ("1.png", photos / "1.png", "is one of the references"),
+        ("1.png", photos, "is one of the references"),
+    ):
+        with pytest.raises(SettingsError, match=words):
+            infer(config_of(photos, model, output, overwrite=True, reference=reference))
+    assert before == {name: (photos / name).read_bytes() for name in before}
+
+
 def test_globs_of_paths_choose_what_is_an_input(photos: Path, model: str, tmp_path: Path):
     flags = {"images": str(photos), "model": model, "save": "none"}
     every = infer(InferConfig(**flags, output=str(tmp_path / "all")))
@@ -164,7 +177,10 @@ def test_auto_is_the_gaussian_model_where_a_table_says_that_such_noise_was_added
     noise(NoiseConfig(images=str(photos), output=grainy, kind="camera"))
 
     def chosen(images: str) -> str:
-        return prepare(InferConfig(images=images, output=str(tmp_path / "out")))[0].model
+        """The model, the same for a folder and for one file."""
+        outputs = (str(tmp_path / name) for name in ("out", "out.png"))
+        (found,) = {prepare(InferConfig(images=images, output=one))[0].model for one in outputs}
+        return found
 
     assert {chosen(f"{pairs}{below}") for below in ("", "/data", "/data/*.parquet")} == {"unet"}
     assert {chosen(one) for one in (grainy, f"{grainy}/data", str(photos))} == {"photo"}

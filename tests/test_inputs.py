@@ -85,26 +85,34 @@ def test_what_earlier_jobs_wrote_beside_the_images_is_no_input(tmp_path: Path, r
     image = encoded(photo(8, 8))
     for folder, run in (("done", b'{"format_version": 1}'), ("mine", b"{}"), ("else", b"no JSON")):
         files.write(f"{root}/{folder}/_run.json", run)
-        files.write(f"{root}/{folder}/images/a.png", image)
-        files.write(f"{root}/{folder}/curve.png", image)
-    files.write(f"{root}/a.png", image)
+        for name in ("images/a.png", "curve.png", "A.png", "z.png"):
+            files.write(f"{root}/{folder}/{name}", image)
+    names = {"images/a.png", "curve.png", "A.png", "z.png"}
+    kept = {f"{folder}/{name}" for folder in ("mine", "else") for name in names}
+    kept |= {"done/A.png", "done/z.png"}  # somebody put them there
     listed, left_out = found(root)
-    kept = {
-        f"{folder}/{name}" for folder in ("mine", "else") for name in ("images/a.png", "curve.png")
-    }
-    assert set(listed) == {"a.png", *kept}
-    assert left_out["output of an earlier job"] == 2
-    assert set(found(f"{root}/**/*.png")[0]) == {
-        "a.png",
-        *kept,
-        "done/images/a.png",
-        "done/curve.png",
-    }
+    assert set(listed) == kept and left_out["output of an earlier job"] == 2
+    every = kept | {f"done/{name}" for name in names}
+    assert set(found(f"{root}/**/*.png")[0]) == every  # a glob says what it means
     assert set(found(f"{root}/done/images")[0]) == {"a.png"}
+    files.write(f"{root}/outer/done/_run.json", b'{"format_version": 1}')
+    files.write(f"{root}/outer/done/data/part-0.parquet", b"")
     with pytest.raises(SettingsError, match="it holds output folders of jobs: name one"):
-        files.write(f"{root}/outer/done/_run.json", b'{"format_version": 1}')
-        files.write(f"{root}/outer/done/data/part-0.parquet", b"")
         found(f"{root}/outer")
+
+
+def test_a_record_that_cannot_be_read_now_ends_the_listing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    files.write(f"{tmp_path}/done/_run.json", b'{"format_version": 1}')
+    files.write(f"{tmp_path}/done/images/a.png", encoded(photo(8, 8)))
+
+    def unreachable(uri: str) -> dict[str, Any]:
+        raise OSError(5, "the store answered 503", uri)
+
+    monkeypatch.setattr(files, "object_in", unreachable)
+    with pytest.raises(SettingsError, match=r"cannot list .* 503"):
+        found(tmp_path)
 
 
 def test_a_glob_is_relative_to_its_fixed_part(photos: Path):

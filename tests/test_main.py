@@ -16,7 +16,7 @@ import ray
 
 from denoise.__main__ import VERBS, _words_of, main
 from denoise.errors import SettingsError, WriteError
-from denoise.flags import room_of
+from denoise.flags import most_values_of
 from denoise.typed import spell_out
 
 
@@ -251,16 +251,23 @@ def test_the_stores_libraries_are_silent_unless_asked(flags: list[str]):
         ),
         ("infer a b --seed 1 --seed 2", "--images a --output b --seed 2"),
         ("infer a --output=-b", "--images a --output=-b"),
+        ("infer --exclude=x a b", "--images a --output b --exclude x"),
+        ("infer --images a b", "--output b --images a"),
+        ("infer b --images=a", "--output b --images a"),
+        ("infer a b --strength 1E-1 --seed +3", "--images a --output b --strength 1E-1 --seed +3"),
+        ("infer a b c --help", "--help"),
         ("infer --exclude x -- a -b", "--images a --output=-b --exclude x"),
     ],
 )
 def test_names_fractions_and_short_forms_are_flags(typed: str, flags: str):
     verb, *given = typed.split()
-    assert spell_out(verb, given, room_of(config_of(verb))) == (verb, flags.split())
+    assert spell_out(verb, given, most_values_of(config_of(verb))) == (verb, flags.split())
 
 
-def test_a_dry_run_is_a_plan():
-    assert spell_out("infer", ["a", "b", "--dry-run"], {})[0] == "plan"
+@pytest.mark.parametrize("typed", ["a b --dry-run", "--dry-run a b", "a --dry-run b"])
+def test_a_dry_run_is_a_plan(typed: str):
+    found = spell_out("infer", typed.split(), most_values_of(config_of("infer")))
+    assert found == ("plan", ["--images", "a", "--output", "b"])
 
 
 @pytest.mark.parametrize(
@@ -271,6 +278,7 @@ def test_a_dry_run_is_a_plan():
         ("infer a b --images c", "--images is given twice"),
         ("infer a b --output=c", "--output is given twice"),
         ("infer a --images=c -- b", "--images is given twice"),
+        ("infer a b --dry-run=no", "--dry-run takes no value, got no"),
         ("models x", "it takes no names, got x"),
         ("noise a b --sigma 25/0", "--sigma takes a number such as 0.1 or 25/255, got 25/0"),
     ],
@@ -278,7 +286,7 @@ def test_a_dry_run_is_a_plan():
 def test_names_that_make_no_sense_are_refused_in_one_sentence(typed: str, words: str):
     verb, *given = typed.split()
     with pytest.raises(ValueError, match=words):
-        spell_out(verb, given, room_of(config_of(verb)))
+        spell_out(verb, given, most_values_of(config_of(verb)))
 
 
 @pytest.mark.parametrize(
@@ -288,7 +296,9 @@ def test_names_that_make_no_sense_are_refused_in_one_sentence(typed: str, words:
         ("photo.jpg clean.jpg", "did you mean denoise infer photo.jpg clean.jpg?"),
         ("--model unet infer a b", "the verb comes first: denoise infer --model ..."),
         ("-v", "the verb comes first: denoise VERB -v ..."),
+        ("demo.jpg clean.jpg", "did you mean denoise infer demo.jpg clean.jpg?"),
         ("everything", "no verb 'everything' (one of demo, noise, train"),
+        ("infer --include *.png photos out", "--include takes all that follows it: put names"),
     ],
 )
 def test_a_first_word_that_is_no_verb_is_put_right(

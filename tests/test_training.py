@@ -24,12 +24,14 @@ from PIL import Image
 from denoise.errors import SettingsError, WriteError
 from denoise.nets import package
 from denoise.nets.networks import UNKNOWN_SIGMA, build
+from denoise.output.discard import CHECKPOINT, SPLIT
 from denoise.output.folder import Output
 from denoise.runners.resources import Resources
+from denoise.storage import files
 from denoise.storage.entry import Entry
 from denoise.training import model_card, worker
 from denoise.training.batches import Worker, batches, pairs_of, slices_of
-from denoise.training.learner import Learner
+from denoise.training.learner import Learner, load_checkpoint
 from denoise.training.loop import (
     Diverged,
     learn,
@@ -769,6 +771,44 @@ def test_validation_that_says_too_little_is_told(
     assert words in caplog.text
 
 
+def test_a_package_that_cannot_be_written_loses_no_steps(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def refuse(*given: Any) -> None:
+        raise SettingsError("its class is gone")
+
+    job = config(folder, tmp_path / "out", steps=4)
+    with monkeypatch.context() as patched:
+        patched.setattr("denoise.verbs.train_run._pack", refuse)
+        with pytest.raises(RuntimeError, match="its class is gone"):
+            train(job)
+    before = losses_of(tmp_path / "out")
+    assert len(before) > 0 and not train(job)["nothing_to_do"]
+    assert losses_of(tmp_path / "out") == before  # no step was made again
+
+
+def test_a_run_that_is_refused_late_keeps_its_checkpoint(tmp_path: Path):
+    output = str(tmp_path / "out")
+    for made in ("", CHECKPOINT):
+        with pytest.raises(SettingsError), Output(output, "train", {}, overwrite=None):
+            if made:
+                files.write(f"{output}/{made}", b"steps")
+            files.write(f"{output}/{SPLIT}", b"")
+            raise SettingsError("refused")
+        assert ((tmp_path / "out" / "_run.json").exists()) == bool(made)
+
+
+def test_a_checkpoint_that_does_not_fit_into_memory_is_not_called_damaged(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def load(*given: Any, **more: Any) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(torch, "load", load)
+    with pytest.raises(RuntimeError, match="allocate memory"):
+        load_checkpoint(str(run))
+
+
 def test_pairs_have_their_own_kind_of_noise_and_no_other_can_be_asked_for(
     folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
@@ -844,7 +884,9 @@ def test_what_another_try_would_end_in_too_has_words_for_the_user(
 
     monkeypatch.setattr("denoise.training.worker.learn", fail)
     store = PhotoStore([], DecodeStatistics(0))
-    job = worker.Job(RECIPE, start_of("classic", None), store, store, str(tmp_path), False, {})
+    job = worker.Job(
+        RECIPE, None, start_of("classic", None), store, store, str(tmp_path), False, {}
+    )
     with pytest.raises(worker.Hopeless, match=words):
         worker.train_worker(job, Worker(rank=1, world=2), print)
 

@@ -169,7 +169,7 @@ class Denoiser:
         try:
             return self._repair(pictures, *self._compute(pictures, self._network))
         except RuntimeError as error:
-            if not _is_out_of_memory(error):
+            if not models.is_out_of_memory(error):
                 raise
             raise MemoryError from error
 
@@ -266,11 +266,6 @@ class _Memory:
             finally:
                 self._waiting -= 1
                 self._changed.notify_all()
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    """torch has an exception of its own for a GPU's memory; for the CPU's, only words."""
-    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
 
 
 def _native(picture: Array) -> np.dtype[Any]:

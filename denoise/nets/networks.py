@@ -170,6 +170,12 @@ def inherit(model: nn.Module, weights: Mapping[str, Tensor]) -> int:
     return sum(name.endswith(".one.weight") for name in weights.keys() - own.keys())
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether there was no memory; torch has a class of its own for GPUs, for CPUs words alone."""
+    kinds = torch.OutOfMemoryError, MemoryError
+    return isinstance(error, kinds) or "DefaultCPUAllocator" in str(error)
+
+
 def device(*, cpu: bool = False) -> torch.device:
     """Where to compute: a GPU if this process was given one and it may be used, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() and not cpu else "cpu")

@@ -22,7 +22,7 @@ from typing import Any
 
 from denoise import errors
 from denoise.errors import SettingsError, WriteError
-from denoise.output import discard, tables
+from denoise.output import discard
 from denoise.output.discard import UNFINISHED
 from denoise.output.lock import Lock
 from denoise.output.run_log import RunLog
@@ -163,14 +163,14 @@ class Output:
 
     def _leave(self, kind: type[BaseException]) -> None:
         """Record that the run ended early. A new folder that was refused is left as it was, unless
-        it has rows: a worker may find out late that it lacks what a store needs."""
+        it has rows or a checkpoint: a worker may find out late that it lacks what a store needs."""
         if self._lock.is_lost:
             return
         try:
             is_refused = self._is_new and issubclass(kind, SettingsError)
-            has_files = files.exists(join(self.uri, "images"))
-            if is_refused and not tables.parts(self.uri) and not has_files:
-                for name in ("_manifest", "_run.json"):
+            has_work = discard.holds_work(self.uri, self._run["verb"])
+            if is_refused and not has_work and not files.exists(join(self.uri, "images")):
+                for name in ("_manifest", discard.SPLIT, discard.UNFINISHED, "_run.json"):
                     files.remove(join(self.uri, name))
             elif self._is_new or self._began is not None:
                 self.end(state="failed")

@@ -30,6 +30,8 @@ from denoise.storage.stores import ASKERS
 from denoise.storage.table_entries import images_in_tables, images_of_list
 
 _RUN = "_run.json"  # in every output folder of a job
+# of what it writes beside that, what may look like an input
+_WRITTEN = ("_manifest/", "data/", "images/", "curve.png", "samples.jpg")
 _OUTPUT = "output of an earlier job"
 _UNREADABLE = (OSError, EOFError, UnicodeError, zlib.error, pa.ArrowException, csv.Error)
 
@@ -156,7 +158,8 @@ def _images_in_folder(root: str, left_out: LeftOut, options: _Options) -> Iterat
     if files.exists(uris.join(root, _RUN)):
         parts = listing.listing(uris.join(root, "data"), left_out)
         return unique(images_in_tables(parts, left_out, *options.of_lists), root, left_out)
-    return _images_listed(listing.listing(root, left_out), root, left_out, options)
+    found = _without_outputs(listing.listing(root, left_out), left_out, options.output)
+    return _images_listed(found, root, left_out, options)
 
 
 def _looks_escaped(path: str) -> bool:
@@ -170,7 +173,6 @@ def _images_listed(
     holds neither."""
     tables: list[Found] = []
     packed: list[Found] = []
-    found = _without_outputs(found, left_out, options.output)
     loose = _loose(found, tables, packed, options.output)
     images = images_among(loose, left_out, options.output)
     unpacked = images_in_archives(iter(packed), root, left_out)  # `packed` fills up before
@@ -200,25 +202,25 @@ def _images_listed(
 def _without_outputs(
     found: Iterator[Found], left_out: LeftOut, output: str | None
 ) -> Iterator[Found]:
-    """What a listing finds outside of earlier jobs' output folders; what lies in these is counted,
-    but for the job's own, whose files are told apart later."""
-    folders: tuple[str, ...] = ()
+    """What a folder's listing finds, but what earlier jobs wrote there: that is counted. The job's
+    own output folder is left in, for what lies there is left out for another reason."""
+    written: tuple[str, ...] = ()
     for one in found:
-        if one.path.startswith(folders):
+        if one.path.startswith(written):
             if not one.is_folder:
                 left_out.add(_OUTPUT, one.path)
             continue
-        folder, _, name = one.path.rpartition("/")  # names of ours that sort before are no inputs
+        folder, _, name = one.path.rpartition("/")
         if name == _RUN and folder and not is_inside(one.uri, output) and _is_of_a_job(one):
-            folders += (f"{folder}/",)
+            written += tuple(f"{folder}/{name}" for name in _WRITTEN)  # which all sort behind
         yield one
 
 
 def _is_of_a_job(run: Found) -> bool:
-    """Whether a job of ours wrote a file that is called like the record of one."""
+    """Whether a job of ours wrote a file that is called like the record of one. Raises OSError."""
     try:
         return "format_version" in files.object_in(run.uri)
-    except (OSError, ValueError):
+    except ValueError:
         return False
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from denoise.errors import SettingsError
-from denoise.nets.networks import device, hardware
+from denoise.nets.networks import device, hardware, is_out_of_memory
 from denoise.nets.precision import can_do
 from denoise.output.discard import CHECKPOINT
 from denoise.storage import files, uris
@@ -133,6 +133,8 @@ def load_checkpoint(output: str) -> State | None:
     try:
         state: State = torch.load(encoded, map_location="cpu", weights_only=True)
     except (RuntimeError, ValueError, LookupError, EOFError, UnpicklingError) as error:
+        if is_out_of_memory(error):
+            raise
         raise SettingsError(
             f"{uris.redact(uri)} is damaged: remove it to begin again, or give another --output"
         ) from error

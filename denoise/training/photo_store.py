@@ -259,7 +259,7 @@ def _probe(
         return DecodeStatistics(0), 0
     few = entries[:: max(1, len(entries) // _PROBE)][:_PROBE]
     store = decode_all(few, decode, middle=False)
-    check([store.decoded], max_error_rate=1.0)  # the share is judged when all were looked at
+    check([store.decoded], max_error_rate=1.0)  # the share of all counts, later
     mean = sum(photo.pixels.nbytes for photo in store.photos()) / store.decoded.photos
     fits = mean * len(entries) <= room
     return store.decoded, 0 if fits else max(1, int(room / _ALIVE / mean))

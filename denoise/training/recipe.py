@@ -37,8 +37,7 @@ class Recipe:
     loss: Loss = "l1"  # the difference that training makes small
     optimizer: Optimizer = "muon"  # muon (AdamW for what Muon does not fit), or adamw
     # what convolutions compute in; auto: bfloat16 on GPUs and CPUs made for it, else float32. The
-    # same number of workers gives the same bits, and on CPUs two give those of one; others differ
-    # by rounding
+    # same number of workers gives the same bits; another gives the same losses but for rounding
     precision: Precision = "auto"
     accumulate: int = 1  # parts that a worker's share of a batch is cut into, to save memory
     save_every: int = 500  # steps between validations; each one is a checkpoint to resume from

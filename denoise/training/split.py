@@ -4,6 +4,7 @@ OUTPUT/_split.parquet   path, size and mark of each, as the first run found them
 """
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from io import BytesIO
@@ -17,6 +18,7 @@ from denoise.storage import files, inputs, uris
 from denoise.storage.entry import Entry
 from denoise.storage.found import LeftOut
 from denoise.storage.references import reference_of
+from denoise.storage.stores import ASKERS
 from denoise.storage.uris import join
 
 HELD_OUT = 0.1  # share of the photos to validate on, where none are named
@@ -115,16 +117,20 @@ def _list(images: str, output: str, left_out: LeftOut, column: str | None) -> li
 def _references_of(entries: Sequence[Entry], reference: str) -> dict[str, str]:
     """The path of each photo -> what tells the version of its clean image, if it has one."""
     versions = {one.uri: f"{one.size} {one.mark}" for one in inputs.entries(reference, LeftOut())}
-    found = {}
-    for entry in entries:
+
+    def version_of(path: str) -> str | None:
         try:
-            clean = reference_of(reference, entry.path)
+            clean = reference_of(reference, path)
         except ImageError:
-            continue  # an error of this photo when it is decoded
+            return None  # an error of this photo when it is decoded
         is_member = bool(clean.mark)
         version = f"{clean.size} {clean.mark} {clean.offset}" if is_member else ""
-        found[entry.path] = version or versions.get(clean.uri, "")
-    return found
+        return version or versions.get(clean.uri, "")
+
+    paths = [entry.path for entry in entries]
+    with ThreadPoolExecutor(ASKERS) as pool:  # of a large folder each may be asked for
+        found = zip(paths, pool.map(version_of, paths), strict=True)
+        return {path: version for path, version in found if version is not None}
 
 
 def _recorded(output: str) -> dict[str, str]:

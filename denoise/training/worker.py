@@ -6,10 +6,8 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from denoise.errors import SettingsError
-from denoise.nets.networks import device
+from denoise.nets.networks import device, is_out_of_memory
 from denoise.storage import uris
 from denoise.training.batches import Worker
 from denoise.training.learner import Learner, load_checkpoint, save_checkpoint
@@ -33,6 +31,7 @@ class Job:
     """What each worker is given."""
 
     recipe: Recipe
+    kind: str | None  # of noise, if that is known
     start: Start
     store: PhotoStore
     validation: PhotoStore
@@ -74,19 +73,13 @@ def train_worker(
             # what an actor of Ray's raised has Ray's traceback in its text
             raise Hopeless(str(getattr(error, "cause", error))) from error
         except (MemoryError, RuntimeError) as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             raise Hopeless(_TOO_LARGE) from error
         except OSError as error:
             if error.errno not in _FULL:
                 raise
             raise Hopeless(f"no space left for {uris.redact(job.output)}") from error
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    """Whether there was no memory; torch has a class for it on GPUs alone."""
-    kinds = torch.OutOfMemoryError, MemoryError
-    return isinstance(error, kinds) or "DefaultCPUAllocator" in str(error)
 
 
 def _sampler(job: Job) -> Sampler:

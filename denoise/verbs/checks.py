@@ -38,6 +38,14 @@ def check_apart(output: str, *read: str) -> None:
             )
 
 
+def check_file_apart(output: str, image: str, reference: str | None) -> None:
+    """Raise SettingsError where a file that is written would replace what is read."""
+    if uris.lies_in(output, image):
+        raise SettingsError(f"{uris.redact(output)} is the input itself: name another file")
+    if reference and uris.lies_in(output, reference) and files.exists(output):
+        raise SettingsError(f"{uris.redact(output)} is one of the references: name another file")
+
+
 def run_that_made(images: str) -> dict[str, Any] | None:
     """_run.json of the job whose output folder the images are, if they are one's.
 

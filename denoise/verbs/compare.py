@@ -23,7 +23,7 @@ from denoise.reports.views import Labelled, sheet_of
 from denoise.storage import files, inputs, uris
 from denoise.storage.fetch import fetch
 from denoise.storage.found import LeftOut
-from denoise.verbs.checks import normalize
+from denoise.verbs.checks import check_file_apart, normalize
 from denoise.verbs.stages import decode_in_time
 
 if TYPE_CHECKING:
@@ -164,10 +164,10 @@ def _pairs(config: CompareConfig) -> Iterator[Pair]:
         max_seconds=config.max_seconds,
     )
     listed = inputs.entries(uris.absolute(config.images), LeftOut())
-    return (
-        _full_scale(decode_in_time(fetch(entry, pairing), pairing))
-        for entry in islice(listed, config.limit)
-    )
+    chosen = list(islice(listed, config.limit))
+    for entry in chosen:
+        check_file_apart(uris.absolute(config.output), entry.uri, reference)
+    return (_full_scale(decode_in_time(fetch(entry, pairing), pairing)) for entry in chosen)
 
 
 def _full_scale(pair: Pair) -> Pair:

@@ -5,6 +5,7 @@ from importlib.util import find_spec
 from typing import Any, Literal
 
 from denoise.errors import SettingsError, WriteError, words_of
+from denoise.images.sniff import IMAGE_SUFFIXES
 from denoise.storage import files, uris
 
 _TOLERANCE = 1e-5  # a hundredth of a step of eight bits is 4e-5
@@ -23,6 +24,8 @@ class ExportConfig:
             raise ValueError(f"to must be onnx or torch, got {self.to}")
         if not self.output:
             raise ValueError("output must not be empty")
+        if uris.suffix(self.output) in IMAGE_SUFFIXES:  # it would be replaced where it is there
+            raise ValueError(f"output is the file of a model, got an image's name: {self.output}")
 
 
 def export(config: ExportConfig) -> dict[str, Any]:

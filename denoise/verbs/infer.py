@@ -129,8 +129,6 @@ def _model_for(config: InferConfig) -> str:
         return config.model
     if config.add_noise is not None:
         return GAUSSIAN_MODEL
-    if is_one_file(config.output):
-        return CAMERA_MODEL
     kind = kind_of_noise(config.images, inputs_of(config, LeftOut()))
     return GAUSSIAN_MODEL if kind == "gaussian" else CAMERA_MODEL
 

@@ -11,6 +11,7 @@ from denoise.images.sniff import IMAGE_SUFFIXES
 from denoise.storage import files, inputs, uris
 from denoise.storage.fetch import fetch
 from denoise.storage.found import LeftOut
+from denoise.verbs.checks import check_file_apart
 from denoise.verbs.infer_shard import (
     denoise_pair,
     denoised_picture,
@@ -83,8 +84,7 @@ def infer_file(config: "InferConfig", model: str) -> dict[str, Any]:
             f"{config.output} is one image's file, and {uris.redact(config.images)} are several: "
             "name a folder for the output (--format says what the files in it are)"
         )
-    if entry.uri == uri:
-        raise SettingsError(f"{uris.redact(uri)} is the input itself: name another file")
+    check_file_apart(uri, entry.uri, config.reference)
     denoiser = denoiser_of(config, model)
     start_up = time.monotonic() - start
     pairing = pairing_of(config)

@@ -60,12 +60,13 @@ class Run:
         store, validation = stores_of(
             split.training, split.validation, limits, decode, make_stream, window
         )
-        self._check_noise(store)
+        kind = self._kind_of(store)
         _note(output, store, validation, goes_on=goes_on)
         _advise(validation, split)
         split.record(output.uri)
         return Job(
             recipe=config.recipe(),
+            kind=kind,
             start=self.start,
             store=store,
             validation=validation,
@@ -74,10 +75,13 @@ class Run:
             tracking=self.tracking,
         )
 
-    def _check_noise(self, store: "PhotoStore") -> None:
-        """Raise SettingsError where pairs, which are noisy already, are asked for camera noise."""
+    def _kind_of(self, store: "PhotoStore") -> str | None:
+        """The kind of noise; of pairs, which are noisy already, that which they have, if they say.
+
+        Raises SettingsError where pairs are asked for camera noise, or their table cannot be read.
+        """
         if not store.decoded.is_pairs:
-            return
+            return self.config.kind
         if self.config.kind == "camera":
             raise SettingsError(
                 f"{uris.redact(uris.absolute(self.config.images))} holds pairs, which bring noise "
@@ -85,6 +89,7 @@ class Run:
             )
         if self.config.sigma is not None:
             _log.warning("the pairs bring noise of their own: --sigma is not for them")
+        return kind_of_noise(self.config.images, self.split.training)
 
     def pack(self, job: "Job") -> None:
         """Write the package."""
@@ -92,7 +97,10 @@ class Run:
             _note(self.output, job.store, job.validation, goes_on=False)
         self.output.check()
         self.progress.begin("writing the model package")
-        _pack(self.config, job, self.split)
+        try:
+            _pack(self.config, job, self.split)
+        except SettingsError as error:  # no refusal: the work is done, and stays
+            raise RuntimeError(str(error)) from error
 
 
 def train_here(run: Run) -> None:
@@ -221,11 +229,10 @@ def _pack(config: "TrainConfig", job: "Job", split: Split) -> None:
     model = job.start.network(config.seed)
     model.load_state_dict(best["weights"])
     statistics, validated = job.store.statistics(), job.validation.decoded
-    kind = kind_of_noise(config.images, split.training) if statistics.is_pairs else config.kind
     sigmas = None if config.kind == "camera" else config.sigmas
     fields = {
         "architecture": job.start.architecture,
-        "kind": kind,
+        "kind": job.kind,
         "sigma": statistics.sigmas if statistics.is_pairs else sigmas and list(sigmas),
         "clipping": model_card.OF_PAIRS if statistics.is_pairs else _CLIPPING[config.kind],
         "training": config.settings()
