@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from denoise.errors import SettingsError
+from denoise.images.pairs import Source
 from denoise.training.photos import DecodeStatistics, Photo, check
 
 
@@ -37,11 +38,14 @@ def test_pairs_give_the_range_of_their_noise_and_do_not_mix_with_single_photos()
     pair, alone = (np.zeros((9, 9, channels), np.uint8) for channels in (6, 3))
     statistics, others = redact(3), redact(2)
     for sigma in (0.2, 0.1, 0.3):
-        statistics.add(Photo(f"{sigma}.png", pair), sigma, is_mirrored=False)
-    statistics.add(Photo("unknown.png", pair), None, is_mirrored=False)
-    assert statistics.is_pairs and statistics.sigmas == (0.1, 0.3)
+        statistics.add(Photo(f"{sigma}.png", pair), Source(b"", sigma=sigma), is_mirrored=False)
+    statistics.add(Photo("unknown.png", pair), Source(b""), is_mirrored=False)
+    assert statistics.is_pairs and statistics.sigmas == (0.1, 0.3) and statistics.noise is None
+    others.add(Photo("c.png", pair), Source(b"", noise="camera iso=800"), is_mirrored=False)
+    statistics.merge([others])
+    assert statistics.noise == "camera"
     check([statistics], 0.0)
-    others.add(Photo("alone.png", alone), None, is_mirrored=False)
+    others.add(Photo("alone.png", alone), Source(b""), is_mirrored=False)
     statistics.merge([others])
     assert statistics.sigmas == (0.1, 0.3)
     with pytest.raises(SettingsError, match=r"0.2.png comes with .* alone.png without"):

@@ -884,9 +884,7 @@ def test_what_another_try_would_end_in_too_has_words_for_the_user(
 
     monkeypatch.setattr("denoise.training.worker.learn", fail)
     store = PhotoStore([], DecodeStatistics(0))
-    job = worker.Job(
-        RECIPE, None, start_of("classic", None), store, store, str(tmp_path), False, {}
-    )
+    job = worker.Job(RECIPE, start_of("classic", None), store, store, str(tmp_path), False, {})
     with pytest.raises(worker.Hopeless, match=words):
         worker.train_worker(job, Worker(rank=1, world=2), print)
 

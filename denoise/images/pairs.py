@@ -141,6 +141,12 @@ class Source:
         return self.clean is not None or self.sigma is not None or self.noise is not None
 
 
+def kind_of(noise: object) -> str | None:
+    """The kind, "gaussian" or "camera", that the text in a table's column `noise` begins with; None
+    where it is no text, as in the table of somebody else."""
+    return noise.partition(" ")[0] if isinstance(noise, str) else None
+
+
 @dataclass(frozen=True)
 class Fetched:
     """The bytes of an image and of its reference, or in words what was wrong with that one."""

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from denoise.errors import FAILURES, ImageError, SettingsError, why
 from denoise.images.codec import Picture, decode, to_floats, to_pixels
-from denoise.images.pairs import Source, WhiteLevel, with_white_level
+from denoise.images.pairs import Source, WhiteLevel, kind_of, with_white_level
 from denoise.images.tiles import middle_of
 from denoise.storage.entry import Entry, source_of
 from denoise.storage.references import reference_of
@@ -43,15 +43,18 @@ class DecodeStatistics:
     mirrored: set[str] = field(default_factory=set)  # paths of photos smaller than a patch
     kinds: dict[str, str] = field(default_factory=dict)  # "alone", "in pairs" -> such a path
     sigmas: tuple[float, float] | None = None  # least and greatest of the pairs' noise, if known
+    noise: str | None = None  # the kind of the pairs' noise, if known
 
-    def add(self, photo: Photo, sigma: float | None, *, is_mirrored: bool) -> None:
-        """Count a photo; `sigma` is that of the noise that a pair brings along, if known."""
+    def add(self, photo: Photo, source: Source, *, is_mirrored: bool) -> None:
+        """Count a photo; `source` says what is known of the noise that a pair brings along."""
+        sigma = source.sigma
         self.kinds.setdefault("in pairs" if photo.pixels.shape[2] == 6 else "alone", photo.path)
         if is_mirrored:
             self.mirrored.add(photo.path)
         if sigma is not None:
             low, high = self.sigmas or (sigma, sigma)
             self.sigmas = (min(low, sigma), max(high, sigma))
+        self.noise = self.noise or kind_of(source.noise)
 
     def merge(self, others: Iterable["DecodeStatistics"]) -> None:
         """Add the statistics of others of the photos listed here."""
@@ -61,6 +64,7 @@ class DecodeStatistics:
             self.kinds = other.kinds | self.kinds
             known = [*(self.sigmas or ()), *(other.sigmas or ())]
             self.sigmas = (min(known), max(known)) if known else None
+            self.noise = self.noise or other.noise
 
     @property
     def photos(self) -> int:
@@ -137,7 +141,7 @@ def decode_photos(
     photos, statistics = [], DecodeStatistics(len(entries))
     for entry in entries:
         try:
-            pixels, sigma = _pixels(entry, reference, white_level)
+            pixels, source = _pixels(entry, reference, white_level)
         except FAILURES as error:
             statistics.errors[entry.path] = why(error)
             continue
@@ -149,14 +153,14 @@ def decode_photos(
         if middle:
             pixels = middle_of(pixels, VALIDATION_SIDE).copy()  # else all stays in memory
         photos.append(Photo(entry.path, pixels))
-        statistics.add(photos[-1], sigma, is_mirrored=is_small)
+        statistics.add(photos[-1], source, is_mirrored=is_small)
     return photos, statistics
 
 
 def _pixels(
     entry: Entry, reference: str | None, white_level: WhiteLevel | None
-) -> tuple[NDArray[np.uint8], float | None]:
-    """[H, W, 3] of an image, or [H, W, 6] of a clean one and its noisy one, with the sigma between.
+) -> tuple[NDArray[np.uint8], Source]:
+    """[H, W, 3] of an image, or [H, W, 6] of a clean one and its noisy one, and where it is from.
 
     Raises ImageError.
     """
@@ -171,12 +175,12 @@ def _pixels(
     if reference is not None:
         encoded = source_of(reference_of(reference, entry.path)).encoded
     if encoded is None:
-        return noisy, None
+        return noisy, source
     same = Source(b"", white_level=picture.white_level)
     clean = _rgb(with_white_level(decode(encoded), same, None))
     if clean.shape != noisy.shape:
         raise ImageError("the clean and the noisy image differ in size")
-    return np.concatenate([clean, noisy], axis=2), source.sigma
+    return np.concatenate([clean, noisy], axis=2), source
 
 
 def _rgb(picture: Picture) -> NDArray[np.uint8]:

@@ -31,7 +31,6 @@ class Job:
     """What each worker is given."""
 
     recipe: Recipe
-    kind: str | None  # of noise, if that is known
     start: Start
     store: PhotoStore
     validation: PhotoStore

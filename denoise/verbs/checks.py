@@ -7,6 +7,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, get_args
 
 from denoise.errors import FAILURES, SettingsError, why, words_of
+from denoise.images.pairs import kind_of
 from denoise.images.sniff import IMAGE_SUFFIXES
 from denoise.output.folder import run_of
 from denoise.storage import files, uris
@@ -76,7 +77,7 @@ def kind_of_noise(images: str, found: Iterable[Entry]) -> str | None:
             table = uris.redact(entry.uri)
             raise SettingsError(f"cannot read {table}: {why(error)}") from error
         if noise:  # nothing in the row of an image that failed
-            return str(noise).partition(" ")[0]
+            return kind_of(noise)
     return None
 
 
@@ -94,8 +95,8 @@ def check_reference(images: str, reference: str) -> None:
 
 
 def normalize(config: "DataclassInstance") -> None:
-    """Turn what only Python can give into what flags hold: paths into text, one name or a list of
-    names into a tuple. Called by configs, which are frozen, before their checks."""
+    """Give a config what flags would hold where Python can give more: paths as text, one name or a
+    list of names as a tuple. Called by configs, which are frozen, before their checks."""
     for one in fields(config):
         value = getattr(config, one.name)
         if isinstance(value, os.PathLike):

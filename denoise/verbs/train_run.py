@@ -14,7 +14,6 @@ from denoise.storage import files, uris
 from denoise.storage.uris import join
 from denoise.training import metrics_log
 from denoise.training.split import Split
-from denoise.verbs.checks import kind_of_noise
 
 if TYPE_CHECKING:
     from denoise.runners.resources import Resources
@@ -60,13 +59,12 @@ class Run:
         store, validation = stores_of(
             split.training, split.validation, limits, decode, make_stream, window
         )
-        kind = self._kind_of(store)
+        self._check_noise(store)
         _note(output, store, validation, goes_on=goes_on)
         _advise(validation, split)
         split.record(output.uri)
         return Job(
             recipe=config.recipe(),
-            kind=kind,
             start=self.start,
             store=store,
             validation=validation,
@@ -75,13 +73,10 @@ class Run:
             tracking=self.tracking,
         )
 
-    def _kind_of(self, store: "PhotoStore") -> str | None:
-        """The kind of noise; of pairs, which are noisy already, that which they have, if they say.
-
-        Raises SettingsError where pairs are asked for camera noise, or their table cannot be read.
-        """
+    def _check_noise(self, store: "PhotoStore") -> None:
+        """Raise SettingsError where pairs, which are noisy already, are asked for camera noise."""
         if not store.decoded.is_pairs:
-            return self.config.kind
+            return
         if self.config.kind == "camera":
             raise SettingsError(
                 f"{uris.redact(uris.absolute(self.config.images))} holds pairs, which bring noise "
@@ -89,7 +84,6 @@ class Run:
             )
         if self.config.sigma is not None:
             _log.warning("the pairs bring noise of their own: --sigma is not for them")
-        return kind_of_noise(self.config.images, self.split.training)
 
     def pack(self, job: "Job") -> None:
         """Write the package."""
@@ -232,7 +226,7 @@ def _pack(config: "TrainConfig", job: "Job", split: Split) -> None:
     sigmas = None if config.kind == "camera" else config.sigmas
     fields = {
         "architecture": job.start.architecture,
-        "kind": job.kind,
+        "kind": statistics.noise if statistics.is_pairs else config.kind,
         "sigma": statistics.sigmas if statistics.is_pairs else sigmas and list(sigmas),
         "clipping": model_card.OF_PAIRS if statistics.is_pairs else _CLIPPING[config.kind],
         "training": config.settings()
