@@ -18,7 +18,6 @@ NAMES = {
     "export": ("--model", "--output"),
 }
 _SIGMAS = ("--sigma", "--add-noise")
-_SHORT = {"-o": "--output"}
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?(/\d+)?")
 _FORMATS = {"jpg": "jpeg", "tif": "tiff"}
 
@@ -64,7 +63,7 @@ def _names_and_flags(
         is_number = bool(_NUMBER.fullmatch(one))
         if one.startswith("-") and not is_number:
             flag, equals, value = one.partition("=")
-            flag = _SHORT.get(flag, flag.replace("_", "-") if flag.startswith("--") else flag)
+            flag = _in_full(flag)
             most = most_values.get(flag, 1)
             values = flags[flag] = flags.get(flag, []) if most == inf else []
             if equals and not most:
@@ -78,6 +77,13 @@ def _names_and_flags(
         else:
             names.append(one)
     return names, flags
+
+
+def _in_full(flag: str) -> str:
+    """-o as --output, --add_noise as --add-noise."""
+    if flag == "-o":
+        return "--output"
+    return flag.replace("_", "-") if flag.startswith("--") else flag
 
 
 def _flag(flag: str, given: list[str]) -> list[str]:

@@ -298,7 +298,6 @@ def test_names_that_make_no_sense_are_refused_in_one_sentence(typed: str, words:
         ("-v", "the verb comes first: denoise VERB -v ..."),
         ("demo.jpg clean.jpg", "did you mean denoise infer demo.jpg clean.jpg?"),
         ("everything", "no verb 'everything' (one of demo, noise, train"),
-        ("infer --include *.png photos out", "--include takes all that follows it: put names"),
     ],
 )
 def test_a_first_word_that_is_no_verb_is_put_right(
@@ -351,6 +350,7 @@ def test_a_reader_of_the_result_may_stop_reading():
         ("train a b --sigma x", "--sigma takes a number or two numbers, got x"),
         ("train a b --sigma", "--sigma takes a number or two numbers, got nothing"),
         ("infer a b --model", "--model needs a value"),
+        ("infer --include *.png photos out", "--include takes all that follows it: put names"),
         ("", "a verb is missing (one of demo, noise, train"),
     ],
 )

@@ -212,7 +212,7 @@ def _without_outputs(
             continue
         folder, _, name = one.path.rpartition("/")
         if name == _RUN and folder and not is_inside(one.uri, output) and _is_of_a_job(one):
-            written += tuple(f"{folder}/{name}" for name in _WRITTEN)  # which all sort behind
+            written += tuple(f"{folder}/{below}" for below in _WRITTEN)  # which sort behind
         yield one
 
 

@@ -67,18 +67,19 @@ def extract(config: ExtractConfig) -> dict[str, Any]:
     where a file of that name and other content is there.
     """
     output = uris.absolute(config.output)
-    into = uris.absolute(config.into) if config.into else join(output, "images")
+    images = join(output, "images")
+    into = uris.absolute(config.into) if config.into else images
     column, saved = _image_column(output)
-    is_there = saved in ("files", "both") and into == join(output, "images")
-    if config.save == saved == "tar" and into == join(output, "images"):
+    is_there = saved in ("files", "both") and into == images
+    if config.save == saved == "tar" and into == images:
         raise SettingsError(
             f"the shards lie in {uris.redact(into)} already, as --save tar wrote them: give "
             "another folder, or --save files"
         )
-    if uris.lies_in(into, output) and into != join(output, "images"):
+    if uris.lies_in(into, output) and into != images:
         raise SettingsError(
             f"{uris.redact(into)} lies inside the output folder; give another one, or none for "
-            f"{uris.redact(join(output, 'images'))}"
+            f"{uris.redact(images)}"
         )
     files.check_writable(files.nearest_folder(into))
     counts: Counter[str] = Counter()
